@@ -1,0 +1,1 @@
+"""The one seam between CPU and GPU."""

@@ -1,0 +1,52 @@
+"""Threads for kernels that release the GIL: fixed chunks, so that results do not depend on their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
+
+
+class Threads:
+    """A pool that runs one function over chunks of a range.
+
+    Numba's own parallel loops are not used: their layers spin while others work, may not be entered
+    from two threads at once, and tie the order of sums to the number of threads.
+
+    Parameters
+    ----------
+    n : int
+        Threads to use.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = max(1, n)
+        self._pool = ThreadPoolExecutor(self.n, thread_name_prefix="nomad") if self.n > 1 else None
+
+    def run(self, work: Callable[[int, int], object], n_items: int, chunk: int) -> None:
+        """Call ``work(start, stop)`` for every chunk of ``range(n_items)``, in any order."""
+        starts = range(0, n_items, chunk)
+        if self._pool is None or len(starts) <= 1:
+            for s in starts:
+                work(s, min(s + chunk, n_items))
+            return
+        for done in [self._pool.submit(work, s, min(s + chunk, n_items)) for s in starts]:
+            done.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+@contextmanager
+def threads(n: int) -> Iterator[Threads]:
+    """Give a pool of `n` threads, with BLAS held to one thread in each of them."""
+    pool = Threads(n)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield pool
+    finally:
+        pool.close()

@@ -1,0 +1,103 @@
+"""What a run tells while it goes on: typed events. Progress bars, logs and callbacks listen to these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage begins.
+
+    Attributes
+    ----------
+    stage : str
+        Its name, such as ``"neighbors"``.
+    total : int
+        Units of work in it.
+    unit : str
+        What is counted: ``"rows"``, ``"epochs"``.
+    """
+
+    stage: str
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class StageAdvanced(Event):
+    """A stage has done `done` of its units, counted from its beginning."""
+
+    stage: str
+    done: int
+
+
+@dataclass(frozen=True)
+class StageFinished(Event):
+    """A stage has ended after `seconds`; `resumed` tells that its artifacts were there already."""
+
+    stage: str
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class EpochDone(Event):
+    """One epoch of the layout is done on every shard.
+
+    Attributes
+    ----------
+    epoch, n_epochs : int
+        Epochs done so far, and in all.
+    loss : float or None
+        Mean loss per row (algorithm: −Σ p log q / n + log(Z/n)); None in epochs that do not measure it.
+    exchanged_bytes : int
+        Bytes of cell summaries sent to and from the shards in this epoch.
+    """
+
+    epoch: int
+    n_epochs: int
+    loss: float | None
+    exchanged_bytes: int
+
+
+@dataclass(frozen=True)
+class CheckpointWritten(Event):
+    """The layout after `epoch` epochs is on disk."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class WorkerLost(Event):
+    """A worker went away; its shards are taken up elsewhere from the last checkpoint."""
+
+    address: str
+
+
+@dataclass(frozen=True)
+class Measured(Event):
+    """A figure worth reporting, such as the recall of the neighbour search."""
+
+    name: str
+    value: float
+
+
+Emit = Callable[[Event], None]
+
+
+def fan_out(listeners: Iterable[Emit]) -> Emit:
+    """Return one listener that tells all `listeners`, in order."""
+    all_of_them = tuple(listeners)
+
+    def emit(event: Event) -> None:
+        for listener in all_of_them:
+            listener(event)
+
+    return emit

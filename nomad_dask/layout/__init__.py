@@ -1,0 +1,1 @@
+"""The layout: one shard, one epoch, and the loop over all of them."""

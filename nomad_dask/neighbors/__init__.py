@@ -1,0 +1,1 @@
+"""Nearest neighbours within a shard, and the graph made of them."""

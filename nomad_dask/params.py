@@ -1,0 +1,214 @@
+"""`Params`: every setting of the method, documented once and validated once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from nomad_dask.errors import InputError, near
+
+METRICS = ("euclidean", "cosine")
+PRESETS = ("fast", "default", "best")
+WEIGHTS = ("log", "inverse", "softmax-inverse", "uniform")
+NORMALIZERS = ("global", "point")
+REPULSIONS = ("field", "means")
+COARSE = ("auto", "always", "never")
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Accepted values of a number: `low` to `high`, both included unless `open_low`."""
+
+    kind: type
+    low: float
+    high: float
+    optional: bool = False
+    open_low: bool = False
+
+    def describe(self) -> str:
+        kind = "a whole number" if self.kind is int else "a number"
+        low = f"above {self.low:g}" if self.open_low else f"from {self.low:g}"
+        high = "" if math.isinf(self.high) else f" to {self.high:g}"
+        return f"{kind} {low}{high}" + (", or None" if self.optional else "")
+
+    def check(self, name: str, value: Any) -> Any:
+        if value is None and self.optional:
+            return None
+        number = Integral if self.kind is int else Real
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise InputError(f"{name}={value!r} is not accepted: give {self.describe()}.")
+        inside = (value > self.low if self.open_low else value >= self.low) and value <= self.high  # type: ignore[operator]
+        if not inside:  # NaN fails every comparison, so it lands here too
+            raise InputError(f"{name}={value!r} is out of range: give {self.describe()}.")
+        return self.kind(value)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Accepted values of a name."""
+
+    values: tuple[str, ...]
+
+    def check(self, name: str, value: Any) -> Any:
+        if value not in self.values:
+            raise InputError(f"{name}={value!r} is not accepted. {near(str(value), self.values)}")
+        return value
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """A yes or no."""
+
+    def check(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise InputError(f"{name}={value!r} is not accepted: give True or False.")
+        return value
+
+
+def _number(default: Any, doc: str, kind: type, low: float, high: float = math.inf, **more: bool) -> Any:
+    return field(default=default, metadata={"doc": doc, "check": _Range(kind, low, high, **more)})
+
+
+def _choice(default: str, doc: str, values: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"doc": doc, "check": _Choice(values)})
+
+
+@dataclass(frozen=True)
+class Params:
+    """Every setting of the method. `Params.describe` gives the text of each."""
+
+    n_neighbors: int = _number(15, "Neighbours of each row that attract it.", int, 1, 1000)
+    n_components: int = _number(2, "Dimensions of the map.", int, 2, 3)
+    metric: str = _choice("euclidean", "Distance between rows: 'euclidean' or 'cosine'.", METRICS)
+    preset: str = _choice(
+        "default", "Epochs and learning rate together: 'fast', 'default' or 'best'.", PRESETS
+    )
+    seed: int = _number(0, "Seed of everything random; the same seed gives the same map.", int, 0, 2**63 - 1)
+
+    n_epochs: int | None = _number(
+        None, "Steps of the layout; None takes the preset's.", int, 1, 100_000, optional=True
+    )
+    learning_rate: float | None = _number(
+        None,
+        "Step size at the start; None takes the preset's.",
+        float,
+        0,
+        1e6,
+        optional=True,
+        open_low=True,
+    )
+    momentum: float | None = _number(
+        None, "Share of the last step that is kept; None takes the preset's.", float, 0, 0.999, optional=True
+    )
+    learning_rate_end: float = _number(
+        0.02, "The learning rate falls linearly to this share of its start.", float, 0, 1
+    )
+    max_step: float = _number(
+        5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True
+    )
+    init_std: float = _number(
+        1.0, "Standard deviation of the starting positions on the first axis.", float, 0, open_low=True
+    )
+    exaggeration: float = _number(
+        1.0, "Factor on the attraction in the first quarter of the epochs.", float, 0, 1000, open_low=True
+    )
+
+    weights: str = _choice(
+        "log", "Weight of a neighbour by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", WEIGHTS
+    )
+    normalizer: str = _choice(
+        "global",
+        "Normaliser of the noise: one for all points ('global') or one a point ('point').",
+        NORMALIZERS,
+    )
+    repulsion: str = _choice(
+        "field",
+        "Repulsion by every point of the shard ('field') or by cell means and samples ('means').",
+        REPULSIONS,
+    )
+    n_noise: int | None = _number(
+        None, "Noise points |M| of the loss for normalizer='point'; None takes all rows.", int, 1, optional=True
+    )
+    n_negatives: int = _number(
+        16, "Sampled negatives per exact cell for repulsion='means'; 0 takes means only.", int, 0, 10_000
+    )
+    n_exact_cells: int = _number(
+        1, "Cells sampled instead of averaged for repulsion='means': the own and the nearest.", int, 1, 64
+    )
+    mesh_spacing: float = _number(
+        0.7, "Spacing of the repulsion mesh in map units.", float, 0, 10, open_low=True
+    )
+
+    n_cells: int | None = _number(
+        None, "K-Means cells; None takes one per `cell_rows` rows.", int, 1, 10_000_000, optional=True
+    )
+    cell_rows: int = _number(250, "Mean rows of a cell when `n_cells` is None.", int, 1)
+    n_probes: int | None = _number(
+        None,
+        "Nearest cells searched for the neighbours of a row; None finds it by `target_recall`.",
+        int,
+        1,
+        100_000,
+        optional=True,
+    )
+    target_recall: float = _number(
+        0.95, "Share of true neighbours that the search must find, measured on a sample.", float, 0, 1
+    )
+    n_shards: int | None = _number(
+        None, "Shards laid out side by side; None takes one per worker.", int, 1, 100_000, optional=True
+    )
+    foreign_attraction: bool = field(
+        default=True,
+        metadata={
+            "doc": "Attract rows to the means of the near cells that other shards own.",
+            "check": _Flag(),
+        },
+    )
+    coarse: str = _choice(
+        "auto",
+        "Lay out a random part first and start from it: 'auto' (large or sharded data), 'always', 'never'.",
+        COARSE,
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, f.metadata["check"].check(f.name, getattr(self, f.name)))
+
+    @classmethod
+    def describe(cls) -> dict[str, str]:
+        """Return the documentation of every setting by its name."""
+        return {f.name: f.metadata["doc"] for f in fields(cls)}
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Params:
+        """Return the settings of the paper (arXiv 2505.15511), to reproduce it and to compare.
+
+        Its learning rate is n/10 on the mean loss, which is 0.1 on our sum over rows.
+        """
+        settings: dict[str, Any] = {
+            "n_neighbors": 8,
+            "weights": "softmax-inverse",
+            "init_std": 1e-4,
+            "learning_rate": 0.1,
+            "learning_rate_end": 0.0,
+            "momentum": 0.0,
+            "n_epochs": 400,
+            "normalizer": "point",
+            "repulsion": "means",
+            "n_exact_cells": 1,
+            "n_probes": 1,
+            "foreign_attraction": False,
+            "coarse": "never",
+        }
+        return cls(**(settings | changes))
+
+    def replace(self, **changes: Any) -> Params:
+        """Return a copy with some settings changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,86 @@
+"""What every source of vectors can do: tell its shape, and read any range of rows on any worker."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Source(ABC):
+    """Vectors that can be read by ranges of rows.
+
+    A source is small and can be pickled; a worker that has it opens the file by itself.
+
+    Attributes
+    ----------
+    n_rows, n_dims : int
+        Shape of the whole.
+    dtype : numpy.dtype
+        Element type of what `read` returns, in native byte order: an integer type, float16, float32 or float64.
+    name : str
+        How messages call it, such as a path.
+    shareable : bool
+        Whether another process can open it. One that cannot is first written to the workspace.
+    """
+
+    n_rows: int
+    n_dims: int
+    dtype: np.dtype[Any]
+    name: str
+    shareable: bool = True
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop` as a C-contiguous array ``(stop - start, n_dims)`` of `dtype`."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a digest that changes when the data does, cheap to make (names, sizes, times, some bytes)."""
+
+    def breaks(self) -> Sequence[int]:
+        """Return the row numbers, ascending, at which reading is cheapest to split (row groups, chunks)."""
+        return ()
+
+    def column_names(self) -> list[str]:
+        """Return the names of the columns beside the vectors that can be carried to the map."""
+        return []
+
+    def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:
+        """Return the named columns of rows `start` to `stop`."""
+        raise NotImplementedError(f"{self.name} has no columns")
+
+    def blocks(self, max_rows: int) -> list[tuple[int, int]]:
+        """Return ranges of rows that cover the source, each of at most `max_rows`, ending at `breaks`."""
+        ranges: list[tuple[int, int]] = []
+        edges = sorted({0, self.n_rows, *(b for b in self.breaks() if 0 < b < self.n_rows)})
+        start = 0
+        for edge, following in zip(edges[1:], [*edges[2:], None], strict=True):
+            if following is not None and following - start <= max_rows:
+                continue  # the next break still fits in this block
+            for s in range(start, edge, max_rows):
+                ranges.append((s, min(s + max_rows, edge)))
+            start = edge
+        return ranges
+
+    def iterate(self, max_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield ``(start, rows)`` for every block of at most `max_rows` rows."""
+        for start, stop in self.blocks(max_rows):
+            yield start, self.read(start, stop)
+
+    def as_dask_array(self, max_rows: int = 65_536) -> Any:
+        """Return the vectors as a lazy Dask array, one chunk a block."""
+        import dask.array as da
+        from dask import delayed
+
+        read = delayed(self.read, pure=True)
+        parts = [
+            da.from_delayed(read(a, b), shape=(b - a, self.n_dims), dtype=self.dtype)
+            for a, b in self.blocks(max_rows)
+        ]
+        return da.concatenate(parts, axis=0)

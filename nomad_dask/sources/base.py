@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import secrets
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from nomad_dask.errors import InputError
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# Sources that live in the memory of this process, by the token that stands for them in a pickle.
+_LIVING: WeakValueDictionary[str, Source] = WeakValueDictionary()
+
+
+class PerThread(threading.local):
+    """Things kept open by each thread for itself, and left behind when pickled."""
+
+    def __reduce__(self) -> Any:
+        return PerThread, ()
 
 
 class Source(ABC):
     """Vectors that can be read by ranges of rows.
 
-    A source is small and can be pickled; a worker that has it opens the file by itself.
+    A source is small and can be pickled; a worker that has it opens the file by itself. One that is not
+    `shareable` is pickled as a token, which gives the same object back within its process only.
 
     Attributes
     ----------
     n_rows, n_dims : int
         Shape of the whole.
     dtype : numpy.dtype
-        Element type of what `read` returns, in native byte order: an integer type, float16, float32 or float64.
+        Element type of what `read` returns, in native byte order: an integer, float16, float32 or float64.
     name : str
         How messages call it, such as a path.
     shareable : bool
@@ -37,11 +53,24 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows `start` to `stop` as a C-contiguous array ``(stop - start, n_dims)`` of `dtype`."""
+        """Return rows `start` to `stop` as a C-contiguous array ``(stop - start, n_dims)`` of `dtype`.
+
+        The array may be a read-only view of the data: copy it before writing into it.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest that changes when the data does, cheap to make (names, sizes, times, some bytes)."""
+        """Return a digest that changes when the data does, cheap to make (shape, sizes, some bytes)."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.shareable:
+            return super().__reduce_ex__(protocol)
+        token = self.__dict__.setdefault("_token", secrets.token_hex(16))
+        _LIVING[token] = self
+        return _living, (token, self.name)
+
+    def __dask_tokenize__(self) -> Any:
+        return type(self).__qualname__, self.fingerprint()
 
     def breaks(self) -> Sequence[int]:
         """Return the row numbers, ascending, at which reading is cheapest to split (row groups, chunks)."""
@@ -76,11 +105,22 @@ class Source(ABC):
     def as_dask_array(self, max_rows: int = 65_536) -> Any:
         """Return the vectors as a lazy Dask array, one chunk a block."""
         import dask.array as da
-        from dask import delayed
+        from dask.delayed import delayed
 
         read = delayed(self.read, pure=True)
         parts = [
-            da.from_delayed(read(a, b), shape=(b - a, self.n_dims), dtype=self.dtype)
+            da.from_delayed(read(a, b), shape=(b - a, self.n_dims), dtype=self.dtype)  # type: ignore[no-untyped-call]
             for a, b in self.blocks(max_rows)
         ]
-        return da.concatenate(parts, axis=0)
+        return da.concatenate(parts, axis=0)  # type: ignore[no-untyped-call]
+
+
+def _living(token: str, name: str) -> Source:
+    """Return the source of this process that a token stands for."""
+    source = _LIVING.get(token)
+    if source is None:
+        raise InputError(
+            f"{name} is held in the memory of another process, or is gone: write it to a file that all "
+            "workers can read (.npy or Parquet) and give its path."
+        )
+    return source

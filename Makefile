@@ -1,0 +1,52 @@
+# Nothing is needed but Python 3.11 or later and make: everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help install map test lint bench clean
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+
+install: .venv/plot.stamp ## Install nomad-dask into .venv
+	@echo "Installed: $(BIN)/nomad-dask"
+
+map: .venv/plot.stamp ## Make a map of the documentation on this machine, in demo/
+	$(BIN)/nomad-dask demo
+
+test: .venv/dev.stamp ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/bench.stamp ## Measure kernels, and compare with openTSNE, UMAP and PaCMAP (long)
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/compare.py
+
+clean: ## Remove .venv, caches and the demo
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache
+
+# A stamp is newer than pyproject.toml when the environment holds what that asks for.
+.venv/python.stamp:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 or later, or name it, as in make PYTHON=python3.12 map" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v[0]}.{v[1]}: name another, as in make PYTHON=python3.12 map")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/plot.stamp: .venv/python.stamp pyproject.toml
+	@echo "Installing into .venv: this takes a minute or two."
+	$(PIP) '.[plot]'
+	@touch $@
+
+.venv/dev.stamp: .venv/python.stamp pyproject.toml
+	@echo "Installing into .venv: this takes a minute or two."
+	$(PIP) '.[dev]'
+	@touch $@ .venv/plot.stamp
+
+.venv/bench.stamp: .venv/dev.stamp
+	$(PIP) '.[dev,bench]'
+	@touch $@

@@ -1,0 +1,246 @@
+"""The field: potential and force of all points on each other, at the cost of a mesh.
+
+Charges are deposited on a regular mesh with cubic B-splines, convolved with K(r) = 1/(1+r²) by FFT and
+read back at the points with the same splines (algorithm §3; particle-mesh as in Essmann et al. 1995).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.cpu.threads import Threads
+
+# Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil
+# reaches 2 rows into the next band, so bands of at least 4 rows never meet, and every sum keeps its order.
+_BAND_ROWS = 8
+_SORT_CHUNK = 1 << 16
+_GATHER_CHUNK = 1 << 13
+_MIN_NODES_ACROSS = 40
+_MARGIN = 3
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A regular mesh over the map.
+
+    Attributes
+    ----------
+    origin : tuple of float
+        Position of node (0, 0[, 0]).
+    spacing : float
+        Distance of neighbouring nodes, in map units.
+    shape : tuple of int
+        Nodes along each axis.
+    """
+
+    origin: tuple[float, ...]
+    spacing: float
+    shape: tuple[int, ...]
+
+
+def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: int) -> Mesh:
+    """Return a mesh over the box from `low` to `high` (dim,).
+
+    A small map gets a finer mesh, so that it is at least 40 nodes across; one of more than `max_nodes`
+    gets a wider one. Spacing and shape move in steps, so that the kernel's transform is made seldom.
+    """
+    span = np.maximum(high - low, 1e-6)
+    steps = max(0, math.ceil(4 * math.log2(_MIN_NODES_ACROSS * spacing / float(span.max()))))
+    spacing = spacing * 2 ** (-steps / 4)
+    nodes = float(np.prod(span / spacing + 2 * _MARGIN))
+    if nodes > max_nodes:
+        spacing *= 2 ** (math.ceil(4 * math.log2((nodes / max_nodes) ** (1 / span.size))) / 4)
+    shape = tuple(_rounded(int(s / spacing) + 2 * _MARGIN) for s in span)
+    middle = (low + high) / 2
+    origin = tuple(
+        float(m - spacing * (size - 1) / 2) for m, size in zip(middle, shape, strict=True)
+    )
+    return Mesh(origin, spacing, shape)
+
+
+def _rounded(nodes: int) -> int:
+    """Round up to a size in steps of a few percent whose double is quick to transform."""
+    step = max(4, 2 ** (nodes.bit_length() - 5))
+    return int(scipy.fft.next_fast_len(-(-nodes // step) * step, real=True))
+
+
+def kernel_transform(shape: tuple[int, ...], spacing: float) -> np.ndarray:
+    """Return K̂/b̂² on the doubled mesh: real, float32, in the layout of `scipy.fft.rfftn`."""
+    squared = np.zeros(tuple(2 * s for s in shape))
+    transfer = np.ones([1] * len(shape))
+    for axis, size in enumerate(shape):
+        wrapped = np.minimum(np.arange(2 * size), 2 * size - np.arange(2 * size)) * spacing
+        angles = 2 * np.pi * np.arange(2 * size) / (2 * size)
+        if axis == len(shape) - 1:
+            angles = angles[: size + 1]
+        along = [1] * len(shape)
+        along[axis] = -1
+        squared += (wrapped**2).reshape(along)
+        # Two splines, one on the way in and one on the way out, hence the square.
+        transfer = transfer * (((4 + 2 * np.cos(angles)) / 6) ** 2).reshape(along)
+    kernel = scipy.fft.rfftn((1 / (1 + squared)).astype(np.float32))
+    return np.ascontiguousarray((kernel.real / transfer).astype(np.float32))
+
+
+class Field:
+    """Potential U(y) = Σ_m w_m/(1+‖y−y_m‖²) and its gradient, on a mesh that follows the map.
+
+    Parameters
+    ----------
+    dim : int
+        Dimensions of the map, 2 or 3.
+    spacing : float
+        Wished mesh spacing in map units.
+    max_nodes : int
+        Most nodes of the mesh before padding.
+    pool : Threads
+        Threads to work with; results do not depend on their number.
+    """
+
+    def __init__(self, dim: int, spacing: float, max_nodes: int, pool: Threads) -> None:
+        self._dim = dim
+        self._spacing = spacing
+        self._max_nodes = max_nodes
+        self._pool = pool
+        self._kernels = mesh_kernels(dim)
+        self._transform: tuple[tuple[tuple[int, ...], float], np.ndarray] | None = None
+
+    def cover(self, points: np.ndarray, remote: np.ndarray) -> Mesh:
+        """Choose the mesh over own points and remote means.
+
+        A few far-flung points do not widen it: beyond four times the box of 99.8 % of the points they
+        are held at its edge.
+        """
+        low, high = points.min(axis=0), points.max(axis=0)
+        if len(points) >= 1000:
+            sample = points[:: max(1, len(points) // 20_000)]
+            inner_low, inner_high = np.quantile(sample, [0.001, 0.999], axis=0)
+            reach = 2 * np.maximum(inner_high - inner_low, 1e-3)
+            low, high = np.maximum(low, inner_low - reach), np.minimum(high, inner_high + reach)
+        if len(remote):
+            low, high = np.minimum(low, remote.min(axis=0)), np.maximum(high, remote.max(axis=0))
+        return choose_mesh(low.astype(np.float64), high.astype(np.float64), self._spacing, self._max_nodes)
+
+    def solve(
+        self, mesh: Mesh, points: np.ndarray, weights: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray
+    ) -> np.ndarray:
+        """Return spline coefficients of the potential of points and remote means.
+
+        Parameters
+        ----------
+        mesh : Mesh
+        points : ndarray of float32 (n, dim)
+        weights : ndarray of float32 (n,) or (0,)
+            Empty for weight 1 each.
+        remote : ndarray of float32 (m, dim)
+        remote_weights : ndarray of float32 (m,)
+
+        Returns
+        -------
+        ndarray of float32, of the mesh's shape
+        """
+        density = self._deposit(mesh, points, weights)
+        if len(remote):
+            ordered = np.empty((len(remote), self._dim + 1), np.float32)
+            _, inverse, upper, _ = _constants(mesh)
+            units = (remote - np.asarray(mesh.origin, np.float32)) * inverse
+            ordered[:, :-1] = np.clip(units, np.float32(1), upper)
+            ordered[:, -1] = remote_weights
+            self._kernels.deposit(ordered, 0, len(ordered), _strides(mesh), density.reshape(-1))
+        return self._convolve(mesh, density)
+
+    def _deposit(self, mesh: Mesh, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        n = len(points)
+        origin, inverse, upper, strides = _constants(mesh)
+        n_bands = mesh.shape[0] // _BAND_ROWS + 1
+        chunks = range(0, n, _SORT_CHUNK)
+        counts = np.zeros((len(chunks), n_bands), np.int64)
+        self._pool.run(
+            lambda a, b: self._kernels.count_bands(
+                points, a, b, origin, inverse, upper, _BAND_ROWS, counts[a // _SORT_CHUNK]
+            ),
+            n,
+            _SORT_CHUNK,
+        )
+        # Stable counting sort: all of band 0 in row order, then all of band 1, and so on.
+        ends = np.cumsum(counts.sum(axis=0))
+        starts = ends - counts.sum(axis=0)
+        places = starts + np.cumsum(counts, axis=0) - counts
+        ordered = np.empty((n, self._dim + (1 if len(weights) else 0)), np.float32)
+        self._pool.run(
+            lambda a, b: self._kernels.sort_bands(
+                points, weights, a, b, origin, inverse, upper, _BAND_ROWS, places[a // _SORT_CHUNK], ordered
+            ),
+            n,
+            _SORT_CHUNK,
+        )
+        density = np.zeros(mesh.shape, np.float32)
+        flat = density.reshape(-1)
+        for parity in (0, 1):
+            bands = np.arange(parity, n_bands, 2)
+            bands = bands[ends[bands] > starts[bands]]
+            groups = _even_groups(ends[bands] - starts[bands], 2 * self._pool.n)
+
+            def fill(a: int, b: int, bands: np.ndarray = bands, groups: np.ndarray = groups) -> None:
+                for band in bands[groups[a] : groups[b]]:
+                    self._kernels.deposit(ordered, starts[band], ends[band], strides, flat)
+
+            self._pool.run(fill, len(groups) - 1, 1)
+        return density
+
+    def _convolve(self, mesh: Mesh, density: np.ndarray) -> np.ndarray:
+        """Convolve with K/b̂². Only the occupied half is transformed along all axes but one."""
+        key = (mesh.shape, mesh.spacing)
+        if self._transform is None or self._transform[0] != key:
+            self._transform = (key, kernel_transform(*key))
+        spectrum = density
+        workers = self._pool.n
+        for axis in reversed(range(self._dim)):
+            transform = scipy.fft.rfft if axis == self._dim - 1 else scipy.fft.fft
+            spectrum = transform(spectrum, 2 * mesh.shape[axis], axis=axis, workers=workers)
+        spectrum *= self._transform[1]
+        for axis in range(self._dim - 1):
+            spectrum = scipy.fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
+            spectrum = spectrum[(slice(None),) * axis + (slice(mesh.shape[axis]),)]
+        potential = scipy.fft.irfft(spectrum, 2 * mesh.shape[-1], axis=-1, workers=workers)
+        return np.ascontiguousarray(potential[..., : mesh.shape[-1]])
+
+    def read(
+        self, mesh: Mesh, coefficients: np.ndarray, points: np.ndarray, potential: np.ndarray, gradient: np.ndarray
+    ) -> float:
+        """Write U (n,) and ∇U (n, dim) at the points; return Σ U in float64."""
+        origin, inverse, upper, strides = _constants(mesh)
+        n = len(points)
+        sums = np.zeros(-(-n // _GATHER_CHUNK))
+
+        def part(a: int, b: int) -> None:
+            sums[a // _GATHER_CHUNK] = self._kernels.gather(
+                points, a, b, origin, inverse, upper, strides, coefficients.reshape(-1), potential, gradient
+            )
+
+        self._pool.run(part, n, _GATHER_CHUNK)
+        return float(sums.sum())
+
+
+def _strides(mesh: Mesh) -> np.ndarray:
+    return np.array([math.prod(mesh.shape[a + 1 :]) for a in range(len(mesh.shape))], np.int64)
+
+
+def _constants(mesh: Mesh) -> tuple[np.ndarray, np.float32, np.ndarray, np.ndarray]:
+    """Return origin, 1/spacing, the last place with a full stencil, and strides, as the kernels take them."""
+    upper = np.array([s - 2.001 for s in mesh.shape], np.float32)
+    return np.asarray(mesh.origin, np.float32), np.float32(1 / mesh.spacing), upper, _strides(mesh)
+
+
+def _even_groups(sizes: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return edges that cut a sequence of bands into groups of about equal total size."""
+    if not len(sizes):
+        return np.zeros(1, np.int64)
+    total = np.cumsum(sizes)
+    cuts = np.searchsorted(total, total[-1] * np.arange(1, n_groups) / n_groups) + 1
+    return np.unique(np.concatenate([[0], np.minimum(cuts, len(sizes)), [len(sizes)]]))

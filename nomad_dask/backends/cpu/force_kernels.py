@@ -1,0 +1,127 @@
+"""Numba kernels along the edges of the graph: attraction, the step of every point, and the loss."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+
+class ForceKernels(NamedTuple):
+    """The compiled kernels for one number of dimensions."""
+
+    move: Any
+    attraction_loss: Any
+    point_coefficients: Any
+
+
+@lru_cache
+def force_kernels(dim: int) -> ForceKernels:
+    """Compile (or load from the cache) the kernels for maps of `dim` dimensions."""
+
+    @njit(nogil=True, cache=True, fastmath=True)
+    def move(  # type: ignore[no-untyped-def]
+        points, velocity, repulsion, start, stop, indptr, indices, weights,
+        means, near_cells, near_weights, repel, attract, rate, momentum, max_step, moved,
+    ):  # fmt: skip
+        """Step rows `start` to `stop`: g = 2·(repel·R − attract·Σ a q (y_i−y_j)), then momentum and clip.
+
+        `repulsion` R (n, dim) points away from the other points; `moved` receives the new positions, so
+        that all rows see the old ones.
+        """
+        two, one = np.float32(2), np.float32(1)
+        n_near = near_cells.shape[1]
+        for i in range(start, stop):
+            x, y = points[i, 0], points[i, 1]
+            z = points[i, 2] if dim == 3 else np.float32(0)
+            pull_x, pull_y, pull_z = np.float32(0), np.float32(0), np.float32(0)
+            for e in range(indptr[i], indptr[i + 1]):
+                j = indices[e]
+                dx, dy = x - points[j, 0], y - points[j, 1]
+                squared = dx * dx + dy * dy
+                if dim == 3:
+                    dz = z - points[j, 2]
+                    squared += dz * dz
+                force = weights[e] / (one + squared)
+                pull_x += force * dx
+                pull_y += force * dy
+                if dim == 3:
+                    pull_z += force * dz
+            for c in range(n_near):
+                if near_weights[i, c] == 0:  # heaviest first
+                    break
+                r = near_cells[i, c]
+                dx, dy = x - means[r, 0], y - means[r, 1]
+                squared = dx * dx + dy * dy
+                if dim == 3:
+                    dz = z - means[r, 2]
+                    squared += dz * dz
+                force = near_weights[i, c] / (one + squared)
+                pull_x += force * dx
+                pull_y += force * dy
+                if dim == 3:
+                    pull_z += force * dz
+            step_x = momentum * velocity[i, 0] + rate * two * (repel * repulsion[i, 0] - attract * pull_x)
+            step_y = momentum * velocity[i, 1] + rate * two * (repel * repulsion[i, 1] - attract * pull_y)
+            length = step_x * step_x + step_y * step_y
+            if dim == 3:
+                step_z = momentum * velocity[i, 2] + rate * two * (repel * repulsion[i, 2] - attract * pull_z)
+                length += step_z * step_z
+            scale = max_step / np.sqrt(length) if length > max_step * max_step else one
+            velocity[i, 0] = step_x * scale
+            velocity[i, 1] = step_y * scale
+            moved[i, 0] = x + step_x * scale
+            moved[i, 1] = y + step_y * scale
+            if dim == 3:
+                velocity[i, 2] = step_z * scale
+                moved[i, 2] = z + step_z * scale
+
+    @njit(nogil=True, cache=True, fastmath=True)
+    def attraction_loss(  # type: ignore[no-untyped-def]
+        points, stride, indptr, indices, weights, means, near_cells, near_weights
+    ):
+        """Return ½ Σ a_ij log(1+d²) over the edges of every `stride`-th row, plus their pull to far means."""
+        total = 0.0
+        for i in range(0, len(points), stride):
+            for e in range(indptr[i], indptr[i + 1]):
+                squared = 0.0
+                for a in range(dim):
+                    d = points[i, a] - points[indices[e], a]
+                    squared += d * d
+                total += 0.5 * weights[e] * np.log1p(squared)
+            for c in range(near_cells.shape[1]):
+                squared = 0.0
+                for a in range(dim):
+                    d = points[i, a] - means[near_cells[i, c], a]
+                    squared += d * d
+                total += near_weights[i, c] * np.log1p(squared)
+        return total
+
+    @njit(nogil=True, cache=True, fastmath=True)
+    def point_coefficients(  # type: ignore[no-untyped-def]
+        points, start, stop, indptr, indices, forward, backward, z, weights, shares
+    ):
+        """Turn p(j|i) into the weights of attraction under one normaliser a point, and sum their shares.
+
+        With L = −Σ p log[q/(q+Z_i)] an edge attracts with p(j|i)·Z_i/(q+Z_i) + p(i|j)·Z_j/(q+Z_j), and
+        row i weighs the gradient of its Z_i by S_i = Σ_j p(j|i)/(q_ij+Z_i). Returns the loss of the rows.
+        """
+        loss = 0.0
+        for i in range(start, stop):
+            share = 0.0
+            for e in range(indptr[i], indptr[i + 1]):
+                j = indices[e]
+                squared = 0.0
+                for a in range(dim):
+                    d = points[i, a] - points[j, a]
+                    squared += d * d
+                q = 1.0 / (1.0 + squared)
+                weights[e] = forward[e] * z[i] / (q + z[i]) + backward[e] * z[j] / (q + z[j])
+                share += forward[e] / (q + z[i])
+                loss += forward[e] * np.log((q + z[i]) / q)
+            shares[i] = share
+        return loss
+
+    return ForceKernels(move, attraction_loss, point_coefficients)

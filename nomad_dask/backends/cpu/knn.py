@@ -1,0 +1,420 @@
+"""The primitives of the neighbour search on the CPU: screen, probe, exact truth for a sample, refine.
+
+Distances are first taken in a screen: the leading principal axes of the rows and the length of what these
+leave out. Its nearest rows then get exact distances. Where the screen has all dimensions it is exact but
+for rounding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nomad_dask.backends.cpu import knn_kernels as kernels
+from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.partition.store import ShardVectors
+
+QUERIES = 1024
+"""Rows searched in one task."""
+BLOCK_ROWS = 4096
+"""Rows projected or scanned at a time."""
+AXES_ROWS = 4000
+"""Rows from which the axes of the screen are found."""
+NEAR_CELLS = 64
+"""Cells around a cell among which its rows choose theirs, at least."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where the screen looks from: the rows' mean (d,) and orthonormal axes (d, p), None for all dimensions."""
+
+    mean: np.ndarray
+    axes: np.ndarray | None
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of a screened row: its coordinates and the length of the rest."""
+        return (self.mean.size if self.axes is None else self.axes.shape[1]) + 1
+
+    def project(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows (n, d) in the screen, ``(n, n_columns)`` float32."""
+        screened = np.zeros((len(rows), self.n_columns), np.float32)
+        if self.axes is None:
+            np.subtract(rows, self.mean, out=screened[:, :-1])
+            return screened
+        for start in range(0, len(rows), BLOCK_ROWS):
+            centred = rows[start : start + BLOCK_ROWS] - self.mean
+            inside = centred @ self.axes
+            rest = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", inside, inside)
+            screened[start : start + BLOCK_ROWS, :-1] = inside
+            screened[start : start + BLOCK_ROWS, -1] = np.sqrt(np.maximum(rest, 0))
+        return screened
+
+
+def principal_axes(rows: np.ndarray, n_axes: int, rng: np.random.Generator) -> np.ndarray:
+    """Return orthonormal axes (d, n_axes) near the leading principal ones, by subspace iteration."""
+    basis = rng.standard_normal((rows.shape[1], min(rows.shape[1], n_axes + 8))).astype(np.float32)
+    for _ in range(2):
+        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
+    inside = rows @ basis
+    order = np.linalg.eigh((inside.T @ inside).astype(np.float64))[1][:, ::-1]
+    axes = np.linalg.qr(basis @ order[:, :n_axes].astype(np.float32))[0]
+    return np.ascontiguousarray(axes)
+
+
+class CellSearch:
+    """Rows of one shard in cell order, and what a search needs to ask of them.
+
+    Parameters
+    ----------
+    vectors : ShardVectors
+        Rows (n, d), sorted by cell.
+    cell_offsets : ndarray (R + 1,) int64
+        Cell c owns rows ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
+    centroids : ndarray (R, d) float32
+        Means of the cells; those of empty cells are not looked at.
+    pool : Threads
+        Runs the work; results do not depend on the number of its threads.
+    seed : int
+        Decides the rows from which the screen is made.
+    memory_bytes : int
+        Memory to stay within, the results apart.
+    """
+
+    def __init__(
+        self,
+        vectors: ShardVectors,
+        cell_offsets: np.ndarray,
+        centroids: np.ndarray,
+        pool: Threads,
+        seed: int,
+        memory_bytes: int,
+    ) -> None:
+        self.vectors = vectors
+        self.pool = pool
+        self.memory_bytes = memory_bytes
+        self._rng = np.random.default_rng(seed)
+        filled = np.flatnonzero(np.diff(cell_offsets) > 0)
+        self._first = np.asarray(cell_offsets)[filled].astype(np.int64)
+        self._sizes = np.diff(cell_offsets)[filled].astype(np.int64)
+        self._centroids = np.asarray(centroids, np.float32)[filled]
+        self.n_cells = len(filled)
+        self.correlation = np.float32(1)
+
+    @property
+    def mean_probed_rows(self) -> float:
+        """Rows that a probe of one cell meets in the mean: large cells are met more often."""
+        return float((self._sizes.astype(np.float64) ** 2).sum() / self._sizes.sum())
+
+    # --- the screen ---------------------------------------------------------------------------------
+
+    def make_screen(self, n_axes: int | None) -> None:
+        """Choose the axes of the screen, `n_axes` of them or all dimensions, and keep it if memory allows."""
+        n = self.vectors.n_rows
+        sample = np.sort(self._rng.choice(n, min(n, AXES_ROWS), replace=False))
+        rows = self._gather(sample)
+        mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        axes = None if n_axes is None else principal_axes(rows - mean, n_axes, self._rng)
+        self._axes = Axes(mean, axes)
+        self.correlation = np.float32(1)
+        self._cell_screen = self._axes.project(self._centroids)[:, :-1].copy()
+        self._cell_norms = np.einsum("ij,ij->i", self._cell_screen, self._cell_screen)
+        self._tour = self._tour_of_rows()
+        self._screen: np.ndarray | None = None
+        self._cache = _BlockCache(self.memory_bytes // 2)
+        if n * self._axes.n_columns * 4 <= self.memory_bytes // 2:
+            screen = np.empty((n, self._axes.n_columns), np.float32)
+
+            def project(start: int, stop: int) -> None:
+                screen[start:stop] = self._axes.project(self.vectors.read(start, stop))
+
+            self.pool.run(project, n, BLOCK_ROWS)
+            self._screen = screen
+
+    @property
+    def can_refine(self) -> bool:
+        """Whether rows can be met in any order, which `refine` needs."""
+        return self.vectors.resident and self._screen is not None
+
+    def _screened(self, start: int, stop: int) -> np.ndarray:
+        if self._screen is not None:
+            return self._screen[start:stop]
+        return self._axes.project(self.vectors.read(start, stop))
+
+    def _screened_cell(self, cell: int) -> np.ndarray:
+        first = int(self._first[cell])
+        stop = first + int(self._sizes[cell])
+        if self._screen is not None:
+            return self._screen[first:stop]
+        return self._cache.get(cell, lambda: self._screened(first, stop))
+
+    def _screened_rows(self, rows: np.ndarray) -> np.ndarray:
+        if self._screen is not None:
+            return self._screen[rows]
+        return self._axes.project(self._gather(rows))
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of `rows`, read cell by cell where the shard is not in memory."""
+        if self.vectors.resident:
+            return self.vectors.read(0, self.vectors.n_rows)[rows]
+        gathered = np.empty((len(rows), self.vectors.n_dims), np.float32)
+        cells = self._cell_of(rows)
+        for cell in np.unique(cells):
+            here = np.flatnonzero(cells == cell)
+            low, high = int(rows[here].min()), int(rows[here].max())
+            gathered[here] = self.vectors.read(low, high + 1)[rows[here] - low]
+        return gathered
+
+    def _cell_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._first, rows, side="right") - 1
+
+    def _tour_of_rows(self) -> np.ndarray:
+        """Return all rows, cell after cell, so that near cells come after one another."""
+        cells = np.empty(0, np.int64)
+        parts = [np.arange(self.n_cells)]
+        while any(len(part) > 2 for part in parts):
+            halves = []
+            for part in parts:
+                spread = self._cell_screen[part].var(axis=0)
+                order = part[np.argsort(self._cell_screen[part, int(spread.argmax())], kind="stable")]
+                halves += [order[: len(order) // 2], order[len(order) // 2 :]] if len(part) > 2 else [part]
+            parts = halves
+        cells = np.concatenate(parts)
+        return np.concatenate(
+            [np.arange(self._first[c], self._first[c] + self._sizes[c], dtype=np.int32) for c in cells]
+        )
+
+    # --- the truth about a sample -------------------------------------------------------------------
+
+    def exact(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k nearest rows of each of `rows` among all of the shard, and their squared distances.
+
+        Every row is compared in the screen, whose distance is a lower bound; those below the k-th so far
+        get their exact distance.
+        """
+        queries = self._gather(rows)
+        screened = self._screened_rows(rows)
+        everyone = np.arange(len(rows))
+        turned, norms = np.empty_like(screened), np.empty(len(rows), np.float32)
+        no_center = np.zeros(screened.shape[1] - 1, np.float32)
+        kernels.center_queries(screened, everyone, no_center, np.float32(1), turned, norms)
+        distances = np.full((len(rows), k), np.inf, np.float32)
+        ids = np.full((len(rows), k), -1, np.int32)
+        for start in range(0, self.vectors.n_rows, BLOCK_ROWS):
+            block = self.vectors.read(start, min(start + BLOCK_ROWS, self.vectors.n_rows))
+            targets = self._screen[start : start + len(block)] if self._screen is not None else (
+                self._axes.project(block)
+            )
+            target_norms = np.einsum("ij,ij->i", targets, targets)
+
+            def scan(a: int, b: int) -> None:
+                bounds = turned[a:b] @ targets.T
+                bounds += target_norms
+                bounds += norms[a:b, None]
+                kernels.scan_exactly(
+                    queries[a:b], rows[a:b], bounds, block, start, norms[a:b], distances[a:b], ids[a:b]
+                )
+
+            self.pool.run(scan, len(rows), 64)
+        return ids, distances
+
+    def cell_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return how many cells are nearer to each of `rows` than the cell of its neighbours `ids` (n, k)."""
+        screened = self._screened_rows(rows)[:, :-1]
+        to_cells = self._cell_norms - 2 * (screened @ self._cell_screen.T)
+        ranks = np.argsort(np.argsort(to_cells, axis=1, kind="stable"), axis=1, kind="stable")
+        return np.take_along_axis(ranks, self._cell_of(ids), axis=1)
+
+    def fit_correlation(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
+        """Set the mean cosine between what the screen leaves out of a row and of its neighbours."""
+        a = np.repeat(self._screened_rows(rows), ids.shape[1], axis=0)
+        b = self._screened_rows(ids.ravel())
+        inside = ((a[:, :-1] - b[:, :-1]) ** 2).sum(axis=1)
+        products = (a[:, -1] ** 2 + b[:, -1] ** 2 - (distances.ravel() - inside)) / 2
+        lengths = float((a[:, -1] * b[:, -1]).sum())
+        self.correlation = np.float32(np.clip(products.sum() / lengths, 0, 1) if lengths > 0 else 1)
+
+    def screen_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return how many rows the screen takes for nearer to each of `rows` than its neighbours `ids`."""
+        screened = self._screened_rows(rows)
+        turned, norms = np.empty_like(screened), np.empty(len(rows), np.float32)
+        no_center = np.zeros(screened.shape[1] - 1, np.float32)
+        kernels.center_queries(
+            screened, np.arange(len(rows)), no_center, self.correlation, turned, norms
+        )
+        wanted = self._screened_rows(ids.ravel()).reshape(*ids.shape, -1)
+        limits = np.einsum("ij,ikj->ik", turned, wanted) + np.einsum("ikj,ikj->ik", wanted, wanted)
+        order = np.argsort(limits, axis=1)
+        ascending = np.take_along_axis(limits, order, axis=1)
+        counts = np.zeros((len(rows), ids.shape[1] + 1), np.int64)
+        for start in range(0, self.vectors.n_rows, BLOCK_ROWS):
+            targets = self._screened(start, min(start + BLOCK_ROWS, self.vectors.n_rows))
+            values = turned @ targets.T
+            values += np.einsum("ij,ij->i", targets, targets)
+            kernels.count_below(values, ascending, counts)
+        ranks = np.empty(ids.shape, np.int64)
+        np.put_along_axis(ranks, order, np.cumsum(counts[:, :-1], axis=1), axis=1)
+        return np.maximum(ranks - 1, 0)  # the row itself is always the nearest
+
+    # --- the search ---------------------------------------------------------------------------------
+
+    def probe(
+        self, k: int, n_probes: int, n_candidates: int, advance: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return each row's k nearest rows in its `n_probes` nearest cells, and their squared distances.
+
+        The screen keeps `n_candidates` of each row, which then get exact distances. A row whose cells hold
+        no k rows beside it takes further cells.
+        """
+        n = self.vectors.n_rows
+        ids = np.empty((n, k), np.int32)
+        distances = np.empty((n, k), np.float32)
+        lock = threading.Lock()
+        done = 0
+
+        def search(start: int, stop: int) -> None:
+            nonlocal done
+            queries = self._tour[start:stop]
+            candidates = self._candidates(queries, n_probes, max(n_candidates, k), k + 1)
+            near = np.empty((len(queries), k), np.float32)
+            near_ids = np.empty((len(queries), k), np.int32)
+            self._rank(queries, candidates, near, near_ids)
+            ids[queries] = near_ids
+            distances[queries] = near
+            with lock:
+                done += stop - start
+                advance(done)
+
+        self.pool.run(search, n, QUERIES)
+        return ids, distances
+
+    def _candidates(self, queries: np.ndarray, n_probes: int, n_kept: int, enough: int) -> np.ndarray:
+        """Return the `n_kept` rows nearest in the screen to each query, ascending, -1 where there are fewer."""
+        screened = self._screened_rows(queries)
+        cells, marks = self._choose_cells(queries, screened, n_probes, enough)
+        kept = np.full((len(queries), n_kept), np.inf, np.float32)
+        candidates = np.full((len(queries), n_kept), -1, np.int32)
+        for cell, mark in zip(cells, marks, strict=True):
+            picked = np.flatnonzero(mark)
+            if not len(picked):
+                continue
+            rows = self._screened_cell(cell)
+            center = self._cell_screen[cell]
+            targets, target_norms = np.empty_like(rows), np.empty(len(rows), np.float32)
+            kernels.center_targets(rows, center, targets, target_norms)
+            turned = np.empty((len(picked), rows.shape[1]), np.float32)
+            norms = np.empty(len(picked), np.float32)
+            kernels.center_queries(screened, picked, center, self.correlation, turned, norms)
+            products = turned @ targets.T
+            kernels.scan_block(
+                products, norms, target_norms, picked, queries, self._first[cell], kept, candidates
+            )
+        return candidates
+
+    def _choose_cells(
+        self, queries: np.ndarray, screened: np.ndarray, n_probes: int, enough: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cells to probe, the queries' own first, and marks (cells, queries) of who probes them."""
+        own = np.unique(self._cell_of(queries))
+        between = self._cell_norms - 2 * (self._cell_screen[own] @ self._cell_screen.T)
+        n_near = max(NEAR_CELLS, 2 * n_probes)
+        if n_near < self.n_cells:
+            near = np.argpartition(between, n_near - 1, axis=1)[:, :n_near]
+            if self._sizes[near].sum(axis=1).min() < enough:
+                near = np.arange(self.n_cells)
+        else:
+            near = np.arange(self.n_cells)
+        cells = np.unique(near)
+        cells = cells[np.lexsort((between.min(axis=0)[cells], ~np.isin(cells, own)))]
+        to_cells = self._cell_norms[cells] - 2 * (screened[:, :-1] @ self._cell_screen[cells].T)
+        marks = np.zeros((len(cells), len(queries)), np.uint8)
+        kernels.mark_probes(to_cells, self._sizes[cells], min(n_probes, len(cells)), enough, marks)
+        return cells, marks
+
+    def _rank(
+        self, queries: np.ndarray, candidates: np.ndarray, near: np.ndarray, near_ids: np.ndarray
+    ) -> None:
+        """Fill `near` and `near_ids` with the exact nearest of the candidates of each query."""
+        if self.vectors.resident:
+            rows = self.vectors.read(0, self.vectors.n_rows)
+            kernels.rank_exactly(rows[queries], rows, candidates, candidates, near, near_ids)
+            return
+        row_bytes = self.vectors.n_dims * 4 * candidates.shape[1]
+        step = max(1, self.memory_bytes // (4 * self.pool.n * row_bytes))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            wanted, positions = np.unique(np.maximum(candidates[part], 0), return_inverse=True)
+            positions = positions.reshape(candidates[part].shape)
+            kernels.rank_exactly(
+                self._gather(queries[part]),
+                self._gather(wanted),
+                positions.astype(np.int32),
+                candidates[part],
+                near[part],
+                near_ids[part],
+            )
+
+    def refine(
+        self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lists improved by one round: each row tries the neighbours of its neighbours.
+
+        Neighbours count both ways round. `fresh` (n, k) uint8 marks the entries that the last round brought;
+        pairs of old ones have been tried. The screen picks `n_trials` rows for exact distances.
+        """
+        assert self._screen is not None  # noqa: S101 - the caller has asked `can_refine`
+        n = len(ids)
+        screen, rows = self._screen, self.vectors.read(0, n)
+        held_by = np.empty((n, fan), np.int32)
+        held_fresh = np.empty((n, fan), np.uint8)
+        n_held = np.zeros(n, np.int32)
+        kernels.reverse_lists(ids, fresh, n_held, held_by, held_fresh)
+        new_ids, new_distances, new_fresh = np.empty_like(ids), np.empty_like(distances), np.empty_like(fresh)
+        local = threading.local()
+
+        def round_of(start: int, stop: int) -> None:
+            if not hasattr(local, "seen"):
+                local.seen = np.full(n, -1, np.int32)
+            kernels.refine_rows(
+                self._tour[start:stop],
+                screen,
+                self.correlation,
+                rows,
+                n_trials,
+                (ids, distances, fresh),
+                (n_held, held_by, held_fresh),
+                (new_ids, new_distances, new_fresh),
+                local.seen,
+            )
+
+        self.pool.run(round_of, n, QUERIES)
+        return new_ids, new_distances, new_fresh
+
+
+class _BlockCache:
+    """The screened cells used last, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, cell: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+        with self._lock:
+            block = self._blocks.get(cell)
+            if block is not None:
+                self._blocks.move_to_end(cell)
+                return block
+        block = make()
+        with self._lock:
+            if cell not in self._blocks:
+                self._blocks[cell] = block
+                self._bytes += block.nbytes
+            while self._bytes > self._max_bytes and self._blocks:
+                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+        return block

@@ -1,0 +1,183 @@
+"""One shard's layout on the CPU: the field or the paper's means, then attraction and the step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nomad_dask.backends.base import Outcome, Remote, ShardGraph, Step
+from nomad_dask.backends.cpu.field import Field
+from nomad_dask.backends.cpu.force_kernels import force_kernels
+from nomad_dask.backends.cpu.means_kernels import means_kernel
+from nomad_dask.backends.cpu.summaries import cell_means, grid_means
+from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.params import Params
+
+_ROW_CHUNK = 1 << 13
+_CELL_CHUNK = 8
+_MAX_NODES = 1 << 26
+# The loss is watched, not optimised: this many evenly spaced rows stand for all, in every map larger.
+_LOSS_ROWS = 8192
+
+f32 = np.float32
+
+
+class CpuShardLayout:
+    """Positions and velocities of one shard, moved by Numba kernels.
+
+    Parameters
+    ----------
+    graph : ShardGraph
+    params : Params
+    n_total : int
+        Rows of the whole map.
+    pool : Threads
+    """
+
+    def __init__(self, graph: ShardGraph, params: Params, n_total: int, pool: Threads) -> None:
+        dim = params.n_components
+        self._graph = graph
+        self._params = params
+        self._n_total = n_total
+        self._pool = pool
+        self._force = force_kernels(dim)
+        self._field = Field(dim, params.mesh_spacing, _MAX_NODES, pool)
+        self._positions = np.zeros((graph.n_rows, dim), np.float32)
+        self._moved = np.empty_like(self._positions)
+        self._velocity = np.zeros_like(self._positions)
+        self._potential = np.empty(graph.n_rows, np.float32)
+        self._repulsion = np.empty_like(self._positions)
+        if params.repulsion == "means":
+            self._means = means_kernel(dim)
+            self._sources = _who_samples(graph.exact_cells)
+
+    def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
+        """Take up a state, both float32 (rows, dim)."""
+        self._positions[:] = positions
+        self._velocity[:] = velocity
+
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of positions and velocities."""
+        return self._positions.copy(), self._velocity.copy()
+
+    def cell_means(self) -> np.ndarray:
+        """Return the means (cells, dim) of the own K-Means cells."""
+        return cell_means(self._positions, self._graph.cell_offsets)
+
+    def grid_means(self) -> np.ndarray:
+        """Return count and mean (m, 1 + dim) of the non-empty layout cells."""
+        return grid_means(self._positions)
+
+    def epoch(self, step: Step, remote: Remote) -> Outcome:
+        """Move every row once."""
+        if self._params.normalizer == "global":
+            outcome, weights, repel = self._one_normalizer(step, remote)
+        else:
+            outcome, weights, repel = self._normalizer_per_point(step, remote)
+        graph = self._graph
+        self._pool.run(
+            lambda a, b: self._force.move(
+                self._positions, self._velocity, self._repulsion, a, b,
+                graph.indptr, graph.indices, weights, remote.cell_means, graph.near_cells, graph.near_weights,
+                f32(repel), f32(step.attract), f32(step.rate), f32(step.momentum), f32(step.max_step), self._moved,
+            ),
+            graph.n_rows,
+            _ROW_CHUNK,
+        )  # fmt: skip
+        self._positions, self._moved = self._moved, self._positions
+        return outcome
+
+    def _one_normalizer(self, step: Step, remote: Remote) -> tuple[Outcome, np.ndarray, float]:
+        """L = −Σ p log q + n·log(Z/n). Fills R, returns the outcome, the attraction's weights and R's factor."""
+        n, graph = self._n_total, self._graph
+        if self._params.repulsion == "field":
+            z = self._field_forces(remote, np.empty(0, np.float32))
+            factor = 2.0  # every pair is in Z twice
+        else:
+            z = self._means_forces(step.epoch, remote, np.ones(graph.n_rows, np.float32))[1]
+            factor = 1.0
+        # Before the first exchange the others are taken to be as crowded as the own shard.
+        z_all = z * n / graph.n_rows if remote.z is None else z + remote.z
+        loss = self._attraction_loss(remote) if step.measure_loss else None
+        return Outcome(z, loss), graph.weights, factor * n / max(z_all, 1e-12)
+
+    def _normalizer_per_point(self, step: Step, remote: Remote) -> tuple[Outcome, np.ndarray, float]:
+        """L = −Σ p log[q/(q+Z_i)]. Fills R, returns the outcome, the attraction's weights and R's factor."""
+        graph = self._graph
+        assert graph.forward is not None  # noqa: S101 - made for this normaliser
+        rows = graph.n_rows
+        noise = (self._params.n_noise or self._n_total) / self._n_total
+        if self._params.repulsion == "field":
+            z_sum = self._field_forces(remote, np.empty(0, np.float32))
+            z = self._potential - f32(1)
+        else:
+            z, z_sum = self._means_forces(step.epoch, remote, np.ones(rows, np.float32))
+        z = np.maximum(z, f32(1e-12)).astype(np.float64) * noise
+        weights = np.empty_like(graph.weights)
+        backward = graph.weights - graph.forward
+        shares = np.empty(rows, np.float32)
+        losses = np.zeros(-(-rows // _ROW_CHUNK))
+
+        def part(a: int, b: int) -> None:
+            losses[a // _ROW_CHUNK] = self._force.point_coefficients(
+                self._positions, a, b, graph.indptr, graph.indices, graph.forward, backward, z, weights, shares
+            )
+
+        self._pool.run(part, rows, _ROW_CHUNK)
+        if self._params.repulsion == "field":
+            # Row i pushes m in its own normaliser (S_i) and in that of m (S_m): two fields.
+            own = self._repulsion * shares[:, None]
+            self._field_forces(remote, shares)
+            self._repulsion += own
+        else:
+            self._means_forces(step.epoch, remote, shares)
+        return Outcome(z_sum, float(losses.sum()) if step.measure_loss else None), weights, noise
+
+    def _field_forces(self, remote: Remote, weights: np.ndarray) -> float:
+        """Fill R_i = Σ_m w_m q² (y_i − y_m) = −½∇U and U; return the own part of Z = Σ (U − 1)."""
+        remote_weights = remote.weights if not len(weights) else remote.weights * weights.mean(dtype=np.float64)
+        mesh = self._field.cover(self._positions, remote.points)
+        coefficients = self._field.solve(
+            mesh, self._positions, weights, remote.points, remote_weights.astype(np.float32)
+        )
+        total = self._field.read(mesh, coefficients, self._positions, self._potential, self._repulsion)
+        self._repulsion *= f32(-0.5)
+        return max(total - self._graph.n_rows, 1e-9)
+
+    def _means_forces(self, epoch: int, remote: Remote, shares: np.ndarray) -> tuple[np.ndarray, float]:
+        """Fill R by means and samples; return Z_i (rows,) and their sum."""
+        graph, params = self._graph, self._params
+        z = np.zeros(graph.n_rows, np.float32)
+        means = np.ascontiguousarray(remote.cell_means.T)
+        ptr, sources, slots = self._sources
+        self._pool.run(
+            lambda a, b: self._means(
+                self._positions, a, b, graph.cell_offsets, means, remote.cell_counts, graph.global_cells,
+                graph.exact_cells, sources, slots, ptr, params.n_negatives, params.seed, epoch,
+                shares, z, self._repulsion,
+            ),
+            len(graph.cell_offsets) - 1,
+            _CELL_CHUNK,
+        )  # fmt: skip
+        return z, max(float(z.sum(dtype=np.float64)), 1e-9)
+
+    def _attraction_loss(self, remote: Remote) -> float:
+        """Return the shard's −Σ p log q, from evenly spaced rows when there are many."""
+        graph = self._graph
+        stride = max(1, math.ceil(graph.n_rows / _LOSS_ROWS))
+        total = self._force.attraction_loss(
+            self._positions, stride, graph.indptr, graph.indices, graph.weights,
+            remote.cell_means, graph.near_cells, graph.near_weights,
+        )  # fmt: skip
+        return float(total) * graph.n_rows / len(range(0, graph.n_rows, stride))
+
+
+def _who_samples(exact_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each cell, as CSR, the cells that sample it and at which slot they do."""
+    cells, slots = np.nonzero(exact_cells >= 0)
+    targets = exact_cells[cells, slots]
+    order = np.argsort(targets, kind="stable")
+    ptr = np.zeros(len(exact_cells) + 1, np.int64)
+    np.cumsum(np.bincount(targets, minlength=len(exact_cells)), out=ptr[1:])
+    return ptr, cells[order].astype(np.int64), slots[order].astype(np.int64)

@@ -1,0 +1,67 @@
+"""The command line: `nomad-dask`. Every command only reads its options and calls the room that does the work.
+
+Exit codes: 0 done, 2 wrong use or bad input, 3 not enough memory or disk, 4 interrupted, 1 anything else.
+Results go to standard output, progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from typing import Any
+
+import click
+
+from nomad_dask import __version__
+from nomad_dask.cli.demo import demo
+from nomad_dask.cli.fit import fit
+from nomad_dask.cli.options import VERBOSE
+from nomad_dask.cli.plan import plan
+from nomad_dask.cli.plot import plot
+from nomad_dask.cli.score import score
+from nomad_dask.errors import Interrupted, NomadError
+
+
+class _Commands(click.Group):
+    """Turns what a command raises into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except NomadError as error:
+            _say(ctx, error, str(error))
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt as stop:
+            _say(ctx, stop, "Stopped.")
+            ctx.exit(Interrupted.exit_code)
+        except Exception as error:  # noqa: BLE001 - the last one who can tell the user in one line
+            hint = "" if VERBOSE in ctx.meta else " This was not expected; -v shows where it comes from."
+            _say(ctx, error, f"{type(error).__name__}: {error}.{hint}")
+            ctx.exit(NomadError.exit_code)
+
+
+def _say(ctx: click.Context, error: BaseException, message: str) -> None:
+    if VERBOSE in ctx.meta:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(f"Error: {message}", err=True)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="nomad-dask")
+def cli() -> None:
+    """Make maps of embedding vectors, from thousands to tens of millions."""
+
+
+for command in (fit, score, plot, plan, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; ends the process."""
+    # A job that is told to end stops as cleanly as one that is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cli(prog_name="nomad-dask")

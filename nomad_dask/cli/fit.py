@@ -1,0 +1,111 @@
+"""``nomad-dask fit``: from a file of vectors to a map."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nomad_dask.cli import options
+from nomad_dask.errors import Interrupted
+
+
+def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
+
+
+@click.command(short_help="Make a map of a file of vectors.")
+@options.input_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map."
+)
+@click.option("--keep", callback=_names, metavar="A,B", help="Columns of the input to carry to the map.")
+@options.method_options
+@options.device_option
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster.")
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use instead.")
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory for what the stages make, kept afterwards. Without it MAP.parquet.nomad, removed when the "
+    "map is done. The same run takes up what is there.",
+)
+@click.option("--resume", is_flag=True, help="Insist that the workspace holds a run to take up.")
+@click.option("--overwrite", is_flag=True, help="Replace output that exists, and a workspace of another run.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Also draw the map.")
+@options.quiet_option
+@options.json_option
+@options.verbose_option
+def fit(
+    input: str,  # noqa: A002 - what the user calls it
+    column: str | None,
+    output: Path,
+    keep: tuple[str, ...],
+    others: tuple[str, ...],
+    device: str,
+    workers: int | None,
+    scheduler: str | None,
+    workspace: Path | None,
+    resume: bool,
+    overwrite: bool,
+    plot: Path | None,
+    quiet: bool,
+    as_json: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Lay out the vectors of INPUT, a .npy or Parquet file, a directory or a pattern, as a map.
+
+    Writes one row for each row of INPUT, in its order: x, y, the cell, and the columns to keep.
+    """
+    params = options.read_params(settings, others)
+    if plot is not None:
+        options.check_picture(plot, overwrite)
+
+    from nomad_dask.pipeline import project
+    from nomad_dask.sources import open_source
+
+    source = open_source(input, column=column, keep=keep)
+    try:
+        with options.shown_progress(quiet, verbose) as emit:
+            result = project(
+                source,
+                params,
+                output=output,
+                keep=keep,
+                workspace=workspace,
+                resume=resume,
+                overwrite=overwrite,
+                scheduler=scheduler,
+                n_workers=workers,
+                device=device,
+                emit=emit,
+            )
+    except Interrupted as stop:
+        # A run takes up what its workspace holds, with or without --resume.
+        again = shlex.join([options.program(), *sys.argv[1:]])
+        raise Interrupted(f"{stop} Go on with: {again}") from stop
+    if plot is not None:
+        from nomad_dask.viewing.raster import draw
+
+        draw(result.positions[:, 0], result.positions[:, 1], path=plot)
+    if as_json:
+        options.write_json(
+            {
+                "map": output,
+                "plot": plot,
+                "rows": source.n_rows,
+                "dims": source.n_dims,
+                "params": params.as_dict(),
+                "seconds": result.seconds,
+                "diagnostics": result.diagnostics,
+            }
+        )
+    else:
+        for path in (output, plot):
+            if path is not None:
+                click.echo(path)

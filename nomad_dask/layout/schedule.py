@@ -1,0 +1,46 @@
+"""What changes from epoch to epoch: learning rate, momentum, exaggeration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nomad_dask.backends.base import Step
+from nomad_dask.params import Params
+
+# Presets: epochs, learning rate, momentum; measured in algorithm §4. `refine` are the epochs after a coarse start.
+_PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 1.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
+_EXAGGERATED_SHARE = 0.25
+_LOSS_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate, momentum and exaggeration over all epochs."""
+
+    n_epochs: int
+    rate: float
+    rate_end: float
+    momentum: float
+    max_step: float
+    exaggeration: float
+
+    def at(self, epoch: int) -> Step:
+        """Return the numbers of one epoch: rate·min(1, 1 + end − t) with t = epoch/epochs."""
+        t = epoch / self.n_epochs
+        attract = self.exaggeration if t < _EXAGGERATED_SHARE else 1.0
+        rate = self.rate * min(1.0, 1.0 + self.rate_end - t)
+        measure = epoch % _LOSS_EVERY == 0 or epoch == self.n_epochs - 1
+        return Step(epoch, rate, self.momentum, self.max_step, attract, measure)
+
+
+def schedule(params: Params, refining: bool) -> Schedule:
+    """Return the schedule of the parameters; `refining` after a coarse start, which needs fewer epochs."""
+    epochs, rate, momentum, refine_epochs = _PRESETS[params.preset]
+    return Schedule(
+        n_epochs=params.n_epochs or (refine_epochs if refining else epochs),
+        rate=params.learning_rate or rate,
+        rate_end=params.learning_rate_end,
+        momentum=momentum if params.momentum is None else params.momentum,
+        max_step=params.max_step,
+        exaggeration=params.exaggeration,
+    )

@@ -1,0 +1,74 @@
+"""From neighbours to the graph of attraction: weights by rank, and symmetry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The symmetric graph of a shard as CSR.
+
+    Attributes
+    ----------
+    indptr, indices : ndarray of int64 (rows + 1,), int32 (edges,)
+    weights : ndarray of float32 (edges,)
+        a_ij = p(j|i) + p(i|j).
+    forward : ndarray of float32 (edges,)
+        p(j|i).
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
+    forward: np.ndarray
+
+
+def rank_weights(k: int, kind: str) -> np.ndarray:
+    """Return the weight (k,) float64 of a neighbour by its rank, nearest first, summing to 1.
+
+    'log' 1/log2(rank+1), 'inverse' 1/rank, 'softmax-inverse' the softmax of 1/rank (the paper), 'uniform'.
+    """
+    ranks = np.arange(1, k + 1)
+    weights = {
+        "log": 1 / np.log2(ranks + 1),
+        "inverse": 1 / ranks,
+        "softmax-inverse": np.exp(1 / ranks),
+        "uniform": np.ones(k),
+    }[kind]
+    return np.asarray(weights / weights.sum())
+
+
+def symmetric_graph(ids: np.ndarray, kind: str, own_share: np.ndarray) -> Edges:
+    """Return the graph of the neighbours found.
+
+    Parameters
+    ----------
+    ids : ndarray of int32 (rows, k)
+        Neighbours, nearest first; -1 where none was found.
+    kind : str
+        See `rank_weights`; renormalised over the neighbours found.
+    own_share : ndarray of float32 (rows,)
+        Share of a row's attraction that goes to these neighbours; the rest goes to cells of other shards.
+    """
+    import scipy.sparse as sp
+
+    n, k = ids.shape
+    found = ids >= 0
+    weights = np.where(found, rank_weights(max(k, 1), kind)[:k], 0).astype(np.float32)
+    sums = weights.sum(axis=1)
+    weights *= (own_share / np.where(sums > 0, sums, 1))[:, None]
+    indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
+    # Both directions in one matrix: real parts are p(j|i), imaginary ones p(i|j).
+    one_way = sp.csr_array((weights[found].astype(np.complex64), ids[found], indptr), shape=(n, n))
+    del weights, found
+    both = (one_way + one_way.T.tocsr() * np.complex64(1j)).tocsr()
+    both.sort_indices()
+    return Edges(
+        both.indptr.astype(np.int64),
+        both.indices.astype(np.int32),
+        both.data.real + both.data.imag,
+        both.data.real.copy(),
+    )

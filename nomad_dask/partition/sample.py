@@ -1,0 +1,49 @@
+"""The sample: random rows of the source, in row order, from which axes and cells are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.cluster import Cluster
+from nomad_dask.plan import Run
+from nomad_dask.sources.rows import check_finite
+from nomad_dask.workspace import whole_file
+
+
+def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the element type in which vectors are kept: as they come, but nothing wider than float32."""
+    return dtype if dtype.itemsize < 4 or dtype == np.float32 else np.dtype(np.float32)
+
+
+def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
+    """Read the source once: check every row, and write the sampled ones.
+
+    Makes ``sample/vectors.npy`` (m, n_dims) and ``sample/rows.npy`` (m,) int64 row numbers, ascending.
+    """
+    plan = run.plan
+    rng = np.random.default_rng([run.params.seed, 1])
+    rows = np.sort(rng.choice(plan.n_rows, plan.sample_rows, replace=False, shuffle=False)).astype(np.int64)
+    blocks = run.source.blocks(plan.block_rows)
+    edges = np.searchsorted(rows, [a for a, _ in blocks] + [plan.n_rows])
+    with whole_file(run.file("sample/vectors.npy")) as partial:
+        shape = (len(rows), plan.n_dims)
+        np.lib.format.open_memmap(partial, "w+", working_dtype(run.source.dtype), shape).flush()
+        jobs = [
+            (run, partial, a, b, rows[edges[i] : edges[i + 1]], int(edges[i])) for i, (a, b) in enumerate(blocks)
+        ]
+        cluster.run(_take, jobs, advanced)
+    with whole_file(run.file("sample/rows.npy")) as partial, partial.open("wb") as f:
+        np.save(f, rows)
+    return ["sample/vectors.npy", "sample/rows.npy"]
+
+
+def _take(run: Run, target: Path, start: int, stop: int, rows: np.ndarray, place: int) -> None:
+    """Check the rows of one block and write the sampled ones to their place."""
+    block = run.source.read(start, stop)
+    check_finite(block, start, run.source.name)
+    out = np.lib.format.open_memmap(target, "r+")
+    out[place : place + len(rows)] = block[rows - start]
+    out.flush()

@@ -1,0 +1,189 @@
+"""`open_source`: from whatever the user has to a source of vectors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nomad_dask.errors import InputError, MissingInputError, near
+from nomad_dask.sources.base import Source
+
+_PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> Source:
+    """Open vectors, wherever they are.
+
+    Parameters
+    ----------
+    x : path-like, list of path-like, array-like, data frame or Source
+        A ``.npy`` file; a Parquet file, a directory of them, a pattern with ``*``, ``?`` or ``[ ]``, or a
+        list of them; a directory of a zarr array; anything that NumPy makes a two-dimensional array of;
+        a pandas or Polars frame or an Arrow table; a Dask array or data frame.
+        Files of a directory or a pattern are taken in the order of their names, numbers by value.
+    column : str, optional
+        The column that holds the vectors, of data that has columns. Found by itself when only one can be it.
+    keep : sequence of str
+        Columns to carry to the map; none of them holds vectors.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    MissingInputError
+        A path that does not exist.
+    InputError
+        Data that cannot be mapped, or columns that are not there.
+    """
+    if isinstance(keep, str):
+        raise InputError(f"keep={keep!r} is not accepted: give a list of column names, such as [{keep!r}].")
+    source = _open(x, column, keep)
+    known = source.column_names()
+    for wanted in keep:
+        if wanted not in known:
+            raise InputError(f"{source.name} has no column {wanted!r} to keep. {near(wanted, known)}")
+    return source
+
+
+def _open(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+    if isinstance(x, Source):
+        return x
+    if isinstance(x, (str, os.PathLike)):
+        return _open_path(x, column, keep)
+    if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
+        return _open_parquet([_existing(Path(p)) for p in x], column, keep, f"{x[0]} and {len(x) - 1} more")
+    _check_device(x)
+    root = type(x).__module__.partition(".")[0]
+    if root == "dask":
+        return _open_dask(x, column, keep)
+    if root == "pandas" and x.ndim == 2:
+        from nomad_dask.sources.frames import FrameSource
+
+        return FrameSource(x, column, keep, "the data frame")
+    if root in ("pyarrow", "polars") and type(x).__name__ in (
+        "Table",
+        "RecordBatch",
+        "DataFrame",
+        "LazyFrame",
+    ):
+        return _open_table(x, column, keep)
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise InputError(
+            f"Sparse data is not supported: a {type(x).__name__} of shape {x.shape} was given, dense vectors "
+            "are accepted. Reduce it first, as with sklearn.decomposition.TruncatedSVD(256).fit_transform(X)."
+        )
+    from nomad_dask.sources.arrays import open_array
+
+    _no_column(column, f"the {type(x).__name__}")
+    return open_array(x)
+
+
+def _no_column(column: str | None, name: str) -> None:
+    if column is not None:
+        raise InputError(f"column={column!r} was given, but {name} has no columns: leave it out.")
+
+
+def _check_device(x: Any) -> None:
+    """Refuse data on a GPU, also as the parts of a Dask collection."""
+    kind = type(getattr(x, "_meta", x))
+    if kind.__module__.partition(".")[0] in ("cupy", "cupyx", "cudf"):
+        raise InputError(
+            f"{kind.__module__}.{kind.__qualname__} is in GPU memory, which needs device='gpu': "
+            "or copy it to the host first, as with cupy.asnumpy(X) or frame.to_pandas()."
+        )
+
+
+def _open_dask(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+    from nomad_dask.sources import lazy
+
+    if hasattr(x, "chunks"):
+        _no_column(column, "the Dask array")
+        return lazy.DaskArraySource(x)
+    if hasattr(x, "partitions") and hasattr(x, "columns") and x.ndim == 2:
+        return lazy.DaskFrameSource(x, column, keep)
+    raise InputError(f"{type(x).__module__}.{type(x).__qualname__} is neither a Dask array nor a data frame.")
+
+
+def _open_table(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+    import pyarrow as pa
+
+    from nomad_dask.sources.tables import TableSource
+
+    if hasattr(x, "collect"):
+        x = x.collect()  # a lazy Polars frame
+    table = pa.Table.from_batches([x]) if isinstance(x, pa.RecordBatch) else pa.table(x)
+    return TableSource(table, column, keep, f"the {type(x).__name__}")
+
+
+def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str]) -> Source:
+    path = Path(x)
+    if not path.exists() and re.search(r"[*?\[]", str(path)):
+        found = _in_order(
+            p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file()
+        )
+        if not found:
+            raise MissingInputError(f"no file matches {x}: check the pattern.")
+        return _open_parquet(found, column, keep, str(x))
+    _existing(path)
+    if path.is_dir():
+        return _open_directory(path, column, keep)
+    with path.open("rb") as f:
+        magic = f.read(6)
+    if path.suffix in _PARQUET_SUFFIXES or magic.startswith(b"PAR1"):
+        return _open_parquet([path], column, keep, str(x))
+    if path.suffix == ".npy" or magic == b"\x93NUMPY":
+        from nomad_dask.sources.npy import NpySource
+
+        _no_column(column, str(x))
+        return NpySource(path)
+    raise InputError(
+        f"{x} is neither a .npy nor a Parquet file: write the vectors as one of them, "
+        "as with numpy.save or DataFrame.to_parquet."
+    )
+
+
+def _open_directory(path: Path, column: str | None, keep: Sequence[str]) -> Source:
+    if any((path / name).exists() for name in _ZARR_FILES):
+        from nomad_dask.sources.zarr import ZarrSource
+
+        _no_column(column, str(path))
+        return ZarrSource(path)
+    found = _in_order(p for p in path.rglob("*") if p.suffix in _PARQUET_SUFFIXES and _is_data(p, path))
+    if not found:
+        raise InputError(f"{path} holds no Parquet files and is no zarr array: give a directory of either.")
+    return _open_parquet(found, column, keep, str(path))
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    """Leave out what writers hide or leave beside the data."""
+    return file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+
+
+def _in_order(paths: Any) -> list[Path]:
+    """Sort by name, numbers by value: Dask writes part.9.parquet before part.10.parquet."""
+    pieces = re.compile(r"(\d+)")
+    return sorted(
+        paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))]
+    )
+
+
+def _open_parquet(paths: Sequence[Path], column: str | None, keep: Sequence[str], name: str) -> Source:
+    from nomad_dask.sources.parquet import ParquetSource
+
+    return ParquetSource(paths, column, keep, name)
+
+
+def _existing(path: Path) -> Path:
+    if path.exists():
+        return path
+    folder = path.parent
+    if not folder.is_dir():
+        raise MissingInputError(f"{path} does not exist, nor does its folder {folder}: check the path.")
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    raise MissingInputError(f"{path} does not exist. In {folder}: {near(path.name, names)}")

@@ -1,0 +1,99 @@
+"""What vectors must be: two-dimensional, of numbers, not empty, finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.errors import InputError
+
+ACCEPTED = "float16, float32, float64 and integers are accepted"
+
+
+def native_dtype(dtype: Any, name: str) -> np.dtype[Any]:
+    """Return an accepted element type in native byte order.
+
+    Raises
+    ------
+    InputError
+        Anything but float16, float32, float64 and integers.
+    """
+    known: np.dtype[Any] = np.dtype(dtype)
+    if known.kind == "c":
+        raise InputError(
+            f"Complex data not supported: {name} has dtype {known}, {ACCEPTED}. Give real numbers."
+        )
+    if known.kind not in "iuf" or known.itemsize > 8:
+        raise InputError(f"{name} has dtype {known}, {ACCEPTED}: convert it, as with X.astype('float32').")
+    return known.newbyteorder("=")
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+    """Return the shape of vectors as ``(n_rows, n_dims)``, both at least 1.
+
+    Raises
+    ------
+    InputError
+        Not two-dimensional, no rows or no columns. The wording is scikit-learn's, as its checks ask.
+    """
+    if len(shape) < 2:
+        raise InputError(
+            f"Expected 2D array, got {len(shape)}D array instead: {name} has shape {shape}. "
+            "Reshape your data with X.reshape(-1, 1) if it has a single feature, or X.reshape(1, -1) if it "
+            "is a single sample."
+        )
+    if len(shape) > 2:
+        raise InputError(
+            f"Found array with dim {len(shape)}, expected 2: {name} has shape {shape}. Reshape your data "
+            "with X.reshape(len(X), -1)."
+        )
+    for size, what in zip(shape, ("sample(s)", "feature(s)"), strict=True):
+        if size < 1:
+            raise InputError(
+                f"Found array with {size} {what} (shape={shape}) while a minimum of 1 is required: "
+                f"{name} is empty, give at least one row and one column."
+            )
+    return shape[0], shape[1]
+
+
+def check_finite(rows: np.ndarray, start: int, name: str) -> None:
+    """Check that a block of rows has no NaN and no infinity.
+
+    Parameters
+    ----------
+    rows : ndarray (n, n_dims)
+    start : int
+        Number of the first of them in the whole.
+    name : str
+        How messages call the source.
+
+    Raises
+    ------
+    InputError
+        Names the first row that has one.
+    """
+    if _surely_finite(rows):
+        return
+    finite = np.isfinite(rows)
+    bad = np.flatnonzero(~finite.all(axis=1))
+    if bad.size == 0:
+        return  # only the sum had overflowed
+    first = int(bad[0])
+    column = int(np.argmin(finite[first]))
+    what = "NaN" if np.isnan(rows[first, column]) else "infinity"
+    raise InputError(
+        f"Input X contains {what}: {name}, row {start + first}, column {column}. NaN and inf cannot be "
+        "placed on a map: remove such rows or replace their values."
+    )
+
+
+def _surely_finite(rows: np.ndarray) -> bool:
+    """Tell in one quick pass that all is finite; False means that a closer look is needed."""
+    if rows.dtype.kind != "f" or rows.size == 0:
+        return True
+    if rows.dtype == np.float16:  # sums of float16 are slow and overflow; its bits tell as well
+        magnitude = rows.view(np.uint16) & 0x7FFF
+        return bool(magnitude.max() < 0x7C00)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(rows.sum()))

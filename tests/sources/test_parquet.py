@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import list_table
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nomad_dask.errors import InputError, MissingInputError
+from nomad_dask.sources import open_source, parquet
+
+
+def written(path, table, **more):
+    pq.write_table(table, path, **more)
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any),
+    group=st.integers(1, 50),
+    batch_bytes=st.integers(1, 2000),
+    cuts=st.lists(st.tuples(st.integers(0, 160), st.integers(0, 160)), min_size=1, max_size=8),
+    kind=st.sampled_from(["fixed", pa.list_, pa.large_list]),
+)
+def test_any_ranges_in_any_order(tmp_path, lengths, group, batch_bytes, cuts, kind):
+    """Row groups, files without rows, small batches, going forth and back: always the rows asked for."""
+    n_rows = sum(lengths)
+    x = np.arange(n_rows * 3, dtype="f4").reshape(n_rows, 3)
+    parts = np.split(x, np.cumsum(lengths)[:-1])
+    ids = np.split(np.arange(n_rows), np.cumsum(lengths)[:-1])
+    paths = [
+        written(tmp_path / f"{i}.parquet", list_table(part, kind, id=n), row_group_size=group)
+        for i, (part, n) in enumerate(zip(parts, ids, strict=True))
+    ]
+    with mock.patch.object(parquet, "_BATCH_BYTES", batch_bytes):
+        source = open_source(paths, keep=["id"])
+        for cut in cuts:
+            start, stop = sorted(c % (n_rows + 1) for c in cut)
+            np.testing.assert_array_equal(source.read(start, stop), x[start:stop])
+            if stop > start:
+                kept = source.columns(["id"], start, stop)
+                assert kept.column("id").to_pylist() == list(range(start, stop))
+
+
+def test_reading_on_decodes_nothing_twice(tmp_path, x, monkeypatch):
+    path = written(tmp_path / "x.parquet", list_table(x), row_group_size=20)
+    source = open_source(path)
+    started = []
+    decode = parquet.ParquetSource._decode
+    monkeypatch.setattr(
+        parquet.ParquetSource,
+        "_decode",
+        lambda self, names, g, n: started.append(g) or decode(self, names, g, n),
+    )
+    fresh = open_source(path)
+    started.clear()
+    for start in range(0, 41, 3):
+        fresh.read(start, min(start + 3, 41))
+    assert started == [0]
+    fresh.read(10, 12)
+    fresh.read(30, 33)
+    assert started == [0, 0, 1]  # back to the first row group, then straight to the second
+    assert source.breaks() == [0, 20, 40, 41]
+
+
+def test_breaks_over_files(tmp_path, x):
+    for i, part in enumerate(np.split(x, [10, 30])):
+        written(tmp_path / f"{i}.parquet", list_table(part), row_group_size=8)
+    assert open_source(tmp_path).breaks() == [0, 8, 10, 18, 26, 30, 38, 41]
+
+
+def test_column_is_found_by_itself_when_only_one_can_be_it(tmp_path, x):
+    others = {"text": ["a"] * 41, "tags": [["a", "b"]] * 41, "n": range(41)}
+    path = written(tmp_path / "x.parquet", list_table(x, **others))
+    source = open_source(path)
+    np.testing.assert_array_equal(source.read(0, 41), x)
+    assert source.column_names() == ["text", "tags", "n"]
+
+
+def test_two_candidates_are_named(tmp_path, x):
+    path = written(tmp_path / "x.parquet", list_table(x, w=list_table(x[:, :2], "fixed")["v"]))
+    with pytest.raises(InputError, match="2 columns of vectors \\('v', 'w'\\): say which with column="):
+        open_source(path)
+    assert open_source(path, column="w").n_dims == 2
+    assert open_source(path, column="v").column_names() == ["w"]
+    assert open_source(path, keep=["w"]).n_dims == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("embeding", "no column 'embeding'. Did you mean 'embedding'"),
+        ("name", "column 'name' of .* is string: lists of float16"),
+        ("tags", "column 'tags' of .* is list<.*string>: lists of float16"),
+        ("n", "column 'n' of .* is int64: lists of float16"),
+    ],
+)
+def test_wrong_columns(tmp_path, x, column, message):
+    others = {"name": ["a"] * 41, "tags": [["a"]] * 41, "n": range(41)}
+    table = list_table(x, **others).rename_columns(["embedding", "name", "tags", "n"])
+    with pytest.raises(InputError, match=message):
+        open_source(written(tmp_path / "x.parquet", table), column=column)
+
+
+def test_no_column_can_be_it(tmp_path):
+    path = written(tmp_path / "x.parquet", pa.table({"a": [1, 2], "b": ["x", "y"]}))
+    with pytest.raises(InputError, match=r"not all its columns are numbers: 'b' \(string\)"):
+        open_source(path)
+    assert open_source(path, keep=["b"]).n_dims == 1
+    with pytest.raises(InputError, match="no column left"):
+        open_source(path, keep=["a", "b"])
+
+
+def test_keep_names_are_checked(tmp_path, x):
+    path = written(tmp_path / "x.parquet", list_table(x, section=["a"] * 41))
+    with pytest.raises(InputError, match="no column 'sektion' to keep. Did you mean 'section'"):
+        open_source(path, keep=["sektion"])
+    with pytest.raises(InputError, match="no column 'v' to keep"):
+        open_source(path, column="v", keep=["v"])
+    with pytest.raises(InputError, match="give a list of column names"):
+        open_source(path, keep="section")
+
+
+BAD = {
+    "ragged": ([1.0, 2.0], r"row 33 has 2 values, row 0 has 3"),
+    "empty": ([], r"row 33 has 0 values, row 0 has 3"),
+    "null": (None, r"row 33 has a missing value"),
+    "null inside": ([1.0, None, 2.0], r"row 33 has a missing value"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("kind", ["parquet", "table", "pandas"])
+def test_bad_rows_are_named(tmp_path, bad, kind):
+    import pandas as pd
+
+    row, message = BAD[bad]
+    lists = [[float(i), 0.0, 1.0] for i in range(33)] + [row] + [[0.0, 0.0, 1.0]] * 3 + [[5.0]]
+    table = pa.table({"v": pa.array(lists, pa.list_(pa.float32()))})
+    frame = pd.DataFrame({"v": pd.Series(table["v"].combine_chunks(), dtype=pd.ArrowDtype(table["v"].type))})
+    x = {"parquet": tmp_path / "x.parquet", "table": table.slice(0), "pandas": frame}[kind]
+    if kind == "parquet":
+        written(x, table.slice(0, 30), row_group_size=10)
+        written(tmp_path / "y.parquet", table.slice(30), row_group_size=2)
+        x = [x, tmp_path / "y.parquet"]
+    source = open_source(x)
+    assert source.read(0, 33).shape == (33, 3)
+    for start in (31, 32, 33, 20):
+        with pytest.raises(InputError, match=message):
+            source.read(start, 35)
+    assert source.read(34, 36).shape == (2, 3)  # the error has not disturbed what can be read
+    with pytest.raises(InputError, match="row 37 has 1 values, row 0 has 3"):
+        source.read(34, 38)
+
+
+def test_bad_rows_at_the_beginning_are_told_at_opening(tmp_path):
+    with pytest.raises(InputError, match="row 1 has 1 values, row 0 has 2"):
+        open_source(written(tmp_path / "x.parquet", pa.table({"v": [[1.0, 2.0], [3.0]]})))
+    with pytest.raises(InputError, match="row 0 has a missing value"):
+        open_source(written(tmp_path / "x.parquet", pa.table({"v": [None, [3.0]]})))
+    with pytest.raises(InputError, match="row 1 has a missing value"):
+        table = pa.table({"v": pa.array([[1.0], None], pa.list_(pa.float32(), 1))})
+        open_source(written(tmp_path / "x.parquet", table))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"v": pa.array([], pa.list_(pa.float32()))}), r"0 sample\(s\)"),
+        (pa.table({"v": pa.array([[], []], pa.list_(pa.float32()))}), r"0 feature\(s\)"),
+        (pa.table({}), "no column left"),
+    ],
+)
+def test_empty(tmp_path, table, message):
+    with pytest.raises(InputError, match=message):
+        open_source(written(tmp_path / "x.parquet", table))
+    with pytest.raises(InputError, match=message):
+        open_source(table)
+
+
+def test_files_must_agree(tmp_path, x):
+    written(tmp_path / "a.parquet", list_table(x))
+    written(tmp_path / "b.parquet", list_table(x.astype("f8")))
+    with pytest.raises(
+        InputError, match=r"column 'v' is list<.*float> in .*a.parquet, and list<.*double> in .*b.parq"
+    ):
+        open_source(tmp_path)
+    written(tmp_path / "b.parquet", pa.table({"w": [1]}))
+    with pytest.raises(InputError, match=r"and missing in .*b\.parquet"):
+        open_source(tmp_path)
+
+
+def test_missing_and_foreign_files(tmp_path, x):
+    path = written(tmp_path / "embeddings.parquet", list_table(x))
+    with pytest.raises(MissingInputError, match=r"Did you mean 'embeddings\.parquet'"):
+        open_source([path, tmp_path / "embedings.parquet"])
+    with pytest.raises(MissingInputError, match="no file matches"):
+        open_source(tmp_path / "*.parq")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no Parquet files and is no zarr array"):
+        open_source(tmp_path / "empty")
+    for content in (b"", b"PAR1", b"some text that is long enough", path.read_bytes()[:-50]):
+        (tmp_path / "other.parquet").write_bytes(content)
+        with pytest.raises(InputError, match="not a Parquet file, or damaged"):
+            open_source(tmp_path / "other.parquet")
+
+
+def test_a_literal_name_comes_before_a_pattern(tmp_path, x):
+    written(tmp_path / "x[1].parquet", list_table(x))
+    written(tmp_path / "x1.parquet", list_table(x[:3]))
+    assert open_source(tmp_path / "x[1].parquet").n_rows == 41
+    assert open_source(tmp_path / "x[12].parquet").n_rows == 3
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_damaged_files_give_input_errors_or_rows(tmp_path, position, byte):
+    x = np.random.default_rng(0).standard_normal((41, 5)).astype("f4")
+    path = tmp_path / "x.parquet"
+    if not path.exists():
+        written(path, list_table(x), row_group_size=20)
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] = byte
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(content)
+    try:
+        source = open_source(damaged)
+        assert source.read(0, source.n_rows).shape == (source.n_rows, source.n_dims)
+    except InputError:
+        return
+
+
+def test_a_moved_file_is_the_same_data(tmp_path, x):
+    path = written(tmp_path / "x.parquet", list_table(x))
+    before = open_source(path).fingerprint()
+    assert open_source(path.rename(tmp_path / "y.parquet")).fingerprint() == before
+
+
+def test_columns_keep_their_types(tmp_path, x):
+    import datetime
+
+    others = {
+        "id": pa.array(range(41), pa.uint16()),
+        "a.b": pa.array(["x", None] * 20 + ["y"]).dictionary_encode(),
+        "day": [datetime.date(2024, 1, 1)] * 41,
+    }
+    source = open_source(written(tmp_path / "x.parquet", list_table(x, **others), row_group_size=9))
+    kept = source.columns(["day", "a.b", "id"], 7, 30)
+    assert kept.column_names == ["day", "a.b", "id"]
+    assert kept.column("id").to_pylist() == list(range(7, 30))
+    assert kept.column("a.b").to_pylist() == (["x", None] * 20 + ["y"])[7:30]
+    assert kept.schema.field("id").type == pa.uint16()
+    assert kept.schema.field("day").type == pa.date32()
+
+
+def test_pandas_stays_out(tmp_path, x):
+    path = written(tmp_path / "x.parquet", list_table(x, id=range(41)))
+    code = f"""
+import sys
+from nomad_dask.sources import open_source
+source = open_source({str(path)!r}, keep=["id"])
+source.read(0, 41), source.columns(["id"], 0, 41)
+print([m for m in ("pandas", "dask", "distributed", "zarr", "numba") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_one_large_row_group_is_not_held(tmp_path):
+    """A row group of 100 MB is read within 70 MB."""
+    x = np.random.default_rng(0).standard_normal((100_000, 256), dtype="f4")
+    path = written(tmp_path / "x.parquet", list_table(x, "fixed"))
+    code = f"""
+from nomad_dask.sources import open_source
+def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024
+import pyarrow.parquet
+before = peak()
+source = open_source({str(path)!r})
+assert len(source.breaks()) == 2
+n = sum(len(rows) for _, rows in source.iterate(5_000))
+assert n == 100_000
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 70

@@ -1,0 +1,184 @@
+"""The corpus of the demonstration: what is read, what is left out, and what is written."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from nomad_dask import demo
+from nomad_dask.errors import InputError
+from nomad_dask.events import Event, StageFinished, StageStarted
+
+LONG = "Long enough to be a docstring that says something about itself."
+
+SOURCE = f'''"""Module: {LONG}"""
+
+def public():
+    """Function: {LONG}"""
+
+async def waits():
+    """Coroutine: {LONG}"""
+
+def _private():
+    """Private: {LONG}"""
+
+def short():
+    """Too short."""
+
+def bare():
+    pass
+
+class Thing:
+    """Class: {LONG}"""
+
+    def method(self):
+        """Method:
+            {LONG}"""
+
+    def __repr__(self):
+        """Magic: {LONG}"""
+
+    class Inner:
+        """Inner: {LONG}"""
+
+if True:
+    def conditional():
+        """Conditional: {LONG}"""
+else:
+    def otherwise():
+        """Otherwise: {LONG}"""
+
+try:
+    from elsewhere import again
+except ImportError:
+    def again():
+        """Function: {LONG}"""
+'''
+
+
+def silent(event: Event) -> None:
+    pass
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    root = tmp_path / "parcel"
+    for folder in (root, root / "_inner", root / "tests"):
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+    (root / "_inner" / "things.py").write_text(SOURCE)
+    (root / "tests" / "test_things.py").write_text(f'"""Tests: {LONG}"""')
+    (root / "broken.py").write_text(f'"""Broken: {LONG}"""\ndef (:')
+    (root / "zeros.py").write_bytes(b'"""Zeros: ' + LONG.encode() + b'"""\0')
+    return root
+
+
+def test_reads_the_public_objects_once_and_names_them_as_users_do(package: Path) -> None:
+    items = list(demo.collect(silent, [(package, "parcel")]))
+    assert {(item.name, item.kind) for item in items} == {
+        ("parcel.things.public", "function"),
+        ("parcel.things.waits", "function"),
+        ("parcel.things.Thing", "class"),
+        ("parcel.things.Thing.method", "method"),
+        ("parcel.things.Thing.Inner", "class"),
+        ("parcel.things.conditional", "function"),
+        ("parcel.things.otherwise", "function"),
+    }
+    assert {item.package for item in items} == {"parcel"}
+    assert len({item.docstring for item in items}) == len(items)
+
+
+def test_a_public_module_is_an_item_and_a_single_file_is_a_package(tmp_path: Path) -> None:
+    file = tmp_path / "lonely.py"
+    file.write_text(SOURCE)
+    first = next(demo.collect(silent, [(file, "lonely")]))
+    assert first == demo.Item("lonely", "lonely", "module", f"Module: {LONG}")
+
+
+def test_the_same_docstrings_as_inspect_finds_by_importing() -> None:
+    folder = Path(importlib.import_module("json").__file__ or "").parent
+    found = {item.name: item.docstring for item in demo.collect(silent, [(folder, "python")])}
+    for module in ("json", "json.decoder", "json.encoder"):
+        for name, thing in inspect.getmembers(importlib.import_module(module)):
+            if not (inspect.isfunction(thing) or inspect.isclass(thing)) or thing.__module__ != module:
+                continue
+            expected = inspect.cleandoc(thing.__doc__ or "")
+            if len(expected) >= demo.SHORTEST_DOCSTRING and not name.startswith(("_", "py_")):
+                assert found.pop(f"{module}.{name}") == expected
+
+
+def test_the_standard_library_and_the_installed_packages_are_found() -> None:
+    roots = list(demo.installed())
+    packages = Counter(package for _, package in roots)
+    assert packages["python"] > 100
+    assert {"numpy", "scipy", "sklearn", "pandas", "dask", "pyarrow"} <= packages.keys()
+    assert not packages.keys() & demo.SKIPPED_PACKAGES
+    assert all(root.exists() for root, _ in roots)
+    assert not any("site-packages" in str(root) for root, package in roots if package == "python")
+
+
+def test_collecting_imports_nothing(package: Path) -> None:
+    (package / "loud.py").write_text(f'"""Loud: {LONG}"""\nraise SystemExit')
+    before = set(sys.modules)
+    events: list[Event] = []
+    items = list(demo.collect(events.append, [(package, "parcel")]))
+    assert any(item.name == "parcel.loud" for item in items)
+    assert set(sys.modules) == before
+    assert isinstance(events[0], StageStarted)
+    assert events[0].total == 6
+    assert isinstance(events[-1], StageFinished)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[demo.Item]:
+    """Docstrings of two packages that every environment of this one has."""
+    roots = [(root, package) for root, package in demo.installed() if package in ("numpy", "dask")]
+    return list(demo.collect(silent, roots))
+
+
+def test_embeddings_are_unit_rows_beside_their_texts(corpus: list[demo.Item], tmp_path: Path) -> None:
+    path = tmp_path / "embeddings.parquet"
+    assert not demo.is_current(path)
+    demo.write_embeddings(path, corpus, silent)
+    assert demo.is_current(path)
+    table = pq.read_table(path)
+    assert table.column_names == ["name", "package", "kind", "text", "embedding"]
+    assert str(table.schema.field("embedding").type).startswith("fixed_size_list<element: float>[256]")
+    vectors = np.stack(table.column("embedding").to_numpy())
+    np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float64), axis=1), 1, atol=1e-6)
+    assert 0.95 * len(corpus) < len(vectors) <= len(corpus)
+    assert max(map(len, table.column("text").to_pylist())) == demo.SHOWN_CHARACTERS
+
+
+def test_alike_texts_have_near_vectors_and_wordless_ones_none(corpus: list[demo.Item]) -> None:
+    texts = [item.docstring for item in corpus]
+    vectors = demo.vectorise([*texts, texts[0], "xyzzy plugh"])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors[-2], vectors[0], atol=1e-6)
+    assert not vectors[-1].any()
+    np.testing.assert_array_equal(vectors, demo.vectorise([*texts, texts[0], "xyzzy plugh"]))
+
+
+def test_embeddings_of_another_environment_or_a_broken_file_are_not_taken(
+    corpus: list[demo.Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "embeddings.parquet"
+    demo.write_embeddings(path, corpus, silent)
+    monkeypatch.setattr(demo.platform, "python_version", lambda: "3.99.0")
+    assert not demo.is_current(path)
+    path.write_bytes(b"PAR1 and no more")
+    assert not demo.is_current(path)
+
+
+def test_too_few_docstrings_are_refused(tmp_path: Path) -> None:
+    items = [demo.Item(f"a.b{i}", "a", "function", LONG) for i in range(10)]
+    with pytest.raises(InputError, match=r"Only 10 docstrings .* sources"):
+        demo.write_embeddings(tmp_path / "embeddings.parquet", items, silent)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,174 @@
+"""Progress bars on a real pseudo-terminal, lines in a log, silence in a pipe."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nomad_dask.events import (
+    EpochDone,
+    Measured,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    WorkerLost,
+)
+from nomad_dask.progress import progress_bars
+
+PRELUDE = """
+import sys, time
+from nomad_dask.events import *
+from nomad_dask.progress import progress_bars
+"""
+
+
+def on_a_terminal(script: str) -> str:
+    """Run a script whose standard error is a terminal; return all that it wrote there."""
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of Unix")
+    master, slave = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    code = PRELUDE + textwrap.dedent(script)
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=slave, env=environment)
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # Linux ends a terminal whose last writer went away with EIO
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(master)
+    assert child.wait() == 0, written.decode()
+    return written.decode()
+
+
+def screen(written: str) -> list[str]:
+    """Return the lines that are left on the screen, by following the cursor."""
+    lines: list[str] = [""]
+    row = column = 0
+    for token in re.findall(r"\x1b\[\??[0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if token == "\r":
+            column = 0
+        elif token == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif token.startswith("\x1b"):
+            if token.endswith("A"):
+                row -= int(token[2:-1] or 1)
+            elif token == "\x1b[2K":
+                lines[row] = ""
+            elif not token.endswith(("m", "l", "h")):
+                raise AssertionError(f"unknown control sequence {token!r}")
+        else:
+            lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + len(token) :]
+            column += len(token)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_terminal_shows_stage_rate_and_time_left() -> None:
+    written = on_a_terminal("""
+        with progress_bars() as emit:
+            emit(StageStarted("neighbors", 70_000, "rows"))
+            for i in range(6):
+                time.sleep(0.25)
+                emit(StageAdvanced("neighbors", 1_000 * (i + 1)))
+            time.sleep(0.5)
+            emit(StageAdvanced("neighbors", 70_000))
+            emit(StageFinished("neighbors", 2.0))
+    """)
+    while_running = re.findall(r" \d?\d% +[\d,]+ rows/s +(\d\d:\d\d)", re.sub(r"\x1b\[\d+m", "", written))
+    assert while_running, "no rate with the time left was shown before the end"
+    (left,) = screen(written)
+    assert left.startswith("neighbors")
+    assert "100%" in left
+
+
+def test_short_and_resumed_stages_leave_no_bar_but_long_ones_do() -> None:
+    left = screen(
+        on_a_terminal("""
+        with progress_bars() as emit:
+            emit(StageStarted("sample", 10, "rows"))
+            emit(StageAdvanced("sample", 10))
+            emit(StageFinished("sample", 0.2))
+            emit(StageStarted("cells", 10, "rows"))
+            emit(StageFinished("cells", 30.0, resumed=True))
+            emit(StageStarted("layout", 4, "epochs"))
+            for epoch in range(1, 5):
+                emit(StageAdvanced("layout", epoch))
+                emit(EpochDone(epoch, 4, 8.125, 64))
+            emit(StageFinished("layout", 5.0))
+    """)
+    )
+    assert len(left) == 1, left
+    assert left[0].startswith("layout")
+    assert "loss 8.125" in left[0]
+
+
+def test_side_by_side_stages_and_messages_stand_clear_of_the_bars() -> None:
+    left = screen(
+        on_a_terminal("""
+        with progress_bars(verbose=True) as emit:
+            emit(StageStarted("first", 10, "rows"))
+            emit(StageStarted("second", 0, "rows"))
+            emit(WorkerLost("tcp://10.0.0.1:5"))
+            emit(Measured("recall", 0.9531))
+            emit(StageFinished("second", 2.0))
+            emit(StageFinished("first", 3.0))
+            print("the result")
+    """)
+    )
+    assert left[:2] == ["worker tcp://10.0.0.1:5 was lost", "recall: 0.9531"]
+    assert sorted(line.split()[0] for line in left[-2:]) == ["first", "second"]
+
+
+def test_an_interrupt_leaves_the_terminal_usable() -> None:
+    written = on_a_terminal("""
+        try:
+            with progress_bars() as emit:
+                emit(StageStarted("layout", 200, "epochs"))
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+    """)
+    assert screen(written)[-1] == "stopped"
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l"), "the cursor stays hidden"
+
+
+def test_a_pipe_gets_nothing() -> None:
+    stream = io.StringIO()
+    with progress_bars(stream) as emit:
+        emit(StageStarted("sample", 10, "rows"))
+        emit(StageFinished("sample", 20.0))
+        emit(WorkerLost("tcp://10.0.0.1:5"))
+    assert stream.getvalue() == ""
+
+
+def test_a_log_gets_a_line_a_stage_with_its_figures() -> None:
+    stream = io.StringIO()
+    with progress_bars(stream, verbose=True) as emit:
+        emit(StageStarted("neighbors", 70_000, "rows"))
+        emit(StageAdvanced("neighbors", 30_000))
+        emit(Measured("recall", 0.95312))
+        emit(StageFinished("neighbors", 3.5))
+        emit(StageStarted("sample", 10, "rows"))
+        emit(StageFinished("sample", 0.0, resumed=True))
+        emit(StageStarted("layout", 200, "epochs"))
+        emit(EpochDone(199, 200, 8.5, 1024))
+        emit(EpochDone(200, 200, 8.25, 1024))
+        emit(StageFinished("layout", 4.0))
+        emit(WorkerLost("tcp://10.0.0.1:5"))
+    assert stream.getvalue().splitlines() == [
+        "recall: 0.95312",
+        "neighbors: 70,000 rows in 3.50 s (20,000 rows/s)",
+        "sample: done in an earlier run",
+        "layout: 200 epochs in 4.00 s (50 epochs/s), loss 8.2500, 1,024 bytes exchanged an epoch",
+        "worker tcp://10.0.0.1:5 was lost",
+    ]

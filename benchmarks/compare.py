@@ -2,9 +2,10 @@
 
     python benchmarks/compare.py --data fashion --seeds 0 1 2 --peers-python PEERS/bin/python
 
-Every fit is a fresh process, from a file of vectors to a file of positions. Its CPU seconds count from the start
-of the process, imports included. Compiled code is cached before: every method makes one map that does not count.
-The order of the methods turns with every seed. All maps are scored by nomad_dask.metrics on the same rows.
+Every fit is a fresh process, from a file of vectors to a file of positions. Its CPU seconds count from the
+start of the process, imports included. Compiled code is cached before: every method makes one map that does
+not count. The order of the methods turns with every seed. All maps are scored by nomad_dask.metrics on the
+same rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -48,11 +50,9 @@ def load(name: str, labels: str | None, rows: int | None, scratch: Path) -> Data
     """Find or prepare the data: a name of `datasets.NAMES` or a file; `rows` takes a random part of it."""
     from nomad_dask.sources import open_source
 
-    if name in datasets.NAMES:
-        file, where = datasets.fetch(name)
-    else:
-        file, where = Path(name), labels
-    is_column = where is not None and not Path(where).exists()
+    file, where = datasets.fetch(name) if name in datasets.NAMES else (Path(name), labels)
+    name = name if name in datasets.NAMES else file.stem
+    is_column = where is not None and Path(where).suffix != ".npy"
     source = open_source(file, keep=[str(where)] if is_column else [])
     column = None
     if is_column:
@@ -60,7 +60,7 @@ def load(name: str, labels: str | None, rows: int | None, scratch: Path) -> Data
     elif where is not None:
         column = np.load(where, allow_pickle=False)
     if rows is None and file.suffix == ".npy":
-        return Data(file.stem, file, file, column)
+        return Data(name, file, file, column)
     # The peers read no Parquet: they get the same vectors as .npy, which is quicker to read.
     npy = scratch / "vectors.npy"
     X = np.concatenate([block for _, block in source.iterate(65_536)])
@@ -68,7 +68,7 @@ def load(name: str, labels: str | None, rows: int | None, scratch: Path) -> Data
         some = np.sort(np.random.default_rng(0).permutation(len(X))[:rows])
         X, column = X[some], None if column is None else column[some]
     np.save(npy, X)
-    return Data(file.stem, file if rows is None else npy, npy, column)
+    return Data(name, file if rows is None else npy, npy, column)
 
 
 def command(method: str, data: Data, out: Path, seed: int, peers_python: str) -> list[str]:
@@ -117,8 +117,8 @@ def scored(data: Data, positions: Path) -> dict[str, Any]:
 
 def run(
     data: Data, methods: list[str], seeds: list[int], peers_python: str, scratch: Path
-) -> list[dict[str, Any]]:
-    """Make and score the maps, the order of the methods turned by one with every seed."""
+) -> Iterator[dict[str, Any]]:
+    """Make and score the maps, one after another, the order of the methods turned by one with every seed."""
     small = scratch / "warm.npy"
     np.save(small, np.load(data.npy, mmap_mode="r")[:WARM_ROWS])
     for method in methods:
@@ -126,17 +126,14 @@ def run(
         warm_data = data if method in NOMAD else Data("warm", small, small, None)
         out = scratch / f"warm-{method}{'.parquet' if method in NOMAD else '.npy'}"
         measured(command(method, warm_data, out, 0, peers_python), scratch)
-    runs = []
     for i, seed in enumerate(seeds):
         turn = i % len(methods)
         for method in methods[turn:] + methods[:turn]:
             out = scratch / f"{method}-{seed}{'.parquet' if method in NOMAD else '.npy'}"
             cost = measured(command(method, data, out, seed, peers_python), scratch)
-            runs.append({"method": method, "seed": seed, **cost, "scores": scored(data, out)})
-            print(
-                f"{method}, seed {seed}: {cost['cpu_s']:.1f} CPU s, {cost['wall_s']:.1f} s", file=sys.stderr
-            )
-    return runs
+            told = f"{method}, seed {seed}: {cost['cpu_s']:.1f} CPU s, {cost['wall_s']:.1f} s"
+            print(told, file=sys.stderr)
+            yield {"method": method, "seed": seed, **cost, "scores": scored(data, out)}
 
 
 def figures(run: dict[str, Any]) -> dict[str, float | None]:
@@ -241,21 +238,21 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="nomad-compare-") as folder:
         scratch = Path(folder)
         data = load(args.data, args.labels, args.rows, scratch)
-        told = versions(args.methods, args.peers_python)
         rows, dims = np.load(data.npy, mmap_mode="r").shape
-        runs = run(data, args.methods, args.seeds, args.peers_python, scratch)
-    result = {
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "versions": told,
-        "data": {"name": data.name, "rows": rows, "dims": dims},
-        "seeds": args.seeds,
-        "runs": runs,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{data.name}{'' if args.rows is None else f'-{args.rows}'}-{result['date']}"
-    (args.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.out / f"{stem}.md").write_text(markdown(result))
+        result: dict[str, Any] = {
+            "date": date.today().isoformat(),
+            "machine": machine(),
+            "versions": versions(args.methods, args.peers_python),
+            "data": {"name": data.name, "rows": rows, "dims": dims},
+            "seeds": args.seeds,
+            "runs": [],
+        }
+        args.out.mkdir(parents=True, exist_ok=True)
+        stem = f"{data.name}{'' if args.rows is None else f'-{args.rows}'}-{result['date']}"
+        for one in run(data, args.methods, args.seeds, args.peers_python, scratch):
+            result["runs"].append(one)  # written at once: peers take hours on large data
+            (args.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+            (args.out / f"{stem}.md").write_text(markdown(result))
     print(markdown(result))
 
 

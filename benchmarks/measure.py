@@ -3,8 +3,8 @@
     python -S measure.py COST.json LOG.txt COMMAND ...
 
 It is small on purpose: Linux counts the memory of the process that starts a command towards the peak of that
-command. CPU seconds are those of the command and all its descendants, from the start of the process to its end,
-orphans included where the system can hand them over (Linux). Peak memory is that of the largest of them.
+command. CPU seconds are those of the command and all its descendants, from the start of the process to its
+end, orphans included where the system hands them over (Linux). Peak memory is that of the largest of them.
 """
 
 import ctypes

@@ -12,7 +12,6 @@ import os
 import platform
 import sys
 import sysconfig
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError
-from nomad_dask.events import Emit, StageAdvanced, StageFinished, StageStarted
+from nomad_dask.events import Emit
 from nomad_dask.params import Params
+from nomad_dask.progress import stage
 from nomad_dask.workspace import whole_file
 
 N_DIMS = 256
@@ -140,8 +140,9 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
         emit=emit,
     )
     found = read_map(map_path)
-    packages = found.table.column("package").to_numpy()
-    scores = score(source, found.positions, labels=packages, metric=params.metric, seed=params.seed)
+    packages = found.table.column("package")
+    with stage(emit, "score", source.n_rows, "rows") as advance:
+        scores = score(source, found.positions, labels=packages, metric=params.metric, advance=advance)
     draw(
         found.positions[:, 0],
         found.positions[:, 1],
@@ -166,17 +167,15 @@ def collect(emit: Emit, roots: Iterable[tuple[Path, str]] | None = None) -> Iter
     """
     roots = list(installed() if roots is None else roots)
     files = [(file, root, package) for root, package in roots for file in _sources(root)]
-    emit(StageStarted("docstrings", len(files), "files"))
-    began = time.monotonic()
     seen: set[str] = set()
-    for done, (file, root, package) in enumerate(files):
-        if done % 50 == 0:
-            emit(StageAdvanced("docstrings", done))
-        for item in _items(file, root, package):
-            if len(item.docstring) >= SHORTEST_DOCSTRING and item.docstring not in seen:
-                seen.add(item.docstring)
-                yield item
-    emit(StageFinished("docstrings", time.monotonic() - began))
+    with stage(emit, "docstrings", len(files), "files") as advance:
+        for done, (file, root, package) in enumerate(files):
+            if done % 50 == 0:
+                advance(done)
+            for item in _items(file, root, package):
+                if len(item.docstring) >= SHORTEST_DOCSTRING and item.docstring not in seen:
+                    seen.add(item.docstring)
+                    yield item
 
 
 def installed() -> Iterator[tuple[Path, str]]:
@@ -276,9 +275,8 @@ def write_embeddings(path: Path, items: Sequence[Item], emit: Emit) -> None:
             f"Only {len(items)} docstrings were found, the demo needs {FEWEST_ITEMS}: "
             "run it with a Python that has its sources (.py files)."
         )
-    emit(StageStarted("vectors", len(items), "rows"))
-    began = time.monotonic()
-    vectors = vectorise([item.docstring for item in items])
+    with stage(emit, "vectors", len(items), "rows"):
+        vectors = vectorise([item.docstring for item in items])
     meant = np.flatnonzero(np.any(vectors, axis=1))
     kept = [items[i] for i in meant.tolist()]
     table = pa.table(
@@ -292,7 +290,6 @@ def write_embeddings(path: Path, items: Sequence[Item], emit: Emit) -> None:
     )
     with whole_file(path) as partial:
         pq.write_table(table.replace_schema_metadata({METADATA_KEY: _environment()}), partial)
-    emit(StageFinished("vectors", time.monotonic() - began))
 
 
 def is_current(path: Path) -> bool:

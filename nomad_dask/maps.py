@@ -43,7 +43,12 @@ class Map:
 
 
 def write_map(
-    path: Path, positions: np.ndarray, cells: np.ndarray, source: Source, keep: Sequence[str], metadata: dict[str, Any]
+    path: Path,
+    positions: np.ndarray,
+    cells: np.ndarray,
+    source: Source,
+    keep: Sequence[str],
+    metadata: dict[str, Any],
 ) -> None:
     """Write a map, whole or not at all.
 
@@ -63,7 +68,9 @@ def write_map(
 
     taken = [name for name in keep if name in (*AXES, "cell")]
     if taken:
-        raise InputError(f"The column {taken[0]!r} cannot be kept, the map has its own: rename it in the source.")
+        raise InputError(
+            f"The column {taken[0]!r} cannot be kept, the map has its own: rename it in the source."
+        )
     with whole_file(path) as partial:
         writer = None
         for start in range(0, max(1, len(positions)), _BLOCK_ROWS):
@@ -107,7 +114,9 @@ def read_map(path: str | os.PathLike[str]) -> Map:
     axes = [a for a in AXES if a in table.column_names]
     if axes[:2] != ["x", "y"]:
         missing = "x" if "x" not in axes else "y"
-        raise InputError(f"{str(file)!r} has no column {missing!r}, so it is no map. {near(missing, table.column_names)}")
+        raise InputError(
+            f"{str(file)!r} has no column {missing!r}, so it is no map. {near(missing, table.column_names)}"
+        )
     raw = (table.schema.metadata or {}).get(_KEY)
     positions = np.stack([table.column(a).to_numpy() for a in axes], axis=1).astype(np.float32)
     return Map(positions, table.drop_columns(axes), json.loads(raw) if raw else {})

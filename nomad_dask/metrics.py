@@ -1,7 +1,7 @@
 """How well a map keeps what is near and far in the data, measured on a sample, in bounded memory.
 
 The queries are a random sample of the mapped rows. Everything else streams past them in blocks, so memory
-does not grow with the number of rows. Distances are screened in float32 and decided in float64.
+does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.cpu.threads import Threads, threads
+from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.errors import InputError, ResourceError, near
+from nomad_dask.nearest import QUERIES_AT_ONCE, Nearest, Wanted, pair_distances
 from nomad_dask.params import METRICS
 from nomad_dask.partition.store import normalized
 from nomad_dask.sources.base import Source
 
 Z95 = 1.959964
 LABEL_NEIGHBORS = 10
-_QUERIES_AT_ONCE = 128
 _BLOCK_ROWS = 16_384
-_GATHERED = 1 << 17  # float64 values of exact differences held at once by a thread: stays in its cache
 
 
 @dataclass(frozen=True)
@@ -139,19 +138,19 @@ def score(
     ks = tuple(k for k in ks if k < placed.size - 1)
     k_data, k_map = max(ks, default=1), min(max(*ks, LABEL_NEIGHBORS, 1), placed.size - 1)
 
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows_at_once = _block_rows(source, n_queries, max_bytes, cores)
     with threads(cores) as pool:
-        in_map = _Nearest(positions[queries].astype(np.float64), queries, k_map)
+        in_map = Nearest(positions[queries].astype(np.float64), queries, k_map)
         for start in range(0, source.n_rows, rows_at_once):
             rows = positions[start : start + rows_at_once]
             mapped = np.flatnonzero(np.isfinite(rows).all(axis=1))
             in_map.offer(rows[mapped], start + mapped, pool)
 
         vectors = _gather(source, queries, metric, rows_at_once)
-        in_data = _Nearest(vectors, queries, k_data)
+        in_data = Nearest(vectors, queries, k_data)
         # The neighbours in the map, then the two ends of each triplet: their distances decide the rest.
-        wanted = _Wanted(vectors, np.hstack([in_map.ids, pairs[:, :, 0], pairs[:, :, 1]]))
+        wanted = Wanted(vectors, np.hstack([in_map.ids, pairs[:, :, 0], pairs[:, :, 1]]))
         mapped_rows = np.zeros(source.n_rows, bool)
         mapped_rows[placed] = True
         for start, block in source.iterate(rows_at_once):
@@ -228,7 +227,7 @@ def _random_pairs(rng: np.random.Generator, own: np.ndarray, n: int, count: int)
 def _block_rows(source: Source, n_queries: int, max_bytes: int, cores: int) -> int:
     """Return how many rows fit in a block beside the queries."""
     of_queries = n_queries * source.n_dims * 24  # float64, float32 and what it takes to make them
-    per_row = source.n_dims * (source.dtype.itemsize + 24) + cores * _QUERIES_AT_ONCE * 6
+    per_row = source.n_dims * (source.dtype.itemsize + 24) + cores * QUERIES_AT_ONCE * 6
     rows = (max_bytes - of_queries) // per_row
     if rows < 64:
         raise ResourceError(
@@ -255,124 +254,11 @@ def _gather(source: Source, rows: np.ndarray, metric: str, rows_at_once: int) ->
     return gathered
 
 
-def _pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Return the squared distances between rows ``a[i]`` and ``b[j]`` in float64, `a` being float64."""
-    out = np.empty(i.size)
-    step = max(1, _GATHERED // a.shape[1])
-    for s in range(0, i.size, step):
-        difference = a[i[s : s + step]]
-        difference -= b[j[s : s + step]]
-        np.einsum("ij,ij->i", difference, difference, out=out[s : s + step])
-    return out
-
-
 def _map_distances(positions: np.ndarray, queries: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the squared distances in the map from each query to each of its others ``(n_queries, count)``."""
+    """Return the squared distances in the map from each query to its others, shaped as `others`."""
     own = positions[queries].astype(np.float64)
     query = np.repeat(np.arange(queries.size), others.shape[1])
-    return _pair_distances(own, query, positions, others.ravel()).reshape(others.shape)
-
-
-class _Wanted:
-    """Exact squared distances from queries to chosen rows, collected as the rows stream past.
-
-    Attributes
-    ----------
-    distances : ndarray of float64, shaped as `targets`
-        Distance from query i to row ``targets[i, j]``.
-    """
-
-    def __init__(self, queries: np.ndarray, targets: np.ndarray) -> None:
-        self.queries = queries
-        self.distances = np.full(targets.shape, np.nan)
-        self._order = np.argsort(targets, axis=None, kind="stable")
-        self._targets = targets.ravel()[self._order]
-
-    def take(self, rows: np.ndarray, start: int, pool: Threads) -> None:
-        """Fill in the distances to `rows`, which begin at row number `start`."""
-        first, last = np.searchsorted(self._targets, [start, start + len(rows)])
-        flat = self.distances.reshape(-1)
-
-        def work(a: int, b: int) -> None:
-            slots = self._order[first + a : first + b]
-            targets = self._targets[first + a : first + b] - start
-            flat[slots] = _pair_distances(self.queries, slots // self.distances.shape[1], rows, targets)
-
-        pool.run(work, int(last - first), 4096)
-
-
-class _Nearest:
-    """The k nearest rows of each query among the rows offered so far.
-
-    A matrix product in float32 bounds every distance from below; only rows whose bound lies within the k-th
-    distance found so far are measured in float64. So the answer is exact, unless more than k + 16 rows agree
-    with the k-th one to float32 rounding in one block.
-
-    Attributes
-    ----------
-    distances : ndarray of shape (n_queries, k), float64
-        Squared, ascending; infinity where fewer than k rows were offered.
-    ids : ndarray of shape (n_queries, k), int64
-        Their row numbers.
-    """
-
-    def __init__(self, queries: np.ndarray, own: np.ndarray, k: int) -> None:
-        self.queries = queries
-        self.k = k
-        self.distances = np.full((own.size, k), np.inf)
-        self.ids = np.full((own.size, k), -1)
-        self._own = own
-        # Held by float32 exactly, so that rows of either precision are moved by the same amount.
-        self._center = np.median(queries, axis=0).astype(np.float32)
-        centered = queries - self._center
-        self._scale = 1 / (np.sqrt(np.einsum("ij,ij->", centered, centered) / own.size) or 1.0)
-        centered *= self._scale
-        self._norms = np.einsum("ij,ij->i", centered, centered)
-        self._minus_twice = (-2 * centered).astype(np.float32)
-        # |error| of |q|² + |x|² − 2q·x in float32 is below slack·(|q|² + |x|²): Higham, Accuracy and
-        # Stability of Numerical Algorithms, §3.1, with room for the casts.
-        self._slack = 2 * (queries.shape[1] + 16) * float(np.finfo(np.float32).eps)
-
-    def offer(self, rows: np.ndarray, ids: np.ndarray, pool: Threads) -> None:
-        """Compare `rows`, whose row numbers `ids` ascend from one call to the next, with every query."""
-        centered = (rows - self._center).astype(np.float32, copy=False)
-        centered *= np.float32(self._scale)
-        norms = np.einsum("ij,ij->i", centered, centered) * np.float32(1 - self._slack)
-        most = 2 * self.k + 16
-
-        def work(a: int, b: int) -> None:
-            bounds = self._minus_twice[a:b] @ centered.T
-            bounds += norms
-            at = np.searchsorted(ids, self._own[a:b])
-            at[at == ids.size] = 0
-            mine = np.flatnonzero(ids[at] == self._own[a:b])
-            bounds[mine, at[mine]] = np.inf
-            limit = self.distances[a:b, -1] * self._scale**2 - self._norms[a:b] * (1 - self._slack)
-            near_enough = bounds <= limit.astype(np.float32)[:, None]
-            for i in np.flatnonzero(np.count_nonzero(near_enough, axis=1) > most):
-                nearest = np.argpartition(bounds[i], most)[:most]
-                near_enough[i] = False
-                near_enough[i, nearest] = True
-            near_enough[mine, at[mine]] = False
-            query, row = np.divmod(np.flatnonzero(near_enough), ids.size)
-            if query.size:
-                exact = _pair_distances(self.queries, query + a, rows, row)
-                self._merge(a, b, query, exact, ids[row])
-
-        if ids.size:
-            pool.run(work, len(self.queries), _QUERIES_AT_ONCE)
-
-    def _merge(self, a: int, b: int, query: np.ndarray, distances: np.ndarray, ids: np.ndarray) -> None:
-        """Put new rows, in order of query and row number, among the nearest of queries `a` to `b`."""
-        counts = np.bincount(query, minlength=b - a)
-        column = np.arange(query.size) - np.repeat(np.cumsum(counts) - counts, counts) + self.k
-        shape = (b - a, self.k + int(counts.max()))
-        all_distances, all_ids = np.full(shape, np.inf), np.full(shape, -1)
-        all_distances[:, : self.k], all_ids[:, : self.k] = self.distances[a:b], self.ids[a:b]
-        all_distances[query, column], all_ids[query, column] = distances, ids
-        best = np.argsort(all_distances, axis=1, kind="stable")[:, : self.k]
-        self.distances[a:b] = np.take_along_axis(all_distances, best, axis=1)
-        self.ids[a:b] = np.take_along_axis(all_ids, best, axis=1)
+    return pair_distances(own, query, positions, others.ravel()).reshape(others.shape)
 
 
 def _kept(in_data: np.ndarray, kth: np.ndarray) -> np.ndarray:

@@ -130,7 +130,11 @@ class Params:
         REPULSIONS,
     )
     n_noise: int | None = _number(
-        None, "Noise points |M| of the loss for normalizer='point'; None takes all rows.", int, 1, optional=True
+        None,
+        "Noise points |M| of the loss for normalizer='point'; None takes all rows.",
+        int,
+        1,
+        optional=True,
     )
     n_negatives: int = _number(
         16, "Sampled negatives per exact cell for repulsion='means'; 0 takes means only.", int, 0, 10_000
@@ -169,7 +173,7 @@ class Params:
     )
     coarse: str = _choice(
         "auto",
-        "Lay out a random part first and start from it: 'auto' (large or sharded data), 'always', 'never'.",
+        "Lay out a random part first and start from it: 'auto' (above 200,000 rows), 'always', 'never'.",
         COARSE,
     )
 

@@ -178,7 +178,9 @@ def check_output(output: Path, overwrite: bool) -> None:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
+        raise InputError(
+            f"The output {str(output)!r} cannot be written ({error}): give another directory."
+        ) from error
 
 
 def _open_workspace(path: Path, source: Source, params: Params, plan: Plan, overwrite: bool) -> Workspace:
@@ -196,7 +198,9 @@ def _open_workspace(path: Path, source: Source, params: Params, plan: Plan, over
         shutil.rmtree(path)
         return Workspace(path, identity)
     except OSError as error:
-        raise InputError(f"The workspace {str(path)!r} cannot be made ({error}): give another directory.") from error
+        raise InputError(
+            f"The workspace {str(path)!r} cannot be made ({error}): give another directory."
+        ) from error
 
 
 class _Stages:
@@ -219,7 +223,9 @@ class _Stages:
         self._stage("layout", None, self._layout)
         return self._gather()
 
-    def _stage(self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]) -> None:
+    def _stage(
+        self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]
+    ) -> None:
         started = time.monotonic()
         facts = self.workspace.facts(name)
         resumed = facts is not None
@@ -260,7 +266,13 @@ class _Stages:
         source = NpySource(self.run.file("coarse/vectors.npy"))
         preset = _COARSE_PRESET[self.run.params.preset]
         params = self.run.params.replace(
-            n_shards=1, n_cells=None, n_epochs=None, learning_rate=None, momentum=None, preset=preset, coarse="auto"
+            n_shards=1,
+            n_cells=None,
+            n_epochs=None,
+            learning_rate=None,
+            momentum=None,
+            preset=preset,
+            coarse="auto",
         )
         workers = self.cluster.workers()
         plan = make_plan(source, params, 1, min(w.memory_bytes for w in workers))

@@ -19,7 +19,7 @@ COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
 _SAMPLE_PER_CELL = 64
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
-_BLOCK_BYTES = 128 << 20
+_BLOCK_BYTES = 256 << 20
 _RESIDENT_BYTES = 1 << 30
 # Positions, velocities, forces and the graph of one row while it is laid out: measured 180 to 270.
 _LAYOUT_BYTES_PER_ROW = 270
@@ -141,14 +141,14 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         raise InputError(f"n_cells={n_cells} is more than the {n} rows: give at most {n}.")
     if n_cells < n_shards:
         raise InputError(f"n_cells={n_cells} is fewer than the {n_shards} shards: give at least {n_shards}.")
-    coarse_rows = coarse_size(n, n_shards, params.coarse)
+    coarse_rows = coarse_size(n, params.coarse)
     sample_rows = min(n, max(_SAMPLE_MIN, min(_SAMPLE_MAX, n_cells * _SAMPLE_PER_CELL), coarse_rows))
     row_bytes = 4 * d + source.dtype.itemsize * d
-    block_rows = max(1, min(n, _BLOCK_BYTES // row_bytes))
+    block_rows = max(1, min(n, _BLOCK_BYTES // (4 * d)))
     resident = min(_RESIDENT_BYTES, memory_bytes // 8)
     shard_rows = math.ceil(1.1 * n / n_shards)
     layout_bytes = shard_rows * (_LAYOUT_BYTES_PER_ROW + _EDGE_BYTES_PER_NEIGHBOR * (params.n_neighbors - 15))
-    worker_bytes = max(3 * block_rows * row_bytes, sample_rows * 4 * (d + MAX_AXES), resident + layout_bytes)
+    worker_bytes = max(2 * block_rows * row_bytes, sample_rows * 4 * (d + MAX_AXES), resident + layout_bytes)
     disk_bytes = n * d * source.dtype.itemsize * 2 + n * 250 + sample_rows * d * 4
     return Plan(
         n_rows=n,
@@ -165,10 +165,10 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     )
 
 
-def coarse_size(n_rows: int, n_shards: int, coarse: str) -> int:
+def coarse_size(n_rows: int, coarse: str) -> int:
     """Return how many rows are laid out before all others; 0 for none."""
     rows = n_rows // COARSE_SHARE
-    wanted = coarse == "always" or (coarse == "auto" and (n_rows > COARSE_ABOVE or n_shards > 1))
+    wanted = coarse == "always" or (coarse == "auto" and n_rows > COARSE_ABOVE)
     return rows if wanted and rows >= COARSE_MIN_ROWS else 0
 
 
@@ -190,5 +190,3 @@ def check_fits(plan: Plan, memory_bytes: int, disk_free: int) -> None:
             f"The workspace needs {human_bytes(plan.disk_bytes)} of disk, {human_bytes(disk_free)} are free: "
             "give a workspace on a larger disk."
         )
-
-

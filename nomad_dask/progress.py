@@ -57,6 +57,27 @@ def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Ite
         yield _Bars(progress, _Lines(write) if verbose else None)
 
 
+@contextmanager
+def stage(emit: Emit, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Tell a listener of one stage: its beginning, and its end when nothing went wrong.
+
+    Parameters
+    ----------
+    emit : Emit
+    name, total, unit
+        As in `StageStarted`.
+
+    Yields
+    ------
+    callable
+        To be told the units done so far.
+    """
+    emit(StageStarted(name, total, unit))
+    began = time.monotonic()
+    yield lambda done: emit(StageAdvanced(name, done))
+    emit(StageFinished(name, time.monotonic() - began))
+
+
 def _nothing(event: Event) -> None:
     """Ignore an event."""
 

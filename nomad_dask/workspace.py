@@ -41,14 +41,18 @@ class Artifact:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, renamed to `path` when all went well and removed when not."""
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a path to write to, renamed to `path` when all went well and removed when not.
+
+    A file that is not `durable` may be lost when the machine stops: for what is made again then anyway.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
-        with partial.open("rb") as f:
-            os.fsync(f.fileno())
+        if durable:
+            with partial.open("rb") as f:
+                os.fsync(f.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

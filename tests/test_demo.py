@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nomad_dask import demo
+from nomad_dask import cli, demo
 from nomad_dask.errors import InputError
 from nomad_dask.events import Event, StageFinished, StageStarted
 
@@ -182,3 +183,43 @@ def test_too_few_docstrings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Only 10 docstrings .* sources"):
         demo.write_embeddings(tmp_path / "embeddings.parquet", items, silent)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_maps_scores_draws_and_reuses_the_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = [(root, package) for root, package in demo.installed() if package in ("numpy", "dask")]
+    monkeypatch.setattr(demo, "installed", lambda: iter(few))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nomad-dask", "demo"])
+
+    def run() -> list[str]:
+        with pytest.raises(SystemExit) as end:
+            cli.cli(prog_name="nomad-dask")
+        out, err = capfd.readouterr()
+        assert (end.value.code, err) == (0, "")
+        return out.splitlines()
+
+    said = run()
+    paths = [
+        tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture "))
+    ]
+    assert sorted(paths) == sorted((tmp_path / "demo").iterdir())
+    embeddings, map_path, picture = paths
+    made, given = pq.read_table(map_path), pq.read_table(embeddings)
+    assert made.column_names == ["x", "y", "cell", "name", "package", "kind", "text"]
+    assert made.column("name").equals(given.column("name"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (accuracy,) = (line for line in said if line.startswith("label accuracy"))
+    assert float(accuracy.split()[2]) > 0.8  # of two packages, one with two in five items
+    before = embeddings.stat().st_mtime_ns
+    assert run() == said
+    assert embeddings.stat().st_mtime_ns == before
+    assert pq.read_table(map_path).equals(made)
+
+    # What it proposes to try next works as it stands.
+    proposed = [shlex.split(line)[1:] for line in said if line.startswith("  nomad-dask ")]
+    assert [words[0] for words in proposed] == ["plot", "score", "fit"]
+    for words in proposed:
+        monkeypatch.setattr(sys, "argv", ["nomad-dask", *words])
+        run()

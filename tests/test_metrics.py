@@ -89,6 +89,31 @@ def test_an_offset_and_far_outliers_change_nothing(offset):
     assert got.neighbors[10].value == pytest.approx(brute_np(X, Y, 10).mean(), abs=1e-12)
 
 
+def test_clusters_tighter_than_float32_can_tell():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(4, 12))
+    X = centers[rng.integers(4, size=600)] + rng.normal(size=(600, 12)) * 1e-4
+    Y = X[:, :2] * 1e4
+    got = score(Rows(X), Y, ks=(5, 10), n_queries=600, n_triplets=600)
+    for k in (5, 10):
+        expected = [  # differences, as scikit-learn's expanded squares lose digits here
+            len(
+                set(np.argsort(((X - x) ** 2).sum(1))[1 : k + 1])
+                & set(np.argsort(((Y - y) ** 2).sum(1))[1 : k + 1])
+            )
+            for x, y in zip(X, Y, strict=True)
+        ]
+        assert got.neighbors[k].value == pytest.approx(np.mean(expected) / k, abs=1e-12)
+
+
+def test_of_equal_rows_any_are_the_nearest():
+    rng = np.random.default_rng(0)
+    X, Y = np.repeat(rng.normal(size=(4, 7)), 1500, axis=0), rng.normal(size=(6000, 2))
+    Y[:, 0] += np.repeat(np.arange(4) * 100, 1500)
+    got = score(Rows(X), Y, ks=(10, 50), n_queries=200, n_triplets=200)
+    assert got.neighbors[10].value == got.neighbors[50].value == 1
+
+
 def test_triplets_equal_a_loop_over_the_same_triplets():
     X, Y = noisy_map(3, n=60)
     got = score(Rows(X), Y, n_queries=20, n_triplets=200, seed=1)

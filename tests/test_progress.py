@@ -13,13 +13,14 @@ import pytest
 
 from nomad_dask.events import (
     EpochDone,
+    Event,
     Measured,
     StageAdvanced,
     StageFinished,
     StageStarted,
     WorkerLost,
 )
-from nomad_dask.progress import progress_bars
+from nomad_dask.progress import progress_bars, stage
 
 PRELUDE = """
 import sys, time
@@ -172,3 +173,19 @@ def test_a_log_gets_a_line_a_stage_with_its_figures() -> None:
         "layout: 200 epochs in 4.00 s (50 epochs/s), loss 8.2500, 1,024 bytes exchanged an epoch",
         "worker tcp://10.0.0.1:5 was lost",
     ]
+
+
+def test_a_stage_that_fails_is_never_said_to_be_finished() -> None:
+    heard: list[Event] = []
+    with stage(heard.append, "score", 10, "rows") as advance:
+        advance(4)
+    started, advanced, finished = heard
+    assert started == StageStarted("score", 10, "rows")
+    assert advanced == StageAdvanced("score", 4)
+    assert isinstance(finished, StageFinished)
+    assert finished.stage == "score"
+    assert finished.seconds >= 0
+    heard.clear()
+    with pytest.raises(ZeroDivisionError), stage(heard.append, "score", 10, "rows"):
+        raise ZeroDivisionError
+    assert heard == [started]

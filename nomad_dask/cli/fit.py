@@ -31,8 +31,8 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     "--workspace",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory for what the stages make, kept afterwards. Without it MAP.parquet.nomad, removed when the "
-    "map is done. The same run takes up what is there.",
+    help="Directory for what the stages make, kept afterwards. Without it MAP.parquet.nomad, removed when "
+    "the map is done. The same run takes up what is there.",
 )
 @click.option("--resume", is_flag=True, help="Insist that the workspace holds a run to take up.")
 @click.option("--overwrite", is_flag=True, help="Replace output that exists, and a workspace of another run.")

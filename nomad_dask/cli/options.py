@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -233,7 +232,7 @@ def scores_table(scores: Scores) -> str:
 def program() -> str:
     """Return what the user types to run this program, for commands that messages propose."""
     name = "nomad-dask"
-    called = Path(sys.argv[0])
-    if called.name != name or shutil.which(name) == str(called.absolute()):
+    called = Path(sys.argv[0]).absolute()
+    if called.name != name or shutil.which(name) == str(called):
         return name
-    return os.path.relpath(called) if called.is_absolute() else str(called)
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
 
 from nomad_dask.cli import options
-from nomad_dask.events import StageAdvanced, StageFinished, StageStarted
+from nomad_dask.progress import stage
 
 
 @click.command(short_help="Score a map against the vectors it was made from.")
@@ -63,9 +62,10 @@ def score(
         labels = found.table.column(label)
     else:
         labels = source.columns([label], 0, source.n_rows).column(label)
-    with options.shown_progress(quiet, verbose) as emit:
-        emit(StageStarted("score", source.n_rows, "rows"))
-        began = time.monotonic()
+    with (
+        options.shown_progress(quiet, verbose) as emit,
+        stage(emit, "score", source.n_rows, "rows") as advance,
+    ):
         scores = metrics.score(
             source,
             found.positions,
@@ -74,9 +74,8 @@ def score(
             metric=found.metadata.get("params", {}).get("metric", "euclidean"),
             n_queries=queries,
             seed=seed,
-            advance=lambda done: emit(StageAdvanced("score", done)),
+            advance=advance,
         )
-        emit(StageFinished("score", time.monotonic() - began))
     if as_json:
         options.write_json(scores.as_dict())
     else:

@@ -52,7 +52,15 @@ class _Shards:
             if task is advance and epoch >= args[1]:
                 break
             following = min((e for e in self.told if e > epoch), default=args[1])
-            job = (self.run, self.id, behind.shard, _schedule(self.run), epoch, following - epoch, self.told[epoch])
+            job = (
+                self.run,
+                self.id,
+                behind.shard,
+                _schedule(self.run),
+                epoch,
+                following - epoch,
+                self.told[epoch],
+            )
             self.cluster.run(advance, [job], workers=[self.homes[behind.shard]])
         job = (self.run, self.id, behind.shard, *args)
         answer = self.cluster.run(task, [job], workers=[self.homes[behind.shard]])[0]

@@ -14,7 +14,7 @@ from nomad_dask.backends.base import Remote, ShardLayout
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import worker_threads
 from nomad_dask.layout.schedule import Schedule
-from nomad_dask.layout.start import along_axes, from_anchors
+from nomad_dask.layout.start import along_axes, from_anchors, room
 from nomad_dask.layout.summary import ShardSummary, Summary
 from nomad_dask.neighbors.shard import all_cells, load_graph
 from nomad_dask.partition import cells as cells_module
@@ -70,7 +70,11 @@ def advance(
             return Behind(shard, live.epoch)
     grid = summary.grid_of_others(shard)
     remote = Remote(
-        summary.cell_means, live.cell_counts, np.ascontiguousarray(grid[:, 1:]), grid[:, 0], summary.z_of_others(shard)
+        summary.cell_means,
+        live.cell_counts,
+        np.ascontiguousarray(grid[:, 1:]),
+        grid[:, 0],
+        summary.z_of_others(shard),
     )
     loss = None
     with backend_of_worker(run.device, worker_threads()):
@@ -140,7 +144,7 @@ def _start(run: Run, shard: int) -> np.ndarray:
             np.load(run.file(shard_file(shard, "centroids"))),
             anchors[places],
             picture[here][places],
-            run.plan.coarse_rows / run.plan.n_rows,
+            room(picture, run.plan.n_rows),
             rng,
         )
     partition = cells_module.load(run)

@@ -7,8 +7,9 @@ import numpy as np
 from nomad_dask.neighbors.foreign import nearest_of_each
 from nomad_dask.partition.store import ShardVectors
 
-# A map of n points needs about √n of room: this share of it is given at once, the rest grows (algorithm §4b).
-_GROWTH = 0.6
+# A map of n points needs about √n of room: this much is given at once (standard deviation over √n), the
+# rest grows (algorithm §4b; there as a factor on the coarse map, whose own size depends on its epochs).
+_ROOM = 0.155
 _JITTER = 0.5
 _ANCHORS = 4
 _NEAR_CELLS = 8
@@ -18,13 +19,25 @@ _FARTHEST = 10.0
 _FLOOR = 1e-4
 
 
-def along_axes(coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
+def along_axes(
+    coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator
+) -> np.ndarray:
     """Return starting positions (n, dim) float32 from PCA coordinates, `init_std` wide on the first axis."""
-    scaled = coordinates.astype(np.float64) / max(deviation, 1e-30) if deviation > 0 else np.zeros(coordinates.shape)
+    scaled = (
+        coordinates.astype(np.float64) / max(deviation, 1e-30)
+        if deviation > 0
+        else np.zeros(coordinates.shape)
+    )
     lengths = np.sqrt((scaled**2).sum(axis=1))
     scaled *= np.minimum(1, _FARTHEST / np.maximum(lengths, 1e-30))[:, None]
     scaled += rng.standard_normal(scaled.shape) * _FLOOR
     return np.asarray(scaled * init_std, np.float32)
+
+
+def room(coarse: np.ndarray, n_rows: int) -> float:
+    """Return the factor on a coarse map (m, dim) that gives the map of `n_rows` rows room to start in."""
+    dim = coarse.shape[1]
+    return float(_ROOM * n_rows ** (1 / dim) / max(coarse.std(axis=0).mean(), 1e-6))
 
 
 def from_anchors(
@@ -33,7 +46,7 @@ def from_anchors(
     centroids: np.ndarray,
     anchors: np.ndarray,
     positions: np.ndarray,
-    share: float,
+    scale: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Return starting positions (n, dim) float32: means of the nearest laid-out rows, weighted 1, 1/2, 1/3, 1/4.
@@ -47,8 +60,8 @@ def from_anchors(
         Rows of the shard that are laid out already, ascending.
     positions : ndarray of float32 (m, dim)
         Where.
-    share : float
-        Rows of the coarse map for each row of the whole one, such as 1/16.
+    scale : float
+        Factor on the coarse positions; see `room`.
     """
     n_cells, dim = len(centroids), positions.shape[1]
     out = np.empty((vectors.n_rows, dim), np.float32)
@@ -79,6 +92,6 @@ def from_anchors(
         weights = 1 / (ranks + 1)
         weights /= weights.sum(axis=1, keepdims=True)
         out[cell_offsets[cell] : cell_offsets[cell + 1]] = (places[nearest] * weights[:, :, None]).sum(axis=1)
-    out *= _GROWTH * share ** (-1 / dim)
+    out *= scale
     out += rng.standard_normal(out.shape) * _JITTER
     return out

@@ -13,7 +13,9 @@ _CANDIDATES = 48
 _BETAS = np.geomspace(0.01, 1.0, 21)
 
 
-def _nearest_cells(rows: np.ndarray, centroids: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_cells(
+    rows: np.ndarray, centroids: np.ndarray, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest of some cells to each row, and their squared distances, nearest first."""
     near = centroids[candidates]
     middle = near.mean(axis=0)
@@ -31,7 +33,9 @@ def _weights(squared: np.ndarray, counts: np.ndarray, beta: float) -> np.ndarray
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def fit_beta(rows: np.ndarray, neighbor_cells: np.ndarray, centroids: np.ndarray, counts: np.ndarray) -> float:
+def fit_beta(
+    rows: np.ndarray, neighbor_cells: np.ndarray, centroids: np.ndarray, counts: np.ndarray
+) -> float:
     """Return the β under which the cells of true neighbours are most likely.
 
     Parameters
@@ -47,13 +51,19 @@ def fit_beta(rows: np.ndarray, neighbor_cells: np.ndarray, centroids: np.ndarray
     cells, squared = _nearest_cells(rows, centroids, np.arange(len(centroids)))
     hits = (neighbor_cells[:, :, None] == cells[:, None, :]).sum(axis=1)
     likelihood = [
-        float((hits * np.log(np.maximum(_weights(squared, counts[cells], beta), 1e-9))).sum()) for beta in _BETAS
+        float((hits * np.log(np.maximum(_weights(squared, counts[cells], beta), 1e-9))).sum())
+        for beta in _BETAS
     ]
     return float(_BETAS[int(np.argmax(likelihood))])
 
 
 def foreign_cells(
-    rows: np.ndarray, centroids: np.ndarray, counts: np.ndarray, near: np.ndarray, own: tuple[int, int], beta: float
+    rows: np.ndarray,
+    centroids: np.ndarray,
+    counts: np.ndarray,
+    near: np.ndarray,
+    own: tuple[int, int],
+    beta: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for the rows of one cell the foreign cells that attract them, heaviest first, and their weights.
 

@@ -13,11 +13,15 @@ from nomad_dask.partition.store import ShardVectors
 
 SAMPLE_ROWS = 200
 """Rows whose true neighbours are found, to measure recall."""
-SMALL_SHARD = 4096
+SMALL_SHARD = 2048
 """Up to this many rows every row is compared with every other."""
-SCREEN_AXES = 95
+SCREEN_AXES = 127
 """Axes of the screen: with the column of the rest a multiple of eight."""
+ROUNDS_COST = 5000
+"""Screened pairs a row that take as long as two rounds."""
 MAX_ROUNDS = 8
+MIN_GAIN = 0.001
+"""Rounds end when one raises recall by no more."""
 FAN = 10
 """Neighbours of a neighbour that a round tries, each way round."""
 
@@ -101,7 +105,9 @@ def find_neighbors(
     search = primitives(vectors, cell_offsets, centroids, pool, seed, memory_bytes)
     if n_probes is None and n <= SMALL_SHARD:
         n_probes = search.n_cells
-    sample = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE_ROWS), replace=False)).astype(np.int32)
+    sample = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE_ROWS), replace=False)).astype(
+        np.int32
+    )
     if n_probes is not None:
         n_probes = min(n_probes, search.n_cells)
         search.make_screen(None)
@@ -113,22 +119,27 @@ def find_neighbors(
 
     search.make_screen(SCREEN_AXES if vectors.n_dims > 1.5 * SCREEN_AXES else None)
     true_ids, true_distances = search.exact(sample, k)
-    search.fit_correlation(sample, true_ids, true_distances)
+    search.fit_screen(sample, true_ids, true_distances)
     few = slice(None, None, 4)
-    n_candidates = choose_candidates(search.screen_ranks(sample[few], true_ids[few]), k, target_recall)
-    n_probes = choose_probes(
-        search.cell_ranks(sample, true_ids), target_recall, search.mean_probed_rows, search.can_refine
+    can_refine = search.can_refine(k)
+    n_probes, n_candidates = choose_effort(
+        search.cell_ranks(sample, true_ids),
+        search.screen_ranks(sample[few], true_ids[few]),
+        target_recall,
+        search.mean_probed_rows,
+        can_refine,
     )
+    n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)  # beyond that more axes would be cheaper
     ids, distances = search.probe(k, n_probes, n_candidates, advance)
     recall = measure_recall(distances[sample], true_distances)
     fresh = np.ones(ids.shape, np.uint8)
     rounds = 0
-    while search.can_refine and recall < target_recall and rounds < MAX_ROUNDS:
-        ids, distances, fresh = search.refine(ids, distances, fresh, min(FAN, k), n_candidates)
+    gain = 1.0
+    while can_refine and recall < target_recall and rounds < MAX_ROUNDS and gain > MIN_GAIN:
+        ids, distances, fresh = search.refine(ids, distances, fresh, FAN, k + 5)
         rounds += 1
         before, recall = recall, measure_recall(distances[sample], true_distances)
-        if recall - before < 0.001:
-            break
+        gain = recall - before
     return Neighbors(ids, distances, recall, n_probes, rounds)
 
 
@@ -137,18 +148,40 @@ def measure_recall(found: np.ndarray, true: np.ndarray) -> float:
     return float((found <= true[:, -1:] * np.float32(1 + 1e-6)).mean())
 
 
-def choose_candidates(screen_ranks: np.ndarray, k: int, target_recall: float) -> int:
-    """Return how many rows the screen must keep to lose at most a quarter of what recall may lose."""
-    wanted = 1 - (1 - target_recall) / 4
-    return int(np.clip(np.quantile(screen_ranks, wanted, method="higher") + 1, k + 5, 6 * k))
+def choose_effort(
+    cell_ranks: np.ndarray,
+    screen_ranks: np.ndarray,
+    target_recall: float,
+    probed_rows: float,
+    can_refine: bool,
+) -> tuple[int, int]:
+    """Choose how many cells to probe and how many rows the screen keeps, for the least time.
+
+    Parameters
+    ----------
+    cell_ranks, screen_ranks : ndarray
+        For the true neighbours of sampled rows: the nearer cells than theirs, and the rows that the screen
+        takes for nearer.
+    target_recall : float
+        Share of true neighbours to find.
+    probed_rows : float
+        Rows met by one probe.
+    can_refine : bool
+        Whether rounds may follow.
+
+    Returns
+    -------
+    n_probes, n_candidates : int
+        Either enough by themselves, or, where that takes longer than rounds, a start for rounds.
+    """
+    may_lose = 1 - target_recall
+    enough = _covering(cell_ranks, 1 - 0.75 * may_lose)
+    start = _covering(cell_ranks, 1 - 2.3 * may_lose)
+    if can_refine and (enough - start) * probed_rows > ROUNDS_COST:
+        return start, _covering(screen_ranks, target_recall)
+    return enough, _covering(screen_ranks, 1 - 0.25 * may_lose)
 
 
-def choose_probes(cell_ranks: np.ndarray, target_recall: float, cell_rows: float, can_refine: bool) -> int:
-    """Return the number of probes: enough by themselves, or fewer when rounds are the cheaper way."""
-    recalls = np.bincount(cell_ranks.ravel()).cumsum() / cell_ranks.size
-    enough = int(np.searchsorted(recalls, min(1.0, target_recall + (1 - target_recall) / 4))) + 1
-    if not can_refine:
-        return enough
-    start = int(np.searchsorted(recalls, 0.8)) + 1
-    rounds_cost = 5000  # two rounds, in screened pairs of the same time
-    return start if (enough - start) * cell_rows > rounds_cost else enough
+def _covering(ranks: np.ndarray, share: float) -> int:
+    """Return the least number below which `share` of the ranks are."""
+    return int(np.quantile(ranks, max(share, 0.0), method="inverted_cdf")) + 1

@@ -65,7 +65,10 @@ def beta_of_sample(run: Run) -> float:
     centered = cells.centroids - middle
     norms = np.einsum("ij,ij->i", centered, centered) / 2
     owners = np.concatenate(
-        [(norms - (sample[part] - middle) @ centered.T).argmin(axis=1) for part in np.array_split(asked, 1 + len(asked) // 2048)]
+        [
+            (norms - (sample[part] - middle) @ centered.T).argmin(axis=1)
+            for part in np.array_split(asked, 1 + len(asked) // 2048)
+        ]
     )
     return fit_beta(sample[queries], owners[places.reshape(neighbors.shape)], cells.centroids, cells.counts)
 

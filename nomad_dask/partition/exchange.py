@@ -7,6 +7,7 @@ can run again anywhere, and no task holds more than one block or one bucket of c
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,6 @@ def shard_file(shard: int, what: str) -> str:
 
 def _write_block(run: Run, number: int, start: int, stop: int) -> None:
     partition = cells_module.load(run)
-    workspace = Workspace(run.workspace)
     block = run.source.read(start, stop)
     with backend_of_worker(run.device, worker_threads()) as backend:
         coordinates = backend.project(working_rows(block, run.params.metric), partition.axes)
@@ -55,7 +55,11 @@ def _write_block(run: Run, number: int, start: int, stop: int) -> None:
         labels[order],
     )
     for what, array in zip(_BLOCK_FILES, arrays, strict=True):
-        workspace.save(_block_file(number, what), array)
+        with (
+            whole_file(run.file(_block_file(number, what)), durable=False) as partial,
+            partial.open("wb") as out,
+        ):
+            np.save(out, array, allow_pickle=False)
     report(stop - start)
 
 
@@ -77,32 +81,40 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
     dtype = working_dtype(run.source.dtype)
     limit = max(2, _HUGE * plan.n_rows // plan.n_cells)
     rows, starts, sizes, centroids = [], [], [], []
+    # A single sorted run is its own merge: it is moved, not written again.
+    alone = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= limit
     workspace = Workspace(run.workspace)
-    with whole_file(run.file(shard_file(shard, "vectors"))) as partial:
-        with partial.open("wb") as out:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n, plan.n_dims)}
-            np.lib.format.write_array_header_1_0(out, header)
-            for a, b in _buckets(counts, plan.block_rows):
-                parts = {
-                    what: np.concatenate(
-                        [
-                            _read_rows(run, _block_file(block, what), edges[block, a], edges[block, b])
-                            for block in range(n_blocks)
-                        ]
-                    )
-                    for what in _BLOCK_FILES
-                }
-                order = np.argsort(parts["cells"], kind="stable")
-                order, bucket_sizes = _cut_huge(
-                    parts["vectors"], order, counts[a:b], limit, run.params.metric
+    with whole_file(run.file(shard_file(shard, "vectors")), durable=False) as partial:
+        if alone:
+            run.file(_block_file(0, "vectors")).rename(partial)
+        else:
+            _write_header(partial, (n, plan.n_dims), dtype)
+        for a, b in _buckets(counts, plan.block_rows):
+            parts = {
+                what: np.concatenate(
+                    [
+                        _read_rows(
+                            partial if alone and what == "vectors" else run.file(_block_file(block, what)),
+                            edges[block, a],
+                            edges[block, b],
+                        )
+                        for block in range(n_blocks)
+                    ]
                 )
-                vectors = parts["vectors"][order]
-                vectors.tofile(out)
-                rows.append(parts["rows"][order])
-                starts.append(parts["start"][order])
-                sizes.append(bucket_sizes)
-                centroids.append(_means(vectors, bucket_sizes, run.params.metric))
-                report(sum(len(r) for r in rows))
+                for what in _BLOCK_FILES
+            }
+            order = np.argsort(parts["cells"], kind="stable")
+            order, bucket_sizes = _cut_huge(parts["vectors"], order, counts[a:b], limit, run.params.metric)
+            vectors = parts["vectors"]
+            if not alone:
+                vectors = vectors[order]
+                with partial.open("ab") as out:
+                    vectors.tofile(out)
+            rows.append(parts["rows"][order])
+            starts.append(parts["start"][order])
+            sizes.append(bucket_sizes)
+            centroids.append(_means(vectors, bucket_sizes, run.params.metric))
+            report(sum(len(r) for r in rows))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
     arrays = (np.concatenate(rows), np.concatenate(starts), offsets, np.concatenate(centroids))
     made = [workspace.describe(shard_file(shard, "vectors"))]
@@ -111,12 +123,19 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
     return made
 
 
-def _read_rows(run: Run, name: str, start: int, stop: int) -> np.ndarray:
+def _write_header(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Begin a ``.npy`` file whose rows are appended."""
+    with path.open("wb") as out:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
+
+
+def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:
     """Read a range of rows by a plain read: mapped pages would count as the worker's memory."""
-    header = np.load(run.file(name), mmap_mode="r")
+    header = np.load(path, mmap_mode="r")
     width = int(np.prod(header.shape[1:]))
     flat = np.fromfile(
-        run.file(name),
+        path,
         header.dtype,
         count=(stop - start) * width,
         offset=header.offset + int(start) * width * header.dtype.itemsize,
@@ -161,12 +180,9 @@ def _cut_huge(
 
 def _means(vectors: np.ndarray, sizes: np.ndarray, metric: str) -> np.ndarray:
     """Return the means (cells, n_dims) float32 of rows sorted by cell."""
-    ends = np.cumsum(sizes)
-    means = [
-        working_rows(vectors[end - size : end], metric).mean(axis=0, dtype=np.float64)
-        for end, size in zip(ends, sizes, strict=True)
-    ]
-    return np.array(means, np.float32).reshape(len(sizes), vectors.shape[1])
+    starts = np.cumsum(sizes) - sizes
+    sums = np.add.reduceat(working_rows(vectors, metric), starts, axis=0)
+    return np.asarray(sums / sizes[:, None], np.float32)
 
 
 def source_rows(run: Run, shard: int) -> Any:

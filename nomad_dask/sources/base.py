@@ -67,7 +67,7 @@ class Source(ABC):
             return super().__reduce_ex__(protocol)
         token = self.__dict__.setdefault("_token", secrets.token_hex(16))
         _LIVING[token] = self
-        return _living, (token, self.name)
+        return _living, (token, self.name, self.n_rows, self.n_dims, self.dtype)
 
     def __dask_tokenize__(self) -> Any:
         return type(self).__qualname__, self.fingerprint()
@@ -115,12 +115,30 @@ class Source(ABC):
         return da.concatenate(parts, axis=0)  # type: ignore[no-untyped-call]
 
 
-def _living(token: str, name: str) -> Source:
-    """Return the source of this process that a token stands for."""
-    source = _LIVING.get(token)
-    if source is None:
+class _Absent(Source):
+    """Stands for a source in the memory of another process: it has a shape, but nothing can be read.
+
+    Reading fails and not unpickling, because what a worker cannot unpickle ends its connection.
+    """
+
+    shareable = False
+
+    def __init__(self, token: str, name: str, n_rows: int, n_dims: int, dtype: np.dtype[Any]) -> None:
+        self._token = token
+        self.name, self.n_rows, self.n_dims, self.dtype = name, n_rows, n_dims, dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Refuse."""
         raise InputError(
-            f"{name} is held in the memory of another process, or is gone: write it to a file that all "
+            f"{self.name} is held in the memory of another process, or is gone: write it to a file that all "
             "workers can read (.npy or Parquet) and give its path."
         )
-    return source
+
+    def fingerprint(self) -> str:
+        """Refuse as well, by reading."""
+        return str(self.read(0, 1))
+
+
+def _living(token: str, *shape: Any) -> Source:
+    """Return the source of this process that a token stands for, or else its stand-in."""
+    return _LIVING.get(token) or _Absent(token, *shape)

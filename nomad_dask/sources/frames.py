@@ -105,7 +105,7 @@ def _list_type(frame: pd.DataFrame, at: int, name: str) -> np.dtype[Any]:
     """Return the element type of a column of lists, by its first row; lists of Python are float64."""
     label, dtype = frame.columns[at], frame.dtypes.iloc[at]
     check_shape((len(frame), 1), name)
-    cell = frame.iat[0, at]
+    cell: Any = frame.iat[0, at]
     if not _is_list(cell):
         hint = (
             " Dask turns columns of objects into text unless told otherwise: "

@@ -62,7 +62,7 @@ class ParquetSource(Source):
         first = next(self._decode(self.vectors.names, 0, batch_rows=1))
         n_dims = first_length(first, self.vectors, name)
         self.n_rows, self.n_dims = check_shape((int(self._edges[-1]), n_dims), name)
-        self.read(0, min(self.n_rows, self._batch_rows))  # bad rows at the beginning are told at once
+        self.read(0, min(int(self._edges[1]), self._batch_rows))  # bad rows at the beginning are told at once
 
     @property
     def _batch_rows(self) -> int:
@@ -81,14 +81,17 @@ class ParquetSource(Source):
 
     def _decode(self, names: Sequence[str], group: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of some columns from a row group on to the last one."""
-        while group < len(self._groups):
-            i = self._groups[group, 0]
+        for i in range(int(self._groups[group, 0]), len(self.paths)):
             of_file = self._groups[group:][self._groups[group:, 0] == i, 1].tolist()
             with _open_file(self.paths[i]) as file:
-                batches = file.iter_batches(batch_rows, of_file, columns=list(names), use_threads=False)
-                while (batch := _next_batch(batches, self.paths[i])) is not None:
-                    yield batch.select(list(names))
-            group += len(of_file)
+                for g in of_file:
+                    # One at a time: over several, batches span them and the next one is read ahead.
+                    batches = file.iter_batches(batch_rows, [g], columns=list(names), use_threads=False)
+                    missing = file.metadata.row_group(g).num_rows
+                    while missing > 0:
+                        batch = _next_batch(batches, self.paths[i])
+                        missing -= batch.num_rows
+                        yield batch.select(list(names))
 
     def _batches(self, names: tuple[str, ...], start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a range, reading on where this thread stopped if that is the nearest place."""
@@ -152,13 +155,19 @@ class _Place:
 def _open_file(path: str) -> Any:
     try:
         # Buffered reading keeps a row group larger than memory from being loaded whole.
-        return pq.ParquetFile(path, buffer_size=_FILE_BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path, buffer_size=_FILE_BUFFER, pre_buffer=False)
+        file.schema_arrow.names  # noqa: B018 - made on demand, and damaged names fail here
+        return file
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} is not a Parquet file, or damaged ({error}). Write it again.") from error
 
 
-def _next_batch(batches: Iterator[pa.RecordBatch], path: str) -> pa.RecordBatch | None:
+def _next_batch(batches: Iterator[pa.RecordBatch], path: str) -> pa.RecordBatch:
     try:
-        return next(batches, None)
+        return next(batches)
+    except StopIteration as error:
+        raise InputError(
+            f"{path} is damaged (a row group has fewer rows than it says). Copy or write it again."
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged ({error}). Copy or write it again.") from error

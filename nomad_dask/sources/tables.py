@@ -131,10 +131,10 @@ def rows_of(
     for batch in batches:
         part = _batch_rows(batch, vectors, n_dims, start + done, name)
         if len(part) == n_rows:
-            return part
-        if out is None:
-            out = np.empty((n_rows, n_dims), vectors.dtype)
-        out[done : done + len(part)] = part
+            out = part
+        else:
+            out = np.empty((n_rows, n_dims), vectors.dtype) if out is None else out
+            out[done : done + len(part)] = part
         done += len(part)
     return np.empty((0, n_dims), vectors.dtype) if out is None else out
 
@@ -149,22 +149,29 @@ def _batch_rows(
     if not vectors.lists:
         out = np.empty((batch.num_rows, n_dims), vectors.dtype)
         for j, column in enumerate(columns):
-            out[:, j] = column.to_numpy(zero_copy_only=False)
+            out[:, j] = _numbers(column)
         return out
     lists = columns[0]
-    lengths = pc.list_value_length(lists).to_numpy()
+    lengths = _numbers(pc.list_value_length(lists))
     other = np.flatnonzero(lengths != n_dims)
     if other.size:
         raise ragged(start + int(other[0]), int(lengths[other[0]]), n_dims, name)
     values = lists.flatten()  # unlike .values, minds the offset of a slice
     if values.null_count:
         raise _null(start + _first_null(values) // n_dims, name)
-    rows: np.ndarray = values.to_numpy(zero_copy_only=True).reshape(len(lists), n_dims)
-    return rows
+    return _numbers(values).reshape(len(lists), n_dims)
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Return numbers without nulls as a view. `Array.to_numpy` does the same, but imports pandas for it."""
+    dtype = _number_type(array.type)
+    if len(array) == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
 def _first_null(array: pa.Array) -> int:
-    return int(np.argmin(array.is_valid().to_numpy(zero_copy_only=False)))
+    return int(pc.index(array.is_valid(), False).as_py())
 
 
 def _null(row: int, name: str) -> InputError:

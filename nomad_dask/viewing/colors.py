@@ -110,4 +110,4 @@ def color_map(name: str, part: tuple[float, float]) -> np.ndarray:
     import colorcet
 
     rows = np.array([rgb(color) for color in colorcet.palette[name]])
-    return rows[np.linspace(part[0] * 255, part[1] * 255, 256).round().astype(int)]
+    return np.asarray(rows[np.linspace(part[0] * 255, part[1] * 255, 256).round().astype(int)])

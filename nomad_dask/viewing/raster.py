@@ -95,7 +95,7 @@ def draw(
     ----------
     x, y : ndarray of shape (n_rows,)
         Positions; points with NaN are left out.
-    color : array-like of shape (n_rows,), optional
+    color : array-like or Arrow array of shape (n_rows,), optional
         Categories or numbers; missing values are drawn in grey.
     color_name : str, optional
         Heading of the legend or colour bar.
@@ -190,7 +190,11 @@ def _split(color: Any, shown: np.ndarray, theme: Theme) -> tuple[list[_Layer], _
     """Return the layers of one colour each, the points coloured by value, and the lines of the legend."""
     import pandas as pd
 
-    column = pd.Series(color).iloc[shown].reset_index(drop=True)
+    column = (
+        pd.Series(color.to_pandas() if hasattr(color, "to_pandas") else color)
+        .iloc[shown]
+        .reset_index(drop=True)
+    )
     missing = np.flatnonzero(column.isna().to_numpy())
     layers, entries, numbers = [], [], None
     if _is_continuous(column):

@@ -5,7 +5,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import list_table
+from source_kinds import list_table
 
 from nomad_dask.errors import InputError
 from nomad_dask.sources import open_source
@@ -53,11 +53,11 @@ def test_columns_are_carried(make_frame, x):
 
 def test_column_by_name(make_frame, x):
     np.testing.assert_array_equal(open_source(make_frame(x), column="v").read(0, 41), x)
-    with pytest.raises(InputError, match="column.* 'w'"):
+    with pytest.raises(InputError, match=r"column.* 'w'"):
         open_source(make_frame(x), column="w")
     with pytest.raises(InputError, match=r"lists (of float16|or arrays of numbers)"):
         open_source(make_frame(x), column="text")
-    with pytest.raises(InputError, match="no column 'txt' to keep. Did you mean 'text'"):
+    with pytest.raises(InputError, match=r"no column 'txt' to keep\. Did you mean 'text'"):
         open_source(make_frame(x), column="v", keep=["txt"])
 
 

@@ -77,7 +77,7 @@ def test_frame_with_partitions_without_rows(x):
 
 def test_frame_whose_lists_became_text(x):
     frame = dd.from_pandas(pd.DataFrame({"v": list(x)}), npartitions=2)
-    with pytest.raises(InputError, match="dataframe.convert-string"):
+    with pytest.raises(InputError, match=r"dataframe\.convert-string"):
         open_source(frame, column="v")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from source_kinds import FILES, LAZY
 
 from nomad_dask.errors import InputError
 from nomad_dask.sources import open_source
@@ -111,16 +112,27 @@ def test_pickled_sources_read_on(make_shareable, x):
     assert again.fingerprint() == source.fingerprint()
 
 
-def test_another_process_reads(make_shareable, x, tmp_path):
-    """Every kind is read by a fresh interpreter that has nothing but the pickle."""
-    (tmp_path / "source.pickle").write_bytes(pickle.dumps(make_shareable(x)))
+def run_python(code, *arguments):
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, cwd="/")
+
+
+def test_another_process_reads(x, tmp_path):
+    """Every shareable kind is read by a fresh interpreter that has nothing but the pickle."""
+    sources = []
+    for kind in FILES + LAZY:
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        sources.append(open_source(kind(folder, x)))
+    (tmp_path / "sources").write_bytes(pickle.dumps(sources))
     code = (
-        "import pickle, sys, numpy as np; s = pickle.load(open(sys.argv[1], 'rb'));"
-        "np.save(sys.argv[2], s.read(5, 23))"
+        "import pickle, sys, numpy as np; sources = pickle.load(open(sys.argv[1], 'rb'));"
+        "np.save(sys.argv[2], [s.read(5, 23) for s in sources])"
     )
-    command = [sys.executable, "-c", code, tmp_path / "source.pickle", tmp_path / "rows.npy"]
-    subprocess.run(command, check=True, cwd="/")
-    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), x[5:23])
+    run_python(code, tmp_path / "sources", tmp_path / "rows.npy")
+    found = np.load(tmp_path / "rows.npy")
+    assert len(found) == len(FILES + LAZY)
+    for rows in found:
+        np.testing.assert_array_equal(rows, x[5:23])
 
 
 def test_memory_is_found_again_in_its_own_process_only(make_in_memory, x):
@@ -129,18 +141,30 @@ def test_memory_is_found_again_in_its_own_process_only(make_in_memory, x):
     pickled = pickle.dumps(source)
     assert len(pickled) < 500
     assert pickle.loads(pickled) is source
-    done = subprocess.run(
-        [sys.executable, "-c", "import pickle, sys; pickle.load(sys.stdin.buffer)"],
-        input=pickled,
-        capture_output=True,
-        check=False,
-    )
-    assert b"InputError" in done.stderr
-    assert b"memory of another process" in done.stderr
     del source
     gc.collect()
-    with pytest.raises(InputError, match="is gone"):
-        pickle.loads(pickled)
+    absent = pickle.loads(pickled)  # a worker must be able to unpickle it, or it loses its connection
+    assert (absent.n_rows, absent.n_dims, absent.shareable) == (41, 5, False)
+    for use in (lambda: absent.read(0, 1), absent.fingerprint):
+        with pytest.raises(InputError, match="in the memory of another process, or is gone"):
+            use()
+
+
+def test_memory_of_another_process_is_not_read(x, tmp_path):
+    source = open_source(x)
+    (tmp_path / "source").write_bytes(pickle.dumps(source))
+    code = """
+import pickle, sys
+from nomad_dask.errors import InputError
+source = pickle.load(open(sys.argv[1], "rb"))
+try:
+    source.read(0, 1)
+except InputError as error:
+    assert "the ndarray is held in the memory of another process" in str(error)
+    open(sys.argv[1], "wb").write(pickle.dumps(source))
+"""
+    run_python(code, tmp_path / "source")
+    assert pickle.loads((tmp_path / "source").read_bytes()) is source  # it comes home as what it was
 
 
 def test_staged(make_source, x, tmp_path):

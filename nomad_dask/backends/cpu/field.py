@@ -21,7 +21,11 @@ _BAND_ROWS = 8
 _SORT_CHUNK = 1 << 16
 _GATHER_CHUNK = 1 << 13
 _MIN_NODES_ACROSS = 40
+# Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
+_DIRECT_PAIRS = 1 << 20
 _MARGIN = 3
+# Transforms of meshes up to this many nodes are not worth a second thread.
+_SMALL_MESH = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,7 @@ def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: in
         spacing *= 2 ** (math.ceil(4 * math.log2((nodes / max_nodes) ** (1 / span.size))) / 4)
     shape = tuple(_rounded(int(s / spacing) + 2 * _MARGIN) for s in span)
     middle = (low + high) / 2
-    origin = tuple(
-        float(m - spacing * (size - 1) / 2) for m, size in zip(middle, shape, strict=True)
-    )
+    origin = tuple(float(m - spacing * (size - 1) / 2) for m, size in zip(middle, shape, strict=True))
     return Mesh(origin, spacing, shape)
 
 
@@ -110,15 +112,46 @@ class Field:
         self._kernels = mesh_kernels(dim)
         self._transform: tuple[tuple[tuple[int, ...], float], np.ndarray] | None = None
 
+    def evaluate(
+        self,
+        points: np.ndarray,
+        weights: np.ndarray,
+        remote: np.ndarray,
+        remote_weights: np.ndarray,
+        potential: np.ndarray,
+        gradient: np.ndarray,
+    ) -> float:
+        """Write U (n,) and ∇U (n, dim) of points and remote means at the points; return Σ U in float64.
+
+        Parameters
+        ----------
+        points : ndarray of float32 (n, dim)
+        weights : ndarray of float32 (n,) or (0,)
+            Empty for weight 1 each.
+        remote : ndarray of float32 (m, dim)
+        remote_weights : ndarray of float32 (m,)
+        potential : ndarray of float32 (n,)
+        gradient : ndarray of float32 (n, dim)
+        """
+        n = len(points)
+        if n * (n + len(remote)) <= _DIRECT_PAIRS:
+            own = weights if len(weights) else np.ones(n, np.float32)
+            charges, all_weights = np.concatenate([points, remote]), np.concatenate([own, remote_weights])
+            return float(self._kernels.direct(points, 0, n, charges, all_weights, potential, gradient))
+        mesh = self.cover(points, remote)
+        coefficients = self.solve(mesh, points, weights, remote, remote_weights)
+        return self.read(mesh, coefficients, points, potential, gradient)
+
     def cover(self, points: np.ndarray, remote: np.ndarray) -> Mesh:
         """Choose the mesh over own points and remote means.
 
         A few far-flung points do not widen it: beyond four times the box of 99.8 % of the points they
         are held at its edge.
         """
-        low, high = points.min(axis=0), points.max(axis=0)
+        low, high = np.empty(self._dim, np.float32), np.empty(self._dim, np.float32)
+        self._kernels.extent(points, low, high)
         if len(points) >= 1000:
-            sample = points[:: max(1, len(points) // 20_000)]
+            sample = points[:: max(1, len(points) // 5000)]
             inner_low, inner_high = np.quantile(sample, [0.001, 0.999], axis=0)
             reach = 2 * np.maximum(inner_high - inner_low, 1e-3)
             low, high = np.maximum(low, inner_low - reach), np.minimum(high, inner_high + reach)
@@ -127,23 +160,14 @@ class Field:
         return choose_mesh(low.astype(np.float64), high.astype(np.float64), self._spacing, self._max_nodes)
 
     def solve(
-        self, mesh: Mesh, points: np.ndarray, weights: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray
+        self,
+        mesh: Mesh,
+        points: np.ndarray,
+        weights: np.ndarray,
+        remote: np.ndarray,
+        remote_weights: np.ndarray,
     ) -> np.ndarray:
-        """Return spline coefficients of the potential of points and remote means.
-
-        Parameters
-        ----------
-        mesh : Mesh
-        points : ndarray of float32 (n, dim)
-        weights : ndarray of float32 (n,) or (0,)
-            Empty for weight 1 each.
-        remote : ndarray of float32 (m, dim)
-        remote_weights : ndarray of float32 (m,)
-
-        Returns
-        -------
-        ndarray of float32, of the mesh's shape
-        """
+        """Return spline coefficients, of the mesh's shape, of the potential; see `evaluate`."""
         density = self._deposit(mesh, points, weights)
         if len(remote):
             ordered = np.empty((len(remote), self._dim + 1), np.float32)
@@ -184,7 +208,7 @@ class Field:
         for parity in (0, 1):
             bands = np.arange(parity, n_bands, 2)
             bands = bands[ends[bands] > starts[bands]]
-            groups = _even_groups(ends[bands] - starts[bands], 2 * self._pool.n)
+            groups = _even_groups(ends[bands] - starts[bands], 2 * self._pool.n if n > _GATHER_CHUNK else 1)
 
             def fill(a: int, b: int, bands: np.ndarray = bands, groups: np.ndarray = groups) -> None:
                 for band in bands[groups[a] : groups[b]]:
@@ -199,7 +223,7 @@ class Field:
         if self._transform is None or self._transform[0] != key:
             self._transform = (key, kernel_transform(*key))
         spectrum = density
-        workers = self._pool.n
+        workers = self._pool.n if density.size > _SMALL_MESH else 1
         for axis in reversed(range(self._dim)):
             transform = scipy.fft.rfft if axis == self._dim - 1 else scipy.fft.fft
             spectrum = transform(spectrum, 2 * mesh.shape[axis], axis=axis, workers=workers)
@@ -211,7 +235,12 @@ class Field:
         return np.ascontiguousarray(potential[..., : mesh.shape[-1]])
 
     def read(
-        self, mesh: Mesh, coefficients: np.ndarray, points: np.ndarray, potential: np.ndarray, gradient: np.ndarray
+        self,
+        mesh: Mesh,
+        coefficients: np.ndarray,
+        points: np.ndarray,
+        potential: np.ndarray,
+        gradient: np.ndarray,
     ) -> float:
         """Write U (n,) and ∇U (n, dim) at the points; return Σ U in float64."""
         origin, inverse, upper, strides = _constants(mesh)

@@ -51,9 +51,9 @@ def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) ->
         labels = nearest(rows, centroids, pool)
         sums, counts = np.zeros((k, rows.shape[1])), np.zeros(k, np.int64)
         _add_up(rows, labels, sums, counts)
-        centroids = np.where(
-            counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids
-        ).astype(np.float32)
+        centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(
+            np.float32
+        )
         if round_ < _ROUNDS - 2:
             tiny = np.flatnonzero(counts < _TINY * n / k)
             largest = np.argsort(-counts, kind="stable")[: len(tiny)]
@@ -63,7 +63,9 @@ def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) ->
     return centroids
 
 
-def _split_huge(rows: np.ndarray, centroids: np.ndarray, limit: float, rng: np.random.Generator, pool: Threads) -> np.ndarray:
+def _split_huge(
+    rows: np.ndarray, centroids: np.ndarray, limit: float, rng: np.random.Generator, pool: Threads
+) -> np.ndarray:
     """Split cells of more than `limit` rows in two, again and again, while their rows differ."""
     labels = nearest(rows, centroids, pool)
     cells = [np.flatnonzero(labels == c) for c in range(len(centroids))]

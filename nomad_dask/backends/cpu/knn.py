@@ -8,62 +8,27 @@ for rounding.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from nomad_dask.backends.cpu import knn_kernels as kernels
+from nomad_dask.backends.cpu.screen import BLOCK_ROWS, Axes, BlockCache, principal_axes
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.partition.store import ShardVectors
 
-QUERIES = 1024
+QUERIES = 2048
 """Rows searched in one task."""
-BLOCK_ROWS = 4096
-"""Rows projected or scanned at a time."""
 AXES_ROWS = 4000
 """Rows from which the axes of the screen are found."""
 NEAR_CELLS = 64
 """Cells around a cell among which its rows choose theirs, at least."""
 
-
-@dataclass(frozen=True)
-class Axes:
-    """Where the screen looks from: the rows' mean (d,) and orthonormal axes (d, p), None for all dimensions."""
-
-    mean: np.ndarray
-    axes: np.ndarray | None
-
-    @property
-    def n_columns(self) -> int:
-        """Columns of a screened row: its coordinates and the length of the rest."""
-        return (self.mean.size if self.axes is None else self.axes.shape[1]) + 1
-
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows (n, d) in the screen, ``(n, n_columns)`` float32."""
-        screened = np.zeros((len(rows), self.n_columns), np.float32)
-        if self.axes is None:
-            np.subtract(rows, self.mean, out=screened[:, :-1])
-            return screened
-        for start in range(0, len(rows), BLOCK_ROWS):
-            centred = rows[start : start + BLOCK_ROWS] - self.mean
-            inside = centred @ self.axes
-            rest = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", inside, inside)
-            screened[start : start + BLOCK_ROWS, :-1] = inside
-            screened[start : start + BLOCK_ROWS, -1] = np.sqrt(np.maximum(rest, 0))
-        return screened
-
-
-def principal_axes(rows: np.ndarray, n_axes: int, rng: np.random.Generator) -> np.ndarray:
-    """Return orthonormal axes (d, n_axes) near the leading principal ones, by subspace iteration."""
-    basis = rng.standard_normal((rows.shape[1], min(rows.shape[1], n_axes + 8))).astype(np.float32)
-    for _ in range(2):
-        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
-    inside = rows @ basis
-    order = np.linalg.eigh((inside.T @ inside).astype(np.float64))[1][:, ::-1]
-    axes = np.linalg.qr(basis @ order[:, :n_axes].astype(np.float32))[0]
-    return np.ascontiguousarray(axes)
+REFINE_ROW_BYTES = 150
+"""Memory that a round takes for each row besides the lists."""
+REACHED = 0.98
+"""Share of true neighbours whose screened distance is within reach."""
 
 
 class CellSearch:
@@ -104,6 +69,7 @@ class CellSearch:
         self._centroids = np.asarray(centroids, np.float32)[filled]
         self.n_cells = len(filled)
         self.correlation = np.float32(1)
+        self.reach = np.float32(np.inf)
 
     @property
     def mean_probed_rows(self) -> float:
@@ -121,11 +87,12 @@ class CellSearch:
         axes = None if n_axes is None else principal_axes(rows - mean, n_axes, self._rng)
         self._axes = Axes(mean, axes)
         self.correlation = np.float32(1)
+        self.reach = np.float32(np.inf)
         self._cell_screen = self._axes.project(self._centroids)[:, :-1].copy()
         self._cell_norms = np.einsum("ij,ij->i", self._cell_screen, self._cell_screen)
         self._tour = self._tour_of_rows()
         self._screen: np.ndarray | None = None
-        self._cache = _BlockCache(self.memory_bytes // 2)
+        self._cache = BlockCache(self.memory_bytes // 2)
         if n * self._axes.n_columns * 4 <= self.memory_bytes // 2:
             screen = np.empty((n, self._axes.n_columns), np.float32)
 
@@ -135,32 +102,39 @@ class CellSearch:
             self.pool.run(project, n, BLOCK_ROWS)
             self._screen = screen
 
-    @property
-    def can_refine(self) -> bool:
-        """Whether rows can be met in any order, which `refine` needs."""
-        return self.vectors.resident and self._screen is not None
+    def can_refine(self, k: int) -> bool:
+        """Whether rounds on lists of k are possible: rows met in any order, and memory for a second copy."""
+        if not self.vectors.resident or self._screen is None:
+            return False
+        needed = self._screen.nbytes + self.vectors.n_rows * (10 * k + REFINE_ROW_BYTES)
+        return bool(needed <= self.memory_bytes)
 
     def _screened(self, start: int, stop: int) -> np.ndarray:
         if self._screen is not None:
             return self._screen[start:stop]
         return self._axes.project(self.vectors.read(start, stop))
 
-    def _screened_cell(self, cell: int) -> np.ndarray:
+    def _pieces_of_cell(self, cell: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the first row and the screened rows of pieces of a cell, small enough to multiply with."""
         first = int(self._first[cell])
         stop = first + int(self._sizes[cell])
-        if self._screen is not None:
-            return self._screen[first:stop]
-        return self._cache.get(cell, lambda: self._screened(first, stop))
+        for start in range(first, stop, BLOCK_ROWS):
+            end = min(start + BLOCK_ROWS, stop)
+            if self._screen is not None:
+                yield start, self._screen[start:end]
+            else:
+                yield start, self._cache.get(start, partial(self._screened, start, end))
 
     def _screened_rows(self, rows: np.ndarray) -> np.ndarray:
         if self._screen is not None:
-            return self._screen[rows]
+            return np.take(self._screen, rows, axis=0)
         return self._axes.project(self._gather(rows))
 
     def _gather(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of `rows`, read cell by cell where the shard is not in memory."""
         if self.vectors.resident:
-            return self.vectors.read(0, self.vectors.n_rows)[rows]
+            everything = self.vectors.read(0, self.vectors.n_rows)
+            return np.take(everything, rows, axis=0)
         gathered = np.empty((len(rows), self.vectors.n_dims), np.float32)
         cells = self._cell_of(rows)
         for cell in np.unique(cells):
@@ -174,10 +148,9 @@ class CellSearch:
 
     def _tour_of_rows(self) -> np.ndarray:
         """Return all rows, cell after cell, so that near cells come after one another."""
-        cells = np.empty(0, np.int64)
         parts = [np.arange(self.n_cells)]
         while any(len(part) > 2 for part in parts):
-            halves = []
+            halves: list[np.ndarray] = []
             for part in parts:
                 spread = self._cell_screen[part].var(axis=0)
                 order = part[np.argsort(self._cell_screen[part, int(spread.argmax())], kind="stable")]
@@ -197,21 +170,26 @@ class CellSearch:
         get their exact distance.
         """
         queries = self._gather(rows)
-        screened = self._screened_rows(rows)
-        everyone = np.arange(len(rows))
-        turned, norms = np.empty_like(screened), np.empty(len(rows), np.float32)
-        no_center = np.zeros(screened.shape[1] - 1, np.float32)
-        kernels.center_queries(screened, everyone, no_center, np.float32(1), turned, norms)
+        turned, norms = self._turned(self._screened_rows(rows), np.float32(1))
         distances = np.full((len(rows), k), np.inf, np.float32)
         ids = np.full((len(rows), k), -1, np.int32)
         for start in range(0, self.vectors.n_rows, BLOCK_ROWS):
             block = self.vectors.read(start, min(start + BLOCK_ROWS, self.vectors.n_rows))
-            targets = self._screen[start : start + len(block)] if self._screen is not None else (
+            targets = (
                 self._axes.project(block)
+                if self._screen is None
+                else self._screen[start : start + len(block)]
             )
             target_norms = np.einsum("ij,ij->i", targets, targets)
 
-            def scan(a: int, b: int) -> None:
+            def scan(
+                a: int,
+                b: int,
+                start: int = start,
+                block: np.ndarray = block,
+                targets: np.ndarray = targets,
+                target_norms: np.ndarray = target_norms,
+            ) -> None:
                 bounds = turned[a:b] @ targets.T
                 bounds += target_norms
                 bounds += norms[a:b, None]
@@ -229,23 +207,28 @@ class CellSearch:
         ranks = np.argsort(np.argsort(to_cells, axis=1, kind="stable"), axis=1, kind="stable")
         return np.take_along_axis(ranks, self._cell_of(ids), axis=1)
 
-    def fit_correlation(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
-        """Set the mean cosine between what the screen leaves out of a row and of its neighbours."""
-        a = np.repeat(self._screened_rows(rows), ids.shape[1], axis=0)
-        b = self._screened_rows(ids.ravel())
+    def fit_screen(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
+        """Learn from the true neighbours (m, k) of sampled rows how to read the screen.
+
+        What the screen leaves out of two neighbours is not orthogonal: its mean cosine is taken into the
+        screened distance. `reach` is how far that exceeds the true one, at most, for nearly all neighbours.
+        """
+        a = np.repeat(self._screened_rows(rows), ids.shape[1], axis=0).astype(np.float64)
+        b = self._screened_rows(ids.ravel()).astype(np.float64)
+        true = distances.ravel().astype(np.float64)
         inside = ((a[:, :-1] - b[:, :-1]) ** 2).sum(axis=1)
-        products = (a[:, -1] ** 2 + b[:, -1] ** 2 - (distances.ravel() - inside)) / 2
-        lengths = float((a[:, -1] * b[:, -1]).sum())
-        self.correlation = np.float32(np.clip(products.sum() / lengths, 0, 1) if lengths > 0 else 1)
+        lengths = a[:, -1] * b[:, -1]
+        squares = a[:, -1] ** 2 + b[:, -1] ** 2
+        products = (squares - (true - inside)) / 2
+        total = lengths.sum()
+        self.correlation = np.float32(np.clip(products.sum() / total, 0, 1) if total > 0 else 1)
+        screened = inside + squares - 2 * float(self.correlation) * lengths
+        excess = screened / np.maximum(true, 1e-30)
+        self.reach = np.float32(np.clip(np.quantile(excess, REACHED, method="higher"), 1, 1e30))
 
     def screen_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return how many rows the screen takes for nearer to each of `rows` than its neighbours `ids`."""
-        screened = self._screened_rows(rows)
-        turned, norms = np.empty_like(screened), np.empty(len(rows), np.float32)
-        no_center = np.zeros(screened.shape[1] - 1, np.float32)
-        kernels.center_queries(
-            screened, np.arange(len(rows)), no_center, self.correlation, turned, norms
-        )
+        turned, _ = self._turned(self._screened_rows(rows), self.correlation)
         wanted = self._screened_rows(ids.ravel()).reshape(*ids.shape, -1)
         limits = np.einsum("ij,ikj->ik", turned, wanted) + np.einsum("ikj,ikj->ik", wanted, wanted)
         order = np.argsort(limits, axis=1)
@@ -259,6 +242,13 @@ class CellSearch:
         ranks = np.empty(ids.shape, np.int64)
         np.put_along_axis(ranks, order, np.cumsum(counts[:, :-1], axis=1), axis=1)
         return np.maximum(ranks - 1, 0)  # the row itself is always the nearest
+
+    def _turned(self, screened: np.ndarray, correlation: np.float32) -> tuple[np.ndarray, np.ndarray]:
+        """Return screened queries ready for a product with targets, and their squared norms."""
+        turned, norms = np.empty_like(screened), np.empty(len(screened), np.float32)
+        no_center = np.zeros(screened.shape[1] - 1, np.float32)
+        kernels.center_queries(screened, np.arange(len(screened)), no_center, correlation, turned, norms)
+        return turned, norms
 
     # --- the search ---------------------------------------------------------------------------------
 
@@ -279,10 +269,10 @@ class CellSearch:
         def search(start: int, stop: int) -> None:
             nonlocal done
             queries = self._tour[start:stop]
-            candidates = self._candidates(queries, n_probes, max(n_candidates, k), k + 1)
+            candidates, screened = self._candidates(queries, n_probes, max(n_candidates, k), k + 1)
             near = np.empty((len(queries), k), np.float32)
             near_ids = np.empty((len(queries), k), np.int32)
-            self._rank(queries, candidates, near, near_ids)
+            self._rank(queries, candidates, screened, near, near_ids)
             ids[queries] = near_ids
             distances[queries] = near
             with lock:
@@ -292,8 +282,13 @@ class CellSearch:
         self.pool.run(search, n, QUERIES)
         return ids, distances
 
-    def _candidates(self, queries: np.ndarray, n_probes: int, n_kept: int, enough: int) -> np.ndarray:
-        """Return the `n_kept` rows nearest in the screen to each query, ascending, -1 where there are fewer."""
+    def _candidates(
+        self, queries: np.ndarray, n_probes: int, n_kept: int, enough: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `n_kept` rows nearest in the screen to each query, ascending, and their distances there.
+
+        Where there are fewer the row is -1.
+        """
         screened = self._screened_rows(queries)
         cells, marks = self._choose_cells(queries, screened, n_probes, enough)
         kept = np.full((len(queries), n_kept), np.inf, np.float32)
@@ -302,23 +297,21 @@ class CellSearch:
             picked = np.flatnonzero(mark)
             if not len(picked):
                 continue
-            rows = self._screened_cell(cell)
             center = self._cell_screen[cell]
-            targets, target_norms = np.empty_like(rows), np.empty(len(rows), np.float32)
-            kernels.center_targets(rows, center, targets, target_norms)
-            turned = np.empty((len(picked), rows.shape[1]), np.float32)
+            turned = np.empty((len(picked), screened.shape[1]), np.float32)
             norms = np.empty(len(picked), np.float32)
             kernels.center_queries(screened, picked, center, self.correlation, turned, norms)
-            products = turned @ targets.T
-            kernels.scan_block(
-                products, norms, target_norms, picked, queries, self._first[cell], kept, candidates
-            )
-        return candidates
+            for first, rows in self._pieces_of_cell(cell):
+                targets, target_norms = np.empty_like(rows), np.empty(len(rows), np.float32)
+                kernels.center_targets(rows, center, targets, target_norms)
+                products = turned @ targets.T
+                kernels.scan_block(products, norms, target_norms, picked, queries, first, kept, candidates)
+        return candidates, kept
 
     def _choose_cells(
         self, queries: np.ndarray, screened: np.ndarray, n_probes: int, enough: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cells to probe, the queries' own first, and marks (cells, queries) of who probes them."""
+        """Return the cells to probe, the queries' own first, and marks (cells, queries) of who does."""
         own = np.unique(self._cell_of(queries))
         between = self._cell_norms - 2 * (self._cell_screen[own] @ self._cell_screen.T)
         n_near = max(NEAR_CELLS, 2 * n_probes)
@@ -336,12 +329,19 @@ class CellSearch:
         return cells, marks
 
     def _rank(
-        self, queries: np.ndarray, candidates: np.ndarray, near: np.ndarray, near_ids: np.ndarray
+        self,
+        queries: np.ndarray,
+        candidates: np.ndarray,
+        screened: np.ndarray,
+        near: np.ndarray,
+        near_ids: np.ndarray,
     ) -> None:
         """Fill `near` and `near_ids` with the exact nearest of the candidates of each query."""
         if self.vectors.resident:
             rows = self.vectors.read(0, self.vectors.n_rows)
-            kernels.rank_exactly(rows[queries], rows, candidates, candidates, near, near_ids)
+            kernels.rank_exactly(
+                rows[queries], rows, candidates, candidates, screened, self.reach, near, near_ids
+            )
             return
         row_bytes = self.vectors.n_dims * 4 * candidates.shape[1]
         step = max(1, self.memory_bytes // (4 * self.pool.n * row_bytes))
@@ -354,6 +354,8 @@ class CellSearch:
                 self._gather(wanted),
                 positions.astype(np.int32),
                 candidates[part],
+                screened[part],
+                self.reach,
                 near[part],
                 near_ids[part],
             )
@@ -383,6 +385,7 @@ class CellSearch:
                 self._tour[start:stop],
                 screen,
                 self.correlation,
+                self.reach,
                 rows,
                 n_trials,
                 (ids, distances, fresh),
@@ -393,28 +396,3 @@ class CellSearch:
 
         self.pool.run(round_of, n, QUERIES)
         return new_ids, new_distances, new_fresh
-
-
-class _BlockCache:
-    """The screened cells used last, up to a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, cell: int, make: Callable[[], np.ndarray]) -> np.ndarray:
-        with self._lock:
-            block = self._blocks.get(cell)
-            if block is not None:
-                self._blocks.move_to_end(cell)
-                return block
-        block = make()
-        with self._lock:
-            if cell not in self._blocks:
-                self._blocks[cell] = block
-                self._bytes += block.nbytes
-            while self._bytes > self._max_bytes and self._blocks:
-                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
-        return block

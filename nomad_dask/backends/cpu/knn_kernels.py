@@ -1,4 +1,4 @@
-"""The inner loops of the neighbour search: block scans, exact distances, one round of neighbours' neighbours."""
+"""The inner loops of the neighbour search: block scans, exact distances, one round of refinement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLACK = np.float32(1e-5)  # rounding of a bound, relative to the squared norms i
 
 
 @njit(nogil=True, cache=True)
-def insert(distances, ids, distance, row):
+def insert(distances, ids, distance, row):  # type: ignore[no-untyped-def]
     """Put a row into an ascending list, dropping its last."""
     at = distances.shape[0] - 1
     while at > 0 and distances[at - 1] > distance:
@@ -23,7 +23,7 @@ def insert(distances, ids, distance, row):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def center_targets(rows, center, out, norms):
+def center_targets(rows, center, out, norms):  # type: ignore[no-untyped-def]
     """Write ``rows - center`` and their squared norms; the last column is a residual norm, not centred."""
     p = rows.shape[1] - 1
     for i in range(rows.shape[0]):
@@ -37,7 +37,7 @@ def center_targets(rows, center, out, norms):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def center_queries(rows, picked, center, correlation, out, norms):
+def center_queries(rows, picked, center, correlation, out, norms):  # type: ignore[no-untyped-def]
     """Write ``-2 (rows[picked] - center)`` and squared norms; the residual is weighed by its correlation."""
     p = rows.shape[1] - 1
     for i in range(picked.shape[0]):
@@ -52,7 +52,7 @@ def center_queries(rows, picked, center, correlation, out, norms):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def scan_block(products, query_norms, target_norms, picked, own_rows, first_target, distances, ids):
+def scan_block(products, query_norms, target_norms, picked, own_rows, first_target, distances, ids):  # type: ignore[no-untyped-def]
     """Merge a block of screened distances into the ascending lists of its queries.
 
     One pass marks what is below the end of a list; then only words of eight marks that are not all zero
@@ -83,19 +83,21 @@ def scan_block(products, query_norms, target_norms, picked, own_rows, first_targ
 
 
 @njit(nogil=True, cache=True)
-def mark_probes(centroid_distances, cell_sizes, n_probes, enough, marks):
-    """Set ``marks[c, q]`` for the nearest `n_probes` cells of every query, and for more until `enough` rows."""
+def mark_probes(centroid_distances, cell_sizes, n_probes, enough, marks):  # type: ignore[no-untyped-def]
+    """Set ``marks[c, q]`` for the nearest `n_probes` cells of every query, or more to hold `enough` rows."""
     n_cells = centroid_distances.shape[1]
     near = np.empty(n_cells, np.float32)
     cells = np.empty(n_cells, np.int32)
     for q in range(centroid_distances.shape[0]):
         wanted = n_probes
         while True:
-            near[:wanted] = np.inf
-            cells[:wanted] = -1
-            for c in range(n_cells):
-                if centroid_distances[q, c] < near[wanted - 1]:
-                    insert(near[:wanted], cells[:wanted], centroid_distances[q, c], c)
+            if wanted > 64:
+                cells[:] = np.argsort(centroid_distances[q], kind="mergesort")
+            else:
+                near[:wanted] = np.inf
+                for c in range(n_cells):
+                    if centroid_distances[q, c] < near[wanted - 1]:
+                        insert(near[:wanted], cells[:wanted], centroid_distances[q, c], c)
             covered = 0
             for s in range(wanted):
                 covered += cell_sizes[cells[s]]
@@ -107,7 +109,7 @@ def mark_probes(centroid_distances, cell_sizes, n_probes, enough, marks):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def bounded_distance(a, b, limit):
+def bounded_distance(a, b, limit):  # type: ignore[no-untyped-def]
     """Return the squared distance of two rows, or something above `limit` as soon as that is sure."""
     total = np.float32(0)
     start = 0
@@ -122,7 +124,7 @@ def bounded_distance(a, b, limit):
 
 
 @njit(nogil=True, cache=True)
-def rank_exactly(queries, rows, positions, ids, out_distances, out_ids):
+def rank_exactly(queries, rows, positions, ids, screened, reach, out_distances, out_ids):  # type: ignore[no-untyped-def]
     """Fill ascending lists with the exact distances of each query to its candidates ``rows[positions]``."""
     n_kept = out_ids.shape[1]
     for i in range(queries.shape[0]):
@@ -132,13 +134,15 @@ def rank_exactly(queries, rows, positions, ids, out_distances, out_ids):
             if ids[i, s] < 0:
                 break
             limit = out_distances[i, n_kept - 1]
+            if screened[i, s] > reach * limit:
+                break
             distance = bounded_distance(queries[i], rows[positions[i, s]], limit)
             if distance < limit:
                 insert(out_distances[i], out_ids[i], distance, ids[i, s])
 
 
 @njit(nogil=True, cache=True)
-def scan_exactly(queries, own, bounds, rows, first, norms, distances, ids):
+def scan_exactly(queries, own, bounds, rows, first, norms, distances, ids):  # type: ignore[no-untyped-def]
     """Merge a block of rows into exact lists, skipping rows whose lower bound is above the list's last."""
     n_rows = rows.shape[0]
     last = distances.shape[1] - 1
@@ -154,7 +158,7 @@ def scan_exactly(queries, own, bounds, rows, first, norms, distances, ids):
 
 
 @njit(nogil=True, cache=True)
-def count_below(values, ascending, counts):
+def count_below(values, ascending, counts):  # type: ignore[no-untyped-def]
     """Add to ``counts[i, s]`` the values of row i that lie between its limits s - 1 and s."""
     k = ascending.shape[1]
     for i in range(values.shape[0]):
@@ -167,7 +171,7 @@ def count_below(values, ascending, counts):
 
 
 @njit(nogil=True, cache=True)
-def reverse_lists(ids, fresh, counts, reverse, reverse_fresh):
+def reverse_lists(ids, fresh, counts, reverse, reverse_fresh):  # type: ignore[no-untyped-def]
     """List for every row those that hold it as a neighbour, nearest ranks first, as many as there is room."""
     room = reverse.shape[1]
     for s in range(ids.shape[1]):
@@ -180,7 +184,7 @@ def reverse_lists(ids, fresh, counts, reverse, reverse_fresh):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def screened_distance(a, b, correlation):
+def screened_distance(a, b, correlation):  # type: ignore[no-untyped-def]
     """Return the screened squared distance of two rows."""
     p = a.shape[0] - 1
     x = a[:p]
@@ -193,7 +197,7 @@ def screened_distance(a, b, correlation):
 
 
 @njit(nogil=True, cache=True)
-def refine_rows(queries, screen, correlation, rows, n_trials, old, held, new, seen):
+def refine_rows(queries, screen, correlation, reach, rows, n_trials, old, held, new, seen):  # type: ignore[no-untyped-def]
     """Try for each query the neighbours of its neighbours, either way round, reading the old lists only.
 
     The screen picks `n_trials` of them, which get exact distances. `seen` holds for every row the last
@@ -231,7 +235,7 @@ def refine_rows(queries, screen, correlation, rows, n_trials, old, held, new, se
                 n_met += 1
         for a in range(n_near):
             middle = near[a]
-            for s in range(fan):
+            for s in range(min(fan, k)):
                 other = ids[middle, s]
                 if other >= 0 and seen[other] != i and (near_fresh[a] or fresh[middle, s]):
                     seen[other] = i
@@ -244,14 +248,16 @@ def refine_rows(queries, screen, correlation, rows, n_trials, old, held, new, se
                     met[n_met] = other
                     n_met += 1
         trials[:] = -1
-        trial_distances[:] = np.inf
+        trial_distances[:] = reach * distances[i, k - 1]
         for s in range(n_met):
             distance = screened_distance(screen[i], screen[met[s]], correlation)
             if distance < trial_distances[n_trials - 1]:
                 insert(trial_distances, trials, distance, met[s])
         new_ids[i] = ids[i]
         new_distances[i] = distances[i]
-        for s in range(min(n_met, n_trials)):
+        for s in range(n_trials):
+            if trials[s] < 0:
+                break
             limit = new_distances[i, k - 1]
             distance = bounded_distance(rows[i], rows[trials[s]], limit)
             if distance < limit:

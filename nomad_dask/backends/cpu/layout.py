@@ -121,7 +121,16 @@ class CpuShardLayout:
 
         def part(a: int, b: int) -> None:
             losses[a // _ROW_CHUNK] = self._force.point_coefficients(
-                self._positions, a, b, graph.indptr, graph.indices, graph.forward, backward, z, weights, shares
+                self._positions,
+                a,
+                b,
+                graph.indptr,
+                graph.indices,
+                graph.forward,
+                backward,
+                z,
+                weights,
+                shares,
             )
 
         self._pool.run(part, rows, _ROW_CHUNK)
@@ -136,12 +145,17 @@ class CpuShardLayout:
 
     def _field_forces(self, remote: Remote, weights: np.ndarray) -> float:
         """Fill R_i = Σ_m w_m q² (y_i − y_m) = −½∇U and U; return the own part of Z = Σ (U − 1)."""
-        remote_weights = remote.weights if not len(weights) else remote.weights * weights.mean(dtype=np.float64)
-        mesh = self._field.cover(self._positions, remote.points)
-        coefficients = self._field.solve(
-            mesh, self._positions, weights, remote.points, remote_weights.astype(np.float32)
+        remote_weights = (
+            remote.weights if not len(weights) else remote.weights * weights.mean(dtype=np.float64)
         )
-        total = self._field.read(mesh, coefficients, self._positions, self._potential, self._repulsion)
+        total = self._field.evaluate(
+            self._positions,
+            weights,
+            remote.points,
+            remote_weights.astype(np.float32),
+            self._potential,
+            self._repulsion,
+        )
         self._repulsion *= f32(-0.5)
         return max(total - self._graph.n_rows, 1e-9)
 

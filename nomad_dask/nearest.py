@@ -1,0 +1,129 @@
+"""Exact distances from some queries to rows that stream past in blocks, and the nearest of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nomad_dask.backends.cpu.threads import Threads
+
+QUERIES_AT_ONCE = 128
+_GATHERED = 1 << 17  # float64 values of differences held at once by a thread: they stay in its cache
+_MEASURED = 1024  # rows of a block measured at most for one query
+
+
+def pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Return the squared distances between rows ``a[i]`` and ``b[j]`` in float64, `a` being float64."""
+    out = np.empty(i.size)
+    step = max(1, _GATHERED // a.shape[1])
+    for s in range(0, i.size, step):
+        difference = a[i[s : s + step]]
+        difference -= b[j[s : s + step]]
+        np.einsum("ij,ij->i", difference, difference, out=out[s : s + step])
+    return out
+
+
+class Wanted:
+    """Exact squared distances from queries to chosen rows, collected as the rows stream past.
+
+    Attributes
+    ----------
+    distances : ndarray of float64, shaped as `targets`
+        Distance from query i to row ``targets[i, j]``.
+    """
+
+    def __init__(self, queries: np.ndarray, targets: np.ndarray) -> None:
+        self.queries = queries
+        self.distances: np.ndarray = np.full(targets.shape, np.nan)
+        self._order = np.argsort(targets, axis=None, kind="stable")
+        self._targets = targets.ravel()[self._order]
+
+    def take(self, rows: np.ndarray, start: int, pool: Threads) -> None:
+        """Fill in the distances to `rows`, which begin at row number `start`."""
+        first, last = np.searchsorted(self._targets, [start, start + len(rows)])
+        flat = self.distances.reshape(-1)
+
+        def work(a: int, b: int) -> None:
+            slots = self._order[first + a : first + b]
+            targets = self._targets[first + a : first + b] - start
+            flat[slots] = pair_distances(self.queries, slots // self.distances.shape[1], rows, targets)
+
+        pool.run(work, int(last - first), 4096)
+
+
+class Nearest:
+    """The k nearest rows of each query among the rows offered so far.
+
+    A matrix product in float32 bounds every distance from below; only rows whose bound lies within the k-th
+    distance found so far are measured in float64. So the answer is exact, unless over a thousand rows of one
+    block are as near as the k-th to float32 rounding: then the thousand that seem nearest are measured.
+
+    Attributes
+    ----------
+    distances : ndarray of shape (n_queries, k), float64
+        Squared, ascending; infinity where fewer than k rows were offered.
+    ids : ndarray of shape (n_queries, k), int64
+        Their row numbers.
+    """
+
+    def __init__(self, queries: np.ndarray, own: np.ndarray, k: int) -> None:
+        self.queries = queries
+        self.k = k
+        self.distances = np.full((own.size, k), np.inf)
+        self.ids = np.full((own.size, k), -1)
+        self._own = own
+        # Held by float32 exactly, so that rows of either precision are moved by the same amount.
+        self._center = np.median(queries, axis=0).astype(np.float32)
+        centered = queries - self._center
+        self._scale = 1 / (np.sqrt(np.einsum("ij,ij->", centered, centered) / own.size) or 1.0)
+        centered *= self._scale
+        self._norms = np.einsum("ij,ij->i", centered, centered)
+        self._minus_twice = (-2 * centered).astype(np.float32)
+        # |error| of |q|² + |x|² − 2q·x in float32 is below slack·(|q|² + |x|²): Higham, Accuracy and
+        # Stability of Numerical Algorithms, §3.1, with room for the casts.
+        self._slack = 2 * (queries.shape[1] + 16) * float(np.finfo(np.float32).eps)
+
+    def offer(self, rows: np.ndarray, ids: np.ndarray, pool: Threads) -> None:
+        """Compare `rows`, whose row numbers `ids` ascend from one call to the next, with every query."""
+        centered = (rows - self._center).astype(np.float32, copy=False)
+        centered *= np.float32(self._scale)
+        norms = np.einsum("ij,ij->i", centered, centered)
+        low_norms = norms * np.float32(1 - self._slack)
+        spread = norms * np.float32(2 * self._slack)  # from the lower bound to the upper, but for |q|²
+        most = max(_MEASURED, self.k)
+
+        def work(a: int, b: int) -> None:
+            bounds = self._minus_twice[a:b] @ centered.T
+            bounds += low_norms
+            at = np.searchsorted(ids, self._own[a:b])
+            at[at == ids.size] = 0
+            mine = np.flatnonzero(ids[at] == self._own[a:b])
+            bounds[mine, at[mine]] = np.inf
+            limit = self.distances[a:b, -1] * self._scale**2 - self._norms[a:b] * (1 - self._slack)
+            near_enough = bounds <= limit.astype(np.float32)[:, None]
+            for i in np.flatnonzero(np.count_nonzero(near_enough, axis=1) > 2 * self.k + 16):
+                # The k-th of the upper bounds is a narrower limit, found when too many pass the first.
+                kth = np.partition(bounds[i] + spread, min(self.k, ids.size) - 1)[min(self.k, ids.size) - 1]
+                near_enough[i] &= bounds[i] <= kth + 2 * self._slack * self._norms[a + i]
+                if np.count_nonzero(near_enough[i]) > most:
+                    near_enough[i] = False
+                    near_enough[i, np.argpartition(bounds[i], most)[:most]] = True
+            near_enough[mine, at[mine]] = False
+            query, row = np.divmod(np.flatnonzero(near_enough), ids.size)
+            if query.size:
+                exact = pair_distances(self.queries, query + a, rows, row)
+                self._merge(a, b, query, exact, ids[row])
+
+        if ids.size:
+            pool.run(work, len(self.queries), QUERIES_AT_ONCE)
+
+    def _merge(self, a: int, b: int, query: np.ndarray, distances: np.ndarray, ids: np.ndarray) -> None:
+        """Put new rows, in order of query and row number, among the nearest of queries `a` to `b`."""
+        counts = np.bincount(query, minlength=b - a)
+        column = np.arange(query.size) - np.repeat(np.cumsum(counts) - counts, counts) + self.k
+        shape = (b - a, self.k + int(counts.max()))
+        all_distances, all_ids = np.full(shape, np.inf), np.full(shape, -1)
+        all_distances[:, : self.k], all_ids[:, : self.k] = self.distances[a:b], self.ids[a:b]
+        all_distances[query, column], all_ids[query, column] = distances, ids
+        best = np.argsort(all_distances, axis=1, kind="stable")[:, : self.k]
+        self.distances[a:b] = np.take_along_axis(all_distances, best, axis=1)
+        self.ids[a:b] = np.take_along_axis(all_ids, best, axis=1)

@@ -1,0 +1,223 @@
+"""`NomadProjection`: the scikit-learn face. It passes on what it is given and keeps what comes back."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_feature_names
+
+from nomad_dask.errors import InputError
+from nomad_dask.events import fan_out
+from nomad_dask.params import Params
+
+_NOT_PARAMS = {"random_state", "device", "client", "n_workers", "workspace", "callbacks", "verbose"}
+
+
+class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Map of vectors in two or three dimensions by NOMAD Projection (arXiv 2505.15511), on Dask.
+
+    Parameters
+    ----------
+    {params}
+    random_state : int, RandomState or None, default=0
+        Seed of everything random. The same int gives the same map, at full thread count. None draws one,
+        which is kept in ``seed_``.
+    device : {{'auto', 'cpu', 'gpu'}}, default='auto'
+        Where to compute.
+    client : distributed.Client or None, default=None
+        Dask cluster to run on; None starts an embedded one.
+    n_workers : int or None, default=None
+        Workers of the embedded cluster. None or 1 is this process with all its cores.
+    workspace : path-like or None, default=None
+        Directory that keeps what each stage made, so that a fit that was stopped goes on where it was.
+    callbacks : sequence of callable or None, default=None
+        Each is told every event of `nomad_dask.events`.
+    verbose : bool, default=False
+        Show progress bars.
+
+    Attributes
+    ----------
+    embedding_ : ndarray of float32 (n_samples, n_components)
+        The map, rows in the order of the input.
+    cells_ : ndarray of int32 (n_samples,)
+        K-Means cell of each row.
+    diagnostics_ : dict
+        What was measured during the fit: recall of the neighbour search, imbalance, loss, bytes exchanged.
+    seed_ : int
+        The seed that was used.
+    n_features_in_ : int
+        Dimensions of the input.
+
+    References
+    ----------
+    Duderstadt, Nussbaum, van der Maaten: NOMAD Projection. arXiv 2505.15511.
+
+    Examples
+    --------
+    >>> from nomad_dask import NomadProjection
+    >>> layout = NomadProjection(random_state=0).fit_transform(X)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        n_neighbors: int = 15,
+        *,
+        n_components: int = 2,
+        metric: str = "euclidean",
+        preset: str = "default",
+        n_epochs: int | None = None,
+        learning_rate: float | None = None,
+        momentum: float | None = None,
+        learning_rate_end: float = 0.02,
+        max_step: float = 5.0,
+        init_std: float = 1.0,
+        exaggeration: float = 1.0,
+        weights: str = "log",
+        normalizer: str = "global",
+        repulsion: str = "field",
+        n_noise: int | None = None,
+        n_negatives: int = 16,
+        n_exact_cells: int = 1,
+        mesh_spacing: float = 0.7,
+        n_cells: int | None = None,
+        cell_rows: int = 250,
+        n_probes: int | None = None,
+        target_recall: float = 0.95,
+        n_shards: int | None = None,
+        foreign_attraction: bool = True,
+        coarse: str = "auto",
+        random_state: Any = 0,
+        device: str = "auto",
+        client: Any = None,
+        n_workers: int | None = None,
+        workspace: str | Path | None = None,
+        callbacks: Sequence[Callable[[Any], None]] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.n_components = n_components
+        self.metric = metric
+        self.preset = preset
+        self.n_epochs = n_epochs
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.learning_rate_end = learning_rate_end
+        self.max_step = max_step
+        self.init_std = init_std
+        self.exaggeration = exaggeration
+        self.weights = weights
+        self.normalizer = normalizer
+        self.repulsion = repulsion
+        self.n_noise = n_noise
+        self.n_negatives = n_negatives
+        self.n_exact_cells = n_exact_cells
+        self.mesh_spacing = mesh_spacing
+        self.n_cells = n_cells
+        self.cell_rows = cell_rows
+        self.n_probes = n_probes
+        self.target_recall = target_recall
+        self.n_shards = n_shards
+        self.foreign_attraction = foreign_attraction
+        self.coarse = coarse
+        self.random_state = random_state
+        self.device = device
+        self.client = client
+        self.n_workers = n_workers
+        self.workspace = workspace
+        self.callbacks = callbacks
+        self.verbose = verbose
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """Return an estimator with the settings of the paper, to reproduce it and to compare."""
+        settings = Params.paper().as_dict()
+        del settings["seed"]
+        return cls(**(settings | changes))
+
+    def fit(self, X: Any, y: Any = None, *, column: str | None = None) -> Self:
+        """Make the map of X.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features), path, data frame or Dask collection
+            Whatever `nomad_dask.sources.open_source` opens. Larger than memory is fine for files and Dask.
+        y : None
+            Not used.
+        column : str, optional
+            Column of the vectors, when a file or data frame has several that could be it.
+
+        Raises
+        ------
+        InputError
+            Parameters out of range, or data that cannot be mapped; rows are named.
+        """
+        from contextlib import ExitStack
+
+        from nomad_dask.pipeline import project
+        from nomad_dask.sources import open_source
+
+        seed = self._seed()
+        names = self.get_params(deep=False).keys() - _NOT_PARAMS
+        params = Params(**{name: getattr(self, name) for name in names}, seed=seed)
+        source = open_source(X, column=column)
+        listeners = list(self.callbacks or ())
+        with ExitStack() as shown:
+            if self.verbose:
+                from nomad_dask.progress import progress_bars
+
+                listeners.append(shown.enter_context(progress_bars()))
+            result = project(
+                source,
+                params,
+                workspace=None if self.workspace is None else Path(self.workspace),
+                client=self.client,
+                n_workers=self.n_workers,
+                device=self.device,
+                emit=fan_out(listeners),
+            )
+        self.embedding_ = result.positions
+        self.cells_ = result.cells
+        self.diagnostics_ = result.diagnostics
+        self.seed_ = seed
+        self.n_features_in_ = source.n_dims
+        _check_feature_names(self, X, reset=True)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None, *, column: str | None = None) -> np.ndarray:
+        """Make the map of X and return it: float32 (n_samples, n_components). See `fit`."""
+        return self.fit(X, y, column=column).embedding_
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, numbers.Integral):
+            return int(self.random_state)
+        try:
+            return int(check_random_state(self.random_state).randint(2**31 - 1))
+        except ValueError as error:
+            raise InputError(
+                f"random_state={self.random_state!r} is not accepted: give a whole number, a RandomState or None."
+            ) from error
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.embedding_.shape[1])
+
+
+def _document(cls: type) -> None:
+    """Fill the parameters' texts in from `Params`, where they are written once."""
+    from dataclasses import fields
+
+    texts = [
+        f"{f.name} : default={f.default!r}\n        {f.metadata['doc']}"
+        for f in fields(Params)
+        if f.name != "seed"
+    ]
+    cls.__doc__ = (cls.__doc__ or "").format(params="\n    ".join(texts))
+
+
+_document(NomadProjection)

@@ -1,0 +1,150 @@
+"""The mesh against the direct sum in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nomad_dask.backends.cpu.field import Field, choose_mesh
+from nomad_dask.backends.cpu.threads import threads
+
+NONE = np.empty(0, np.float32)
+
+
+def direct(points, charges, weights):
+    """U and ∇U at points from weighted charges, chunk by chunk in float64."""
+    potential, gradient = np.zeros(len(points)), np.zeros(points.shape)
+    for a in range(0, len(points), 256):
+        apart = points[a : a + 256, None, :].astype(np.float64) - charges[None].astype(np.float64)
+        q = 1 / (1 + (apart**2).sum(-1))
+        potential[a : a + 256] = q @ weights
+        gradient[a : a + 256] = -2 * ((q**2 * weights)[:, :, None] * apart).sum(1)
+    return potential, gradient
+
+
+def by_mesh(points, pool, weights=NONE, remote=None, remote_weights=NONE, spacing=0.7, max_nodes=1 << 24):
+    dim = points.shape[1]
+    remote = np.empty((0, dim), np.float32) if remote is None else remote
+    field = Field(dim, spacing, max_nodes, pool)
+    mesh = field.cover(points, remote)
+    coefficients = field.solve(mesh, points, weights, remote, remote_weights)
+    potential, gradient = np.empty(len(points), np.float32), np.empty_like(points)
+    total = field.read(mesh, coefficients, points, potential, gradient)
+    return potential, gradient, total, mesh
+
+
+def relative(got, expected):
+    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
+
+
+def crowded(n, seed=0, dim=2):
+    """Points as dense as a map of 70,000 rows is: about two on a unit of area, in clusters of all sizes."""
+    rng = np.random.default_rng(seed)
+    extent = np.sqrt(n / 2.0)
+    centers = rng.random((40, dim)) * extent
+    spread = rng.uniform(1, 0.15 * extent, 40)
+    which = rng.integers(40, size=n)
+    return (centers[which] + rng.normal(size=(n, dim)) * spread[which, None]).astype(np.float32)
+
+
+def test_potential_and_its_sum_agree_to_a_thousandth_at_the_default_spacing():
+    points = crowded(20_000)
+    some = np.arange(0, len(points), 20)
+    expected, _ = direct(points[some], points, np.ones(len(points)))
+    with threads(2) as pool:
+        potential, _, total, mesh = by_mesh(points, pool)
+    assert mesh.spacing == 0.7
+    assert relative(potential[some], expected) <= 1e-3
+    exact_total = sum(direct(points[a : a + 2000], points, np.ones(len(points)))[0].sum() for a in range(0, 20_000, 2000))
+    assert total == pytest.approx(exact_total, rel=1e-3)
+
+
+def test_forces_agree_and_converge_with_the_mesh():
+    """Forces nearly cancel in a crowd, so their error is told against the sum of their magnitudes."""
+    points = crowded(4000)
+    _, expected = direct(points, points, np.ones(len(points)))
+    apart = points[:, None].astype(np.float64) - points[None]
+    squared = (apart**2).sum(-1)
+    magnitudes = (2 * np.sqrt(squared) / (1 + squared) ** 2).sum(1)
+    errors = {}
+    with threads(2) as pool:
+        for spacing in (0.7, 0.35, 0.175):
+            _, gradient, _, _ = by_mesh(points, pool, spacing=spacing)
+            errors[spacing] = np.linalg.norm(gradient - expected) / np.linalg.norm(magnitudes)
+    assert errors[0.7] <= 1e-2
+    assert errors[0.35] <= errors[0.7] / 5
+    assert errors[0.175] <= 1e-3
+
+
+def test_three_dimensions_weights_and_remote_means():
+    rng = np.random.default_rng(1)
+    points = (rng.normal(size=(800, 3)) * 4).astype(np.float32)
+    weights = rng.uniform(0.2, 3, 800).astype(np.float32)
+    remote = (rng.normal(size=(30, 3)) * 6).astype(np.float32)
+    remote_weights = rng.uniform(1, 200, 30).astype(np.float32)
+    expected, slope = direct(points, np.vstack([points, remote]), np.concatenate([weights, remote_weights]))
+    with threads(2) as pool:
+        potential, gradient, _, _ = by_mesh(points, pool, weights, remote, remote_weights, spacing=0.4)
+    assert relative(potential, expected) <= 1e-3
+    assert relative(gradient, slope) <= 1e-2
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4))
+def test_any_number_of_points_at_any_scale(n, seed, scale):
+    points = (np.random.default_rng(seed).normal(size=(n, 2)) * scale).astype(np.float32)
+    expected, _ = direct(points, points, np.ones(n))
+    with threads(1) as pool:
+        potential, gradient, total, mesh = by_mesh(points, pool, max_nodes=1 << 20)
+    assert np.isfinite(gradient).all()
+    assert np.prod(mesh.shape) <= 1.3 * (1 << 20)
+    if mesh.spacing <= 0.7:
+        # A point's own potential of 1 is blurred by the mesh by up to 6 %.
+        np.testing.assert_allclose(potential, expected, rtol=0.02, atol=0.06)
+        assert total == pytest.approx(potential.sum(), rel=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4), st.sampled_from([2, 3]))
+def test_few_points_are_summed_exactly(n, seed, scale, dim):
+    rng = np.random.default_rng(seed)
+    points = (rng.normal(size=(n, dim)) * scale).astype(np.float32)
+    remote, remote_weights = (rng.normal(size=(5, dim)) * scale).astype(np.float32), np.full(5, 7, np.float32)
+    expected, slope = direct(points, np.vstack([points, remote]), np.concatenate([np.ones(n), remote_weights]))
+    potential, gradient = np.empty(n, np.float32), np.empty((n, dim), np.float32)
+    with threads(1) as pool:
+        field = Field(dim, 0.7, 1 << 20, pool)
+        total = field.evaluate(points, NONE, remote, remote_weights, potential, gradient)
+    np.testing.assert_allclose(potential, expected, rtol=1e-4)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-4 * max(1.0, np.abs(slope).max()))
+    assert total == pytest.approx(expected.sum(), rel=1e-4)
+
+
+def test_one_stray_point_does_not_widen_the_mesh():
+    points = crowded(5000)
+    with threads(1) as pool:
+        plain = by_mesh(points, pool)[3]
+        points[17] = 1e7
+        _, gradient, _, mesh = by_mesh(points, pool)
+    assert mesh.spacing == plain.spacing
+    assert np.prod(mesh.shape) <= 36 * np.prod(plain.shape)
+    assert np.isfinite(gradient).all()
+
+
+def test_threads_do_not_change_a_bit():
+    points = crowded(30_000)
+    results = []
+    for n in (1, 2, 3):
+        with threads(n) as pool:
+            results.append(by_mesh(points, pool)[:3])
+    for potential, gradient, total in results[1:]:
+        assert np.array_equal(potential, results[0][0])
+        assert np.array_equal(gradient, results[0][1])
+        assert total == results[0][2]
+
+
+def test_mesh_of_a_small_map_is_fine_and_moves_in_steps():
+    sizes = {choose_mesh(np.zeros(2), np.full(2, span), 0.7, 1 << 24).spacing for span in np.linspace(1, 3, 60)}
+    assert len(sizes) <= 9
+    mesh = choose_mesh(np.zeros(2), np.array([2.0, 1.0]), 0.7, 1 << 24)
+    assert 2.0 / mesh.spacing >= 40

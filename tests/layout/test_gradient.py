@@ -1,0 +1,133 @@
+"""g equals −∂L/∂y: the formulas against finite differences, the kernels against the formulas."""
+
+import numpy as np
+import pytest
+from reference import Case, direction, finite_differences, noise
+
+from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.cpu.layout import CpuShardLayout
+from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.params import Params
+
+OPTIONS = [(n, r, s, d) for n in ("global", "point") for r, s in (("field", 0), ("means", 0), ("means", 3)) for d in (2, 3)]
+
+
+def random_case(seed: int, dim: int, n_negatives: int, n: int = 40) -> Case:
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(n, dim)) * 3
+    p = np.zeros((n, n))
+    for i in range(n):
+        others = rng.choice(np.delete(np.arange(n), i), 5, replace=False)
+        p[i, others] = rng.dirichlet(np.ones(5))
+    offsets = np.array([0, 1, 9, 9, 22, n])  # one row, no row
+    n_cells = len(offsets) - 1
+    exact = np.full((n_cells, 2), -1)
+    exact[:, 0] = np.arange(n_cells)
+    exact[:4, 1] = [1, 3, 0, 4]
+    counts = np.diff(offsets).astype(float)
+    means = np.array([y[a:b].mean(0) if b > a else np.zeros(dim) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    return Case(y, p, offsets, exact, means, counts, n, 25, n_negatives, seed=seed)
+
+
+def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: float = 0.7):
+    import scipy.sparse as sp
+
+    n, dim = case.y.shape
+    graph = sp.csr_array(case.p + case.p.T)
+    graph.sort_indices()
+    rows = np.repeat(np.arange(n), np.diff(graph.indptr))
+    no_cells = np.zeros((n, 0))
+    shard = ShardGraph(
+        cell_offsets=case.offsets,
+        global_cells=np.arange(len(case.offsets) - 1),
+        exact_cells=case.exact_cells,
+        indptr=graph.indptr.astype(np.int64),
+        indices=graph.indices.astype(np.int32),
+        weights=graph.data.astype(np.float32),
+        forward=case.p[rows, graph.indices].astype(np.float32),
+        near_cells=no_cells.astype(np.int32),
+        near_weights=no_cells.astype(np.float32),
+    )
+    params = Params(
+        n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=case.n_negatives,
+        n_exact_cells=2, n_noise=case.n_noise, seed=case.seed, mesh_spacing=mesh_spacing,
+    )  # fmt: skip
+    layout = CpuShardLayout(shard, params, case.n_total, pool)
+    layout.load(case.y.astype(np.float32), np.zeros((n, dim), np.float32))
+    remote = Remote(
+        case.means.astype(np.float32), case.counts.astype(np.float32), np.zeros((0, dim), np.float32),
+        np.zeros(0, np.float32), 0.0,
+    )  # fmt: skip
+    return layout, remote
+
+
+def engine_direction(case: Case, normalizer: str, repulsion: str, pool, **more) -> tuple[np.ndarray, float]:
+    layout, remote = engine(case, normalizer, repulsion, pool, **more)
+    outcome = layout.epoch(Step(0, rate=1.0, momentum=0.0, max_step=1e9, attract=1.0), remote)
+    return layout.state()[1].astype(np.float64), outcome.z
+
+
+@pytest.mark.parametrize(("normalizer", "repulsion", "samples", "dim"), OPTIONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_formula_is_the_gradient_of_the_loss(normalizer, repulsion, samples, dim, seed):
+    case = random_case(seed, dim, samples)
+    expected = finite_differences(case, normalizer, repulsion)
+    got = direction(case, normalizer, repulsion)
+    assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("normalizer", "repulsion", "samples", "dim"), OPTIONS)
+def test_kernels_follow_the_formula(normalizer, repulsion, samples, dim):
+    case = random_case(7, dim, samples)
+    expected = direction(case, normalizer, repulsion)
+    with threads(1) as pool:
+        got, z = engine_direction(case, normalizer, repulsion, pool)
+    assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert z == pytest.approx(noise(case, case.y, repulsion).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("normalizer", ["global", "point"])
+def test_kernels_follow_the_formula_on_a_mesh(normalizer, monkeypatch):
+    monkeypatch.setattr("nomad_dask.backends.cpu.field._DIRECT_PAIRS", 0)
+    case = random_case(7, 2, 0)
+    expected = direction(case, normalizer, "field")
+    with threads(1) as pool:
+        got, z = engine_direction(case, normalizer, "field", pool, mesh_spacing=0.1)
+    assert np.linalg.norm(got - expected) <= 1e-3 * np.linalg.norm(expected)
+    assert z == pytest.approx(noise(case, case.y, "field").sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("normalizer", "repulsion", "samples", "dim"), OPTIONS)
+def test_threads_do_not_change_a_bit(normalizer, repulsion, samples, dim):
+    case = random_case(3, dim, samples)
+    results = []
+    for n in (1, 2, 5):
+        with threads(n) as pool:
+            results.append(engine_direction(case, normalizer, repulsion, pool))
+    for got, z in results[1:]:
+        assert np.array_equal(got, results[0][0])
+        assert z == results[0][1]
+
+
+def test_loss_is_what_the_formula_says():
+    case = random_case(5, 2, 0)
+    q = 1 / (1 + ((case.y[:, None] - case.y[None]) ** 2).sum(-1))
+    with threads(1) as pool:
+        layout, remote = engine(case, "global", "field", pool)
+        outcome = layout.epoch(Step(0, 1.0, 0.0, 1e9, 1.0, measure_loss=True), remote)
+    assert outcome.loss == pytest.approx(-(case.p * np.log(q)).sum(), rel=1e-5)
+
+
+def test_steps_are_clipped_and_keep_their_direction():
+    case = random_case(1, 2, 0)
+    with threads(1) as pool:
+        free, _ = engine_direction(case, "global", "field", pool)
+        layout, remote = engine(case, "global", "field", pool)
+        before = layout.state()[0]
+        layout.epoch(Step(0, 1.0, 0.0, 0.5, 1.0), remote)
+        after, velocity = layout.state()
+    lengths = np.linalg.norm(velocity, axis=1)
+    assert lengths.max() <= 0.5 * (1 + 1e-6)
+    free_lengths = np.linalg.norm(free, axis=1)
+    np.testing.assert_allclose(velocity, free * np.minimum(1, 0.5 / free_lengths)[:, None], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(after, before + velocity, atol=1e-6)

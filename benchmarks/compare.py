@@ -192,7 +192,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"# {data['name']}: {data['rows']:,} rows of {data['dims']} dimensions",
         "",
         f"{result['date']}. {host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB. "
-        f"Medians of {len(result['seeds'])} seeds; the range of CPU seconds in brackets. "
+        f"Medians over seeds {', '.join(map(str, result['seeds']))}; the range of CPU seconds in brackets. "
         f"Last column: CPU seconds over those of {first}.",
         "",
         "| " + " | ".join(["method", *columns, f"CPU / {first}"]) + " |",

@@ -20,10 +20,12 @@ SCREEN_AXES = 127
 ROUNDS_COST = 5000
 """Screened pairs a row that take as long as two rounds."""
 MAX_ROUNDS = 8
-MIN_GAIN = 0.001
-"""Rounds end when one raises recall by no more."""
 FAN = 10
 """Neighbours of a neighbour that a round tries, each way round."""
+WIDE_FAN = 20
+"""The same, once rounds have stopped to gain."""
+MIN_GAIN = 0.002
+"""Recall that a round must bring for the next to be like it."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,16 @@ def find_neighbors(
     recall = measure_recall(distances[sample], true_distances)
     fresh = np.ones(ids.shape, np.uint8)
     rounds = 0
-    gain = 1.0
-    while can_refine and recall < target_recall and rounds < MAX_ROUNDS and gain > MIN_GAIN:
-        ids, distances, fresh = search.refine(ids, distances, fresh, FAN, k + 5)
+    fan = FAN
+    while can_refine and recall < target_recall and rounds < MAX_ROUNDS:
+        ids, distances, fresh = search.refine(ids, distances, fresh, fan, k + 5)
         rounds += 1
         before, recall = recall, measure_recall(distances[sample], true_distances)
-        gain = recall - before
+        if recall - before < MIN_GAIN:
+            if fan > FAN:
+                break
+            fan = WIDE_FAN
+            fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
     return Neighbors(ids, distances, recall, n_probes, rounds)
 
 
@@ -175,7 +181,7 @@ def choose_effort(
         Either enough by themselves, or, where that takes longer than rounds, a start for rounds.
     """
     may_lose = 1 - target_recall
-    enough = _covering(cell_ranks, 1 - 0.75 * may_lose)
+    enough = _covering(cell_ranks, 1 - (0.75 if can_refine else 0.5) * may_lose)
     start = _covering(cell_ranks, 1 - 2.3 * may_lose)
     if can_refine and (enough - start) * probed_rows > ROUNDS_COST:
         return start, _covering(screen_ranks, target_recall)

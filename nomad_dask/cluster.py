@@ -54,7 +54,8 @@ class Cluster:
         ClusterError
             There are none.
         """
-        known = self.client.scheduler_info(n_workers=-1)["workers"]
+        # Asked directly: `Client.scheduler_info` gives what a refresh every two seconds may have emptied.
+        known = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
         if not known:
             raise ClusterError(
                 "The Dask cluster has no workers: start some (dask worker ADDRESS), or give another scheduler."
@@ -125,7 +126,7 @@ def _as_nomad_error(future: Any) -> BaseException:
         return error
     if error is None:
         return ClusterError(f"A task was {future.status}: was the cluster closed? Start it again and resume.")
-    failure = ClusterError(f"A task failed on its worker with {type(error).__name__}: {error}")
+    failure = NomadError(f"A task failed on its worker with {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
 

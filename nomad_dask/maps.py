@@ -42,6 +42,20 @@ class Map:
     metadata: dict[str, Any]
 
 
+def check_kept(keep: Sequence[str]) -> None:
+    """Refuse columns that the map has itself.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in keep:
+        if name in (*AXES, "cell"):
+            raise InputError(
+                f"The column {name!r} cannot be kept, the map has its own: rename it in the source."
+            )
+
+
 def write_map(
     path: Path,
     positions: np.ndarray,
@@ -66,11 +80,6 @@ def write_map(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    taken = [name for name in keep if name in (*AXES, "cell")]
-    if taken:
-        raise InputError(
-            f"The column {taken[0]!r} cannot be kept, the map has its own: rename it in the source."
-        )
     with whole_file(path) as partial:
         writer = None
         for start in range(0, max(1, len(positions)), _BLOCK_ROWS):

@@ -17,7 +17,7 @@ from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.errors import InputError, ResourceError, near
 from nomad_dask.nearest import QUERIES_AT_ONCE, Nearest, Wanted, pair_distances
 from nomad_dask.params import METRICS
-from nomad_dask.partition.store import normalized
+from nomad_dask.backends.vectors import normalized
 from nomad_dask.sources.base import Source
 
 Z95 = 1.959964

@@ -26,8 +26,9 @@ from nomad_dask.events import (
     StageStarted,
 )
 from nomad_dask.layout.driver import lay_out, positions_of
-from nomad_dask.maps import write_map
-from nomad_dask.neighbors.shard import all_cells, beta_of_sample, connect_shard
+from nomad_dask.maps import check_kept, write_map
+from nomad_dask.neighbors import shard as neighbors
+from nomad_dask.neighbors.halo import all_cells
 from nomad_dask.params import Params
 from nomad_dask.partition import cells as cells_module
 from nomad_dask.partition import exchange, sample
@@ -116,6 +117,7 @@ def project(
     Interrupted
         The user stopped it; the workspace can be taken up again.
     """
+    check_kept(keep)
     if output is not None:
         check_output(output, overwrite)
     temporary = None
@@ -139,11 +141,9 @@ def project(
             run = Run(source, params, plan, home.path, device)
             stages = _Stages(run, cluster, home, emit)
             positions, cells = stages.all()
-    except Interrupted as stop:
-        kept = f" What was done is kept in {workspace}." if temporary is None else ""
-        raise Interrupted(f"Stopped.{kept}") from stop
     except KeyboardInterrupt as stop:
-        raise Interrupted(f"Stopped before the first stage had begun; {workspace} can be reused.") from stop
+        kept = f" What was done is kept in {workspace}." if temporary is None and workspace.exists() else ""
+        raise Interrupted(f"Stopped.{kept}") from stop
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -305,11 +305,10 @@ class _Stages:
         return [a for artifacts in made for a in artifacts], facts
 
     def _neighbors(self) -> tuple[list[Any], dict[str, Any]]:
-        beta = None
-        if self.run.plan.n_shards > 1 and self.run.params.foreign_attraction:
-            (beta,) = self.cluster.run(beta_of_sample, [(self.run,)])
-        jobs = [(self.run, s, beta) for s in range(self.run.plan.n_shards)]
-        answers = self.cluster.run(connect_shard, jobs, self._progress("neighbors"))
+        jobs = [(self.run, s) for s in range(self.run.plan.n_shards)]
+        answers = self.cluster.run(neighbors.find, jobs, self._progress("neighbors"))
+        patches = self.cluster.run(neighbors.patch, jobs)
+        links = self.cluster.run(neighbors.link, jobs)
         rows = [facts["rows"] for _, facts in answers]
 
         def mean(figure: str) -> float:
@@ -322,7 +321,9 @@ class _Stages:
             "foreign_share": mean("foreign_share"),
             "edges": sum(facts["edges"] for _, facts in answers),
         }
-        return [a for artifacts, _ in answers for a in artifacts], facts
+        return [
+            a for artifacts in (*[made for made, _ in answers], *patches, *links) for a in artifacts
+        ], facts
 
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:
         facts = lay_out(self.run, self.cluster, self.workspace, self.emit)
@@ -336,7 +337,7 @@ class _Stages:
         epoch = self.diagnostics["epochs"]
         edges = all_cells(run).edges
         for s in range(run.plan.n_shards):
-            rows = exchange.source_rows(run, s)
+            rows = np.load(run.file(exchange.shard_file(s, "rows")))
             offsets = np.load(run.file(exchange.shard_file(s, "cell_offsets")))
             positions[rows] = positions_of(run, epoch, s)
             cells[rows] = np.repeat(np.arange(edges[s], edges[s + 1]), np.diff(offsets))

@@ -17,6 +17,9 @@ MAX_AXES = 64
 COARSE_ABOVE = 200_000
 COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
+# Patches of near rows whose means stand for their rows in other shards; what an epoch exchanges depends on
+# this number, not on the rows.
+N_PATCHES = 16384
 _SAMPLE_PER_CELL = 64
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20
@@ -136,7 +139,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         raise InputError(
             f"n_shards={n_shards} for {n} rows leaves fewer than 100 rows a shard: give at most {max(1, n // 100)}."
         )
-    n_cells = params.n_cells or max(1, round(n / params.cell_rows), 2 * n_shards)
+    n_cells = params.n_cells or min(n, max(round(n / params.cell_rows), 2 * n_shards))
     if n_cells > n:
         raise InputError(f"n_cells={n_cells} is more than the {n} rows: give at most {n}.")
     if n_cells < n_shards:

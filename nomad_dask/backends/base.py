@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from nomad_dask.params import Params
 
 if TYPE_CHECKING:
-    from nomad_dask.partition.store import ShardVectors
+    from nomad_dask.backends.vectors import ShardVectors
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,34 @@ class ShardGraph:
     ----------
     cell_offsets : ndarray of int64 (cells + 1,)
         Rows of each own cell.
-    global_cells : ndarray of int64 (cells,)
-        Number of each own cell among the cells of all shards.
+    patch_of_row : ndarray of int32 (rows,)
+        Own patch of each row: a few near rows, whose mean stands for them in other shards.
+    patch_counts : ndarray of int64 (patches,)
+        Rows of each own patch.
+    first_patch : int
+        Number of the first own patch among those of all shards.
     exact_cells : ndarray of int64 (cells, n_exact)
         For each own cell the own cells nearest to it, itself first, -1 for none.
     indptr, indices, weights : ndarray of int64, int32, float32
         CSR of a_ij = p(j|i) + p(i|j).
     forward : ndarray of float32 or None
         p(j|i) on the same edges, for one normaliser a point; p(i|j) is the rest of a_ij.
-    near_cells : ndarray of int32 (rows, m)
-        Foreign cells that attract a row.
-    near_weights : ndarray of float32 (rows, m)
-        With what weight.
+    far_indptr, far_patches, far_weights : ndarray of int64, int32, float32
+        CSR of the patches of other shards that attract a row, and with what weight.
     """
 
     cell_offsets: np.ndarray
-    global_cells: np.ndarray
+    patch_of_row: np.ndarray
+    patch_counts: np.ndarray
+    first_patch: int
     exact_cells: np.ndarray
     indptr: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
     forward: np.ndarray | None
-    near_cells: np.ndarray
-    near_weights: np.ndarray
+    far_indptr: np.ndarray
+    far_patches: np.ndarray
+    far_weights: np.ndarray
 
     @property
     def n_rows(self) -> int:
@@ -122,19 +127,20 @@ class Remote:
 
     Attributes
     ----------
-    cell_means : ndarray of float32 (cells of all shards, dim)
-    cell_counts : ndarray of float32 (cells of all shards,)
-        Rows of each cell, own cells included.
+    patch_moments : ndarray of float32 (patches of all shards, dim + 1)
+        Mean of each patch, and its variance summed over the axes.
+    patch_counts : ndarray of float32 (patches of all shards,)
+        Rows of each patch, own patches included.
     points : ndarray of float32 (m, dim)
-        Means of the others' layout cells.
+        Charges that stand for the others' rows.
     weights : ndarray of float32 (m,)
-        Their rows.
+        Rows that each stands for.
     z : float or None
         The others' part of Z; None when not known yet.
     """
 
-    cell_means: np.ndarray
-    cell_counts: np.ndarray
+    patch_moments: np.ndarray
+    patch_counts: np.ndarray
     points: np.ndarray
     weights: np.ndarray
     z: float | None
@@ -146,6 +152,46 @@ class Outcome:
 
     z: float
     loss: float | None
+
+
+class Searcher(Protocol):
+    """The primitives of the neighbour search over rows sorted by cell; see `cpu.knn.CellSearch`."""
+
+    vectors: ShardVectors
+    n_queries: int
+    n_cells: int
+
+    @property
+    def mean_probed_rows(self) -> float:
+        """Rows that a probe of one cell meets in the mean."""
+
+    def make_screen(self, n_axes: int | None) -> None:
+        """Choose in how many axes distances are screened; None takes all dimensions."""
+
+    def can_refine(self, k: int) -> bool:
+        """Whether `refine` fits in memory for lists of k."""
+
+    def exact(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the true neighbours of a few rows and their squared distances."""
+
+    def fit_screen(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
+        """Learn from true neighbours how to read the screen."""
+
+    def cell_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return for true neighbours how many cells are nearer to the row than theirs."""
+
+    def screen_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return for true neighbours how many rows the screen takes for nearer."""
+
+    def probe(
+        self, k: int, n_probes: int, n_candidates: int, advance: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and squared distances of the nearest rows in the nearest cells."""
+
+    def refine(
+        self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lists improved by trying the neighbours of neighbours."""
 
 
 class ShardLayout(Protocol):
@@ -160,11 +206,8 @@ class ShardLayout(Protocol):
     def epoch(self, step: Step, remote: Remote) -> Outcome:
         """Move every row once."""
 
-    def cell_means(self) -> np.ndarray:
-        """Return the means (cells, dim) of the own K-Means cells."""
-
-    def grid_means(self) -> np.ndarray:
-        """Return count and mean (m, 1 + dim) of the non-empty layout cells."""
+    def patches(self) -> np.ndarray:
+        """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
 
 
 class Backend(Protocol):
@@ -184,16 +227,16 @@ class Backend(Protocol):
     def project(self, rows: np.ndarray, axes: Axes) -> np.ndarray:
         """Return coordinates (rows, n_axes) float32 along the axes."""
 
-    def search(
+    def searcher(
         self,
         vectors: ShardVectors,
         cell_offsets: np.ndarray,
         centroids: np.ndarray,
-        params: Params,
+        seed: int,
         memory_bytes: int,
-        advance: Callable[[int], None],
-    ) -> Any:
-        """Return the `neighbors.search.Neighbors` of the rows of a shard."""
+        n_queries: int,
+    ) -> Searcher:
+        """Return the primitives of the neighbour search over rows sorted by cell."""
 
     def layout(self, graph: ShardGraph, params: Params, n_total: int) -> ShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""

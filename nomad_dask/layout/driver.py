@@ -1,10 +1,12 @@
-"""The epoch loop: every shard steps, then all hear of each other; checkpoints, and shards whose worker is lost."""
+"""The epoch loop: every shard steps, then all hear of each other; checkpoints, and lost workers."""
 
 from __future__ import annotations
 
 import math
 import time
 import uuid
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,6 @@ from nomad_dask.events import CheckpointWritten, Emit, EpochDone, StageAdvanced,
 from nomad_dask.layout.schedule import Schedule, schedule
 from nomad_dask.layout.shard import Behind, advance, begin, checkpoint_file, release, save
 from nomad_dask.layout.summary import ShardSummary, Summary, merge
-from nomad_dask.neighbors.shard import all_cells
 from nomad_dask.plan import Run
 from nomad_dask.workspace import Workspace
 
@@ -32,39 +33,62 @@ class _Shards:
     def __init__(self, run: Run, cluster: Cluster, emit: Emit) -> None:
         self.run, self.cluster, self.emit = run, cluster, emit
         self.id = uuid.uuid4().hex
-        addresses = [w.address for w in cluster.workers()]
-        self.homes = [addresses[s % len(addresses)] for s in range(run.plan.n_shards)]
         # The summary of every epoch since the last checkpoint: what a lost shard needs to catch up.
         self.told: dict[int, Summary] = {}
+        self.settle()
+
+    def settle(self) -> None:
+        """Spread the shards over the workers there are now; after a checkpoint a move costs just a load."""
+        addresses = [w.address for w in self.cluster.workers()]
+        self.homes = [addresses[s % len(addresses)] for s in range(self.run.plan.n_shards)]
 
     def ask(self, task: Any, *args: Any) -> list[Any]:
         """Run ``task(run, id, shard, *args)`` for every shard; shards that are behind catch up first."""
-        jobs = [(self.run, self.id, s, *args) for s in range(self.run.plan.n_shards)]
-        answers = self.cluster.run(task, jobs, workers=self.homes)
-        for answer in [a for a in answers if isinstance(a, Behind)]:
-            self.emit(WorkerLost(self.homes[answer.shard]))
+        answers = self._ask(range(len(self.homes)), task, args)
+        behind = [a for a in answers if isinstance(a, Behind)]
+        if behind:
+            self._leave_lost_homes()
+        for answer in behind:
             answers[answer.shard] = self._catch_up(answer, task, args)
         return answers
 
+    def _ask(self, shards: Sequence[int], task: Any, args: tuple[Any, ...]) -> list[Any]:
+        """Ask some shards, those of one worker in one task: queued ones would be stolen by idle workers."""
+        shards_of: dict[str, list[int]] = {}
+        for s in shards:
+            shards_of.setdefault(self.homes[s], []).append(s)
+        jobs = [(task, self.run, self.id, tuple(group), args) for group in shards_of.values()]
+        answers = self.cluster.run(_on_one_worker, jobs, workers=list(shards_of))
+        answer_of = dict(zip(chain(*shards_of.values()), chain(*answers), strict=True))
+        return [answer_of[s] for s in shards]
+
+    def _leave_lost_homes(self) -> None:
+        """Give the shards of workers that are gone to those that have the fewest."""
+        alive = [w.address for w in self.cluster.workers()]
+        for address in sorted(set(self.homes) - set(alive)):
+            self.emit(WorkerLost(address))
+            for s in [s for s, home in enumerate(self.homes) if home == address]:
+                self.homes[s] = min(alive, key=self.homes.count)
+
     def _catch_up(self, behind: Behind, task: Any, args: tuple[Any, ...]) -> Any:
         """Redo the epochs since the checkpoint for one shard, with the summaries they had, then ask again."""
-        for epoch in sorted(e for e in self.told if e >= behind.epoch):
-            if task is advance and epoch >= args[1]:
-                break
-            following = min((e for e in self.told if e > epoch), default=args[1])
-            job = (
-                self.run,
-                self.id,
-                behind.shard,
-                _schedule(self.run),
-                epoch,
-                following - epoch,
-                self.told[epoch],
-            )
-            self.cluster.run(advance, [job], workers=[self.homes[behind.shard]])
-        job = (self.run, self.id, behind.shard, *args)
-        answer = self.cluster.run(task, [job], workers=[self.homes[behind.shard]])[0]
-        return self._catch_up(answer, task, args) if isinstance(answer, Behind) else answer
+        wanted = args[1] if task is advance else args[0]
+        answer: Any = behind
+        while isinstance(answer, Behind):
+            epochs = [e for e in sorted(self.told) if behind.epoch <= e < wanted]
+            for epoch, following in pairwise([*epochs, wanted]):
+                job = (_schedule(self.run), epoch, following - epoch, self.told[epoch])
+                self._ask([behind.shard], advance, job)
+            (answer,) = self._ask([behind.shard], task, args)
+            if isinstance(answer, Behind):
+                self._leave_lost_homes()
+        return answer
+
+
+def _on_one_worker(
+    task: Any, run: Run, run_id: str, shards: tuple[int, ...], args: tuple[Any, ...]
+) -> list[Any]:
+    return [task(run, run_id, shard, *args) for shard in shards]
 
 
 def _schedule(run: Run) -> Schedule:
@@ -76,19 +100,22 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
     plan = _schedule(run)
     emit(StageStarted(STAGE, plan.n_epochs, "epochs"))
     shards = _Shards(run, cluster, emit)
-    edges = all_cells(run).edges
-    cells = [np.arange(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
     try:
-        facts = workspace.facts("checkpoint") or {"epoch": 0, "z": [None] * run.plan.n_shards}
+        facts = workspace.facts("checkpoint") or {
+            "epoch": 0,
+            "z": [None] * run.plan.n_shards,
+            "loss": None,
+            "exchanged": 0,
+        }
         epoch = facts["epoch"]
         parts: list[ShardSummary] = shards.ask(begin)
-        known = {s: z for s, z in enumerate(facts["z"])}
-        parts = [ShardSummary(p.shard, p.cell_means, p.grid, known[p.shard]) for p in parts]
+        known = dict(enumerate(facts["z"]))
+        parts = [ShardSummary(p.shard, p.patches, known[p.shard]) for p in parts]
         several = run.plan.n_shards > 1 or run.params.repulsion == "means"
-        batch, exchanged, loss = 1, 0, None
+        batch, exchanged, loss = 1, facts["exchanged"], facts["loss"]
         saved_at, saving = time.monotonic(), 0.0
         while epoch < plan.n_epochs:
-            summary = merge(parts, cells)
+            summary = merge(parts)
             shards.told[epoch] = summary
             count = 1 if several else min(batch, plan.n_epochs - epoch)
             started = time.monotonic()
@@ -103,13 +130,14 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
             due = max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * saving)
             if epoch == plan.n_epochs or time.monotonic() - saved_at > due:
                 started = time.monotonic()
-                _checkpoint(shards, workspace, parts, epoch)
+                _checkpoint(shards, workspace, parts, epoch, loss=loss, exchanged=exchanged)
                 saving = time.monotonic() - started
                 saved_at = time.monotonic()
                 emit(CheckpointWritten(epoch))
+                shards.settle()
     finally:
         if not _gone(cluster):
-            cluster.client.run(release, str(run.workspace))
+            cluster.client.run(release, str(run.workspace), on_error="ignore")
     return {"epochs": plan.n_epochs, "loss": loss, "exchanged_bytes_per_epoch": exchanged}
 
 
@@ -117,11 +145,13 @@ def _gone(cluster: Cluster) -> bool:
     return bool(cluster.client.status != "running")
 
 
-def _checkpoint(shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int) -> None:
+def _checkpoint(
+    shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int, **facts: Any
+) -> None:
     """Make the state durable, then drop the checkpoint before it."""
     before = workspace.facts("checkpoint")
     artifacts = shards.ask(save, epoch)
-    workspace.record("checkpoint", artifacts, epoch=epoch, z=[p.z for p in parts])
+    workspace.record("checkpoint", artifacts, epoch=epoch, z=[p.z for p in parts], **facts)
     shards.told.clear()
     if before is not None and before["epoch"] != epoch:
         workspace.remove(checkpoint_file(before["epoch"], 0).rsplit("/", 1)[0])

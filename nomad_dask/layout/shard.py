@@ -16,10 +16,10 @@ from nomad_dask.cluster import worker_threads
 from nomad_dask.layout.schedule import Schedule
 from nomad_dask.layout.start import along_axes, from_anchors, room
 from nomad_dask.layout.summary import ShardSummary, Summary
-from nomad_dask.neighbors.shard import all_cells, load_graph
+from nomad_dask.neighbors.halo import all_cells, surroundings
+from nomad_dask.neighbors.shard import load_graph, patch_counts
 from nomad_dask.partition import cells as cells_module
 from nomad_dask.partition.exchange import shard_file
-from nomad_dask.partition.store import ShardVectors
 from nomad_dask.plan import Run
 from nomad_dask.workspace import Artifact, Workspace
 
@@ -38,7 +38,7 @@ class _Live:
 
     run_id: str
     layout: ShardLayout
-    cell_counts: np.ndarray
+    patch_counts: np.ndarray
     epoch: int
     told: ShardSummary | None = None
     told_from: int = -1
@@ -50,7 +50,7 @@ _live: dict[tuple[str, int], _Live] = {}
 def begin(run: Run, run_id: str, shard: int) -> ShardSummary:
     """Load a shard at its last checkpoint and return its summary, Z not known."""
     live = _load(run, run_id, shard)
-    return ShardSummary(shard, live.layout.cell_means(), live.layout.grid_means(), None)
+    return ShardSummary(shard, live.layout.patches(), None)
 
 
 def advance(
@@ -68,13 +68,9 @@ def advance(
         live = _load(run, run_id, shard)
         if live.epoch != epoch:
             return Behind(shard, live.epoch)
-    grid = summary.grid_of_others(shard)
+    points, weights = summary.charges_of_others(shard, live.patch_counts)
     remote = Remote(
-        summary.cell_means,
-        live.cell_counts,
-        np.ascontiguousarray(grid[:, 1:]),
-        grid[:, 0],
-        summary.z_of_others(shard),
+        summary.moments(), live.patch_counts.reshape(-1), points, weights, summary.z_of_others(shard)
     )
     loss = None
     with backend_of_worker(run.device, worker_threads()):
@@ -82,7 +78,7 @@ def advance(
             outcome = live.layout.epoch(plan.at(e), remote)
             loss = outcome.loss if outcome.loss is not None else loss
     live.epoch = epoch + n_epochs
-    live.told = ShardSummary(shard, live.layout.cell_means(), live.layout.grid_means(), outcome.z, loss)
+    live.told = ShardSummary(shard, live.layout.patches(), outcome.z, loss)
     live.told_from = epoch
     return live.told
 
@@ -122,7 +118,7 @@ def _load(run: Run, run_id: str, shard: int) -> _Live:
     with backend_of_worker(run.device, worker_threads()) as backend:
         layout = backend.layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
-    live = _Live(run_id, layout, all_cells(run).counts.astype(np.float32), epoch)
+    live = _Live(run_id, layout, patch_counts(run), epoch)
     _live[str(run.workspace), shard] = live
     return live
 
@@ -139,7 +135,7 @@ def _start(run: Run, shard: int) -> np.ndarray:
         anchors = order[np.searchsorted(rows[order], laid_out[here])]
         places = np.argsort(anchors)
         return from_anchors(
-            ShardVectors(run.file(shard_file(shard, "vectors")), run.params.metric, run.plan.resident_bytes),
+            surroundings(run, all_cells(run), shard, with_halo=False).vectors,
             np.load(run.file(shard_file(shard, "cell_offsets"))),
             np.load(run.file(shard_file(shard, "centroids"))),
             anchors[places],

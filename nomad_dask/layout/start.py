@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.neighbors.foreign import nearest_of_each
-from nomad_dask.partition.store import ShardVectors
+from nomad_dask.neighbors.halo import nearest_cells
+from nomad_dask.backends.vectors import ShardVectors
 
 # A map of n points needs about √n of room: this much is given at once (standard deviation over √n), the
 # rest grows (algorithm §4b; there as a factor on the coarse map, whose own size depends on its epochs).
@@ -13,6 +13,7 @@ _ROOM = 0.155
 _JITTER = 0.5
 _ANCHORS = 4
 _NEAR_CELLS = 8
+_SEARCHED_CELLS = 48
 # Starting positions are held within this many standard deviations, so that no stray row starts far out.
 _FARTHEST = 10.0
 # Least jitter, in standard deviations, so that rows that are all alike do not start on one point.
@@ -66,7 +67,7 @@ def from_anchors(
     n_cells, dim = len(centroids), positions.shape[1]
     out = np.empty((vectors.n_rows, dim), np.float32)
     edges = np.searchsorted(anchors, cell_offsets)
-    near_cells = nearest_of_each(centroids, 0, n_cells)
+    near_cells = nearest_cells(centroids, 0, n_cells, _SEARCHED_CELLS)
     held: dict[int, np.ndarray] = {}
 
     def anchors_of(cell: int) -> np.ndarray:

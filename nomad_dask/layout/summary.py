@@ -1,6 +1,7 @@
-"""What shards tell each other between epochs: counts and means of cells, and their part of Z.
+"""What shards tell each other between epochs: means and spreads of patches, and their part of Z.
 
-The size of a summary depends on the number of cells and shards only, never on the number of rows.
+A patch is a few near rows. There are at most `plan.N_PATCHES` of them, however many rows there are, and what
+is sent is filled up to that number: the size of a summary depends on the number of patches and shards only.
 """
 
 from __future__ import annotations
@@ -18,55 +19,74 @@ class ShardSummary:
     Attributes
     ----------
     shard : int
-    cell_means : ndarray of float32 (cells of the shard, dim)
-        Means of its K-Means cells, in the shard's order of cells.
-    grid : ndarray of float32 (m, 1 + dim)
-        Count and mean of the non-empty layout cells: a grid of 16 along each axis over the shard's extent.
-    z : float
-        The shard's part of Z = Σ_i Z_i.
+    patches : ndarray of float32 (patches, 2·dim)
+        Means and standard deviations of its patches, filled up with zeros to the same number in every shard.
+    z : float or None
+        The shard's part of Z = Σ_i Z_i; None before the first epoch.
     loss : float or None
         The shard's part of the attraction loss, when it was measured.
     """
 
     shard: int
-    cell_means: np.ndarray
-    grid: np.ndarray
+    patches: np.ndarray
     z: float | None
     loss: float | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays and scalars."""
-        return self.cell_means.nbytes + self.grid.nbytes + 16
+        return self.patches.nbytes + 16
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All shards, as each of them sees the others.
+    """All shards after an epoch.
 
     Attributes
     ----------
-    cell_means : ndarray of float32 (cells of all shards, dim)
-        By global cell number.
-    grids : tuple of ndarray
-        The grid of each shard.
+    patches : ndarray of float32 (shards, patches, 2·dim)
     z : tuple of float or None
         Each shard's part of Z; None before the first epoch.
     """
 
-    cell_means: np.ndarray
-    grids: tuple[np.ndarray, ...]
+    patches: np.ndarray
     z: tuple[float | None, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays and scalars."""
-        return self.cell_means.nbytes + sum(g.nbytes for g in self.grids) + 8 * len(self.z)
+        return self.patches.nbytes + 8 * len(self.z)
 
-    def grid_of_others(self, shard: int) -> np.ndarray:
-        """Return counts and means of the layout cells of all other shards."""
-        others = [g for s, g in enumerate(self.grids) if s != shard]
-        return np.concatenate(others) if others else self.grids[shard][:0]
+    def moments(self) -> np.ndarray:
+        """Return means and variances, summed over the axes, (all patches, dim + 1) float32, shard by shard."""
+        dim = self.patches.shape[2] // 2
+        variances = (self.patches[:, :, dim:] ** 2).sum(axis=2, keepdims=True)
+        moments = np.concatenate([self.patches[:, :, :dim], variances], axis=2)
+        return np.ascontiguousarray(moments.reshape(-1, dim + 1))
+
+    def charges_of_others(self, shard: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return charges (m, dim) that stand for the rows of all other shards, and their weights (m,).
+
+        A patch of several rows is spread over the corners of its box of one standard deviation: one charge
+        at its mean would push a hole into the map.
+
+        Parameters
+        ----------
+        shard : int
+        counts : ndarray of float32 (shards, patches)
+            Rows of each patch.
+        """
+        dim = self.patches.shape[2] // 2
+        others = np.arange(len(self.patches)) != shard
+        patches, rows = self.patches[others].reshape(-1, 2 * dim), counts[others].reshape(-1)
+        patches, rows = patches[rows > 0], rows[rows > 0]
+        means, spreads = patches[:, :dim], patches[:, dim:]
+        single = rows == 1
+        corners = np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T
+        spread_out = means[~single, None, :] + corners * spreads[~single, None, :]
+        weights = np.repeat(rows[~single] / len(corners), len(corners))
+        points = np.concatenate([means[single], spread_out.reshape(-1, dim)])
+        return points.astype(np.float32), np.concatenate([rows[single], weights]).astype(np.float32)
 
     def z_of_others(self, shard: int) -> float | None:
         """Return the other shards' part of Z, or None when one of them is not known yet."""
@@ -74,19 +94,7 @@ class Summary:
         return None if any(z is None for z in others) else float(sum(others))  # type: ignore[arg-type]
 
 
-def merge(parts: Sequence[ShardSummary], cells_of_shards: Sequence[np.ndarray]) -> Summary:
-    """Put the shards' summaries together, in the order of the shards whatever order they came in.
-
-    Parameters
-    ----------
-    parts : sequence of ShardSummary
-        One for every shard, in any order.
-    cells_of_shards : sequence of ndarray of int
-        Global cell numbers of each shard, in the shard's order.
-    """
+def merge(parts: Sequence[ShardSummary]) -> Summary:
+    """Put the shards' summaries together, in the order of the shards whatever order they came in."""
     ordered = sorted(parts, key=lambda p: p.shard)
-    dim = ordered[0].cell_means.shape[1]
-    means = np.zeros((sum(len(c) for c in cells_of_shards), dim), np.float32)
-    for part, cells in zip(ordered, cells_of_shards, strict=True):
-        means[cells] = part.cell_means
-    return Summary(means, tuple(p.grid for p in ordered), tuple(p.z for p in ordered))
+    return Summary(np.stack([p.patches for p in ordered]), tuple(p.z for p in ordered))

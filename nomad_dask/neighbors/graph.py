@@ -41,29 +41,34 @@ def rank_weights(k: int, kind: str) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def symmetric_graph(ids: np.ndarray, kind: str, own_share: np.ndarray) -> Edges:
-    """Return the graph of the neighbours found.
+def neighbor_weights(ids: np.ndarray, kind: str) -> np.ndarray:
+    """Return p(j|i) (rows, k) float32 of the neighbours found, nearest first, -1 where none was found.
+
+    See `rank_weights` for `kind`; renormalised over the neighbours found.
+    """
+    k = ids.shape[1]
+    weights = np.where(ids >= 0, rank_weights(max(k, 1), kind)[:k], 0).astype(np.float32)
+    sums = weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / np.where(sums > 0, sums, 1), np.float32)
+
+
+def symmetric_graph(ids: np.ndarray, weights: np.ndarray) -> Edges:
+    """Return the symmetric graph of directed edges.
 
     Parameters
     ----------
     ids : ndarray of int32 (rows, k)
-        Neighbours, nearest first; -1 where none was found.
-    kind : str
-        See `rank_weights`; renormalised over the neighbours found.
-    own_share : ndarray of float32 (rows,)
-        Share of a row's attraction that goes to these neighbours; the rest goes to cells of other shards.
+        Neighbours; -1 for none.
+    weights : ndarray of float32 (rows, k)
+        p(j|i) of each.
     """
     import scipy.sparse as sp
 
-    n, k = ids.shape
+    n = len(ids)
     found = ids >= 0
-    weights = np.where(found, rank_weights(max(k, 1), kind)[:k], 0).astype(np.float32)
-    sums = weights.sum(axis=1)
-    weights *= (own_share / np.where(sums > 0, sums, 1))[:, None]
     indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
     # Both directions in one matrix: real parts are p(j|i), imaginary ones p(i|j).
     one_way = sp.csr_array((weights[found].astype(np.complex64), ids[found], indptr), shape=(n, n))
-    del weights, found
     both = (one_way + one_way.T.tocsr() * np.complex64(1j)).tocsr()
     both.sort_indices()
     return Edges(

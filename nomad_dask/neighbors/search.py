@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.cpu.knn import CellSearch
-from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.partition.store import ShardVectors
+from nomad_dask.backends.base import Searcher
 
 SAMPLE_ROWS = 200
 """Rows whose true neighbours are found, to measure recall."""
@@ -54,29 +52,20 @@ class Neighbors:
 
 
 def find_neighbors(
-    vectors: ShardVectors,
-    cell_offsets: np.ndarray,
-    centroids: np.ndarray,
+    search: Searcher,
     n_neighbors: int,
     *,
     n_probes: int | None,
     target_recall: float,
-    pool: Threads,
     seed: int,
-    memory_bytes: int,
     advance: Callable[[int], None],
-    primitives: type[CellSearch] = CellSearch,
 ) -> Neighbors:
-    """Find the `n_neighbors` nearest rows of every row, itself excluded.
+    """Find the `n_neighbors` nearest rows of every row that is searched for, itself excluded.
 
     Parameters
     ----------
-    vectors : ShardVectors
-        Rows (n, d) sorted by cell.
-    cell_offsets : ndarray (R + 1,) int64
-        Cell c owns rows ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
-    centroids : ndarray (R, d) float32
-        Means of the cells.
+    search : CellSearch
+        The backend's primitives over the rows.
     n_neighbors : int
         Neighbours wanted; n - 1 when there are fewer rows.
     n_probes : int or None
@@ -84,32 +73,25 @@ def find_neighbors(
         rounds by `target_recall`.
     target_recall : float
         Share of true neighbours to find when `n_probes` is None.
-    pool : Threads
-        Runs the work. The result does not depend on the number of threads.
     seed : int
         Decides the sampled rows.
-    memory_bytes : int
-        Memory to stay within, the result apart.
     advance : callable
         Told the number of rows done so far.
-    primitives : type
-        The backend's searcher.
 
     Returns
     -------
     Neighbors
-        Lists in the order of the shard's rows.
+        Lists in the order of the rows searched for.
     """
-    n = vectors.n_rows
+    n, n_queries = search.vectors.n_rows, search.n_queries
     k = min(n_neighbors, n - 1)
     if k <= 0:
         return Neighbors(np.empty((n, 0), np.int32), np.empty((n, 0), np.float32), 1.0, 0, 0)
-    search = primitives(vectors, cell_offsets, centroids, pool, seed, memory_bytes)
     if n_probes is None and n <= SMALL_SHARD:
         n_probes = search.n_cells
-    sample = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE_ROWS), replace=False)).astype(
-        np.int32
-    )
+    sample = np.sort(
+        np.random.default_rng(seed).choice(n_queries, min(n_queries, SAMPLE_ROWS), replace=False)
+    ).astype(np.int32)
     if n_probes is not None:
         n_probes = min(n_probes, search.n_cells)
         search.make_screen(None)
@@ -117,9 +99,9 @@ def find_neighbors(
         recall = 1.0
         if n_probes < search.n_cells:
             recall = measure_recall(distances[sample], search.exact(sample, k)[1])
-        return Neighbors(ids, distances, recall, n_probes, 0)
+        return Neighbors(ids[:n_queries], distances[:n_queries], recall, n_probes, 0)
 
-    search.make_screen(SCREEN_AXES if vectors.n_dims > 1.5 * SCREEN_AXES else None)
+    search.make_screen(SCREEN_AXES if search.vectors.n_dims > 1.5 * SCREEN_AXES else None)
     true_ids, true_distances = search.exact(sample, k)
     search.fit_screen(sample, true_ids, true_distances)
     few = slice(None, None, 4)
@@ -146,7 +128,7 @@ def find_neighbors(
                 break
             fan = WIDE_FAN
             fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
-    return Neighbors(ids, distances, recall, n_probes, rounds)
+    return Neighbors(ids[:n_queries], distances[:n_queries], recall, n_probes, rounds)
 
 
 def measure_recall(found: np.ndarray, true: np.ndarray) -> float:

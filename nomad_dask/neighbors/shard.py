@@ -1,8 +1,12 @@
-"""The neighbours stage of one shard: search, graph, and the pull of foreign cells, as artifacts."""
+"""The neighbours stage of a shard: find the neighbours, group rows into patches, link shards by them.
+
+Edges of the layout never leave a shard. A neighbour that another shard owns attracts through the patch it
+lies in, whose mean that shard tells after every epoch. The weights are exact, p(j|i) + p(i|j), because
+neighbours are looked for across shards while the vectors are at hand on disk.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,112 +14,20 @@ import numpy as np
 from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import report, worker_threads
-from nomad_dask.neighbors.foreign import NEAREST, fit_beta, foreign_cells, nearest_of_each
-from nomad_dask.neighbors.graph import symmetric_graph
-from nomad_dask.partition.cells import sample_neighbors, working_rows
+from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
+from nomad_dask.neighbors.halo import AllCells, Surroundings, all_cells, nearest_cells, surroundings
+from nomad_dask.neighbors.patches import make_patches
+from nomad_dask.neighbors.search import Neighbors, find_neighbors
 from nomad_dask.partition.exchange import shard_file
-from nomad_dask.partition.store import ShardVectors
-from nomad_dask.plan import Run
+from nomad_dask.plan import N_PATCHES, Run
 from nomad_dask.workspace import Artifact, Workspace
 
-_BETA_ROWS = 1000
-_BETA_NEIGHBORS = 15
-_BETA_SAMPLE = 20_000
-GRAPH_FILES = ("indptr", "indices", "weights", "near_cells", "near_weights")
-
-
-@dataclass(frozen=True)
-class AllCells:
-    """The cells of all shards, numbered shard by shard.
-
-    Attributes
-    ----------
-    centroids : ndarray of float32 (cells, n_dims)
-    counts : ndarray of int64 (cells,)
-    edges : ndarray of int64 (n_shards + 1,)
-        Shard s has the cells ``edges[s]`` to ``edges[s + 1]``.
-    """
-
-    centroids: np.ndarray
-    counts: np.ndarray
-    edges: np.ndarray
-
-
-def all_cells(run: Run) -> AllCells:
-    """Read the cells of all shards."""
-    shards = range(run.plan.n_shards)
-    offsets = [np.load(run.file(shard_file(s, "cell_offsets"))) for s in shards]
-    edges = np.concatenate([[0], np.cumsum([len(o) - 1 for o in offsets])]).astype(np.int64)
-    return AllCells(
-        np.concatenate([np.load(run.file(shard_file(s, "centroids"))) for s in shards]),
-        np.concatenate([np.diff(o) for o in offsets]),
-        edges,
-    )
-
-
-def beta_of_sample(run: Run) -> float:
-    """Return the β of foreign attraction, from the neighbours of sampled rows within the sample."""
-    vectors = np.load(run.file("sample/vectors.npy"), mmap_mode="r")
-    sample = working_rows(vectors[:: max(1, len(vectors) // _BETA_SAMPLE)], run.params.metric)
-    cells = all_cells(run)
-    queries = np.arange(0, len(sample), max(1, len(sample) // _BETA_ROWS))
-    neighbors = sample_neighbors(sample, queries, _BETA_NEIGHBORS)
-    asked, places = np.unique(neighbors, return_inverse=True)
-    middle = cells.centroids.mean(axis=0)
-    centered = cells.centroids - middle
-    norms = np.einsum("ij,ij->i", centered, centered) / 2
-    owners = np.concatenate(
-        [
-            (norms - (sample[part] - middle) @ centered.T).argmin(axis=1)
-            for part in np.array_split(asked, 1 + len(asked) // 2048)
-        ]
-    )
-    return fit_beta(sample[queries], owners[places.reshape(neighbors.shape)], cells.centroids, cells.counts)
-
-
-def connect_shard(run: Run, shard: int, beta: float | None) -> tuple[list[Artifact], dict[str, Any]]:
-    """Find the neighbours of a shard's rows and write its graph; return the artifacts and what was measured."""
-    params, plan = run.params, run.plan
-    workspace = Workspace(run.workspace)
-    vectors = ShardVectors(run.file(shard_file(shard, "vectors")), params.metric, plan.resident_bytes)
-    offsets = np.load(run.file(shard_file(shard, "cell_offsets")))
-    centroids = np.load(run.file(shard_file(shard, "centroids")))
-    with backend_of_worker(run.device, worker_threads()) as backend:
-        found = backend.search(vectors, offsets, centroids, params, plan.resident_bytes, report)
-        near_cells = np.zeros((vectors.n_rows, 0), np.int32)
-        near_weights = np.zeros((vectors.n_rows, 0), np.float32)
-        if beta is not None:
-            near_cells, near_weights = _pull_of_others(run, shard, vectors, offsets, beta)
-    own_share = (1 - near_weights.sum(axis=1)).astype(np.float32)
-    edges = symmetric_graph(found.ids, params.weights, own_share)
-    arrays = [edges.indptr, edges.indices, edges.weights, near_cells, near_weights]
-    made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
-    if params.normalizer == "point":
-        made.append(workspace.save(graph_file(shard, "forward"), edges.forward))
-    return made, {
-        "rows": vectors.n_rows,
-        "recall": found.recall,
-        "n_probes": found.n_probes,
-        "rounds": found.rounds,
-        "edges": len(edges.indices),
-        "foreign_share": float(near_weights.sum(axis=1).mean()) if near_weights.size else 0.0,
-    }
-
-
-def _pull_of_others(
-    run: Run, shard: int, vectors: ShardVectors, offsets: np.ndarray, beta: float
-) -> tuple[np.ndarray, np.ndarray]:
-    cells = all_cells(run)
-    first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
-    near = nearest_of_each(cells.centroids, first, last)
-    out_cells = np.zeros((vectors.n_rows, NEAREST), np.int32)
-    out_weights = np.zeros((vectors.n_rows, NEAREST), np.float32)
-    for c, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-        rows = vectors.read(int(a), int(b))
-        out_cells[a:b], out_weights[a:b] = foreign_cells(
-            rows, cells.centroids, cells.counts, near[c], (first, last), beta
-        )
-    return out_cells, out_weights
+GRAPH_FILES = ("indptr", "indices", "weights", "forward")
+PATCH_FILES = ("patch_of_row", "patch_counts")
+FAR_FILES = ("far_indptr", "far_patches", "far_weights")
+# Edges to other shards, sorted by the shard they lead to: own row, row there, p(there|own); and where each
+# shard's begin.
+_OUT_FILES = ("out_from", "out_to", "out_weights", "out_edges")
 
 
 def graph_file(shard: int, what: str) -> str:
@@ -123,26 +35,159 @@ def graph_file(shard: int, what: str) -> str:
     return f"graph/{shard:04d}.{what}.npy"
 
 
+def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
+    """Find the neighbours of a shard's rows; write its own graph and its edges to other shards."""
+    params, plan = run.params, run.plan
+    across = plan.n_shards > 1 and params.foreign_attraction
+    cells = all_cells(run)
+    found, _ = _search(run, cells, shard, with_halo=False)
+    weights = neighbor_weights(found.ids, params.weights)
+    if across:
+        everywhere, around = _search(run, cells, shard, with_halo=True)
+        far = everywhere.ids >= around.n_own
+        all_weights = neighbor_weights(everywhere.ids, params.weights)
+        # Neighbours in the shard stand in for what lies outside, so that the fabric has no thin places; in
+        # sum they pull as much as the row's neighbours inside would.
+        weights *= 1 - np.where(far, all_weights, 0).sum(axis=1, keepdims=True)
+    edges = symmetric_graph(found.ids, weights)
+    workspace = Workspace(run.workspace)
+    arrays = (edges.indptr, edges.indices, edges.weights, edges.forward)
+    made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
+    if across:
+        rows, ranks = np.nonzero(far)
+        places = everywhere.ids[rows, ranks]
+        slots = np.searchsorted(around.offsets, places, side="right") - 1
+        numbers = around.cells[slots]
+        there = places - around.offsets[slots] + cells.starts[numbers]
+        owners = cells.shard_of(numbers)
+        order = np.argsort(owners, kind="stable")
+        out = (
+            rows[order].astype(np.int32),
+            there[order].astype(np.int32),
+            all_weights[rows, ranks][order],
+            np.searchsorted(owners[order], np.arange(plan.n_shards + 1)).astype(np.int64),
+        )
+        made += [workspace.save(graph_file(shard, w), a) for w, a in zip(_OUT_FILES, out, strict=True)]
+    return made, {
+        "rows": len(found.ids),
+        "recall": everywhere.recall if across else found.recall,
+        "n_probes": found.n_probes,
+        "rounds": found.rounds,
+        "edges": len(edges.indices),
+        "foreign_share": float(all_weights[far].sum() / max(all_weights.sum(), 1e-30)) if across else 0.0,
+    }
+
+
+def _search(run: Run, cells: AllCells, shard: int, with_halo: bool) -> tuple[Neighbors, Surroundings]:
+    around = surroundings(run, cells, shard, with_halo)
+    params, memory = run.params, run.plan.resident_bytes
+    with backend_of_worker(run.device, worker_threads()) as backend:
+        centroids = cells.centroids[around.cells]
+        search = backend.searcher(
+            around.vectors, around.offsets, centroids, params.seed, memory, around.n_own
+        )
+        found = find_neighbors(
+            search,
+            params.n_neighbors,
+            n_probes=params.n_probes,
+            target_recall=params.target_recall,
+            seed=params.seed,
+            advance=report,
+        )
+    return found, around
+
+
+def patch(run: Run, shard: int) -> list[Artifact]:
+    """Group a shard's rows into patches, small ones where other shards look."""
+    workspace = Workspace(run.workspace)
+    offsets = np.load(run.file(shard_file(shard, "cell_offsets")))
+    if run.params.repulsion == "means":
+        patch_of_row = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+        quota = int(np.diff(all_cells(run).edges).max())
+    else:
+        indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES[:3])
+        seen = np.zeros(len(indptr) - 1, bool)
+        for other in _others(run, shard):
+            seen[_crossing(run, shard, other)[0]] = True
+            seen[_crossing(run, other, shard)[1]] = True
+        quota = N_PATCHES // run.plan.n_shards if run.plan.n_shards > 1 else 1
+        patch_of_row = make_patches(seen, indptr, indices, weights, quota)
+    counts = np.bincount(patch_of_row, minlength=quota)
+    arrays = (patch_of_row, counts)
+    return [workspace.save(graph_file(shard, w), a) for w, a in zip(PATCH_FILES, arrays, strict=True)]
+
+
+def _others(run: Run, shard: int) -> list[int]:
+    """Return the shards that a shard has edges with."""
+    return [s for s in range(run.plan.n_shards) if s != shard] if run.params.foreign_attraction else []
+
+
+def _crossing(run: Run, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the edges from one shard to another: rows here, rows there, p(there|here)."""
+    begin, end, weights, edges = (np.load(run.file(graph_file(source, w)), mmap_mode="r") for w in _OUT_FILES)
+    part = slice(int(edges[target]), int(edges[target + 1]))
+    return np.array(begin[part]), np.array(end[part]), np.array(weights[part])
+
+
+def link(run: Run, shard: int) -> list[Artifact]:
+    """Gather the pulls of other shards' patches on a shard's rows, along edges of both directions."""
+    import scipy.sparse as sp
+
+    counts = patch_counts(run)
+    own_patches = np.load(run.file(graph_file(shard, "patch_of_row")), mmap_mode="r")
+    rows, patches = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    weights = [np.zeros(0, np.float32)]
+    for other in _others(run, shard):
+        patch_there = np.load(run.file(graph_file(other, "patch_of_row")))
+        here, there, out = _crossing(run, shard, other)
+        away, back, into = _crossing(run, other, shard)
+        rows += [here, back]
+        patches += [other * counts.shape[1] + patch_there[p].astype(np.int64) for p in (there, away)]
+        weights += [out, into]
+    pulls = sp.coo_array(
+        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(patches))),
+        shape=(len(own_patches), counts.size),
+    ).tocsr()
+    pulls.sum_duplicates()
+    arrays = (pulls.indptr.astype(np.int64), pulls.indices.astype(np.int32), pulls.data.astype(np.float32))
+    workspace = Workspace(run.workspace)
+    return [workspace.save(graph_file(shard, w), a) for w, a in zip(FAR_FILES, arrays, strict=True)]
+
+
+def patch_counts(run: Run) -> np.ndarray:
+    """Return the rows (shards, patches) float32 of the patches of all shards."""
+    shards = range(run.plan.n_shards)
+    return np.stack([np.load(run.file(graph_file(s, "patch_counts"))) for s in shards]).astype(np.float32)
+
+
 def load_graph(run: Run, shard: int) -> ShardGraph:
     """Read the graph of a shard."""
-    indptr, indices, weights, near_cells, near_weights = (
-        np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES
-    )
-    cells = all_cells(run)
-    first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
-    near = nearest_of_each(cells.centroids[first:last], 0, last - first)
-    exact = np.full((last - first, run.params.n_exact_cells), -1, np.int64)
-    exact[:, : near.shape[1]] = near[:, : run.params.n_exact_cells]
-    exact[:, 0] = np.arange(last - first)
+    indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES[:3])
+    patch_of_row, counts = (np.load(run.file(graph_file(shard, what))) for what in PATCH_FILES)
+    far_indptr, far_patches, far_weights = (np.load(run.file(graph_file(shard, what))) for what in FAR_FILES)
     point = run.params.normalizer == "point"
     return ShardGraph(
         cell_offsets=np.load(run.file(shard_file(shard, "cell_offsets"))),
-        global_cells=np.arange(first, last),
-        exact_cells=exact,
+        patch_of_row=patch_of_row,
+        patch_counts=counts,
+        first_patch=shard * len(counts),
+        exact_cells=_exact_cells(all_cells(run), shard, run.params.n_exact_cells),
         indptr=indptr,
         indices=indices,
         weights=weights,
         forward=np.load(run.file(graph_file(shard, "forward"))) if point else None,
-        near_cells=near_cells,
-        near_weights=near_weights,
+        far_indptr=far_indptr,
+        far_patches=far_patches,
+        far_weights=far_weights,
     )
+
+
+def _exact_cells(cells: AllCells, shard: int, n_exact: int) -> np.ndarray:
+    """Return for each own cell the own cells (cells, n_exact) nearest to it, itself first, -1 for none."""
+    first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
+    exact = np.full((last - first, n_exact), -1, np.int64)
+    if n_exact > 1:
+        near = nearest_cells(cells.centroids[first:last], 0, last - first, n_exact)
+        exact[:, : near.shape[1]] = near
+    exact[:, 0] = np.arange(last - first)
+    return exact

@@ -10,7 +10,7 @@ from nomad_dask.backends.base import Axes, Backend, Cells
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import worker_threads
 from nomad_dask.partition.shards import assign_cells
-from nomad_dask.partition.store import normalized
+from nomad_dask.backends.vectors import working_rows
 from nomad_dask.plan import Run
 from nomad_dask.workspace import Workspace
 
@@ -40,11 +40,6 @@ class Partition:
     cells: Cells
     ranks: np.ndarray
     shard_edges: np.ndarray
-
-
-def working_rows(rows: np.ndarray, metric: str) -> np.ndarray:
-    """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
-    return normalized(rows.astype(np.float32)) if metric == "cosine" else rows.astype(np.float32, copy=False)
 
 
 def make(run: Run) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.choose import backend_of_worker
+from nomad_dask.backends.vectors import read_rows, working_rows
 from nomad_dask.cluster import Cluster, report, worker_threads
 from nomad_dask.partition import cells as cells_module
-from nomad_dask.partition.cells import working_rows
+from nomad_dask.partition.pieces import cut_huge
 from nomad_dask.partition.sample import working_dtype
 from nomad_dask.plan import Run
 from nomad_dask.workspace import Artifact, Workspace, whole_file
@@ -78,47 +79,45 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
     edges = np.stack([np.searchsorted(block, np.arange(first, last + 1)) for block in labels])
     counts = np.diff(edges, axis=1).sum(axis=0)
     n = int(counts.sum())
-    dtype = working_dtype(run.source.dtype)
     limit = max(2, _HUGE * plan.n_rows // plan.n_cells)
-    rows, starts, sizes, centroids = [], [], [], []
     # A single sorted run is its own merge: it is moved, not written again.
     alone = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= limit
-    workspace = Workspace(run.workspace)
+    merged: dict[str, list[np.ndarray]] = {what: [] for what in SHARD_FILES[1:]}
     with whole_file(run.file(shard_file(shard, "vectors")), durable=False) as partial:
         if alone:
             run.file(_block_file(0, "vectors")).rename(partial)
         else:
-            _write_header(partial, (n, plan.n_dims), dtype)
+            _write_header(partial, (n, plan.n_dims), working_dtype(run.source.dtype))
         for a, b in _buckets(counts, plan.block_rows):
             parts = {
-                what: np.concatenate(
-                    [
-                        _read_rows(
-                            partial if alone and what == "vectors" else run.file(_block_file(block, what)),
-                            edges[block, a],
-                            edges[block, b],
-                        )
-                        for block in range(n_blocks)
-                    ]
-                )
+                what: np.concatenate([
+                    read_rows(
+                        partial if alone and what == "vectors" else run.file(_block_file(block, what)),
+                        edges[block, a],
+                        edges[block, b],
+                    )
+                    for block in range(n_blocks)
+                ])
                 for what in _BLOCK_FILES
-            }
+            }  # fmt: skip
             order = np.argsort(parts["cells"], kind="stable")
-            order, bucket_sizes = _cut_huge(parts["vectors"], order, counts[a:b], limit, run.params.metric)
+            order, sizes = cut_huge(parts["vectors"], order, counts[a:b], limit, run.params.metric)
             vectors = parts["vectors"]
             if not alone:
                 vectors = vectors[order]
                 with partial.open("ab") as out:
                     vectors.tofile(out)
-            rows.append(parts["rows"][order])
-            starts.append(parts["start"][order])
-            sizes.append(bucket_sizes)
-            centroids.append(_means(vectors, bucket_sizes, run.params.metric))
-            report(sum(len(r) for r in rows))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
-    arrays = (np.concatenate(rows), np.concatenate(starts), offsets, np.concatenate(centroids))
+            merged["rows"].append(parts["rows"][order])
+            merged["start"].append(parts["start"][order])
+            merged["cell_offsets"].append(sizes)
+            merged["centroids"].append(_means(vectors, sizes, run.params.metric))
+            report(sum(len(r) for r in merged["rows"]))
+    workspace = Workspace(run.workspace)
     made = [workspace.describe(shard_file(shard, "vectors"))]
-    for what, array in zip(SHARD_FILES[1:], arrays, strict=True):
+    for what, pieces in merged.items():
+        array = np.concatenate(pieces)
+        if what == "cell_offsets":
+            array = np.concatenate([[0], np.cumsum(array)]).astype(np.int64)
         made.append(workspace.save(shard_file(shard, what), array))
     return made
 
@@ -128,19 +127,6 @@ def _write_header(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> N
     with path.open("wb") as out:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(out, header)
-
-
-def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:
-    """Read a range of rows by a plain read: mapped pages would count as the worker's memory."""
-    header = np.load(path, mmap_mode="r")
-    width = int(np.prod(header.shape[1:]))
-    flat = np.fromfile(
-        path,
-        header.dtype,
-        count=(stop - start) * width,
-        offset=header.offset + int(start) * width * header.dtype.itemsize,
-    )
-    return flat.reshape(-1, *header.shape[1:])
 
 
 def _buckets(counts: np.ndarray, max_rows: int) -> list[tuple[int, int]]:
@@ -155,36 +141,8 @@ def _buckets(counts: np.ndarray, max_rows: int) -> list[tuple[int, int]]:
     return buckets
 
 
-def _cut_huge(
-    vectors: np.ndarray, order: np.ndarray, counts: np.ndarray, limit: int, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Drop empty cells and cut those of more than `limit` rows into pieces; return rows' order and cell sizes.
-
-    Pieces are halves along the cell's widest direction, again and again. Rows that are all alike are cut
-    too: any of them is as near as any other.
-    """
-    pieces = []
-    for cell in np.split(order, np.cumsum(counts)[:-1]):
-        work = [cell] if len(cell) else []
-        while work:
-            piece = work.pop()
-            if len(piece) <= limit:
-                pieces.append(piece)
-                continue
-            rows = working_rows(vectors[piece], metric)
-            away = rows[np.abs(rows - rows.mean(axis=0)).sum(axis=1).argmax()] - rows.mean(axis=0)
-            ranked = piece[np.argsort(rows @ away, kind="stable")]
-            work += [ranked[len(ranked) // 2 :], ranked[: len(ranked) // 2]]
-    return np.concatenate(pieces) if pieces else order, np.array([len(p) for p in pieces], np.int64)
-
-
 def _means(vectors: np.ndarray, sizes: np.ndarray, metric: str) -> np.ndarray:
     """Return the means (cells, n_dims) float32 of rows sorted by cell."""
     starts = np.cumsum(sizes) - sizes
     sums = np.add.reduceat(working_rows(vectors, metric), starts, axis=0)
     return np.asarray(sums / sizes[:, None], np.float32)
-
-
-def source_rows(run: Run, shard: int) -> Any:
-    """Return the row numbers (n,) int64 of a shard's rows in the source."""
-    return np.load(run.file(shard_file(shard, "rows")))

@@ -9,7 +9,7 @@ from nomad_dask.backends.cpu import knn_kernels as kernels
 from nomad_dask.backends.cpu.knn import CellSearch
 from nomad_dask.backends.cpu.screen import principal_axes
 from nomad_dask.backends.cpu.threads import threads
-from nomad_dask.partition.store import ShardVectors
+from nomad_dask.backends.vectors import ShardVectors
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def searcher(request, rows, tmp_path):
     offsets = np.arange(0, 2501, 100)
     means = np.array([rows[a : a + 100].mean(axis=0) for a in offsets[:-1]])
     held = request.param
-    vectors = ShardVectors(tmp_path / "rows.npy", resident_bytes=rows.nbytes if held else 0)
+    vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes if held else 0)
     with threads(2) as pool:
         yield CellSearch(vectors, offsets, means, pool, 0, 1 << 28 if held else 1 << 16)
 
@@ -94,7 +94,7 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
     offsets = np.arange(0, 2501, 100)
     means = rows.reshape(25, 100, 150).mean(axis=1)
     with threads(2) as pool:
-        vectors = ShardVectors(tmp_path / "rows.npy", resident_bytes=rows.nbytes)
+        vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes)
         search = CellSearch(vectors, offsets, means, pool, 0, 1 << 28)
         search.make_screen(60)
         ids, distances = search.probe(10, 1, 20, lambda done: None)

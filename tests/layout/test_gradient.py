@@ -36,17 +36,19 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
     graph = sp.csr_array(case.p + case.p.T)
     graph.sort_indices()
     rows = np.repeat(np.arange(n), np.diff(graph.indptr))
-    no_cells = np.zeros((n, 0))
     shard = ShardGraph(
         cell_offsets=case.offsets,
-        global_cells=np.arange(len(case.offsets) - 1),
+        patch_of_row=np.repeat(np.arange(len(case.offsets) - 1, dtype=np.int32), np.diff(case.offsets)),
+        patch_counts=np.diff(case.offsets),
+        first_patch=0,
         exact_cells=case.exact_cells,
         indptr=graph.indptr.astype(np.int64),
         indices=graph.indices.astype(np.int32),
         weights=graph.data.astype(np.float32),
         forward=case.p[rows, graph.indices].astype(np.float32),
-        near_cells=no_cells.astype(np.int32),
-        near_weights=no_cells.astype(np.float32),
+        far_indptr=np.zeros(n + 1, np.int64),
+        far_patches=np.zeros(0, np.int32),
+        far_weights=np.zeros(0, np.float32),
     )
     params = Params(
         n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=case.n_negatives,
@@ -55,7 +57,7 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
     layout = CpuShardLayout(shard, params, case.n_total, pool)
     layout.load(case.y.astype(np.float32), np.zeros((n, dim), np.float32))
     remote = Remote(
-        case.means.astype(np.float32), case.counts.astype(np.float32), np.zeros((0, dim), np.float32),
+        np.hstack([case.means, np.zeros((len(case.means), 1))]).astype(np.float32), case.counts.astype(np.float32), np.zeros((0, dim), np.float32),
         np.zeros(0, np.float32), 0.0,
     )  # fmt: skip
     return layout, remote

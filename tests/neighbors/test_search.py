@@ -12,8 +12,9 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.backends.cpu.knn import CellSearch
 from nomad_dask.neighbors.search import Neighbors, choose_effort, find_neighbors, measure_recall
-from nomad_dask.partition.store import ShardVectors
+from nomad_dask.backends.vectors import ShardVectors
 
 
 def shard(folder: Path, X: np.ndarray, labels: np.ndarray, n_cells: int, resident: bool = True):
@@ -26,7 +27,7 @@ def shard(folder: Path, X: np.ndarray, labels: np.ndarray, n_cells: int, residen
         if offsets[c + 1] > offsets[c]:
             means[c] = rows[offsets[c] : offsets[c + 1]].mean(axis=0)
     np.save(folder / "rows.npy", rows)
-    vectors = ShardVectors(folder / "rows.npy", resident_bytes=rows.nbytes if resident else 0)
+    vectors = ShardVectors([(folder / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes if resident else 0)
     return vectors, rows, offsets, means
 
 
@@ -35,11 +36,12 @@ def search(vectors, offsets, means, k=15, n_threads=1, **changes) -> Neighbors:
         "n_probes": None,
         "target_recall": 0.95,
         "seed": 0,
-        "memory_bytes": 1 << 28,
         "advance": lambda done: None,
-    }
+    } | changes
+    memory_bytes, n_queries = given.pop("memory_bytes", 1 << 28), given.pop("n_queries", None)
     with threads(n_threads) as pool:
-        return find_neighbors(vectors, offsets, means, k, pool=pool, **(given | changes))
+        primitives = CellSearch(vectors, offsets, means, pool, given["seed"], memory_bytes, n_queries)
+        return find_neighbors(primitives, k, **given)
 
 
 def blobs(n: int, d: int, seed: int = 0, rank: int = 12) -> tuple[np.ndarray, np.ndarray, int]:

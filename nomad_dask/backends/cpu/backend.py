@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from nomad_dask.backends.base import Axes, Cells, ShardGraph
 from nomad_dask.backends.cpu import kmeans, pca
+from nomad_dask.backends.cpu.knn import CellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.params import Params
-from nomad_dask.partition.store import ShardVectors
+from nomad_dask.backends.vectors import ShardVectors
 
 _PROJECT_CHUNK = 8192
 
@@ -51,23 +50,17 @@ class CpuBackend:
         self.pool.run(part, len(rows), _PROJECT_CHUNK)
         return out
 
-    def search(
+    def searcher(
         self,
         vectors: ShardVectors,
         cell_offsets: np.ndarray,
         centroids: np.ndarray,
-        params: Params,
+        seed: int,
         memory_bytes: int,
-        advance: Callable[[int], None],
-    ) -> object:
-        """Return the `neighbors.search.Neighbors` of the rows of a shard."""
-        from nomad_dask.neighbors.search import find_neighbors
-
-        return find_neighbors(
-            vectors, cell_offsets, centroids, params.n_neighbors,
-            n_probes=params.n_probes, target_recall=params.target_recall, pool=self.pool,
-            seed=params.seed, memory_bytes=memory_bytes, advance=advance,
-        )  # fmt: skip
+        n_queries: int,
+    ) -> CellSearch:
+        """Return the primitives of the neighbour search over rows sorted by cell."""
+        return CellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
 
     def layout(self, graph: ShardGraph, params: Params, n_total: int) -> CpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""

@@ -24,7 +24,7 @@ def force_kernels(dim: int) -> ForceKernels:
     @njit(nogil=True, cache=True, fastmath=True)
     def move(  # type: ignore[no-untyped-def]
         points, velocity, repulsion, start, stop, indptr, indices, weights,
-        means, near_cells, near_weights, repel, attract, rate, momentum, max_step, moved,
+        means, far_indptr, far_patches, far_weights, repel, attract, rate, momentum, max_step, moved,
     ):  # fmt: skip
         """Step rows `start` to `stop`: g = 2·(repel·R − attract·Σ a q (y_i−y_j)), then momentum and clip.
 
@@ -32,7 +32,6 @@ def force_kernels(dim: int) -> ForceKernels:
         that all rows see the old ones.
         """
         two, one = np.float32(2), np.float32(1)
-        n_near = near_cells.shape[1]
         for i in range(start, stop):
             x, y = points[i, 0], points[i, 1]
             z = points[i, 2] if dim == 3 else np.float32(0)
@@ -49,16 +48,14 @@ def force_kernels(dim: int) -> ForceKernels:
                 pull_y += force * dy
                 if dim == 3:
                     pull_z += force * dz
-            for c in range(n_near):
-                if near_weights[i, c] == 0:  # heaviest first
-                    break
-                r = near_cells[i, c]
+            for e in range(far_indptr[i], far_indptr[i + 1]):
+                r = far_patches[e]
                 dx, dy = x - means[r, 0], y - means[r, 1]
-                squared = dx * dx + dy * dy
+                squared = dx * dx + dy * dy + means[r, dim]
                 if dim == 3:
                     dz = z - means[r, 2]
                     squared += dz * dz
-                force = near_weights[i, c] / (one + squared)
+                force = far_weights[e] / (one + squared)
                 pull_x += force * dx
                 pull_y += force * dy
                 if dim == 3:
@@ -80,9 +77,9 @@ def force_kernels(dim: int) -> ForceKernels:
 
     @njit(nogil=True, cache=True, fastmath=True)
     def attraction_loss(  # type: ignore[no-untyped-def]
-        points, stride, indptr, indices, weights, means, near_cells, near_weights
+        points, stride, indptr, indices, weights, means, far_indptr, far_patches, far_weights
     ):
-        """Return ½ Σ a_ij log(1+d²) over the edges of every `stride`-th row, plus their pull to far means."""
+        """Return ½ Σ a_ij log(1+d²) over the edges of every `stride`-th row, plus ½ Σ over patches of other shards."""
         total = 0.0
         for i in range(0, len(points), stride):
             for e in range(indptr[i], indptr[i + 1]):
@@ -91,12 +88,12 @@ def force_kernels(dim: int) -> ForceKernels:
                     d = points[i, a] - points[indices[e], a]
                     squared += d * d
                 total += 0.5 * weights[e] * np.log1p(squared)
-            for c in range(near_cells.shape[1]):
-                squared = 0.0
+            for e in range(far_indptr[i], far_indptr[i + 1]):
+                squared = np.float64(means[far_patches[e], dim])
                 for a in range(dim):
-                    d = points[i, a] - means[near_cells[i, c], a]
+                    d = points[i, a] - means[far_patches[e], a]
                     squared += d * d
-                total += near_weights[i, c] * np.log1p(squared)
+                total += 0.5 * far_weights[e] * np.log1p(squared)
         return total
 
     @njit(nogil=True, cache=True, fastmath=True)

@@ -16,7 +16,7 @@ import numpy as np
 from nomad_dask.backends.cpu import knn_kernels as kernels
 from nomad_dask.backends.cpu.screen import BLOCK_ROWS, Axes, BlockCache, principal_axes
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.partition.store import ShardVectors
+from nomad_dask.backends.vectors import ShardVectors
 
 QUERIES = 2048
 """Rows searched in one task."""
@@ -48,6 +48,8 @@ class CellSearch:
         Decides the rows from which the screen is made.
     memory_bytes : int
         Memory to stay within, the results apart.
+    n_queries : int, optional
+        The first so many rows (whole cells) are searched for; the others are only found. None takes all.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class CellSearch:
         pool: Threads,
         seed: int,
         memory_bytes: int,
+        n_queries: int | None = None,
     ) -> None:
         self.vectors = vectors
+        self.n_queries = vectors.n_rows if n_queries is None else n_queries
         self.pool = pool
         self.memory_bytes = memory_bytes
         self._rng = np.random.default_rng(seed)
@@ -147,8 +151,8 @@ class CellSearch:
         return np.searchsorted(self._first, rows, side="right") - 1
 
     def _tour_of_rows(self) -> np.ndarray:
-        """Return all rows, cell after cell, so that near cells come after one another."""
-        parts = [np.arange(self.n_cells)]
+        """Return the rows to search for, cell after cell, so that near cells come after one another."""
+        parts = [np.arange(int(np.searchsorted(self._first, self.n_queries)))]
         while any(len(part) > 2 for part in parts):
             halves: list[np.ndarray] = []
             for part in parts:
@@ -257,12 +261,14 @@ class CellSearch:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return each row's k nearest rows in its `n_probes` nearest cells, and their squared distances.
 
+        Rows that are not searched for have no list: ids -1, distances inf.
+
         The screen keeps `n_candidates` of each row, which then get exact distances. A row whose cells hold
         no k rows beside it takes further cells.
         """
         n = self.vectors.n_rows
-        ids = np.empty((n, k), np.int32)
-        distances = np.empty((n, k), np.float32)
+        ids = np.full((n, k), -1, np.int32)
+        distances = np.full((n, k), np.inf, np.float32)
         lock = threading.Lock()
         done = 0
 
@@ -279,7 +285,7 @@ class CellSearch:
                 done += stop - start
                 advance(done)
 
-        self.pool.run(search, n, QUERIES)
+        self.pool.run(search, len(self._tour), QUERIES)
         return ids, distances
 
     def _candidates(
@@ -375,7 +381,7 @@ class CellSearch:
         held_fresh = np.empty((n, fan), np.uint8)
         n_held = np.zeros(n, np.int32)
         kernels.reverse_lists(ids, fresh, n_held, held_by, held_fresh)
-        new_ids, new_distances, new_fresh = np.empty_like(ids), np.empty_like(distances), np.empty_like(fresh)
+        new_ids, new_distances, new_fresh = ids.copy(), distances.copy(), fresh.copy()
         local = threading.local()
 
         def round_of(start: int, stop: int) -> None:
@@ -394,5 +400,5 @@ class CellSearch:
                 local.seen,
             )
 
-        self.pool.run(round_of, n, QUERIES)
+        self.pool.run(round_of, len(self._tour), QUERIES)
         return new_ids, new_distances, new_fresh

@@ -10,7 +10,7 @@ from nomad_dask.backends.base import Outcome, Remote, ShardGraph, Step
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import force_kernels
 from nomad_dask.backends.cpu.means_kernels import means_kernel
-from nomad_dask.backends.cpu.summaries import cell_means, grid_means
+from nomad_dask.backends.cpu.summaries import patch_moments
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.params import Params
 
@@ -61,16 +61,14 @@ class CpuShardLayout:
         """Return copies of positions and velocities."""
         return self._positions.copy(), self._velocity.copy()
 
-    def cell_means(self) -> np.ndarray:
-        """Return the means (cells, dim) of the own K-Means cells."""
-        return cell_means(self._positions, self._graph.cell_offsets)
-
-    def grid_means(self) -> np.ndarray:
-        """Return count and mean (m, 1 + dim) of the non-empty layout cells."""
-        return grid_means(self._positions)
+    def patches(self) -> np.ndarray:
+        """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
+        return patch_moments(self._positions, self._graph.patch_of_row, self._graph.patch_counts)
 
     def epoch(self, step: Step, remote: Remote) -> Outcome:
         """Move every row once."""
+        if not self._graph.n_rows:  # rows that are all alike may fill fewer shards than there are
+            return Outcome(0.0, 0.0 if step.measure_loss else None)
         if self._params.normalizer == "global":
             outcome, weights, repel = self._one_normalizer(step, remote)
         else:
@@ -79,7 +77,8 @@ class CpuShardLayout:
         self._pool.run(
             lambda a, b: self._force.move(
                 self._positions, self._velocity, self._repulsion, a, b,
-                graph.indptr, graph.indices, weights, remote.cell_means, graph.near_cells, graph.near_weights,
+                graph.indptr, graph.indices, weights,
+                remote.patch_moments, graph.far_indptr, graph.far_patches, graph.far_weights,
                 f32(repel), f32(step.attract), f32(step.rate), f32(step.momentum), f32(step.max_step), self._moved,
             ),
             graph.n_rows,
@@ -163,11 +162,11 @@ class CpuShardLayout:
         """Fill R by means and samples; return Z_i (rows,) and their sum."""
         graph, params = self._graph, self._params
         z = np.zeros(graph.n_rows, np.float32)
-        means = np.ascontiguousarray(remote.cell_means.T)
+        means = np.ascontiguousarray(remote.patch_moments.T[:-1])
         ptr, sources, slots = self._sources
         self._pool.run(
             lambda a, b: self._means(
-                self._positions, a, b, graph.cell_offsets, means, remote.cell_counts, graph.global_cells,
+                self._positions, a, b, graph.cell_offsets, means, remote.patch_counts, graph.first_patch,
                 graph.exact_cells, sources, slots, ptr, params.n_negatives, params.seed, epoch,
                 shares, z, self._repulsion,
             ),
@@ -182,7 +181,7 @@ class CpuShardLayout:
         stride = max(1, math.ceil(graph.n_rows / _LOSS_ROWS))
         total = self._force.attraction_loss(
             self._positions, stride, graph.indptr, graph.indices, graph.weights,
-            remote.cell_means, graph.near_cells, graph.near_weights,
+            remote.patch_moments, graph.far_indptr, graph.far_patches, graph.far_weights,
         )  # fmt: skip
         return float(total) * graph.n_rows / len(range(0, graph.n_rows, stride))
 

@@ -27,7 +27,7 @@ def means_kernel(dim: int) -> Any:
 
     @njit(nogil=True, cache=True, fastmath=True)
     def repel_by_means(  # type: ignore[no-untyped-def]
-        points, first_cell, last_cell, offsets, means, counts, global_cells,
+        points, first_cell, last_cell, offsets, means, counts, first_patch,
         targets, sources, source_slots, source_ptr, n_negatives, seed, epoch, shares, z, repulsion,
     ):  # fmt: skip
         """Write Z_i and R_i for the rows of cells `first_cell` to `last_cell`.
@@ -36,9 +36,9 @@ def means_kernel(dim: int) -> Any:
         every pair of cells, draw and epoch. Any row knows who drew it, so the gradient that negatives
         receive is gathered, not scattered: no two threads write to one row, and sums keep their order.
 
-        points (n, dim); offsets (cells+1,); means (dim, all cells), counts (all cells,) with zero for cells
-        to leave out; global_cells (cells,) numbers of the own cells among all; targets (cells, exact) own
-        cells to sample, the own first, -1 for none; sources: for each own cell the cells that sample it.
+        points (n, dim); offsets (cells+1,); means (dim, patches) and counts (patches,) of all shards;
+        own cells are the patches from first_patch on, and sampling replaces some; targets (cells, exact)
+        own cells to sample, the own first, -1 for none; sources: for each own cell the cells that sample it.
         """
         n_means = counts.size
         weights = np.empty(n_means, np.float32)
@@ -48,7 +48,7 @@ def means_kernel(dim: int) -> Any:
             if n_negatives > 0:
                 for slot in range(targets.shape[1]):
                     if targets[c, slot] >= 0:
-                        weights[global_cells[targets[c, slot]]] = 0
+                        weights[first_patch + targets[c, slot]] = 0
             size = offsets[c + 1] - offsets[c]
             for i in range(offsets[c], offsets[c + 1]):
                 total = np.float32(0)

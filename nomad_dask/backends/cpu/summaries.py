@@ -1,32 +1,32 @@
-"""Means of cells, which is all that shards tell each other of their rows."""
+"""Means and spreads of patches, which is all that shards tell each other of their rows."""
 
 from __future__ import annotations
 
 import numpy as np
-
-GRID = 16
-
-
-def cell_means(points: np.ndarray, cell_offsets: np.ndarray) -> np.ndarray:
-    """Return the means (cells, dim) of rows sorted by cell, in float32; the mean of no rows is 0."""
-    counts = np.diff(cell_offsets)
-    sums = np.zeros((len(counts), points.shape[1]))
-    filled = counts > 0
-    if filled.any():
-        sums[filled] = np.add.reduceat(points, cell_offsets[:-1][filled], axis=0, dtype=np.float64)
-    return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+from numba import njit
 
 
-def grid_means(points: np.ndarray) -> np.ndarray:
-    """Return count and mean (m, 1 + dim) of the non-empty cells of a grid over the points' extent."""
-    dim = points.shape[1]
-    low, high = points.min(axis=0), points.max(axis=0)
-    scale = (GRID * (1 - 1e-6)) / np.maximum(high - low, 1e-9)
-    places = ((points - low) * scale).astype(np.int64)
-    cells = np.ravel_multi_index(tuple(places.T), (GRID,) * dim, mode="clip")
-    counts = np.bincount(cells, minlength=GRID**dim)
-    filled = np.flatnonzero(counts)
-    columns = [counts[filled]]
-    for a in range(dim):
-        columns.append(np.bincount(cells, weights=points[:, a], minlength=GRID**dim)[filled] / counts[filled])
-    return np.stack(columns, axis=1).astype(np.float32)
+@njit(nogil=True, cache=True)
+def _add_up(points, patch_of_row, sums, squares):  # type: ignore[no-untyped-def]
+    for i in range(points.shape[0]):
+        p = patch_of_row[i]
+        for a in range(points.shape[1]):
+            sums[p, a] += points[i, a]
+            squares[p, a] += np.float64(points[i, a]) * points[i, a]
+
+
+def patch_moments(points: np.ndarray, patch_of_row: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return means and standard deviations (patches, 2·dim) float32 of the rows of each patch.
+
+    Parameters
+    ----------
+    points : ndarray of float32 (rows, dim)
+    patch_of_row : ndarray of int32 (rows,)
+    counts : ndarray of int64 (patches,)
+        Rows of each patch; one without rows has mean and deviation 0.
+    """
+    sums, squares = np.zeros((2, len(counts), points.shape[1]))
+    _add_up(points, patch_of_row, sums, squares)
+    rows = np.maximum(counts, 1)[:, None]
+    means = sums / rows
+    return np.hstack([means, np.sqrt(np.maximum(squares / rows - means**2, 0))]).astype(np.float32)

@@ -1,0 +1,110 @@
+"""The halo of a shard: the cells of other shards around its own, in which its rows look for neighbours too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.partition.exchange import shard_file
+from nomad_dask.plan import Run
+
+# The cells nearest to each own cell that belong to the halo.
+_HALO_CELLS = 12
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class AllCells:
+    """The cells of all shards, numbered shard by shard.
+
+    Attributes
+    ----------
+    centroids : ndarray of float32 (cells, n_dims)
+    counts : ndarray of int64 (cells,)
+        Rows of each.
+    edges : ndarray of int64 (n_shards + 1,)
+        Shard s has the cells ``edges[s]`` to ``edges[s + 1]``.
+    starts : ndarray of int64 (cells,)
+        First row of each cell in its shard.
+    """
+
+    centroids: np.ndarray
+    counts: np.ndarray
+    edges: np.ndarray
+    starts: np.ndarray
+
+    def shard_of(self, cells: np.ndarray) -> np.ndarray:
+        """Return the shard of each cell."""
+        return np.asarray(np.searchsorted(self.edges, cells, side="right") - 1)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A shard and its halo as one run of rows sorted by cell: the own rows first.
+
+    Attributes
+    ----------
+    vectors : ShardVectors
+    cells : ndarray of int64 (c,)
+        Numbers of the cells, own ones first.
+    offsets : ndarray of int64 (c + 1,)
+        Rows of each cell.
+    n_own : int
+        Own rows.
+    """
+
+    vectors: ShardVectors
+    cells: np.ndarray
+    offsets: np.ndarray
+    n_own: int
+
+
+def all_cells(run: Run) -> AllCells:
+    """Read the cells of all shards."""
+    shards = range(run.plan.n_shards)
+    offsets = [np.load(run.file(shard_file(s, "cell_offsets"))) for s in shards]
+    return AllCells(
+        np.concatenate([np.load(run.file(shard_file(s, "centroids"))) for s in shards]),
+        np.concatenate([np.diff(o) for o in offsets]),
+        np.concatenate([[0], np.cumsum([len(o) - 1 for o in offsets])]).astype(np.int64),
+        np.concatenate([o[:-1] for o in offsets]),
+    )
+
+
+def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int) -> np.ndarray:
+    """Return for cells `first` to `last` the `m` cells (cells, m) nearest to each, nearest first, itself among them."""
+    m = min(m, len(centroids))
+    centered = centroids - centroids.mean(axis=0)
+    norms = np.einsum("ij,ij->i", centered, centered)
+    near = np.empty((last - first, m), np.int64)
+    for a in range(first, last, _CHUNK):
+        b = min(a + _CHUNK, last)
+        gaps = norms - 2 * centered[a:b] @ centered.T
+        part = np.argpartition(gaps, m - 1, axis=1)[:, :m]
+        inner = np.argsort(np.take_along_axis(gaps, part, 1), axis=1, kind="stable")
+        near[a - first : b - first] = np.take_along_axis(part, inner, 1)
+    return near
+
+
+def surroundings(run: Run, cells: AllCells, shard: int, with_halo: bool) -> Surroundings:
+    """Open the rows of a shard and, on request, of its halo."""
+    first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
+    numbers = np.arange(first, last)
+    if with_halo:
+        near = np.unique(nearest_cells(cells.centroids, first, last, _HALO_CELLS))
+        numbers = np.concatenate([numbers, near[(near < first) | (near >= last)]])
+    owners = cells.shard_of(numbers)
+    parts = [
+        (run.file(shard_file(int(owner), "vectors")), int(start), int(start + count))
+        for owner, start, count in zip(owners, cells.starts[numbers], cells.counts[numbers], strict=True)
+    ]
+    n_own = int(cells.counts[first:last].sum())
+    own = (run.file(shard_file(shard, "vectors")), 0, n_own)
+    return Surroundings(
+        ShardVectors([own, *parts[last - first :]], run.params.metric, run.plan.resident_bytes),
+        numbers,
+        np.concatenate([[0], np.cumsum(cells.counts[numbers])]).astype(np.int64),
+        n_own,
+    )

@@ -1,0 +1,17 @@
+"""What shards tell each other depends on the number of cells and shards, never on the number of rows."""
+
+from runs import Heard, blobs, make_map
+
+from nomad_dask.events import EpochDone
+
+
+def test_bytes_do_not_grow_with_rows():
+    sizes = []
+    for n in (2_000, 20_000):
+        heard = Heard()
+        result = make_map(blobs(n, n_dims=8), n_shards=4, n_cells=40, n_epochs=3, n_probes=2, emit=heard)
+        assert result.diagnostics["n_cells"] == 40
+        sizes.append([event.exchanged_bytes for event in heard.of(EpochDone)])
+    assert len(sizes[0]) == 3
+    assert sizes[0] == sizes[1]
+    assert 0 < sizes[0][0] < 1 << 20

@@ -1,0 +1,141 @@
+"""The same seed gives the same map, bit for bit, however the work was done."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import blobs, make_map, worker_processes
+
+from nomad_dask import cluster as cluster_module
+from nomad_dask.cluster import Cluster
+
+SETTINGS: dict[str, Any] = {"n_epochs": 30, "cell_rows": 60}
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(1500)
+
+
+@pytest.fixture(scope="module")
+def three_shards(x: np.ndarray) -> np.ndarray:
+    return make_map(x, n_shards=3, **SETTINGS).positions
+
+
+def test_twice_in_a_row(x, three_shards):
+    np.testing.assert_array_equal(make_map(x, n_shards=3, **SETTINGS).positions, three_shards)
+
+
+def test_another_seed_gives_another_map(x, three_shards):
+    assert not np.array_equal(make_map(x, n_shards=3, seed=1, **SETTINGS).positions, three_shards)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_shards": 1}, {"n_shards": 3}, {"n_shards": 3, "repulsion": "means", "normalizer": "point"}],
+    ids=["one shard", "shards", "the paper's"],
+)
+def test_any_number_of_threads(options):
+    """Enough rows for several chunks of every kernel, a screen in the search, and a mesh."""
+    from distributed import Client, LocalCluster
+
+    x = blobs(8400, n_dims=200)
+    maps = []
+    for n_threads in (1, 3):
+        with (
+            LocalCluster(
+                n_workers=1, threads_per_worker=n_threads, processes=False, dashboard_address="127.0.0.1:0"
+            ) as local,
+            Client(local, set_as_default=False) as client,
+        ):
+            maps.append(make_map(x, client=client, n_epochs=3, **options).positions)
+    np.testing.assert_array_equal(maps[1], maps[0])
+
+
+def test_one_core_and_all_cores(x, three_shards):
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        positions = make_map(x, n_shards=3, **SETTINGS).positions
+    finally:
+        os.sched_setaffinity(0, cores)
+    np.testing.assert_array_equal(positions, three_shards)
+
+
+def test_little_memory_for_vectors(monkeypatch):
+    """Rows that are read from disk piece by piece give what rows held in memory give."""
+    x = blobs(3000, n_dims=200)
+    held = make_map(x, n_epochs=3, n_shards=1).positions
+    monkeypatch.setattr("nomad_dask.plan._RESIDENT_BYTES", 1 << 19)
+    np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
+
+
+def test_worker_processes(x, three_shards):
+    with worker_processes(2) as client:
+        positions = make_map(x, n_shards=3, client=client, **SETTINGS).positions
+    np.testing.assert_array_equal(positions, three_shards)
+
+
+def test_embedded_worker_processes(x, three_shards):
+    positions = make_map(x, n_shards=3, n_workers=2, **SETTINGS).positions
+    np.testing.assert_array_equal(positions, three_shards)
+
+
+def disturb_the_order(seed: int) -> None:
+    """Make every task of this process start and end late, by different times."""
+    import random
+    import time
+
+    from nomad_dask import cluster
+
+    draw, run_task = random.Random(seed), cluster._run_task
+
+    def late(*args: Any) -> Any:
+        time.sleep(draw.random() * 0.03)
+        result = run_task(*args)
+        time.sleep(draw.random() * 0.03)
+        return result
+
+    cluster._run_task = late
+
+
+def shuffled(run: Callable[..., list[Any]], draw: random.Random) -> Callable[..., list[Any]]:
+    """Return `Cluster.run` with the jobs handed over in another order."""
+
+    def run_shuffled(
+        self: Cluster,
+        task: Any,
+        jobs: Sequence[Any],
+        advanced: Any = None,
+        workers: Sequence[str] | None = None,
+    ) -> list[Any]:
+        order = draw.sample(range(len(jobs)), len(jobs))
+        answers = run(
+            self, task, [jobs[i] for i in order], advanced, None if workers is None else [workers[i] for i in order]
+        )
+        return [answers[order.index(i)] for i in range(len(jobs))]
+
+    return run_shuffled
+
+
+def test_another_order_of_completion(x, three_shards, monkeypatch):
+    monkeypatch.setattr(cluster_module.Cluster, "run", shuffled(cluster_module.Cluster.run, random.Random(1)))
+    with worker_processes(3) as client:
+        for seed, address in enumerate(client.scheduler_info(n_workers=-1)["workers"]):
+            client.run(disturb_the_order, seed, workers=[address])
+        positions = make_map(x, n_shards=3, client=client, **SETTINGS).positions
+    np.testing.assert_array_equal(positions, three_shards)
+
+
+def test_small_blocks_of_the_source(x, monkeypatch):
+    """Rows find the same cells; products of other sizes round differently, so the rest is nearly the same."""
+    whole = make_map(x, n_shards=3, n_epochs=5)
+    monkeypatch.setattr("nomad_dask.plan._BLOCK_BYTES", 4 * 20 * 400)
+    in_parts = make_map(x, n_shards=3, n_epochs=5)
+    np.testing.assert_array_equal(in_parts.cells, whole.cells)
+    np.testing.assert_allclose(in_parts.positions, whole.positions, atol=1e-2)

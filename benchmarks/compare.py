@@ -115,9 +115,7 @@ def scored(data: Data, positions: Path) -> dict[str, Any]:
     return score(open_source(data.npy), Y, labels=data.labels).as_dict()
 
 
-def run(
-    data: Data, methods: list[str], seeds: list[int], peers_python: str, scratch: Path
-) -> Iterator[dict[str, Any]]:
+def run(data: Data, methods: list[str], seeds: list[int], peers_python: str, scratch: Path) -> Iterator[dict[str, Any]]:
     """Make and score the maps, one after another, the order of the methods turned by one with every seed."""
     small = scratch / "warm.npy"
     np.save(small, np.load(data.npy, mmap_mode="r")[:WARM_ROWS])
@@ -154,11 +152,7 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
@@ -221,15 +215,11 @@ def _median(runs: list[dict[str, float | None]], column: str) -> float | None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="fashion", help=f"{', '.join(datasets.NAMES)}, or a file")
     parser.add_argument("--labels", help="of a file: a .npy file or a column")
     parser.add_argument("--rows", type=int, help="take so many random rows only")
-    parser.add_argument(
-        "--methods", nargs="+", default=["nomad", *PEERS], choices=[*NOMAD, *PEERS], metavar="METHOD"
-    )
+    parser.add_argument("--methods", nargs="+", default=["nomad", *PEERS], choices=[*NOMAD, *PEERS], metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--peers-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="directory of the results")

@@ -91,9 +91,7 @@ class Cluster:
         futures = []
         for number, job in enumerate(jobs):
             where = {"workers": [workers[number]], "allow_other_workers": True} if workers else {}
-            future = self.client.submit(
-                _run_task, task, job, topic if advanced else None, number, pure=False, **where
-            )
+            future = self.client.submit(_run_task, task, job, topic if advanced else None, number, pure=False, **where)
             future.add_done_callback(lambda f: inbox.put(("done", f)))
             futures.append(future)
         results: dict[str, Any] = {}
@@ -170,9 +168,7 @@ def _free_memory() -> int:
 
 
 @contextmanager
-def connect(
-    client: Any = None, scheduler: str | None = None, n_workers: int | None = None
-) -> Iterator[Cluster]:
+def connect(client: Any = None, scheduler: str | None = None, n_workers: int | None = None) -> Iterator[Cluster]:
     """Give the cluster to work on, and close what was opened for it.
 
     Parameters
@@ -194,7 +190,11 @@ def connect(
     if client is not None:
         yield _checked(Cluster(client, in_process=False))
         return
-    from distributed import Client, LocalCluster
+    import distributed
+
+    # Its annotations are partial; typed as Any here, once.
+    Client: Any = distributed.Client
+    LocalCluster: Any = distributed.LocalCluster
 
     if scheduler is not None:
         try:

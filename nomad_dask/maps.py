@@ -51,9 +51,7 @@ def check_kept(keep: Sequence[str]) -> None:
     """
     for name in keep:
         if name in (*AXES, "cell"):
-            raise InputError(
-                f"The column {name!r} cannot be kept, the map has its own: rename it in the source."
-            )
+            raise InputError(f"The column {name!r} cannot be kept, the map has its own: rename it in the source.")
 
 
 def write_map(

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.backends.vectors import normalized
 from nomad_dask.errors import InputError, ResourceError, near
 from nomad_dask.nearest import QUERIES_AT_ONCE, Nearest, Wanted, pair_distances
 from nomad_dask.params import METRICS
-from nomad_dask.backends.vectors import normalized
 from nomad_dask.sources.base import Source
 
 Z95 = 1.959964
@@ -199,9 +199,7 @@ def _label_codes(labels: Any, n_rows: int) -> np.ndarray:
     import pyarrow.compute as pc
 
     try:
-        arrow = (
-            labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels, from_pandas=True)
-        )
+        arrow = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels, from_pandas=True)
         if isinstance(arrow, pa.ChunkedArray):
             arrow = arrow.unify_dictionaries().combine_chunks()
         encoded = arrow if pa.types.is_dictionary(arrow.type) else pc.dictionary_encode(arrow)

@@ -38,7 +38,7 @@ class _Range:
         if value is None and self.optional:
             return None
         number = Integral if self.kind is int else Real
-        if not isinstance(value, number) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, number):
             raise InputError(f"{name}={value!r} is not accepted: give {self.describe()}.")
         inside = (value > self.low if self.open_low else value >= self.low) and value <= self.high  # type: ignore[operator]
         if not inside:  # NaN fails every comparison, so it lands here too
@@ -83,9 +83,7 @@ class Params:
     n_neighbors: int = _number(15, "Neighbours of each row that attract it.", int, 1, 1000)
     n_components: int = _number(2, "Dimensions of the map.", int, 2, 3)
     metric: str = _choice("euclidean", "Distance between rows: 'euclidean' or 'cosine'.", METRICS)
-    preset: str = _choice(
-        "default", "Epochs and learning rate together: 'fast', 'default' or 'best'.", PRESETS
-    )
+    preset: str = _choice("default", "Epochs and learning rate together: 'fast', 'default' or 'best'.", PRESETS)
     seed: int = _number(0, "Seed of everything random; the same seed gives the same map.", int, 0, 2**63 - 1)
 
     n_epochs: int | None = _number(
@@ -106,9 +104,7 @@ class Params:
     learning_rate_end: float = _number(
         0.02, "The learning rate falls linearly to this share of its start.", float, 0, 1
     )
-    max_step: float = _number(
-        5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True
-    )
+    max_step: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True)
     init_std: float = _number(
         1.0, "Standard deviation of the starting positions on the first axis.", float, 0, open_low=True
     )
@@ -142,9 +138,7 @@ class Params:
     n_exact_cells: int = _number(
         1, "Cells sampled instead of averaged for repulsion='means': the own and the nearest.", int, 1, 64
     )
-    mesh_spacing: float = _number(
-        0.7, "Spacing of the repulsion mesh in map units.", float, 0, 10, open_low=True
-    )
+    mesh_spacing: float = _number(0.7, "Spacing of the repulsion mesh in map units.", float, 0, 10, open_low=True)
 
     n_cells: int | None = _number(
         None, "K-Means cells; None takes one per `cell_rows` rows.", int, 1, 10_000_000, optional=True

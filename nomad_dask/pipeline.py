@@ -178,9 +178,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise InputError(
-            f"The output {str(output)!r} cannot be written ({error}): give another directory."
-        ) from error
+        raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
 
 
 def _open_workspace(path: Path, source: Source, params: Params, plan: Plan, overwrite: bool) -> Workspace:
@@ -198,9 +196,7 @@ def _open_workspace(path: Path, source: Source, params: Params, plan: Plan, over
         shutil.rmtree(path)
         return Workspace(path, identity)
     except OSError as error:
-        raise InputError(
-            f"The workspace {str(path)!r} cannot be made ({error}): give another directory."
-        ) from error
+        raise InputError(f"The workspace {str(path)!r} cannot be made ({error}): give another directory.") from error
 
 
 class _Stages:
@@ -223,9 +219,7 @@ class _Stages:
         self._stage("layout", None, self._layout)
         return self._gather()
 
-    def _stage(
-        self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]
-    ) -> None:
+    def _stage(self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]) -> None:
         started = time.monotonic()
         facts = self.workspace.facts(name)
         resumed = facts is not None
@@ -321,9 +315,7 @@ class _Stages:
             "foreign_share": mean("foreign_share"),
             "edges": sum(facts["edges"] for _, facts in answers),
         }
-        return [
-            a for artifacts in (*[made for made, _ in answers], *patches, *links) for a in artifacts
-        ], facts
+        return [a for artifacts in (*[made for made, _ in answers], *patches, *links) for a in artifacts], facts
 
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:
         facts = lay_out(self.run, self.cluster, self.workspace, self.emit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
@@ -19,7 +18,7 @@ COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
 # Patches of near rows whose means stand for their rows in other shards; what an epoch exchanges depends on
 # this number, not on the rows.
-N_PATCHES = 16384
+N_PATCHES = 32768
 _SAMPLE_PER_CELL = 64
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20

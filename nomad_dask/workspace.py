@@ -90,9 +90,7 @@ class Workspace:
             if identity is None:
                 raise WorkspaceError(f"{self.path} holds no {MANIFEST}: give the directory of a run.")
             if self.path.exists() and any(self.path.iterdir()):
-                raise WorkspaceError(
-                    f"{self.path} is neither empty nor a workspace: give an empty or a new directory."
-                )
+                raise WorkspaceError(f"{self.path} is neither empty nor a workspace: give an empty or a new directory.")
             known = {"format": FORMAT, "identity": identity, "stages": {}}
             self.path.mkdir(parents=True, exist_ok=True)
             self._manifest: dict[str, Any] = known
@@ -110,13 +108,13 @@ class Workspace:
             return None
         try:
             manifest: dict[str, Any] = json.loads(file.read_text())
-            if manifest["format"] != FORMAT or not isinstance(manifest["stages"], dict):
-                raise WorkspaceError(
-                    f"{file} has format {manifest['format']!r}, this version reads {FORMAT}: "
-                    "give another workspace."
-                )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            version = manifest["format"]
+            if version == FORMAT:
+                _check_manifest(manifest)
+        except (ValueError, KeyError, TypeError) as error:
             raise WorkspaceError(f"{file} is damaged ({error}): give another workspace.") from error
+        if version != FORMAT:
+            raise WorkspaceError(f"{file} has format {version!r}, this version reads {FORMAT}: give another workspace.")
         return manifest
 
     def _store_manifest(self) -> None:
@@ -181,6 +179,15 @@ class Workspace:
     def remove(self, folder: str) -> None:
         """Remove a folder of artifacts that no stage needs any more."""
         shutil.rmtree(self.file(folder), ignore_errors=True)
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise a plain TypeError or KeyError for a manifest that this version has not written."""
+    parts = [manifest["identity"], manifest["stages"]]
+    for stage in manifest["stages"].values() if isinstance(manifest["stages"], dict) else ():
+        parts += [stage["facts"], stage["artifacts"]]
+    if not all(isinstance(part, dict) for part in parts):
+        raise TypeError("a part is no mapping")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

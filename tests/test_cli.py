@@ -44,18 +44,14 @@ def clusters(n: int) -> tuple[np.ndarray, np.ndarray]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors, labels = clusters(N)
     path = tmp_path_factory.mktemp("data") / "vectors.parquet"
-    return write(
-        path, vectors, name=[f"row {i}" for i in range(N)], group=[f"group {label}" for label in labels]
-    )
+    return write(path, vectors, name=[f"row {i}" for i in range(N)], group=[f"group {label}" for label in labels])
 
 
 @pytest.fixture(scope="module")
 def fitted(data: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Return a map of `data` with its columns kept, and how the command that made it ended."""
     path = data.with_name("map.parquet")
-    done = run(
-        "fit", data, "-o", path, "--keep", "name,group", "--epochs", 60, "--plot", data.with_name("p.png")
-    )
+    done = run("fit", data, "-o", path, "--keep", "name,group", "--epochs", 60, "--plot", data.with_name("p.png"))
     assert done.returncode == 0, done.stderr
     return path, done
 
@@ -389,9 +385,7 @@ def test_v_shows_where_an_error_comes_from(call: Call, tmp_path: Path) -> None:
     assert "none.npy does not exist" in err.splitlines()[-1]
 
 
-def test_the_unexpected_is_one_line_and_exit_code_1(
-    call: Call, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_unexpected_is_one_line_and_exit_code_1(call: Call, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("division by zero")
 
@@ -407,9 +401,7 @@ def test_the_unexpected_is_one_line_and_exit_code_1(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(
-    tmp_path: Path, how: signal.Signals
-) -> None:
+def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
     vectors, _ = clusters(2000)
     data = write(tmp_path / "vectors.parquet", vectors)
     command = ["fit", str(data), "-o", "map.parquet", "--epochs", "1500", "--seed", "7"]

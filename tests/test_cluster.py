@@ -168,7 +168,7 @@ def test_an_error_of_a_task_is_told_by_name(where, request):
     with pytest.raises(NomadError, match="ZeroDivisionError: row 17 is odd") as caught:
         cluster.run(fail, [(ZeroDivisionError,)])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    with pytest.raises(InputError, match="^row 17 is odd$"):
+    with pytest.raises(InputError, match=r"^row 17 is odd$"):
         cluster.run(fail, [(InputError,)])
     assert cluster.run(square_later, [(3, 0.0)]) == [9], "the cluster goes on"
 

@@ -201,9 +201,7 @@ def test_the_command_maps_scores_draws_and_reuses_the_embeddings(
         return out.splitlines()
 
     said = run()
-    paths = [
-        tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture "))
-    ]
+    paths = [tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture "))]
     assert sorted(paths) == sorted((tmp_path / "demo").iterdir())
     embeddings, map_path, picture = paths
     made, given = pq.read_table(map_path), pq.read_table(embeddings)

@@ -97,10 +97,7 @@ def test_clusters_tighter_than_float32_can_tell():
     got = score(Rows(X), Y, ks=(5, 10), n_queries=600, n_triplets=600)
     for k in (5, 10):
         expected = [  # differences, as scikit-learn's expanded squares lose digits here
-            len(
-                set(np.argsort(((X - x) ** 2).sum(1))[1 : k + 1])
-                & set(np.argsort(((Y - y) ** 2).sum(1))[1 : k + 1])
-            )
+            len(set(np.argsort(((X - x) ** 2).sum(1))[1 : k + 1]) & set(np.argsort(((Y - y) ** 2).sum(1))[1 : k + 1]))
             for x, y in zip(X, Y, strict=True)
         ]
         assert got.neighbors[k].value == pytest.approx(np.mean(expected) / k, abs=1e-12)
@@ -155,9 +152,7 @@ def test_intervals_hold_the_truth_19_times_in_20(kind, metric):
     }[kind]
     held = 0
     for seed in range(150):
-        got = score(
-            Rows(X), Y, labels=labels, ks=(10,), n_queries=60, n_triplets=600, metric=metric, seed=seed
-        )
+        got = score(Rows(X), Y, labels=labels, ks=(10,), n_queries=60, n_triplets=600, metric=metric, seed=seed)
         estimate = {"triplets": got.triplets, "neighbors": got.neighbors[10], "labels": got.labels}[kind]
         held += estimate.low <= truth <= estimate.high
     # Binomial(150, 0.95) is below 132 once in 10,000; triplets are on the safe side, so no upper bound.
@@ -287,9 +282,7 @@ def test_k_without_a_choice_is_left_out():
 def test_progress_and_plain_values():
     X, Y = noisy_map(11, n=500)
     done = []
-    got = score(
-        Rows(X, breaks=(200,)), Y, labels=[1] * 500, n_queries=10, advance=done.append, max_bytes=1 << 18
-    )
+    got = score(Rows(X, breaks=(200,)), Y, labels=[1] * 500, n_queries=10, advance=done.append, max_bytes=1 << 18)
     assert done[-1] == 500
     assert done == sorted(set(done))
     plain = got.as_dict()

@@ -16,9 +16,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 def run(name: str, folder: Path) -> list[Any]:
     """Execute a notebook and return its code cells."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": folder}}
-    )
+    client = NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": folder}})
     client.execute()
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 

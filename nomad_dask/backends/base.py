@@ -136,7 +136,9 @@ class Remote:
     weights : ndarray of float32 (m,)
         Rows that each stands for.
     z : float or None
-        The others' part of Z; None when not known yet.
+        The others' part of Z, an epoch ago; None when not known yet.
+    own_z : float or None
+        The own part of Z at that time.
     """
 
     patch_moments: np.ndarray
@@ -144,6 +146,7 @@ class Remote:
     points: np.ndarray
     weights: np.ndarray
     z: float | None
+    own_z: float | None
 
 
 @dataclass(frozen=True)

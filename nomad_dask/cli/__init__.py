@@ -48,9 +48,7 @@ def _say(ctx: click.Context, error: BaseException, message: str) -> None:
     click.echo(f"Error: {message}", err=True)
 
 
-@click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="nomad-dask")
 def cli() -> None:
     """Make maps of embedding vectors, from thousands to tens of millions."""

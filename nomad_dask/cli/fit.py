@@ -19,9 +19,7 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 
 @click.command(short_help="Make a map of a file of vectors.")
 @options.input_options
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map.")
 @click.option("--keep", callback=_names, metavar="A,B", help="Columns of the input to carry to the map.")
 @options.method_options
 @options.device_option

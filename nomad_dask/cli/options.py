@@ -132,9 +132,7 @@ def quiet_option(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")(
-        command
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")(command)
 
 
 def device_option(command: Command) -> Command:
@@ -161,9 +159,7 @@ def read_whole_numbers(ctx: click.Context, parameter: click.Parameter, value: st
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError as error:
-        raise click.BadParameter(
-            f"{value!r} is not accepted: give whole numbers, such as 10,15,50."
-        ) from error
+        raise click.BadParameter(f"{value!r} is not accepted: give whole numbers, such as 10,15,50.") from error
 
 
 @contextmanager

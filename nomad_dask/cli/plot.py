@@ -12,12 +12,8 @@ from nomad_dask.errors import InputError, near
 
 @click.command(short_help="Draw a map as a PNG.")
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="PNG", help="The picture."
-)
-@click.option(
-    "--color", metavar="COLUMN", help="Column of the map, categories or numbers; density without it."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="PNG", help="The picture.")
+@click.option("--color", metavar="COLUMN", help="Column of the map, categories or numbers; density without it.")
 @click.option(
     "--size",
     callback=options.read_size,

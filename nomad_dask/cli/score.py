@@ -13,9 +13,7 @@ from nomad_dask.progress import stage
 @click.command(short_help="Score a map against the vectors it was made from.")
 @options.input_options
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
-@click.option(
-    "--label", metavar="COLUMN", help="Column of the map or of INPUT whose labels neighbours should share."
-)
+@click.option("--label", metavar="COLUMN", help="Column of the map or of INPUT whose labels neighbours should share.")
 @click.option(
     "--k",
     "ks",
@@ -25,9 +23,7 @@ from nomad_dask.progress import stage
     metavar="A,B",
     help="Neighbourhood sizes.",
 )
-@click.option(
-    "--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows to measure."
-)
+@click.option("--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows to measure.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses those rows.")
 @options.quiet_option
 @options.json_option

@@ -85,9 +85,7 @@ class _Shards:
         return answer
 
 
-def _on_one_worker(
-    task: Any, run: Run, run_id: str, shards: tuple[int, ...], args: tuple[Any, ...]
-) -> list[Any]:
+def _on_one_worker(task: Any, run: Run, run_id: str, shards: tuple[int, ...], args: tuple[Any, ...]) -> list[Any]:
     return [task(run, run_id, shard, *args) for shard in shards]
 
 
@@ -145,9 +143,7 @@ def _gone(cluster: Cluster) -> bool:
     return bool(cluster.client.status != "running")
 
 
-def _checkpoint(
-    shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int, **facts: Any
-) -> None:
+def _checkpoint(shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int, **facts: Any) -> None:
     """Make the state durable, then drop the checkpoint before it."""
     before = workspace.facts("checkpoint")
     artifacts = shards.ask(save, epoch)

@@ -61,16 +61,15 @@ def advance(
     Asked again for epochs it has just done, it returns what it returned then.
     """
     live = _live.get((str(run.workspace), shard))
-    if live is not None and live.run_id == run_id and live.told is not None and live.told_from == epoch:
-        if live.epoch == epoch + n_epochs:
-            return live.told
+    if live is not None and live.run_id == run_id and (live.told_from, live.epoch) == (epoch, epoch + n_epochs):
+        return live.told if live.told is not None else Behind(shard, epoch)
     if live is None or live.run_id != run_id or live.epoch != epoch:
         live = _load(run, run_id, shard)
         if live.epoch != epoch:
             return Behind(shard, live.epoch)
     points, weights = summary.charges_of_others(shard, live.patch_counts)
     remote = Remote(
-        summary.moments(), live.patch_counts.reshape(-1), points, weights, summary.z_of_others(shard)
+        summary.moments(), live.patch_counts.reshape(-1), points, weights, summary.z_of_others(shard), summary.z[shard]
     )
     loss = None
     with backend_of_worker(run.device, worker_threads()):

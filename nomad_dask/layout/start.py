@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.neighbors.halo import nearest_cells
 from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.neighbors.halo import nearest_cells
 
 # A map of n points needs about √n of room: this much is given at once (standard deviation over √n), the
 # rest grows (algorithm §4b; there as a factor on the coarse map, whose own size depends on its epochs).
@@ -20,15 +20,9 @@ _FARTHEST = 10.0
 _FLOOR = 1e-4
 
 
-def along_axes(
-    coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator
-) -> np.ndarray:
+def along_axes(coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
     """Return starting positions (n, dim) float32 from PCA coordinates, `init_std` wide on the first axis."""
-    scaled = (
-        coordinates.astype(np.float64) / max(deviation, 1e-30)
-        if deviation > 0
-        else np.zeros(coordinates.shape)
-    )
+    scaled = coordinates.astype(np.float64) / max(deviation, 1e-30) if deviation > 0 else np.zeros(coordinates.shape)
     lengths = np.sqrt((scaled**2).sum(axis=1))
     scaled *= np.minimum(1, _FARTHEST / np.maximum(lengths, 1e-30))[:, None]
     scaled += rng.standard_normal(scaled.shape) * _FLOOR

@@ -89,9 +89,9 @@ def find_neighbors(
         return Neighbors(np.empty((n, 0), np.int32), np.empty((n, 0), np.float32), 1.0, 0, 0)
     if n_probes is None and n <= SMALL_SHARD:
         n_probes = search.n_cells
-    sample = np.sort(
-        np.random.default_rng(seed).choice(n_queries, min(n_queries, SAMPLE_ROWS), replace=False)
-    ).astype(np.int32)
+    sample = np.sort(np.random.default_rng(seed).choice(n_queries, min(n_queries, SAMPLE_ROWS), replace=False)).astype(
+        np.int32
+    )
     if n_probes is not None:
         n_probes = min(n_probes, search.n_cells)
         search.make_screen(None)

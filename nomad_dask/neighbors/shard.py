@@ -40,22 +40,16 @@ def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
     params, plan = run.params, run.plan
     across = plan.n_shards > 1 and params.foreign_attraction
     cells = all_cells(run)
-    found, _ = _search(run, cells, shard, with_halo=False)
+    found, around = _search(run, cells, shard, across)
     weights = neighbor_weights(found.ids, params.weights)
-    if across:
-        everywhere, around = _search(run, cells, shard, with_halo=True)
-        far = everywhere.ids >= around.n_own
-        all_weights = neighbor_weights(everywhere.ids, params.weights)
-        # Neighbours in the shard stand in for what lies outside, so that the fabric has no thin places; in
-        # sum they pull as much as the row's neighbours inside would.
-        weights *= 1 - np.where(far, all_weights, 0).sum(axis=1, keepdims=True)
-    edges = symmetric_graph(found.ids, weights)
+    far = found.ids >= around.n_own
+    edges = symmetric_graph(np.where(far, -1, found.ids), weights)
     workspace = Workspace(run.workspace)
     arrays = (edges.indptr, edges.indices, edges.weights, edges.forward)
     made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
     if across:
         rows, ranks = np.nonzero(far)
-        places = everywhere.ids[rows, ranks]
+        places = found.ids[rows, ranks]
         slots = np.searchsorted(around.offsets, places, side="right") - 1
         numbers = around.cells[slots]
         there = places - around.offsets[slots] + cells.starts[numbers]
@@ -64,17 +58,17 @@ def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
         out = (
             rows[order].astype(np.int32),
             there[order].astype(np.int32),
-            all_weights[rows, ranks][order],
+            weights[rows, ranks][order],
             np.searchsorted(owners[order], np.arange(plan.n_shards + 1)).astype(np.int64),
         )
         made += [workspace.save(graph_file(shard, w), a) for w, a in zip(_OUT_FILES, out, strict=True)]
     return made, {
         "rows": len(found.ids),
-        "recall": everywhere.recall if across else found.recall,
+        "recall": found.recall,
         "n_probes": found.n_probes,
         "rounds": found.rounds,
         "edges": len(edges.indices),
-        "foreign_share": float(all_weights[far].sum() / max(all_weights.sum(), 1e-30)) if across else 0.0,
+        "foreign_share": float(weights[far].sum() / max(weights.sum(), 1e-30)),
     }
 
 
@@ -83,9 +77,7 @@ def _search(run: Run, cells: AllCells, shard: int, with_halo: bool) -> tuple[Nei
     params, memory = run.params, run.plan.resident_bytes
     with backend_of_worker(run.device, worker_threads()) as backend:
         centroids = cells.centroids[around.cells]
-        search = backend.searcher(
-            around.vectors, around.offsets, centroids, params.seed, memory, around.n_own
-        )
+        search = backend.searcher(around.vectors, around.offsets, centroids, params.seed, memory, around.n_own)
         found = find_neighbors(
             search,
             params.n_neighbors,
@@ -113,7 +105,7 @@ def patch(run: Run, shard: int) -> list[Artifact]:
         quota = N_PATCHES // run.plan.n_shards if run.plan.n_shards > 1 else 1
         patch_of_row = make_patches(seen, indptr, indices, weights, quota)
     counts = np.bincount(patch_of_row, minlength=quota)
-    arrays = (patch_of_row, counts)
+    arrays: tuple[np.ndarray, ...] = (patch_of_row, counts)
     return [workspace.save(graph_file(shard, w), a) for w, a in zip(PATCH_FILES, arrays, strict=True)]
 
 

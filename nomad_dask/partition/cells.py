@@ -8,9 +8,9 @@ import numpy as np
 
 from nomad_dask.backends.base import Axes, Backend, Cells
 from nomad_dask.backends.choose import backend_of_worker
+from nomad_dask.backends.vectors import working_rows
 from nomad_dask.cluster import worker_threads
 from nomad_dask.partition.shards import assign_cells
-from nomad_dask.backends.vectors import working_rows
 from nomad_dask.plan import Run
 from nomad_dask.workspace import Workspace
 
@@ -71,9 +71,7 @@ def load(run: Run) -> Partition:
     mean, components, deviation, centroids, parents, offsets, ranks, edges = (
         np.load(run.file(f"cells/{name}.npy")) for name in FILES
     )
-    return Partition(
-        Axes(mean, components, float(deviation)), Cells(centroids, parents, offsets), ranks, edges
-    )
+    return Partition(Axes(mean, components, float(deviation)), Cells(centroids, parents, offsets), ranks, edges)
 
 
 def _shards(backend: Backend, sample: np.ndarray, cells: Cells, n_shards: int) -> np.ndarray:

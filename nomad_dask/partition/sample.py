@@ -31,10 +31,7 @@ def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
     with whole_file(run.file("sample/vectors.npy")) as partial:
         shape = (len(rows), plan.n_dims)
         np.lib.format.open_memmap(partial, "w+", working_dtype(run.source.dtype), shape).flush()
-        jobs = [
-            (run, partial, a, b, rows[edges[i] : edges[i + 1]], int(edges[i]))
-            for i, (a, b) in enumerate(blocks)
-        ]
+        jobs = [(run, partial, a, b, rows[edges[i] : edges[i + 1]], int(edges[i])) for i, (a, b) in enumerate(blocks)]
         cluster.run(_take, jobs, advanced)
     with whole_file(run.file("sample/rows.npy")) as partial, partial.open("wb") as f:
         np.save(f, rows)

@@ -9,9 +9,7 @@ _OVER, _UNDER = 1.10, 0.80
 _MAX_MOVES_PER_CELL = 20
 
 
-def assign_cells(
-    centroids: np.ndarray, sizes: np.ndarray, shared: np.ndarray | None, n_shards: int
-) -> np.ndarray:
+def assign_cells(centroids: np.ndarray, sizes: np.ndarray, shared: np.ndarray | None, n_shards: int) -> np.ndarray:
     """Return the shard (cells,) int64 of each cell.
 
     Recursive bisection of the centroids along their first principal axis, then greedy moves of cells to
@@ -27,9 +25,7 @@ def assign_cells(
     n_shards : int
     """
     shards = np.zeros(len(sizes), np.int64)
-    _bisect(
-        centroids.astype(np.float64), sizes.astype(np.float64), np.arange(len(sizes)), n_shards, 0, shards
-    )
+    _bisect(centroids.astype(np.float64), sizes.astype(np.float64), np.arange(len(sizes)), n_shards, 0, shards)
     if shared is not None and n_shards > 1:
         _refine(shards, sizes.astype(np.float64), shared, n_shards)
     return shards

@@ -153,32 +153,25 @@ def frame_rows(frame: pd.DataFrame, columns: FrameColumns, n_dims: int, start: i
         missing = numbers.isna().to_numpy().any(axis=1)
         if missing.any():
             raise InputError(
-                f"{name}: row {start + int(np.argmax(missing))} has a missing value. "
-                "Remove the row or fill it in."
+                f"{name}: row {start + int(np.argmax(missing))} has a missing value. Remove the row or fill it in."
             )
         values = numbers.to_numpy(columns.dtype)
     return np.ascontiguousarray(values)
 
 
-def _arrow_rows(
-    cells: pd.Series[Any], dtype: np.dtype[Any], n_dims: int, start: int, name: str
-) -> np.ndarray:
+def _arrow_rows(cells: pd.Series[Any], dtype: np.dtype[Any], n_dims: int, start: int, name: str) -> np.ndarray:
     """Return the vectors of a column that pandas keeps as Arrow lists."""
     import pyarrow as pa
 
     table = pa.table({"vectors": cells.array.__arrow_array__()})
-    return rows_of(
-        table.to_batches(), VectorColumns(("vectors",), True, dtype), len(cells), n_dims, start, name
-    )
+    return rows_of(table.to_batches(), VectorColumns(("vectors",), True, dtype), len(cells), n_dims, start, name)
 
 
 def _stack(cells: Sequence[Any], dtype: np.dtype[Any], n_dims: int, start: int, name: str) -> np.ndarray:
     out = np.empty((len(cells), n_dims), dtype)
     for i, cell in enumerate(cells):
         if not _is_list(cell):
-            raise InputError(
-                f"{name}: row {start + i} is {cell!r}, not a vector. Remove the row or fill it in."
-            )
+            raise InputError(f"{name}: row {start + i} is {cell!r}, not a vector. Remove the row or fill it in.")
         if len(cell) != n_dims:
             raise ragged(start + i, len(cell), n_dims, name)
         try:

@@ -126,15 +126,9 @@ class DaskFrameSource(_LazySource):
         No rows, or no column that holds vectors.
     """
 
-    def __init__(
-        self, frame: Any, column: str | None, keep: Sequence[str], name: str = "the Dask data frame"
-    ) -> None:
+    def __init__(self, frame: Any, column: str | None, keep: Sequence[str], name: str = "the Dask data frame") -> None:
         # One column is enough to count rows. One that is not of vectors is cheaper to read.
-        cheap = (
-            next((c for c in frame.columns if str(c) in keep), frame.columns[0])
-            if len(frame.columns)
-            else None
-        )
+        cheap = next((c for c in frame.columns if str(c) in keep), frame.columns[0]) if len(frame.columns) else None
         check_shape((1, len(frame.columns)), name)
         lengths = frame[[cheap]].map_partitions(len).compute()
         super().__init__(frame, [int(n) for n in lengths], name)

@@ -64,9 +64,7 @@ class NpySource(Source):
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read a range from the file; of a Fortran-ordered one through a memory map."""
         if self.fortran_order:
-            columns = np.memmap(
-                self.path, self.stored_dtype, "r", self.offset, (self.n_rows, self.n_dims), order="F"
-            )
+            columns = np.memmap(self.path, self.stored_dtype, "r", self.offset, (self.n_rows, self.n_dims), order="F")
             return np.array(columns[start:stop], dtype=self.dtype, order="C")
         flat = np.fromfile(
             self.path,

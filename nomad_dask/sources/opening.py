@@ -124,9 +124,7 @@ def _open_table(x: Any, column: str | None, keep: Sequence[str]) -> Source:
 def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str]) -> Source:
     path = Path(x)
     if not path.exists() and re.search(r"[*?\[]", str(path)):
-        found = _in_order(
-            p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file()
-        )
+        found = _in_order(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
         if not found:
             raise MissingInputError(f"no file matches {x}: check the pattern.")
         return _open_parquet(found, column, keep, str(x))
@@ -168,9 +166,7 @@ def _is_data(file: Path, folder: Path) -> bool:
 def _in_order(paths: Any) -> list[Path]:
     """Sort by name, numbers by value: Dask writes part.9.parquet before part.10.parquet."""
     pieces = re.compile(r"(\d+)")
-    return sorted(
-        paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))]
-    )
+    return sorted(paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))])
 
 
 def _open_parquet(paths: Sequence[Path], column: str | None, keep: Sequence[str], name: str) -> Source:

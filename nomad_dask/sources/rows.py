@@ -21,9 +21,7 @@ def native_dtype(dtype: Any, name: str) -> np.dtype[Any]:
     """
     known: np.dtype[Any] = np.dtype(dtype)
     if known.kind == "c":
-        raise InputError(
-            f"Complex data not supported: {name} has dtype {known}, {ACCEPTED}. Give real numbers."
-        )
+        raise InputError(f"Complex data not supported: {name} has dtype {known}, {ACCEPTED}. Give real numbers.")
     if known.kind not in "iuf" or known.itemsize > 8:
         raise InputError(f"{name} has dtype {known}, {ACCEPTED}: convert it, as with X.astype('float32').")
     return known.newbyteorder("=")

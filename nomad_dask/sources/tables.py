@@ -139,9 +139,7 @@ def rows_of(
     return np.empty((0, n_dims), vectors.dtype) if out is None else out
 
 
-def _batch_rows(
-    batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, start: int, name: str
-) -> np.ndarray:
+def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, start: int, name: str) -> np.ndarray:
     columns = [batch.column(n) for n in vectors.names]
     for column in columns:
         if column.null_count:
@@ -180,9 +178,7 @@ def _null(row: int, name: str) -> InputError:
 
 def ragged(row: int, length: int, n_dims: int, name: str) -> InputError:
     """Return the error for a row of another length than the first."""
-    return InputError(
-        f"{name}: row {row} has {length} values, row 0 has {n_dims}. All vectors must be of one length."
-    )
+    return InputError(f"{name}: row {row} has {length} values, row 0 has {n_dims}. All vectors must be of one length.")
 
 
 class TableSource(Source):

@@ -99,9 +99,7 @@ def palette(n: int, theme: Theme) -> list[str]:
 
     if n <= len(theme.few):
         return list(theme.few[:n])
-    visible = (
-        c.lower() for c in colorcet.palette[theme.many] if contrast(c, theme.background) >= theme.contrast
-    )
+    visible = (c.lower() for c in colorcet.palette[theme.many] if contrast(c, theme.background) >= theme.contrast)
     return list(islice(visible, n))
 
 

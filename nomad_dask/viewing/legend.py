@@ -126,8 +126,7 @@ class Panel:
         widths = [of_lines, text_width(self.note, self.small), text_width(self.heading or "", self.size)]
         if bar:
             widths.append(
-                round(self.size * 2.2)
-                + max(text_width(t, self.size) for t in (bar.low, bar.middle, bar.high))
+                round(self.size * 2.2) + max(text_width(t, self.size) for t in (bar.low, bar.middle, bar.high))
             )
         self.width = min(max(widths), room[0])
 

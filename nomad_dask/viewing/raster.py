@@ -14,9 +14,7 @@ from nomad_dask.viewing.legend import Bar, Entry, Panel, draw_title
 from nomad_dask.workspace import whole_file
 
 _SMALLEST, _LARGEST = 200, 20_000
-_SHARP_PIXELS = (
-    8_000_000  # pictures up to this are drawn at twice the size and halved, which smooths the points
-)
+_SHARP_PIXELS = 8_000_000  # pictures up to this are drawn at twice the size and halved, which smooths the points
 _FAINTEST = 0.5  # opacity of a single point where others lie in heaps
 _COVERED = 0.35  # share of the ground that spread points cover
 
@@ -127,9 +125,7 @@ def draw(
 
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     xs, ys = np.asarray(x)[shown].astype(np.float64), np.asarray(y)[shown].astype(np.float64)
-    layers, numbers, entries = (
-        ([], None, []) if color is None or not shown.size else _split(color, shown, look)
-    )
+    layers, numbers, entries = ([], None, []) if color is None or not shown.size else _split(color, shown, look)
 
     unit = min(size) / 1000
     margin = max(8, round(32 * unit))
@@ -155,23 +151,15 @@ def draw(
     return path
 
 
-def _checked(
-    x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, int], theme: str, path: Path
-) -> Theme:
+def _checked(x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, int], theme: str, path: Path) -> Theme:
     if theme not in THEMES:
         raise InputError(f"theme={theme!r} is not accepted. {near(theme, THEMES)}")
     if path.suffix.lower() != ".png":
-        raise InputError(
-            f"{path} ends in {path.suffix!r}: pictures are written as PNG, so give a name ending in .png."
-        )
+        raise InputError(f"{path} ends in {path.suffix!r}: pictures are written as PNG, so give a name ending in .png.")
     if len(size) != 2 or not all(_SMALLEST <= s <= _LARGEST for s in size):
-        raise InputError(
-            f"size={size} is out of range: give width and height from {_SMALLEST} to {_LARGEST:,} pixels."
-        )
+        raise InputError(f"size={size} is out of range: give width and height from {_SMALLEST} to {_LARGEST:,} pixels.")
     if np.ndim(x) != 1 or np.shape(x) != np.shape(y):
-        raise InputError(
-            f"x has shape {np.shape(x)} and y {np.shape(y)}: give one number of each for every point."
-        )
+        raise InputError(f"x has shape {np.shape(x)} and y {np.shape(y)}: give one number of each for every point.")
     if color is not None and len(color) != len(x):
         raise InputError(f"{len(color)} colour values for {len(x)} points: give one for each point.")
     return THEMES[theme]
@@ -190,11 +178,7 @@ def _split(color: Any, shown: np.ndarray, theme: Theme) -> tuple[list[_Layer], _
     """Return the layers of one colour each, the points coloured by value, and the lines of the legend."""
     import pandas as pd
 
-    column = (
-        pd.Series(color.to_pandas() if hasattr(color, "to_pandas") else color)
-        .iloc[shown]
-        .reset_index(drop=True)
-    )
+    column = pd.Series(color.to_pandas() if hasattr(color, "to_pandas") else color).iloc[shown].reset_index(drop=True)
     missing = np.flatnonzero(column.isna().to_numpy())
     layers, entries, numbers = [], [], None
     if _is_continuous(column):
@@ -204,9 +188,7 @@ def _split(color: Any, shown: np.ndarray, theme: Theme) -> tuple[list[_Layer], _
         low, high = np.percentile(values, [1, 99])
         if low == high:
             low, high = values.min(), values.max()
-        numbers = _Numbers(
-            rows, values, float(low), float(high), color_map(theme.numbers, theme.numbers_part)
-        )
+        numbers = _Numbers(rows, values, float(low), float(high), color_map(theme.numbers, theme.numbers_part))
     else:
         codes, names = pd.factorize(column)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
@@ -240,9 +222,7 @@ def _is_continuous(column: Any) -> bool:
     return not (present.nunique() <= MOST_CATEGORIES and bool((present == present.round()).all()))
 
 
-def _ranges(
-    x: np.ndarray, y: np.ndarray, size: tuple[int, int]
-) -> tuple[tuple[float, float], tuple[float, float]]:
+def _ranges(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return what the picture shows of both axes: all points, one unit as long across as up."""
     middle_x, middle_y = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
     per_pixel = 1.02 * max(np.ptp(x) / size[0], np.ptp(y) / size[1]) or 1.0

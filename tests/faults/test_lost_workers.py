@@ -95,7 +95,5 @@ def test_killed_before_the_last_checkpoint(x, undisturbed, client):
 
 @pytest.mark.parametrize("stage", ["sample", "cells", "shards", "neighbors"])
 def test_killed_when_a_stage_begins(x, undisturbed, client, stage):
-    positions, _, _ = killed_map(
-        x, client, lambda event: isinstance(event, StageStarted) and event.stage == stage
-    )
+    positions, _, _ = killed_map(x, client, lambda event: isinstance(event, StageStarted) and event.stage == stage)
     np.testing.assert_array_equal(positions, undisturbed)

@@ -55,7 +55,9 @@ def test_potential_and_its_sum_agree_to_a_thousandth_at_the_default_spacing():
         potential, _, total, mesh = by_mesh(points, pool)
     assert mesh.spacing == 0.7
     assert relative(potential[some], expected) <= 1e-3
-    exact_total = sum(direct(points[a : a + 2000], points, np.ones(len(points)))[0].sum() for a in range(0, 20_000, 2000))
+    exact_total = sum(
+        direct(points[a : a + 2000], points, np.ones(len(points)))[0].sum() for a in range(0, 20_000, 2000)
+    )
     assert total == pytest.approx(exact_total, rel=1e-3)
 
 

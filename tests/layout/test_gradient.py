@@ -1,5 +1,7 @@
 """g equals −∂L/∂y: the formulas against finite differences, the kernels against the formulas."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from reference import Case, direction, finite_differences, noise
@@ -9,7 +11,9 @@ from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.params import Params
 
-OPTIONS = [(n, r, s, d) for n in ("global", "point") for r, s in (("field", 0), ("means", 0), ("means", 3)) for d in (2, 3)]
+OPTIONS = [
+    (n, r, s, d) for n in ("global", "point") for r, s in (("field", 0), ("means", 0), ("means", 3)) for d in (2, 3)
+]
 
 
 def random_case(seed: int, dim: int, n_negatives: int, n: int = 40) -> Case:
@@ -25,7 +29,7 @@ def random_case(seed: int, dim: int, n_negatives: int, n: int = 40) -> Case:
     exact[:, 0] = np.arange(n_cells)
     exact[:4, 1] = [1, 3, 0, 4]
     counts = np.diff(offsets).astype(float)
-    means = np.array([y[a:b].mean(0) if b > a else np.zeros(dim) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    means = np.array([y[a:b].mean(0) if b > a else np.zeros(dim) for a, b in pairwise(offsets)])
     return Case(y, p, offsets, exact, means, counts, n, 25, n_negatives, seed=seed)
 
 
@@ -57,8 +61,8 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
     layout = CpuShardLayout(shard, params, case.n_total, pool)
     layout.load(case.y.astype(np.float32), np.zeros((n, dim), np.float32))
     remote = Remote(
-        np.hstack([case.means, np.zeros((len(case.means), 1))]).astype(np.float32), case.counts.astype(np.float32), np.zeros((0, dim), np.float32),
-        np.zeros(0, np.float32), 0.0,
+        np.hstack([case.means, np.zeros((len(case.means), 1))]).astype(np.float32), case.counts.astype(np.float32),
+        np.zeros((0, dim), np.float32), np.zeros(0, np.float32), 0.0, 1.0,
     )  # fmt: skip
     return layout, remote
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.cpu.knn import CellSearch
-from nomad_dask.neighbors.search import Neighbors, choose_effort, find_neighbors, measure_recall
+from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.neighbors.search import Neighbors, choose_effort, find_neighbors, measure_recall
 
 
 def shard(folder: Path, X: np.ndarray, labels: np.ndarray, n_cells: int, resident: bool = True):

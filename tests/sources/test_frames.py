@@ -72,9 +72,7 @@ def test_numbers_beside_what_is_kept(x):
 
 
 def test_pandas_columns_of_several_types(x):
-    frame = pd.DataFrame(
-        {"a": x[:, 0], "b": np.arange(41, dtype="i2"), "c": pd.array([1, None] * 20 + [2], "Float32")}
-    )
+    frame = pd.DataFrame({"a": x[:, 0], "b": np.arange(41, dtype="i2"), "c": pd.array([1, None] * 20 + [2], "Float32")})
     source = open_source(frame)
     assert source.dtype == np.result_type("f4", "i2")
     rows = source.read(0, 41)

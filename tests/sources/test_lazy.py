@@ -89,13 +89,8 @@ def test_other_collections():
 
 
 def test_arrays_and_frames_have_the_token_of_dask(x):
-    assert (
-        open_source(da.from_array(x, 7)).fingerprint()
-        == open_source(da.from_array(x.copy(), 7)).fingerprint()
-    )
-    assert (
-        open_source(da.from_array(x, 7)).fingerprint() != open_source(da.from_array(x + 1, 7)).fingerprint()
-    )
+    assert open_source(da.from_array(x, 7)).fingerprint() == open_source(da.from_array(x.copy(), 7)).fingerprint()
+    assert open_source(da.from_array(x, 7)).fingerprint() != open_source(da.from_array(x + 1, 7)).fingerprint()
 
 
 def read_here(source, start, stop):

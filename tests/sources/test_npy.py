@@ -53,9 +53,7 @@ def test_archive(tmp_path, x):
         open_source(tmp_path / "x.npy")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00abc", b"hello world, this is text"]
-)
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00abc", b"hello world, this is text"])
 def test_not_a_npy_file(tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"not a \.npy file"):

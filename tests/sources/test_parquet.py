@@ -57,9 +57,7 @@ def test_reading_on_decodes_nothing_twice(tmp_path, x, monkeypatch):
     monkeypatch.setattr(
         parquet.ParquetSource,
         "_decode",
-        lambda self, names, group, batch_rows: (
-            started.append(group) or decode(self, names, group, batch_rows)
-        ),
+        lambda self, names, group, batch_rows: started.append(group) or decode(self, names, group, batch_rows),
     )
     fresh = open_source(path)
     started.clear()
@@ -190,9 +188,7 @@ def test_empty(tmp_path, table, message):
 def test_files_must_agree(tmp_path, x):
     written(tmp_path / "a.parquet", list_table(x))
     written(tmp_path / "b.parquet", list_table(x.astype("f8")))
-    with pytest.raises(
-        InputError, match=r"column 'v' is list<.*float> in .*a.parquet, and list<.*double> in .*b.parq"
-    ):
+    with pytest.raises(InputError, match=r"column 'v' is list<.*float> in .*a.parquet, and list<.*double> in .*b.parq"):
         open_source(tmp_path)
     written(tmp_path / "b.parquet", pa.table({"w": [1]}))
     with pytest.raises(InputError, match=r"and missing in .*b\.parquet"):

@@ -26,9 +26,7 @@ def test_the_first_bad_row_is_named(dtype, shape, bad, value, start):
         check_finite(rows, start, "x")
         return
     what = "NaN" if np.isnan(value) else "infinity"
-    with pytest.raises(
-        InputError, match=rf"contains {what}: x, row {start + places[0][0]}, column {places[0][1]}\."
-    ):
+    with pytest.raises(InputError, match=rf"contains {what}: x, row {start + places[0][0]}, column {places[0][1]}\."):
         check_finite(rows, start, "x")
 
 

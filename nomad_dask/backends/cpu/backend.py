@@ -9,8 +9,8 @@ from nomad_dask.backends.cpu import kmeans, pca
 from nomad_dask.backends.cpu.knn import CellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.params import Params
 from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.params import Params
 
 _PROJECT_CHUNK = 8192
 

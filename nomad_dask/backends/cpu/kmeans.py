@@ -51,9 +51,7 @@ def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) ->
         labels = nearest(rows, centroids, pool)
         sums, counts = np.zeros((k, rows.shape[1])), np.zeros(k, np.int64)
         _add_up(rows, labels, sums, counts)
-        centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(
-            np.float32
-        )
+        centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)
         if round_ < _ROUNDS - 2:
             tiny = np.flatnonzero(counts < _TINY * n / k)
             largest = np.argsort(-counts, kind="stable")[: len(tiny)]
@@ -88,7 +86,7 @@ def _split_huge(
 def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> Cells:
     """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
     rng = np.random.default_rng(seed)
-    n, d = sample.shape
+    n = len(sample)
     n_cells = min(n_cells, n)
     # Distances are taken by products: far from the origin they would lose their digits.
     middle = sample.mean(axis=0)

@@ -179,11 +179,7 @@ class CellSearch:
         ids = np.full((len(rows), k), -1, np.int32)
         for start in range(0, self.vectors.n_rows, BLOCK_ROWS):
             block = self.vectors.read(start, min(start + BLOCK_ROWS, self.vectors.n_rows))
-            targets = (
-                self._axes.project(block)
-                if self._screen is None
-                else self._screen[start : start + len(block)]
-            )
+            targets = self._axes.project(block) if self._screen is None else self._screen[start : start + len(block)]
             target_norms = np.einsum("ij,ij->i", targets, targets)
 
             def scan(
@@ -345,9 +341,7 @@ class CellSearch:
         """Fill `near` and `near_ids` with the exact nearest of the candidates of each query."""
         if self.vectors.resident:
             rows = self.vectors.read(0, self.vectors.n_rows)
-            kernels.rank_exactly(
-                rows[queries], rows, candidates, candidates, screened, self.reach, near, near_ids
-            )
+            kernels.rank_exactly(rows[queries], rows, candidates, candidates, screened, self.reach, near, near_ids)
             return
         row_bytes = self.vectors.n_dims * 4 * candidates.shape[1]
         step = max(1, self.memory_bytes // (4 * self.pool.n * row_bytes))

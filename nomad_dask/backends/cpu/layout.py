@@ -96,8 +96,7 @@ class CpuShardLayout:
         else:
             z = self._means_forces(step.epoch, remote, np.ones(graph.n_rows, np.float32))[1]
             factor = 1.0
-        # Before the first exchange the others are taken to be as crowded as the own shard.
-        z_all = z * n / graph.n_rows if remote.z is None else z + remote.z
+        z_all = _whole_z(z, remote, n / graph.n_rows)
         loss = self._attraction_loss(remote) if step.measure_loss else None
         return Outcome(z, loss), graph.weights, factor * n / max(z_all, 1e-12)
 
@@ -144,9 +143,7 @@ class CpuShardLayout:
 
     def _field_forces(self, remote: Remote, weights: np.ndarray) -> float:
         """Fill R_i = Σ_m w_m q² (y_i − y_m) = −½∇U and U; return the own part of Z = Σ (U − 1)."""
-        remote_weights = (
-            remote.weights if not len(weights) else remote.weights * weights.mean(dtype=np.float64)
-        )
+        remote_weights = remote.weights if not len(weights) else remote.weights * weights.mean(dtype=np.float64)
         total = self._field.evaluate(
             self._positions,
             weights,
@@ -184,6 +181,17 @@ class CpuShardLayout:
             remote.patch_moments, graph.far_indptr, graph.far_patches, graph.far_weights,
         )  # fmt: skip
         return float(total) * graph.n_rows / len(range(0, graph.n_rows, stride))
+
+
+def _whole_z(z: float, remote: Remote, share: float) -> float:
+    """Return Z of all shards from the own part now and the others' an epoch ago.
+
+    The others are taken to have changed since as the own part did: in the first epochs the map grows fast,
+    and an old Z would hold it back. Before the first exchange they are taken to be as crowded as the own.
+    """
+    if remote.z is None or not remote.own_z:
+        return z * share
+    return z + remote.z * (z / remote.own_z)
 
 
 def _who_samples(exact_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -94,9 +94,7 @@ def means_kernel(dim: int) -> Any:
                         for a in range(dim):
                             push[a] += share * weight * q * q * (points[i, a] - points[m, a])
                 # The other way round: rows that drew this one.
-                for s in range(
-                    source_ptr[c] if n_negatives > 0 else 0, source_ptr[c + 1] if n_negatives > 0 else 0
-                ):
+                for s in range(source_ptr[c] if n_negatives > 0 else 0, source_ptr[c + 1] if n_negatives > 0 else 0):
                     b = sources[s]
                     slot = source_slots[s]
                     own = 1 if b == c else 0

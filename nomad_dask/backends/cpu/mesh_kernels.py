@@ -111,7 +111,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
         slope = np.empty((dim, 4), np.float32)
         sixth, half = np.float32(1 / 6), np.float32(0.5)
         one, two, three, four, six = np.float32(1), np.float32(2), np.float32(3), np.float32(4), np.float32(6)
-        total = 0.0
+        total: Any = 0.0
         for i in range(start, stop):
             base = 0
             for a in range(dim):
@@ -135,10 +135,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
             along1 = np.float32(0)
             along_last = np.float32(0)
             for r in range(rows_of_stencil):
-                if dim == 2:
-                    at = base + r * strides[0]
-                else:
-                    at = base + (r // 4) * strides[0] + (r % 4) * strides[1]
+                at = base + (r * strides[0] if dim == 2 else (r // 4) * strides[0] + (r % 4) * strides[1])
                 m0, m1, m2, m3 = mesh[at], mesh[at + 1], mesh[at + 2], mesh[at + 3]
                 inner = (w0 * m0 + w1 * m1) + (w2 * m2 + w3 * m3)
                 inner_slope = (d0 * m0 + d1 * m1) + (d2 * m2 + d3 * m3)
@@ -163,7 +160,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
     @njit(nogil=True, cache=True, fastmath=True)
     def direct(points, start, stop, charges, weights, potential, gradient):  # type: ignore[no-untyped-def]
         """Write U and ∇U at points by summing over all charges; return the potential's sum."""
-        total = 0.0
+        total: Any = 0.0
         slope = np.empty(dim, np.float32)
         for i in range(start, stop):
             value = np.float32(0)

@@ -1,0 +1,143 @@
+"""Every option makes a sound map, and does what it is there for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import Heard, blobs, make_map
+from scipy.spatial import cKDTree
+from sklearn.manifold import trustworthiness
+
+from nomad_dask.errors import InputError
+from nomad_dask.events import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
+from nomad_dask.params import NORMALIZERS, PRESETS, REPULSIONS, WEIGHTS, Params
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(500)
+
+
+def trusted(x: np.ndarray, positions: np.ndarray) -> float:
+    assert np.isfinite(positions).all()
+    return float(trustworthiness(x, positions, n_neighbors=10))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{f"{n} {r}": {"normalizer": n, "repulsion": r} for n in NORMALIZERS for r in REPULSIONS},
+    "point field, little noise": {"normalizer": "point", "n_noise": 50},
+    "means of all cells": {"repulsion": "means", "n_negatives": 0},
+    "several exact cells": {"repulsion": "means", "n_exact_cells": 3},
+    **{weights: {"weights": weights} for weights in WEIGHTS},
+    **{preset: {"preset": preset, "n_epochs": None} for preset in PRESETS},
+    "exaggeration": {"exaggeration": 4.0},
+    "learning rate": {"learning_rate": 0.5, "momentum": 0.8, "learning_rate_end": 0.2, "max_step": 2.0},
+    "tiny start": {"init_std": 1e-4},
+    "three dimensions": {"n_components": 3},
+    "fine mesh": {"mesh_spacing": 0.3},
+    "one neighbour": {"n_neighbors": 1},
+    "many neighbours": {"n_neighbors": 60},
+    "one probe": {"n_probes": 1, "cell_rows": 60},
+    "low recall": {"target_recall": 0.5},
+    "no foreign attraction": {"foreign_attraction": False},
+    "a coarse start": {"coarse": "always"},
+}
+
+
+# A map at random has 0.5. One neighbour a row, or a few samples for all repulsion, cannot do much.
+FLOORS = {
+    "one neighbour": 0.6,
+    "means of all cells": 0.6,
+    "global means": 0.55,
+    "several exact cells": 0.55,
+}
+
+
+CROSSING = [name for name in OPTIONS if "field" in name or "means" in name or "dimensions" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "n_shards"), [*((name, 1) for name in OPTIONS), *((name, 2) for name in CROSSING)]
+)
+def test_every_option_makes_a_sound_map(x, name, n_shards):
+    options = {"n_epochs": 80} | OPTIONS[name]
+    positions = make_map(x, n_shards=n_shards, **options).positions
+    assert positions.shape == (len(x), options.get("n_components", 2))
+    assert trusted(x, positions) > FLOORS.get(name, 0.8)
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_the_papers_settings(x, n_shards):
+    positions = make_map(x, **Params.paper(n_shards=n_shards).as_dict()).positions
+    assert trusted(x, positions) > 0.6
+
+
+def test_a_coarse_start():
+    x = blobs(16_500, n_dims=10)
+    heard = Heard()
+    result = make_map(x, coarse="always", n_epochs=10, n_shards=2, emit=heard)
+    finished = [event.stage for event in heard.of(StageFinished)]
+    assert finished == ["sample", *[f"coarse {s}" for s in ("sample", "cells", "shards", "neighbors", "layout")],
+                        "coarse", "cells", "shards", "neighbors", "layout"]  # fmt: skip
+    rows = np.random.default_rng(0).choice(len(x), 1500, replace=False)
+    assert trusted(x[rows], result.positions[rows]) > 0.9
+
+
+def test_foreign_attraction_holds_neighbours_of_different_shards_together():
+    x = np.random.default_rng(0).normal(size=(1600, 8)).astype(np.float32)
+    near = cKDTree(x).query(x, k=11)[1][:, 1:]
+    kept = []
+    for use in (True, False):
+        result = make_map(x, n_shards=4, n_epochs=100, foreign_attraction=use, cell_rows=50)
+        in_map = cKDTree(result.positions).query(result.positions, k=11)[1][:, 1:]
+        torn = shards_of(result.cells, 4)[near] != shards_of(result.cells, 4)[:, None]
+        found = (near[:, :, None] == in_map[:, None, :]).any(axis=2)
+        kept.append(found[torn].mean())
+    assert kept[0] > 1.2 * kept[1]
+
+
+def shards_of(cells: np.ndarray, n_shards: int) -> np.ndarray:
+    """Cells are numbered shard by shard: cut them into as many runs of about equal rows."""
+    ends = np.cumsum(np.bincount(cells)) / len(cells)
+    return np.minimum((ends * n_shards).astype(int), n_shards - 1)[cells]
+
+
+def test_a_loss_is_told_and_falls(x):
+    heard = Heard()
+    result = make_map(x, n_shards=2, n_epochs=60, emit=heard)
+    losses = [event.loss for event in heard.of(EpochDone) if event.loss is not None]
+    assert len(losses) == 7
+    assert losses[-1] < losses[1] < losses[0]
+    assert result.diagnostics["loss"] == losses[-1]
+
+
+def test_events_tell_the_whole_story(x):
+    heard = Heard()
+    result = make_map(x, n_shards=2, n_epochs=7, emit=heard)
+    stages = ["sample", "cells", "shards", "neighbors", "layout"]
+    assert [event.stage for event in heard.of(StageStarted)] == stages
+    assert [event.stage for event in heard.of(StageFinished)] == stages
+    assert list(result.seconds) == stages
+    assert [event.epoch for event in heard.of(EpochDone)] == list(range(1, 8))
+    totals = {event.stage: event.total for event in heard.of(StageStarted)}
+    for event in heard.of(StageAdvanced):
+        assert 0 <= event.done <= totals[event.stage]
+    assert {event.name for event in heard.of(Measured)} >= {"recall", "imbalance"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n_cells": 600}, "n_cells=600 is more than the 500 rows"),
+        ({"n_shards": 9}, "n_shards=9 for 500 rows leaves fewer than 100 rows a shard: give at most 5"),
+        ({"n_shards": 3, "n_cells": 2}, "n_cells=2 is fewer than the 3 shards"),
+        ({"device": "gpu"}, "device='gpu' is not available"),
+        ({"device": "tpu"}, "device='tpu' is not accepted"),
+    ],
+)
+def test_settings_that_contradict_each_other_or_the_data(x, settings, said):
+    with pytest.raises(InputError) as caught:
+        make_map(x, n_epochs=1, **settings)
+    assert said in str(caught.value)

@@ -66,8 +66,6 @@ def test_others_read_it_as_it_is(positions, table, tmp_path):
 
 
 def test_nothing_is_left_of_a_map_that_could_not_be_written(positions, table, tmp_path):
-    with pytest.raises(InputError, match="nam"):
-        write_map(tmp_path / "m.parquet", positions, CELLS, open_source(table), ["nam"], {})
     with pytest.raises(TypeError):
         write_map(tmp_path / "m.parquet", positions, CELLS, open_source(table), [], {"x": object()})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.parquet"]

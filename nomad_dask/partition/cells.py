@@ -57,7 +57,7 @@ def make(run: Run) -> list[str]:
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order))
     edges = np.searchsorted(shards[order], np.arange(plan.n_shards + 1)).astype(np.int64)
-    arrays = (
+    arrays: tuple[np.ndarray, ...] = (
         axes.mean, axes.components, np.array(axes.deviation),
         cells.centroids, cells.parents, cells.offsets, ranks, edges,
     )  # fmt: skip

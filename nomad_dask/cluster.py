@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError
@@ -190,7 +189,7 @@ def connect(client: Any = None, scheduler: str | None = None, n_workers: int | N
         The scheduler does not answer within ten seconds, or there is no worker.
     """
     _stop.clear()
-    if n_workers is not None and (not isinstance(n_workers, Integral) or n_workers < 1):
+    if n_workers is not None and n_workers < 1:
         raise InputError(f"n_workers={n_workers!r} is not accepted: give a whole number from 1, or None.")
     if client is not None:
         yield _checked(Cluster(client, in_process=False))

@@ -1,0 +1,140 @@
+"""Cost of the kernels by the number of rows: ns a point for deposit, field, attraction; ns a row for neighbours.
+
+    python benchmarks/kernels.py --rows 10000 100000 1000000
+
+CPU seconds on one thread, the least of three runs, compiled code cached. Points lie as dense as in a finished
+map, rows in the order of their cells; vectors are a mixture of Gaussians in 64 dimensions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compare import machine
+from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.cpu.field import Field
+from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
+from nomad_dask.neighbors.search import find_neighbors
+from nomad_dask.params import Params
+
+RESULTS = Path(__file__).parent / "results"
+NONE = np.empty(0, np.float32)
+NO_POINTS = np.empty((0, 2), np.float32)
+
+
+def least(work: Callable[[], Any], repeats: int = 3) -> float:
+    """Return the least CPU seconds of a few runs after one that does not count."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = time.process_time()
+        work()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+def field(n: int) -> dict[str, float]:
+    """Measure the three steps of the field at the density of a map of Fashion-MNIST, two points a unit of area."""
+    rng = np.random.default_rng(0)
+    side = np.sqrt(n / 2)
+    points = (rng.random((n, 2)) * side).astype(np.float32)
+    points = points[np.lexsort((points[:, 0] // 8, points[:, 1] // 8))]
+    potential, gradient = np.empty(n, np.float32), np.empty((n, 2), np.float32)
+    with threads(1) as pool:
+        mesher = Field(2, 0.7, 1 << 26, pool)
+        mesh = mesher.cover(points, NO_POINTS)
+        coefficients = mesher.solve(mesh, points, NONE, NO_POINTS, NONE)
+        solve = least(lambda: mesher.solve(mesh, points, NONE, NO_POINTS, NONE))
+        deposit = least(lambda: mesher._deposit(mesh, points, NONE))
+        gather = least(lambda: mesher.read(mesh, coefficients, points, potential, gradient))
+    return {"deposit": deposit, "transform": solve - deposit, "gather": gather}
+
+
+def epoch(n: int) -> dict[str, float]:
+    """Measure a whole epoch on a graph of about 30 edges a row that stay near in the order of rows."""
+    rng = np.random.default_rng(0)
+    ids = np.clip(np.arange(n)[:, None] + rng.integers(-200, 201, (n, 15)), 0, n - 1).astype(np.int32)
+    ids[ids == np.arange(n)[:, None]] = -1
+    edges = symmetric_graph(ids, neighbor_weights(ids, "log"))
+    graph = ShardGraph(
+        np.array([0, n]), np.zeros(n, np.int32), np.array([n]), 0, np.array([[0]]), edges.indptr, edges.indices,
+        edges.weights, None, np.zeros(n + 1, np.int64), np.zeros(0, np.int32), NONE,
+    )  # fmt: skip
+    remote = Remote(np.zeros((1, 3), np.float32), np.array([n], np.float32), NO_POINTS, NONE, 0.0, 1.0)
+    points = (rng.random((n, 2)) * np.sqrt(n / 2)).astype(np.float32)
+    points = points[np.lexsort((points[:, 0] // 8, points[:, 1] // 8))]
+    backend = CpuBackend(1)
+    layout = backend.layout(graph, Params(), n)
+    layout.load(points, np.zeros_like(points))
+    seconds = least(lambda: layout.epoch(Step(1, 1e-3, 0.0, 5.0, 1.0), remote))
+    backend.close()
+    return {"epoch": seconds, "edges": len(edges.indices) / n}
+
+
+def neighbors(n: int) -> dict[str, float]:
+    """Measure the search for 15 neighbours at the default recall, cells given."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(100, 64)) * 2
+    rows = (centers[rng.integers(100, size=n)] + rng.normal(size=(n, 64)) @ (rng.normal(size=(64, 64)) / 8)).astype(
+        np.float32
+    )
+    with tempfile.TemporaryDirectory() as folder, threads(1) as pool:
+        backend = CpuBackend(1)
+        cells = backend.fit_cells(rows[: min(n, 64 * (n // 250 + 1))], max(1, n // 250), 0)
+        labels = backend.assign(rows, cells)
+        order = np.argsort(labels, kind="stable")
+        path = Path(folder) / "rows.npy"
+        np.save(path, rows[order])
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
+        vectors = ShardVectors([(path, 0, n)], resident_bytes=1 << 30)
+
+        def search() -> Any:
+            primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 30, n)
+            return find_neighbors(primitives, 15, n_probes=None, target_recall=0.95, seed=0, advance=lambda done: None)
+
+        found = search()
+        seconds = least(search, repeats=1)
+        backend.close()
+    return {"neighbors": seconds, "recall": found.recall}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    results = []
+    for n in args.rows:
+        measured = field(n) | epoch(n) | neighbors(n)
+        row = {"rows": n} | {
+            name: round(value if name in ("recall", "edges") else value / n * 1e9, 3)
+            for name, value in measured.items()
+        }
+        results.append(row)
+        print(row, flush=True)
+    about = machine()
+    (args.out / "kernels.json").write_text(json.dumps({"machine": about, "ns_a_row": results}, indent=1) + "\n")
+    names = list(results[0])
+    lines = [
+        "# Kernels: CPU ns a row, one thread\n",
+        f"{about}\n",
+        "| " + " | ".join(names) + " |",
+        "|" + "---|" * len(names),
+        *("| " + " | ".join(f"{r[name]:,}" for name in names) + " |" for r in results),
+    ]
+    (args.out / "kernels.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

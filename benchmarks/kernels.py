@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from compare import machine
+from threadpoolctl import threadpool_limits
+
 from nomad_dask.backends.base import Remote, ShardGraph, Step
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.field import Field
@@ -89,7 +90,7 @@ def neighbors(n: int) -> dict[str, float]:
     rows = (centers[rng.integers(100, size=n)] + rng.normal(size=(n, 64)) @ (rng.normal(size=(64, 64)) / 8)).astype(
         np.float32
     )
-    with tempfile.TemporaryDirectory() as folder, threads(1) as pool:
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1, user_api="blas"):
         backend = CpuBackend(1)
         cells = backend.fit_cells(rows[: min(n, 64 * (n // 250 + 1))], max(1, n // 250), 0)
         labels = backend.assign(rows, cells)

@@ -201,9 +201,10 @@ def connect(client: Any = None, scheduler: str | None = None, n_workers: int | N
     LocalCluster: Any = distributed.LocalCluster
 
     if scheduler is not None:
+        _check_address(scheduler)
         try:
             remote = Client(scheduler, timeout=ANSWER_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, TypeError) as error:  # TypeError: TLS without certificates
             raise ClusterError(
                 f"The scheduler {scheduler!r} does not answer within {ANSWER_SECONDS} s ({error}): "
                 "check the address and that it runs."
@@ -228,6 +229,18 @@ def connect(client: Any = None, scheduler: str | None = None, n_workers: int | N
         Client(cluster, set_as_default=False) as own,
     ):
         yield _checked(Cluster(own, in_process=n_workers == 1))
+
+
+def _check_address(scheduler: str) -> None:
+    """Refuse what is no address: a client that was half made says so again when it is thrown away."""
+    from distributed.comm.addressing import get_address_host_port
+
+    try:
+        get_address_host_port(scheduler)
+    except ValueError as error:
+        raise ClusterError(
+            f"The scheduler {scheduler!r} is no address ({error}): give one such as tcp://127.0.0.1:8786."
+        ) from error
 
 
 def _checked(cluster: Cluster) -> Cluster:

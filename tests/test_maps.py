@@ -104,7 +104,7 @@ def test_what_is_no_map_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         read_map(tmp_path / "text.parquet")
     pq.write_table(pa.table({"x": [1.0], "yy": [2.0]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="has no column 'y', so it is no map. Did you mean 'yy'"):
+    with pytest.raises(InputError, match=r"has no column 'y', so it is no map\. Did you mean 'yy'"):
         read_map(tmp_path / "t.parquet")
     whole = tmp_path / "whole.parquet"
     pq.write_table(pa.table({"x": np.arange(5000.0), "y": np.arange(5000.0)}), whole)

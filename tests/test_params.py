@@ -70,7 +70,7 @@ def test_numbers_are_numbers(name, value):
 
 def test_whole_numbers_are_whole():
     for value in (15.0, 15.5, np.float32(15)):
-        with pytest.raises(InputError, match="n_neighbors=.* give a whole number from 1 to 1000"):
+        with pytest.raises(InputError, match=r"n_neighbors=.* give a whole number from 1 to 1000"):
             Params(n_neighbors=value)
 
 

@@ -215,7 +215,7 @@ def test_no_workspace_is_made_where_something_else_is(tmp_path):
 
 
 def test_nothing_is_made_without_an_identity(tmp_path):
-    with pytest.raises(WorkspaceError, match="holds no manifest.json"):
+    with pytest.raises(WorkspaceError, match=r"holds no manifest\.json"):
         Workspace(tmp_path / "w")
     assert not (tmp_path / "w").exists()
 

@@ -54,13 +54,14 @@ def make_patches(
     for_seen = min(n_seen, int(quota * _SEEN_SHARE))
     patch_of_row = np.full(n, -1, np.int32)
     used, size = 0, max(1, n_seen // max(for_seen, 1))
+    largest = int(np.diff(indptr).max()) + 1  # a row and all its neighbours
     while n_seen:
         patch_of_row[:] = -1
         used = int(_group(seen, indptr, indices, weights, size, patch_of_row))
         if used <= for_seen:
             break
         size += 1
-        if size > n:  # rows without free neighbours alone are too many: runs in cell order for them too
+        if size > largest:  # rows without free neighbours alone are too many: runs in cell order for them too
             patch_of_row[seen] = np.arange(n_seen) * for_seen // n_seen
             used = for_seen
             break

@@ -6,6 +6,7 @@ can run again anywhere, and no task holds more than one block or one bucket of c
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,12 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
     counts = np.diff(edges, axis=1).sum(axis=0)
     n = int(counts.sum())
     limit = max(2, _HUGE * plan.n_rows // plan.n_cells)
-    # A single sorted run is its own merge: it is moved, not written again.
+    # A single sorted run is its own merge: it is not written again.
     alone = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= limit
     merged: dict[str, list[np.ndarray]] = {what: [] for what in SHARD_FILES[1:]}
     with whole_file(run.file(shard_file(shard, "vectors")), durable=False) as partial:
         if alone:
-            run.file(_block_file(0, "vectors")).rename(partial)
+            _share(run.file(_block_file(0, "vectors")), partial)
         else:
             _write_header(partial, (n, plan.n_dims), working_dtype(run.source.dtype))
         for a, b in _buckets(counts, plan.block_rows):
@@ -120,6 +121,14 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
             array = np.concatenate([[0], np.cumsum(array)]).astype(np.int64)
         made.append(workspace.save(shard_file(shard, what), array))
     return made
+
+
+def _share(path: Path, other: Path) -> None:
+    """Give a file a second name; the first one stays for a task that has to run again."""
+    try:
+        other.hardlink_to(path)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, other)
 
 
 def _write_header(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:

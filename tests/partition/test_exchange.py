@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
         as_seen = vectors.astype(np.float64)
         if metric == "cosine":
             as_seen /= np.linalg.norm(as_seen, axis=1, keepdims=True)
-        means = np.array([as_seen[a:b].mean(axis=0) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+        means = np.array([as_seen[a:b].mean(axis=0) for a, b in pairwise(offsets)])
         np.testing.assert_allclose(shard["centroids"], means, rtol=1e-5, atol=1e-4 if metric == "euclidean" else 1e-6)
         cells = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) + first_cell
         np.testing.assert_array_equal(result.cells[shard["rows"]], cells)
@@ -63,7 +64,7 @@ def test_rows_of_a_cell_come_in_input_order(tmp_path):
     make_map(blobs(900), n_shards=2, n_epochs=1, workspace=tmp_path / "w")
     for shard in shards(tmp_path / "w", 2):
         offsets = shard["cell_offsets"]
-        for a, b in zip(offsets[:-1], offsets[1:], strict=True):
+        for a, b in pairwise(offsets):
             assert (np.diff(shard["rows"][a:b]) > 0).all()
 
 

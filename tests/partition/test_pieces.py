@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,22 +29,19 @@ def test_every_row_stays_and_no_piece_is_above_the_limit(counts, limit, kinds, s
     ends = set(np.cumsum(sizes).tolist())
     assert set(np.cumsum([c for c in counts if c]).tolist()) <= ends, "pieces never reach over two cells"
     cells = np.repeat(np.arange(len(counts)), counts)
-    np.testing.assert_array_equal(
-        np.sort(new_order[np.argsort(cells, kind="stable")]), np.arange(n)
-    )
+    np.testing.assert_array_equal(np.sort(new_order[np.argsort(cells, kind="stable")]), np.arange(n))
     small = [c for c in counts if 0 < c <= limit]
     assert len(sizes) >= len(small)
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_pieces_lie_together(metric):
+def test_pieces_lie_together():
     rng = np.random.default_rng(0)
     along = rng.uniform(1, 100, size=800)
     vectors = np.stack([along, np.full(800, 30.0), rng.normal(size=800)], axis=1).astype(np.float32)
-    order, sizes = cut_huge(vectors, np.arange(800), np.array([800]), 100, metric)
+    order, sizes = cut_huge(vectors, np.arange(800), np.array([800]), 100, "euclidean")
     assert (sizes <= 100).all()
     assert len(sizes) == 8
     pieces = np.split(along[order], np.cumsum(sizes)[:-1])
     spans = sorted((piece.min(), piece.max()) for piece in pieces)
-    overlaps = sum(before[1] > after[0] + 3 for before, after in zip(spans[:-1], spans[1:], strict=True))
+    overlaps = sum(before[1] > after[0] + 3 for before, after in pairwise(spans))
     assert overlaps == 0

@@ -58,9 +58,7 @@ FLOORS = {
 CROSSING = [name for name in OPTIONS if "field" in name or "means" in name or "dimensions" in name]
 
 
-@pytest.mark.parametrize(
-    ("name", "n_shards"), [*((name, 1) for name in OPTIONS), *((name, 2) for name in CROSSING)]
-)
+@pytest.mark.parametrize(("name", "n_shards"), [*((name, 1) for name in OPTIONS), *((name, 2) for name in CROSSING)])
 def test_every_option_makes_a_sound_map(x, name, n_shards):
     options = {"n_epochs": 80} | OPTIONS[name]
     positions = make_map(x, n_shards=n_shards, **options).positions

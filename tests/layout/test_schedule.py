@@ -1,0 +1,67 @@
+"""Learning rate, momentum and exaggeration by epoch."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_dask.layout.schedule import schedule
+from nomad_dask.params import PRESETS, Params
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "rate", "momentum"), [("fast", 100, 2, 0.9), ("default", 200, 1, 0.95), ("best", 300, 2, 0.95)]
+)
+def test_presets_are_those_that_were_measured(preset, epochs, rate, momentum):
+    plan = schedule(Params(preset=preset), refining=False)
+    assert (plan.n_epochs, plan.rate, plan.momentum) == (epochs, rate, momentum)
+    assert plan.at(0).rate == rate
+    for epoch in range(epochs):
+        assert plan.at(epoch).rate == pytest.approx(rate * min(1, 1.02 - epoch / epochs))
+        assert plan.at(epoch).momentum == momentum
+        assert plan.at(epoch).max_step == 5
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_coarse_start_needs_fewer_epochs(preset):
+    params = Params(preset=preset)
+    assert schedule(params, refining=True).n_epochs < schedule(params, refining=False).n_epochs
+    assert schedule(params.replace(n_epochs=77), refining=True).n_epochs == 77
+
+
+def test_what_is_given_takes_the_presets_place():
+    plan = schedule(
+        Params(preset="best", n_epochs=10, learning_rate=0.5, momentum=0, max_step=2, learning_rate_end=0.5),
+        refining=False,
+    )
+    assert [plan.at(e).rate for e in (0, 5, 9)] == pytest.approx([0.5, 0.5, 0.3])
+    assert plan.at(3).momentum == 0
+    assert plan.at(3).max_step == 2
+
+
+def test_the_papers_rate_falls_to_zero():
+    plan = schedule(Params.paper(), refining=False)
+    rates = [plan.at(epoch).rate for epoch in range(400)]
+    assert rates[0] == 0.1
+    assert rates[200] == pytest.approx(0.05)
+    assert rates[399] == pytest.approx(0.1 / 400)
+
+
+@given(epochs=st.integers(1, 500), factor=st.floats(0.5, 20))
+def test_exaggeration_holds_for_the_first_quarter(epochs, factor):
+    plan = schedule(Params(n_epochs=epochs, exaggeration=factor), refining=False)
+    for epoch in range(epochs):
+        assert plan.at(epoch).attract == (factor if 4 * epoch < epochs else 1)
+
+
+@given(epochs=st.integers(1, 500), end=st.floats(0, 1))
+def test_rates_never_rise_and_the_last_loss_is_measured(epochs, end):
+    plan = schedule(Params(n_epochs=epochs, learning_rate_end=end), refining=False)
+    steps = [plan.at(epoch) for epoch in range(epochs)]
+    assert [step.epoch for step in steps] == list(range(epochs))
+    assert all(a.rate >= b.rate > 0 for a, b in pairwise(steps))
+    assert steps[0].measure_loss
+    assert steps[-1].measure_loss

@@ -1,0 +1,81 @@
+"""Weights by rank and the symmetric graph, against dense matrices in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_dask.neighbors.graph import neighbor_weights, rank_weights, symmetric_graph
+from nomad_dask.params import WEIGHTS
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("k", [1, 2, 15, 1000])
+def test_rank_weights_sum_to_one_and_fall(kind, k):
+    weights = rank_weights(k, kind)
+    assert weights.shape == (k,)
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
+    assert (weights > 0).all()
+    assert (np.diff(weights) <= 0).all()
+
+
+def test_rank_weights_are_the_formulas():
+    for i in range(1, 8):
+        assert rank_weights(8, "log")[i] / rank_weights(8, "log")[0] == pytest.approx(1 / np.log2(i + 2))
+        assert rank_weights(8, "inverse")[i] / rank_weights(8, "inverse")[0] == pytest.approx(1 / (i + 1))
+        softmax = rank_weights(8, "softmax-inverse")
+        assert softmax[i] / softmax[0] == pytest.approx(np.exp(1 / (i + 1) - 1))
+        assert rank_weights(8, "uniform")[i] == pytest.approx(1 / 8)
+
+
+@st.composite
+def neighbors(draw: st.DrawFn) -> np.ndarray:
+    """Ids (n, k) of other rows without repetition, -1 at the end where fewer were found."""
+    n = draw(st.integers(1, 25))
+    k = draw(st.integers(0, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    ids = np.full((n, k), -1, np.int32)
+    for i in range(n):
+        found = draw(st.integers(0, min(k, n - 1)))
+        ids[i, :found] = rng.choice(np.delete(np.arange(n), i), found, replace=False)
+    return ids
+
+
+@given(ids=neighbors(), kind=st.sampled_from(WEIGHTS))
+def test_weights_are_renormalised_over_the_neighbours_found(ids, kind):
+    weights = neighbor_weights(ids, kind)
+    assert weights.dtype == np.float32
+    assert weights.shape == ids.shape
+    for row, found in zip(weights, ids >= 0, strict=True):
+        assert (row[~found] == 0).all()
+        if found.any():
+            expected = rank_weights(ids.shape[1], kind)[: found.sum()]
+            np.testing.assert_allclose(row[found], expected / expected.sum(), rtol=1e-6)
+
+
+@given(ids=neighbors(), seed=st.integers(0, 100))
+def test_the_graph_is_p_and_its_transpose(ids, seed):
+    n = len(ids)
+    given = np.where(ids >= 0, np.random.default_rng(seed).uniform(0.1, 1, ids.shape), 0).astype(np.float32)
+    p = np.zeros((n, n))
+    for i, (row, weights) in enumerate(zip(ids, given, strict=True)):
+        for j, weight in zip(row, weights, strict=True):
+            if j >= 0:
+                p[i, j] = weight
+    graph = symmetric_graph(ids, given)
+    assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)
+    assert (graph.weights.dtype, graph.forward.dtype) == (np.float32, np.float32)
+    assert graph.indptr[0] == 0
+    assert graph.indptr[-1] == len(graph.indices) == len(graph.weights) == len(graph.forward)
+    a, forward = np.zeros((n, n)), np.zeros((n, n))
+    for i in range(n):
+        part = slice(graph.indptr[i], graph.indptr[i + 1])
+        assert (np.diff(graph.indices[part]) > 0).all(), "sorted, none twice"
+        a[i, graph.indices[part]] = graph.weights[part]
+        forward[i, graph.indices[part]] = graph.forward[part]
+    np.testing.assert_allclose(a, p + p.T, rtol=1e-6)
+    np.testing.assert_allclose(forward, p, rtol=1e-6)
+    np.testing.assert_array_equal(a > 0, (p + p.T) > 0)
+    np.testing.assert_array_equal(a, a.T)

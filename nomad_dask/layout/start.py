@@ -9,7 +9,7 @@ from nomad_dask.neighbors.halo import nearest_cells
 
 # A map of n points needs about √n of room: this much is given at once (standard deviation over √n), the
 # rest grows (algorithm §4b; there as a factor on the coarse map, whose own size depends on its epochs).
-_ROOM = 0.155
+_ROOM = 0.23
 _JITTER = 0.5
 _ANCHORS = 4
 _NEAR_CELLS = 8

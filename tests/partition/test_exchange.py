@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from runs import blobs, make_map
 
 from nomad_dask.cluster import connect
 from nomad_dask.params import Params
-from nomad_dask.partition import exchange
+from nomad_dask.partition import cells as cells_module
+from nomad_dask.partition import exchange, sample
 from nomad_dask.partition.exchange import _buckets
 from nomad_dask.plan import Run, make_plan
 from nomad_dask.sources import open_source
+from nomad_dask.workspace import Workspace
 
 
 def shards(workspace: Path, n_shards: int) -> list[dict[str, np.ndarray]]:
@@ -58,6 +61,36 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
         first_cell += len(offsets) - 1
         assert shard["start"].shape == (len(vectors), 2)
     assert not (tmp_path / "w" / "exchange").exists()
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_size_of_blocks_changes_nothing(tmp_path, n_shards, metric):
+    """One block for one shard is shared and not merged: it has to look the same."""
+    np.save(tmp_path / "x.npy", blobs(600))
+    source = open_source(tmp_path / "x.npy")
+    params = Params(n_shards=n_shards, metric=metric, cell_rows=40)
+    found = []
+    with connect() as cluster:
+        for block_rows in (600, 97):
+            plan = replace(make_plan(source, params, 1, 8 << 30), block_rows=block_rows)
+            home = Workspace(tmp_path / str(block_rows), {})
+            run = Run(source, params, plan, home.path, "cpu")
+            sample.draw(run, cluster, lambda job, done: None)
+            cluster.run(cells_module.make, [(run,)])
+            exchange.write_blocks(run, cluster, lambda job, done: None)
+            cluster.run(exchange.merge_shard, [(run, s) for s in range(n_shards)])
+            found.append(shards(home.path, n_shards))
+    mean, axes = np.load(home.path / "cells/mean.npy"), np.load(home.path / "cells/components.npy")[:2]
+    for whole, merged in zip(*found, strict=True):
+        for what in ("vectors", "rows", "cell_offsets"):
+            np.testing.assert_array_equal(merged[what], whole[what])
+        as_seen = whole["vectors"].astype(np.float64)
+        if metric == "cosine":
+            as_seen /= np.linalg.norm(as_seen, axis=1, keepdims=True)
+        for shard in (whole, merged):
+            np.testing.assert_allclose(shard["start"], (as_seen - mean) @ axes.T, atol=1e-4)
+            np.testing.assert_allclose(shard["centroids"], whole["centroids"], atol=1e-5)
 
 
 def test_rows_of_a_cell_come_in_input_order(tmp_path):

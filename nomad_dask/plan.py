@@ -23,6 +23,8 @@ _SAMPLE_PER_CELL = 64
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20
 _RESIDENT_BYTES = 1 << 30
+# A process with everything imported and compiled.
+_BASE_BYTES = 400 << 20
 # Positions, velocities, forces and the graph of one row while it is laid out: measured 180 to 270.
 _LAYOUT_BYTES_PER_ROW = 270
 _EDGE_BYTES_PER_NEIGHBOR = 2 * 8
@@ -45,7 +47,7 @@ class Plan:
     coarse_rows : int
         Rows laid out before all others; 0 for no coarse start.
     resident_bytes : int
-        Memory for vectors in the neighbour search, on each worker.
+        Memory for vectors in the neighbour search, on each worker; its tables take as much again.
     worker_bytes, disk_bytes : int
         Most memory a worker needs, and most disk the workspace takes.
     """
@@ -150,7 +152,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     resident = min(_RESIDENT_BYTES, memory_bytes // 8)
     shard_rows = math.ceil(1.1 * n / n_shards)
     layout_bytes = shard_rows * (_LAYOUT_BYTES_PER_ROW + _EDGE_BYTES_PER_NEIGHBOR * (params.n_neighbors - 15))
-    worker_bytes = max(2 * block_rows * row_bytes, sample_rows * 4 * (d + MAX_AXES), resident + layout_bytes)
+    worker_bytes = max(2 * block_rows * row_bytes, sample_rows * 4 * (d + MAX_AXES), 2 * resident, layout_bytes) + _BASE_BYTES
     disk_bytes = n * d * source.dtype.itemsize * 2 + n * 250 + sample_rows * d * 4
     return Plan(
         n_rows=n,

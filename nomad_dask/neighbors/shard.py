@@ -74,7 +74,8 @@ def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
 
 def _search(run: Run, cells: AllCells, shard: int, with_halo: bool) -> tuple[Neighbors, Surroundings]:
     around = surroundings(run, cells, shard, with_halo)
-    params, memory = run.params, run.plan.resident_bytes
+    # The rows and what the search makes of them may each take this much.
+    params, memory = run.params, 2 * run.plan.resident_bytes
     with backend_of_worker(run.device, worker_threads()) as backend:
         centroids = cells.centroids[around.cells]
         search = backend.searcher(around.vectors, around.offsets, centroids, params.seed, memory, around.n_own)

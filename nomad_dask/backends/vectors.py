@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,20 +23,31 @@ def working_rows(rows: np.ndarray, metric: str) -> np.ndarray:
     return normalized(rows.astype(np.float32)) if metric == "cosine" else rows.astype(np.float32, copy=False)
 
 
-def read_rows(path: Path, start: int, stop: int) -> np.ndarray:
-    """Read a range of rows of a C-ordered ``.npy`` file by a plain read.
+@dataclass(frozen=True)
+class RowFile:
+    """A C-ordered ``.npy`` file that is read by ranges of rows, its header read once.
 
-    The pages of a memory map would count as the memory of the process.
+    Reads are plain ones: the pages of a memory map would count as the memory of the process. Headers are
+    parsed by Python's compiler, which in CPython 3.11 must not run in several threads at once.
     """
-    header = np.load(path, mmap_mode="r", allow_pickle=False)
-    width = int(np.prod(header.shape[1:]))
-    flat = np.fromfile(
-        path,
-        header.dtype,
-        count=(stop - start) * width,
-        offset=header.offset + int(start) * width * header.dtype.itemsize,
-    )
-    return flat.reshape(-1, *header.shape[1:])
+
+    path: Path
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the header of a file."""
+        header = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cls(path, header.dtype, header.shape[1:], header.offset)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop`."""
+        width = int(np.prod(self.row_shape))
+        place = self.offset + int(start) * width * self.dtype.itemsize
+        flat = np.fromfile(self.path, self.dtype, count=(int(stop) - int(start)) * width, offset=place)
+        return flat.reshape(-1, *self.row_shape)
 
 
 class ShardVectors:
@@ -57,10 +70,11 @@ class ShardVectors:
         self, parts: Sequence[tuple[Path, int, int]], metric: str = "euclidean", resident_bytes: int = 0
     ) -> None:
         self.metric = metric
-        self._parts = [(path, int(a), int(b)) for path, a, b in parts]
+        files = {path: RowFile.open(path) for path in {path for path, _, _ in parts}}
+        self._parts = [(files[path], int(a), int(b)) for path, a, b in parts]
         self._edges = np.concatenate([[0], np.cumsum([b - a for _, a, b in self._parts])])
         self.n_rows = int(self._edges[-1])
-        self.n_dims = int(np.load(self._parts[0][0], mmap_mode="r", allow_pickle=False).shape[1])
+        self.n_dims = int(self._parts[0][0].row_shape[0])
         self.resident = self.n_rows * self.n_dims * 4 <= resident_bytes
         self._all: np.ndarray | None = None
         if self.resident:
@@ -71,13 +85,13 @@ class ShardVectors:
             return np.empty((0, self.n_dims), np.float32)
         pieces = []
         first = int(np.searchsorted(self._edges, start, side="right")) - 1
-        for (path, begin, _), edge, end in zip(
+        for (file, begin, _), edge, end in zip(
             self._parts[first:], self._edges[first:], self._edges[first + 1 :], strict=False
         ):
             if edge >= stop:
                 break
             low, high = max(start, int(edge)), min(stop, int(end))
-            pieces.append(read_rows(path, begin + low - int(edge), begin + high - int(edge)))
+            pieces.append(file.read(begin + low - int(edge), begin + high - int(edge)))
         rows = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
         return working_rows(rows, self.metric)
 

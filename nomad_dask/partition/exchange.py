@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.choose import backend_of_worker
-from nomad_dask.backends.vectors import read_rows, working_rows
+from nomad_dask.backends.vectors import RowFile, working_rows
 from nomad_dask.cluster import Cluster, report, worker_threads
 from nomad_dask.partition import cells as cells_module
 from nomad_dask.partition.pieces import cut_huge
@@ -92,11 +92,9 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
         for a, b in _buckets(counts, plan.block_rows):
             parts = {
                 what: np.concatenate([
-                    read_rows(
-                        partial if alone and what == "vectors" else run.file(_block_file(block, what)),
-                        edges[block, a],
-                        edges[block, b],
-                    )
+                    RowFile.open(
+                        partial if alone and what == "vectors" else run.file(_block_file(block, what))
+                    ).read(edges[block, a], edges[block, b])
                     for block in range(n_blocks)
                 ])
                 for what in _BLOCK_FILES

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.backends.vectors import ShardVectors, normalized, read_rows, working_rows
+from nomad_dask.backends.vectors import RowFile, ShardVectors, normalized, working_rows
 
 X = (100 * np.random.default_rng(0).normal(size=(50, 6))).astype(np.float32)
 X[7] = 0
@@ -41,12 +41,12 @@ def test_any_range_of_any_parts(tmp_path, parts, ends, metric, dtype, resident):
 
 def test_a_range_of_a_file_is_read_alone(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    np.testing.assert_array_equal(read_rows(tmp_path / "x.npy", 3, 9), X[3:9])
+    np.testing.assert_array_equal(RowFile.open(tmp_path / "x.npy").read(3, 9), X[3:9])
     np.save(tmp_path / "flat.npy", np.arange(20))
-    np.testing.assert_array_equal(read_rows(tmp_path / "flat.npy", 5, 7), [5, 6])
+    np.testing.assert_array_equal(RowFile.open(tmp_path / "flat.npy").read(5, 7), [5, 6])
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
-        read_rows(tmp_path / "objects.npy", 0, 1)
+        RowFile.open(tmp_path / "objects.npy").read(0, 1)
 
 
 def test_rows_of_unit_length():

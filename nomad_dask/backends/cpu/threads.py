@@ -32,8 +32,14 @@ class Threads:
             for s in starts:
                 work(s, min(s + chunk, n_items))
             return
-        for done in [self._pool.submit(work, s, min(s + chunk, n_items)) for s in starts]:
-            done.result()
+        futures = [self._pool.submit(work, s, min(s + chunk, n_items)) for s in starts]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()  # what has not begun would only keep a failed process alive
+            raise
 
     def close(self) -> None:
         """End the threads."""

@@ -1,0 +1,37 @@
+"""The pool covers every item once, and stops when a chunk fails."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from nomad_dask.backends.cpu.threads import threads
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize(("items", "chunk"), [(0, 4), (3, 4), (100, 7)])
+def test_every_item_is_done_once(n, items, chunk):
+    seen = np.zeros(items, int)
+
+    def work(start, stop):
+        seen[start:stop] += 1
+
+    with threads(n) as pool:
+        pool.run(work, items, chunk)
+    assert (seen == 1).all()
+
+
+def test_a_failed_chunk_keeps_the_rest_from_starting():
+    started, release = [], threading.Event()
+
+    def work(start, stop):
+        started.append(start)
+        if start == 0:
+            raise ZeroDivisionError
+        release.wait(5)
+
+    with threads(2) as pool:
+        with pytest.raises(ZeroDivisionError):
+            pool.run(work, 1000, 1)
+        release.set()
+    assert len(started) < 1000

@@ -27,17 +27,11 @@ def undisturbed(x: np.ndarray) -> np.ndarray:
     return make_map(x, **SETTINGS).positions
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+@pytest.fixture
+def client() -> Iterator[Any]:
+    """Two workers of their own for every test: what one has killed does not meet the next."""
     with worker_processes(2) as client:
         yield client
-
-
-@pytest.fixture
-def client(cluster: Any) -> Any:
-    """Two workers, those that the last test has killed being back."""
-    cluster.wait_for_workers(2, timeout=60)
-    return cluster
 
 
 class Killer:

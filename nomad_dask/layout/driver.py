@@ -90,7 +90,7 @@ def _on_one_worker(task: Any, run: Run, run_id: str, shards: tuple[int, ...], ar
 
 
 def _schedule(run: Run) -> Schedule:
-    return schedule(run.params, refining=run.plan.coarse_rows > 0)
+    return schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0)
 
 
 def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dict[str, Any]:

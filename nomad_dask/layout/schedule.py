@@ -11,6 +11,7 @@ from nomad_dask.params import Params
 _PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 1.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
 _EXAGGERATED_SHARE = 0.25
 _LOSS_EVERY = 10
+_ROWS_OF_PRESETS = 100_000
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,14 @@ class Schedule:
         return Step(epoch, rate, self.momentum, self.max_step, attract, measure)
 
 
-def schedule(params: Params, refining: bool) -> Schedule:
-    """Return the schedule of the parameters; `refining` after a coarse start, which needs fewer epochs."""
+def schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
+    """Return the schedule of the parameters for a map of `n_rows` rows.
+
+    A map needs room in proportion to √n, and epochs to grow into it: above 100,000 rows the preset's epochs
+    grow likewise. `refining` after a coarse start needs fewer, whatever the number of rows.
+    """
     epochs, rate, momentum, refine_epochs = _PRESETS[params.preset]
+    epochs = round(epochs * max(1.0, n_rows / _ROWS_OF_PRESETS) ** 0.5)
     return Schedule(
         n_epochs=params.n_epochs or (refine_epochs if refining else epochs),
         rate=params.learning_rate or rate,

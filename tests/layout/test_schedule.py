@@ -16,7 +16,7 @@ from nomad_dask.params import PRESETS, Params
     ("preset", "epochs", "rate", "momentum"), [("fast", 100, 2, 0.9), ("default", 200, 1, 0.95), ("best", 300, 2, 0.95)]
 )
 def test_presets_are_those_that_were_measured(preset, epochs, rate, momentum):
-    plan = schedule(Params(preset=preset), refining=False)
+    plan = schedule(Params(preset=preset), 1000, refining=False)
     assert (plan.n_epochs, plan.rate, plan.momentum) == (epochs, rate, momentum)
     assert plan.at(0).rate == rate
     for epoch in range(epochs):
@@ -28,13 +28,14 @@ def test_presets_are_those_that_were_measured(preset, epochs, rate, momentum):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_coarse_start_needs_fewer_epochs(preset):
     params = Params(preset=preset)
-    assert schedule(params, refining=True).n_epochs < schedule(params, refining=False).n_epochs
-    assert schedule(params.replace(n_epochs=77), refining=True).n_epochs == 77
+    assert schedule(params, 1000, refining=True).n_epochs < schedule(params, 1000, refining=False).n_epochs
+    assert schedule(params.replace(n_epochs=77), 1000, refining=True).n_epochs == 77
 
 
 def test_what_is_given_takes_the_presets_place():
     plan = schedule(
         Params(preset="best", n_epochs=10, learning_rate=0.5, momentum=0, max_step=2, learning_rate_end=0.5),
+        1000,
         refining=False,
     )
     assert [plan.at(e).rate for e in (0, 5, 9)] == pytest.approx([0.5, 0.5, 0.3])
@@ -43,7 +44,7 @@ def test_what_is_given_takes_the_presets_place():
 
 
 def test_the_papers_rate_falls_to_zero():
-    plan = schedule(Params.paper(), refining=False)
+    plan = schedule(Params.paper(), 1000, refining=False)
     rates = [plan.at(epoch).rate for epoch in range(400)]
     assert rates[0] == 0.1
     assert rates[200] == pytest.approx(0.05)
@@ -52,16 +53,24 @@ def test_the_papers_rate_falls_to_zero():
 
 @given(epochs=st.integers(1, 500), factor=st.floats(0.5, 20))
 def test_exaggeration_holds_for_the_first_quarter(epochs, factor):
-    plan = schedule(Params(n_epochs=epochs, exaggeration=factor), refining=False)
+    plan = schedule(Params(n_epochs=epochs, exaggeration=factor), 1000, refining=False)
     for epoch in range(epochs):
         assert plan.at(epoch).attract == (factor if 4 * epoch < epochs else 1)
 
 
 @given(epochs=st.integers(1, 500), end=st.floats(0, 1))
 def test_rates_never_rise_and_the_last_loss_is_measured(epochs, end):
-    plan = schedule(Params(n_epochs=epochs, learning_rate_end=end), refining=False)
+    plan = schedule(Params(n_epochs=epochs, learning_rate_end=end), 1000, refining=False)
     steps = [plan.at(epoch) for epoch in range(epochs)]
     assert [step.epoch for step in steps] == list(range(epochs))
     assert all(a.rate >= b.rate > 0 for a, b in pairwise(steps))
     assert steps[0].measure_loss
     assert steps[-1].measure_loss
+
+
+def test_large_maps_get_epochs_in_proportion_to_their_width():
+    epochs = {n: schedule(Params(), n, refining=False).n_epochs for n in (10, 100_000, 400_000)}
+    assert epochs[10] == epochs[100_000] == 200
+    assert epochs[400_000] == 400
+    assert schedule(Params(), 400_000, refining=True).n_epochs == schedule(Params(), 10, refining=True).n_epochs
+    assert schedule(Params(n_epochs=7), 400_000, refining=False).n_epochs == 7

@@ -22,7 +22,7 @@ from nomad_dask.partition.exchange import shard_file
 from nomad_dask.plan import N_PATCHES, Run
 from nomad_dask.workspace import Artifact, Workspace
 
-GRAPH_FILES = ("indptr", "indices", "weights", "forward")
+GRAPH_FILES = ("indptr", "indices", "weights")
 PATCH_FILES = ("patch_of_row", "patch_counts")
 FAR_FILES = ("far_indptr", "far_patches", "far_weights")
 # Edges to other shards, sorted by the shard they lead to: own row, row there, p(there|own); and where each
@@ -43,10 +43,12 @@ def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
     found, around = _search(run, cells, shard, across)
     weights = neighbor_weights(found.ids, params.weights)
     far = found.ids >= around.n_own
-    edges = symmetric_graph(np.where(far, -1, found.ids), weights)
+    edges = symmetric_graph(np.where(far, -1, found.ids), weights, with_forward=params.normalizer == "point")
     workspace = Workspace(run.workspace)
-    arrays = (edges.indptr, edges.indices, edges.weights, edges.forward)
+    arrays = (edges.indptr, edges.indices, edges.weights)
     made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
+    if edges.forward is not None:
+        made.append(workspace.save(graph_file(shard, "forward"), edges.forward))
     if across:
         rows, ranks = np.nonzero(far)
         places = found.ids[rows, ranks]
@@ -98,7 +100,7 @@ def patch(run: Run, shard: int) -> list[Artifact]:
         patch_of_row = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
         quota = int(np.diff(all_cells(run).edges).max())
     else:
-        indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES[:3])
+        indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES)
         seen = np.zeros(len(indptr) - 1, bool)
         for other in _others(run, shard):
             seen[_crossing(run, shard, other)[0]] = True
@@ -155,7 +157,7 @@ def patch_counts(run: Run) -> np.ndarray:
 
 def load_graph(run: Run, shard: int) -> ShardGraph:
     """Read the graph of a shard."""
-    indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES[:3])
+    indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES)
     patch_of_row, counts = (np.load(run.file(graph_file(shard, what))) for what in PATCH_FILES)
     far_indptr, far_patches, far_weights = (np.load(run.file(graph_file(shard, what))) for what in FAR_FILES)
     point = run.params.normalizer == "point"

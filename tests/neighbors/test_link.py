@@ -37,7 +37,7 @@ def make(workspace: Path, x: np.ndarray, **more: Any) -> list[dict[str, np.ndarr
     """Make a map in which every cell is near every other and is probed; return what its shards keep."""
     make_map(x, workspace=workspace, n_neighbors=K, n_shards=SHARDS, n_cells=12, n_probes=1000, n_epochs=1, **more)
     files = (
-        "indptr", "indices", "weights", "forward", "patch_of_row", "patch_counts",
+        "indptr", "indices", "weights", "patch_of_row", "patch_counts",
         "far_indptr", "far_patches", "far_weights",
     )  # fmt: skip
     return [

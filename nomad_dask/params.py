@@ -161,7 +161,7 @@ class Params:
     foreign_attraction: bool = field(
         default=True,
         metadata={
-            "doc": "Attract rows to the means of the near cells that other shards own.",
+            "doc": "Let neighbours that other shards own attract, through the means of their patches.",
             "check": _Flag(),
         },
     )

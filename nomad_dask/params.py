@@ -109,7 +109,7 @@ class Params:
         1.0, "Standard deviation of the starting positions on the first axis.", float, 0, open_low=True
     )
     exaggeration: float = _number(
-        1.0, "Factor on the attraction in the first quarter of the epochs.", float, 0, 1000, open_low=True
+        1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
 
     weights: str = _choice(

@@ -9,7 +9,8 @@ from nomad_dask.params import Params
 
 # Presets: epochs, learning rate, momentum; measured in algorithm §4. `refine` are the epochs after a coarse start.
 _PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 1.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
-_EXAGGERATED_SHARE = 0.25
+# Exaggeration holds in the last part of the run: what it draws together then stays together (algorithm §4b).
+_EXAGGERATED_FROM = 0.5
 _LOSS_EVERY = 10
 _ROWS_OF_PRESETS = 100_000
 
@@ -28,7 +29,7 @@ class Schedule:
     def at(self, epoch: int) -> Step:
         """Return the numbers of one epoch: rate·min(1, 1 + end − t) with t = epoch/epochs."""
         t = epoch / self.n_epochs
-        attract = self.exaggeration if t < _EXAGGERATED_SHARE else 1.0
+        attract = self.exaggeration if t >= _EXAGGERATED_FROM else 1.0
         rate = self.rate * min(1.0, 1.0 + self.rate_end - t)
         measure = epoch % _LOSS_EVERY == 0 or epoch == self.n_epochs - 1
         return Step(epoch, rate, self.momentum, self.max_step, attract, measure)

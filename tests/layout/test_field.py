@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.backends.cpu.field import Field, choose_mesh
+from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.backends.mesh import choose_mesh
 
 NONE = np.empty(0, np.float32)
 

@@ -52,10 +52,10 @@ def test_the_papers_rate_falls_to_zero():
 
 
 @given(epochs=st.integers(1, 500), factor=st.floats(0.5, 20))
-def test_exaggeration_holds_for_the_first_quarter(epochs, factor):
+def test_exaggeration_holds_for_the_second_half(epochs, factor):
     plan = schedule(Params(n_epochs=epochs, exaggeration=factor), 1000, refining=False)
     for epoch in range(epochs):
-        assert plan.at(epoch).attract == (factor if 4 * epoch < epochs else 1)
+        assert plan.at(epoch).attract == (factor if 2 * epoch >= epochs else 1)
 
 
 @given(epochs=st.integers(1, 500), end=st.floats(0, 1))

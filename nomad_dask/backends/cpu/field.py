@@ -7,86 +7,23 @@ read back at the points with the same splines (algorithm §3; particle-mesh as i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
 
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, kernel_transform, sample_step
 
 # Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil
 # reaches 2 rows into the next band, so bands of at least 4 rows never meet, and every sum keeps its order.
 _BAND_ROWS = 8
 _SORT_CHUNK = 1 << 16
 _GATHER_CHUNK = 1 << 13
-_MIN_NODES_ACROSS = 40
 # Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
 _DIRECT_PAIRS = 1 << 20
-_MARGIN = 3
 # Transforms of meshes up to this many nodes are not worth a second thread.
 _SMALL_MESH = 1 << 14
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """A regular mesh over the map.
-
-    Attributes
-    ----------
-    origin : tuple of float
-        Position of node (0, 0[, 0]).
-    spacing : float
-        Distance of neighbouring nodes, in map units.
-    shape : tuple of int
-        Nodes along each axis.
-    """
-
-    origin: tuple[float, ...]
-    spacing: float
-    shape: tuple[int, ...]
-
-
-def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: int) -> Mesh:
-    """Return a mesh over the box from `low` to `high` (dim,).
-
-    A small map gets a finer mesh, so that it is at least 40 nodes across; one of more than `max_nodes`
-    gets a wider one. Spacing and shape move in steps, so that the kernel's transform is made seldom.
-    """
-    span = np.maximum(high - low, 1e-6)
-    steps = max(0, math.ceil(4 * math.log2(_MIN_NODES_ACROSS * spacing / float(span.max()))))
-    spacing = spacing * 2 ** (-steps / 4)
-    nodes = float(np.prod(span / spacing + 2 * _MARGIN))
-    if nodes > max_nodes:
-        spacing *= 2 ** (math.ceil(4 * math.log2((nodes / max_nodes) ** (1 / span.size))) / 4)
-    shape = tuple(_rounded(int(s / spacing) + 2 * _MARGIN) for s in span)
-    middle = (low + high) / 2
-    origin = tuple(float(m - spacing * (size - 1) / 2) for m, size in zip(middle, shape, strict=True))
-    return Mesh(origin, spacing, shape)
-
-
-def _rounded(nodes: int) -> int:
-    """Round up to a size in steps of a few percent whose double is quick to transform."""
-    step = max(4, 2 ** (nodes.bit_length() - 5))
-    return int(scipy.fft.next_fast_len(-(-nodes // step) * step, real=True))
-
-
-def kernel_transform(shape: tuple[int, ...], spacing: float) -> np.ndarray:
-    """Return K̂/b̂² on the doubled mesh: real, float32, in the layout of `scipy.fft.rfftn`."""
-    squared = np.zeros(tuple(2 * s for s in shape))
-    transfer = np.ones([1] * len(shape))
-    for axis, size in enumerate(shape):
-        wrapped = np.minimum(np.arange(2 * size), 2 * size - np.arange(2 * size)) * spacing
-        angles = 2 * np.pi * np.arange(2 * size) / (2 * size)
-        if axis == len(shape) - 1:
-            angles = angles[: size + 1]
-        along = [1] * len(shape)
-        along[axis] = -1
-        squared += (wrapped**2).reshape(along)
-        # Two splines, one on the way in and one on the way out, hence the square.
-        transfer = transfer * (((4 + 2 * np.cos(angles)) / 6) ** 2).reshape(along)
-    kernel = scipy.fft.rfftn((1 / (1 + squared)).astype(np.float32))
-    return np.ascontiguousarray((kernel.real / transfer).astype(np.float32))
 
 
 class Field:
@@ -150,14 +87,8 @@ class Field:
         """
         low, high = np.empty(self._dim, np.float32), np.empty(self._dim, np.float32)
         self._kernels.extent(points, low, high)
-        if len(points) >= 1000:
-            sample = points[:: max(1, len(points) // 5000)]
-            inner_low, inner_high = np.quantile(sample, [0.001, 0.999], axis=0)
-            reach = 2 * np.maximum(inner_high - inner_low, 1e-3)
-            low, high = np.maximum(low, inner_low - reach), np.minimum(high, inner_high + reach)
-        if len(remote):
-            low, high = np.minimum(low, remote.min(axis=0)), np.maximum(high, remote.max(axis=0))
-        return choose_mesh(low.astype(np.float64), high.astype(np.float64), self._spacing, self._max_nodes)
+        low, high = held_box(low, high, points[:: sample_step(len(points))], remote)
+        return choose_mesh(low, high, self._spacing, self._max_nodes)
 
     def solve(
         self,

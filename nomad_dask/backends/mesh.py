@@ -1,0 +1,124 @@
+"""The mesh over a map: where it lies, how fine it is, and the transform of the kernel on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+_MIN_NODES_ACROSS = 40
+_MARGIN = 3
+# A few far-flung points do not widen the mesh of a map of this many rows: it covers four times the box of
+# 99.8 % of a sample.
+_ROWS_TO_HOLD = 1000
+_SAMPLE_ROWS = 5000
+_INNER = (0.001, 0.999)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A regular mesh over the map.
+
+    Attributes
+    ----------
+    origin : tuple of float
+        Position of node (0, 0[, 0]).
+    spacing : float
+        Distance of neighbouring nodes, in map units.
+    shape : tuple of int
+        Nodes along each axis.
+    """
+
+    origin: tuple[float, ...]
+    spacing: float
+    shape: tuple[int, ...]
+
+
+def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: int) -> Mesh:
+    """Return a mesh over the box from `low` to `high` (dim,).
+
+    A small map gets a finer mesh, so that it is at least 40 nodes across; one of more than `max_nodes`
+    gets a wider one. Spacing and shape move in steps, so that the kernel's transform is made seldom.
+    """
+    span = np.maximum(high - low, 1e-6)
+    steps = max(0, math.ceil(4 * math.log2(_MIN_NODES_ACROSS * spacing / float(span.max()))))
+    spacing = spacing * 2 ** (-steps / 4)
+    nodes = float(np.prod(span / spacing + 2 * _MARGIN))
+    if nodes > max_nodes:
+        spacing *= 2 ** (math.ceil(4 * math.log2((nodes / max_nodes) ** (1 / span.size))) / 4)
+    shape = tuple(_rounded(int(s / spacing) + 2 * _MARGIN) for s in span)
+    middle = (low + high) / 2
+    origin = tuple(float(m - spacing * (size - 1) / 2) for m, size in zip(middle, shape, strict=True))
+    return Mesh(origin, spacing, shape)
+
+
+def _rounded(nodes: int) -> int:
+    """Round up to a size in steps of a few percent whose double is quick to transform."""
+    step = max(4, 2 ** (nodes.bit_length() - 5))
+    return int(scipy.fft.next_fast_len(-(-nodes // step) * step, real=True))
+
+
+def sample_step(n_rows: int) -> int:
+    """Return the step at which the points that `held_box` looks at are taken."""
+    return max(1, n_rows // _SAMPLE_ROWS)
+
+
+def held_box(
+    low: np.ndarray, high: np.ndarray, sample: np.ndarray, remote: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners (dim,) float64 of the box that the mesh covers.
+
+    A few far-flung points do not widen it: beyond four times the box of 99.8 % of the points they are
+    held at its edge.
+
+    Parameters
+    ----------
+    low, high : ndarray (dim,)
+        Corners of the box of all points.
+    sample : ndarray (m, dim)
+        Every `sample_step`-th point.
+    remote : ndarray (r, dim)
+        Charges of other shards, all of them within.
+    """
+    if len(sample) >= _ROWS_TO_HOLD:
+        inner_low, inner_high = np.quantile(sample, _INNER, axis=0)
+        reach = 2 * np.maximum(inner_high - inner_low, 1e-3)
+        low, high = np.maximum(low, inner_low - reach), np.minimum(high, inner_high + reach)
+    if len(remote):
+        low, high = np.minimum(low, remote.min(axis=0)), np.maximum(high, remote.max(axis=0))
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def kernel_transform(
+    shape: tuple[int, ...], spacing: float, xp: Any = np, rfftn: Callable[[Any], Any] = scipy.fft.rfftn
+) -> Any:
+    """Return K̂/b̂² on the doubled mesh: real, float32, in the layout of `scipy.fft.rfftn`.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Nodes of the mesh before doubling.
+    spacing : float
+    xp : module
+        NumPy or what stands for it where the transform is wanted.
+    rfftn : callable
+        Its real transform.
+    """
+    squared = xp.zeros(tuple(2 * s for s in shape), xp.float32)
+    transfer = xp.ones([1] * len(shape), xp.float32)
+    for axis, size in enumerate(shape):
+        wrapped = xp.minimum(xp.arange(2 * size), 2 * size - xp.arange(2 * size)) * spacing
+        angles = 2 * np.pi * xp.arange(2 * size) / (2 * size)
+        if axis == len(shape) - 1:
+            angles = angles[: size + 1]
+        along = [1] * len(shape)
+        along[axis] = -1
+        squared += (wrapped**2).astype(xp.float32).reshape(along)
+        # Two splines, one on the way in and one on the way out, hence the square.
+        transfer = transfer * (((4 + 2 * xp.cos(angles)) / 6) ** 2).astype(xp.float32).reshape(along)
+    spectrum = rfftn(1 / (1 + squared))
+    return xp.ascontiguousarray(spectrum.real / transfer)

@@ -18,7 +18,7 @@ COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
 # Patches of near rows whose means stand for their rows in other shards; what an epoch exchanges depends on
 # this number, not on the rows.
-N_PATCHES = 32768
+N_PATCHES = 65536
 _SAMPLE_PER_CELL = 64
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20

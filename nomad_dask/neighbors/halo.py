@@ -11,7 +11,7 @@ from nomad_dask.partition.exchange import shard_file
 from nomad_dask.plan import Run
 
 # The cells nearest to each own cell that belong to the halo.
-_HALO_CELLS = 32
+_HALO_CELLS = 64
 _CHUNK = 1024
 
 

@@ -101,12 +101,13 @@ def patch(run: Run, shard: int) -> list[Artifact]:
         quota = int(np.diff(all_cells(run).edges).max())
     else:
         indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES)
-        seen = np.zeros(len(indptr) - 1, bool)
+        pulls = np.zeros(len(indptr) - 1)
         for other in _others(run, shard):
-            seen[_crossing(run, shard, other)[0]] = True
-            seen[_crossing(run, other, shard)[1]] = True
+            here, _, out = _crossing(run, shard, other)
+            _, back, into = _crossing(run, other, shard)
+            pulls += np.bincount(here, out, len(pulls)) + np.bincount(back, into, len(pulls))
         quota = N_PATCHES // run.plan.n_shards if run.plan.n_shards > 1 else 1
-        patch_of_row = make_patches(seen, indptr, indices, weights, quota)
+        patch_of_row = make_patches(pulls, indptr, indices, weights, quota)
     counts = np.bincount(patch_of_row, minlength=quota)
     arrays: tuple[np.ndarray, ...] = (patch_of_row, counts)
     return [workspace.save(graph_file(shard, w), a) for w, a in zip(PATCH_FILES, arrays, strict=True)]

@@ -107,8 +107,12 @@ class CellSearch:
             self._screen = screen
 
     def can_refine(self, k: int) -> bool:
-        """Whether rounds on lists of k are possible: rows met in any order, and memory for a second copy."""
-        if not self.vectors.resident or self._screen is None:
+        """Whether rounds on lists of k are possible and of use.
+
+        They need every row to have a list (those that are only found have none, and rounds stall at them),
+        rows met in any order, and memory for a second copy.
+        """
+        if self.n_queries < self.vectors.n_rows or not self.vectors.resident or self._screen is None:
             return False
         needed = self._screen.nbytes + self.vectors.n_rows * (10 * k + REFINE_ROW_BYTES)
         return bool(needed <= self.memory_bytes)

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import machine
+from compare import machine, versions
 from threadpoolctl import threadpool_limits
 
 from nomad_dask.backends.base import Remote, ShardGraph, Step
@@ -124,17 +126,20 @@ def main() -> None:
         }
         results.append(row)
         print(row, flush=True)
-    about = machine()
-    (args.out / "kernels.json").write_text(json.dumps({"machine": about, "ns_a_row": results}, indent=1) + "\n")
+    today, about, used = date.today().isoformat(), machine(), versions([], sys.executable)
+    written = {"date": today, "machine": about, "versions": used, "ns_a_row": results}
+    place = args.out / f"kernels-{today}"
+    place.with_suffix(".json").write_text(json.dumps(written, indent=1) + "\n")
     names = list(results[0])
     lines = [
         "# Kernels: CPU ns a row, one thread\n",
-        f"{about}\n",
+        f"{today}. {about['cpu']}, {about['cores']} cores.\n",
         "| " + " | ".join(names) + " |",
         "|" + "---|" * len(names),
         *("| " + " | ".join(f"{r[name]:,}" for name in names) + " |" for r in results),
+        "\nVersions: " + ", ".join(f"{k} {v}" for k, v in used.items()) + ".",
     ]
-    (args.out / "kernels.md").write_text("\n".join(lines) + "\n")
+    place.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import worker_threads
 from nomad_dask.layout.schedule import Schedule
 from nomad_dask.layout.start import along_axes, from_anchors, room
-from nomad_dask.layout.summary import ShardSummary, Summary
+from nomad_dask.layout.summary import Charges, ShardSummary, Summary
 from nomad_dask.neighbors.halo import all_cells, surroundings
 from nomad_dask.neighbors.shard import load_graph, patch_counts
 from nomad_dask.partition import cells as cells_module
@@ -39,6 +39,7 @@ class _Live:
     run_id: str
     layout: ShardLayout
     patch_counts: np.ndarray
+    charges: Charges
     epoch: int
     told: ShardSummary | None = None
     told_from: int = -1
@@ -67,9 +68,13 @@ def advance(
         live = _load(run, run_id, shard)
         if live.epoch != epoch:
             return Behind(shard, live.epoch)
-    points, weights = summary.charges_of_others(shard, live.patch_counts)
     remote = Remote(
-        summary.moments(), live.patch_counts.reshape(-1), points, weights, summary.z_of_others(shard), summary.z[shard]
+        summary.moments(),
+        live.patch_counts,
+        live.charges.points(summary),
+        live.charges.weights,
+        summary.z_of_others(shard),
+        summary.z[shard],
     )
     loss = None
     with backend_of_worker(run.device, worker_threads()):
@@ -117,7 +122,8 @@ def _load(run: Run, run_id: str, shard: int) -> _Live:
     with backend_of_worker(run.device, worker_threads()) as backend:
         layout = backend.layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
-    live = _Live(run_id, layout, patch_counts(run), epoch)
+    counts = patch_counts(run)
+    live = _Live(run_id, layout, counts.reshape(-1), Charges.of_others(shard, counts, dim), epoch)
     _live[str(run.workspace), shard] = live
     return live
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -59,39 +60,68 @@ class Summary:
 
     def moments(self) -> np.ndarray:
         """Return means and variances, summed over the axes, (all patches, dim + 1) float32, shard by shard."""
-        dim = self.patches.shape[2] // 2
-        variances = (self.patches[:, :, dim:] ** 2).sum(axis=2, keepdims=True)
-        moments = np.concatenate([self.patches[:, :, :dim], variances], axis=2)
-        return np.ascontiguousarray(moments.reshape(-1, dim + 1))
+        flat, dim = self.flat(), self.patches.shape[2] // 2
+        moments = np.empty((len(flat), dim + 1), np.float32)
+        moments[:, :dim] = flat[:, :dim]
+        np.einsum("ij,ij->i", flat[:, dim:], flat[:, dim:], out=moments[:, dim])
+        return moments
 
-    def charges_of_others(self, shard: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return charges (m, dim) that stand for the rows of all other shards, and their weights (m,).
-
-        A patch of several rows is spread over the corners of its box of one standard deviation: one charge
-        at its mean would push a hole into the map.
-
-        Parameters
-        ----------
-        shard : int
-        counts : ndarray of float32 (shards, patches)
-            Rows of each patch.
-        """
-        dim = self.patches.shape[2] // 2
-        others = np.arange(len(self.patches)) != shard
-        patches, rows = self.patches[others].reshape(-1, 2 * dim), counts[others].reshape(-1)
-        patches, rows = patches[rows > 0], rows[rows > 0]
-        means, spreads = patches[:, :dim], patches[:, dim:]
-        single = rows == 1
-        corners = np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T
-        spread_out = means[~single, None, :] + corners * spreads[~single, None, :]
-        weights = np.repeat(rows[~single] / len(corners), len(corners))
-        points = np.concatenate([means[single], spread_out.reshape(-1, dim)])
-        return points.astype(np.float32), np.concatenate([rows[single], weights]).astype(np.float32)
+    def flat(self) -> np.ndarray:
+        """Return means and standard deviations (all patches, 2·dim), shard by shard."""
+        return self.patches.reshape(-1, self.patches.shape[2])
 
     def z_of_others(self, shard: int) -> float | None:
         """Return the other shards' part of Z, or None when one of them is not known yet."""
         others = [z for s, z in enumerate(self.z) if s != shard]
         return None if any(z is None for z in others) else float(sum(others))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Charges:
+    """The charges that stand for the rows of all other shards, wherever their patches are.
+
+    A patch of several rows is spread over the corners of its box of one standard deviation: one charge at
+    its mean would push a hole into the map.
+
+    Attributes
+    ----------
+    single : ndarray of int64
+        Patches of one row, by their number among those of all shards.
+    several : ndarray of int64
+        Patches of more rows.
+    weights : ndarray of float32 (charges,)
+        Rows that each charge stands for.
+    """
+
+    single: np.ndarray
+    several: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of_others(cls, shard: int, counts: np.ndarray, dim: int) -> Self:
+        """Return the charges that one shard sees, from the rows (shards, patches) of each patch."""
+        rows = counts.copy()
+        rows[shard] = 0
+        rows = rows.reshape(-1)
+        single, several = np.flatnonzero(rows == 1), np.flatnonzero(rows > 1)
+        shares = np.repeat(rows[several] / 2**dim, 2**dim)
+        return cls(single, several, np.concatenate([rows[single], shares]).astype(np.float32))
+
+    def points(self, summary: Summary) -> np.ndarray:
+        """Return where they are now, (charges, dim) float32."""
+        flat, dim = summary.flat(), summary.patches.shape[2] // 2
+        n_single, corners = len(self.single), _corners(dim)
+        points = np.empty((len(self.weights), dim), np.float32)
+        points[:n_single] = flat[self.single, :dim]
+        moments = flat[self.several]
+        for i, corner in enumerate(corners):
+            points[n_single + i :: len(corners)] = moments[:, :dim] + corner * moments[:, dim:]
+        return points
+
+
+def _corners(dim: int) -> np.ndarray:
+    """Return the corners (2^dim, dim) float32 of the box from -1 to 1."""
+    return np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T.astype(np.float32)
 
 
 def merge(parts: Sequence[ShardSummary]) -> Summary:

@@ -95,6 +95,7 @@ def test_kernels_follow_the_formula(normalizer, repulsion, samples, dim):
 @pytest.mark.parametrize("normalizer", ["global", "point"])
 def test_kernels_follow_the_formula_on_a_mesh(normalizer, monkeypatch):
     monkeypatch.setattr("nomad_dask.backends.cpu.field._DIRECT_PAIRS", 0)
+    monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
     case = random_case(7, 2, 0)
     expected = direction(case, normalizer, "field")
     with threads(1) as pool:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.backends.cpu.summaries import patch_moments
-from nomad_dask.layout.summary import ShardSummary, merge
+from nomad_dask.layout.summary import Charges, ShardSummary, merge
 
 
 @settings(deadline=None)
@@ -76,7 +76,8 @@ def test_moments_are_means_and_variances_by_global_number():
 def test_charges_of_others_keep_rows_means_and_spreads(dim):
     told = parts(3, 4, dim)
     counts = np.array([[5, 1, 0, 2], [1, 0, 3, 1], [9, 9, 9, 9]], np.float32)
-    points, weights = merge(told).charges_of_others(1, counts)
+    charges = Charges.of_others(1, counts, dim)
+    points, weights = charges.points(merge(told)), charges.weights
     assert weights.sum() == pytest.approx(counts[[0, 2]].sum())
     rows = counts[[0, 2]].reshape(-1)
     patches = np.concatenate([told[0].patches, told[2].patches]).astype(np.float64)
@@ -91,9 +92,9 @@ def test_charges_of_others_keep_rows_means_and_spreads(dim):
 
 
 def test_one_shard_has_no_others():
-    points, weights = merge(parts(1, 4, 2)).charges_of_others(0, np.ones((1, 4), np.float32))
-    assert points.shape == (0, 2)
-    assert weights.shape == (0,)
+    charges = Charges.of_others(0, np.ones((1, 4), np.float32), 2)
+    assert charges.points(merge(parts(1, 4, 2))).shape == (0, 2)
+    assert charges.weights.shape == (0,)
 
 
 def test_bytes_are_those_of_what_is_sent():

@@ -22,8 +22,17 @@ _SORT_CHUNK = 1 << 16
 _GATHER_CHUNK = 1 << 13
 # Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
 _DIRECT_PAIRS = 1 << 20
+_DIRECT_CHUNK = 1 << 9
+# Above that the plain sum is taken where it is the quicker one: in maps of three dimensions nodes can be many
+# and points few. So many pairs take as long as one node of the padded mesh.
+_PAIRS_A_NODE = 30
 # Transforms of meshes up to this many nodes are not worth a second thread.
 _SMALL_MESH = 1 << 14
+
+
+def sums_directly(n_points: int, n_charges: int, mesh: Mesh) -> bool:
+    """Tell whether the plain sum over all pairs takes less time than a mesh."""
+    return n_points * n_charges < _PAIRS_A_NODE * math.prod(2 * s for s in mesh.shape)
 
 
 class Field:
@@ -70,14 +79,35 @@ class Field:
         potential : ndarray of float32 (n,)
         gradient : ndarray of float32 (n, dim)
         """
-        n = len(points)
-        if n * (n + len(remote)) <= _DIRECT_PAIRS:
-            own = weights if len(weights) else np.ones(n, np.float32)
-            charges, all_weights = np.concatenate([points, remote]), np.concatenate([own, remote_weights])
-            return float(self._kernels.direct(points, 0, n, charges, all_weights, potential, gradient))
+        n_charges = len(points) + len(remote)
+        if len(points) * n_charges <= _DIRECT_PAIRS:
+            return self.sum_directly(points, weights, remote, remote_weights, potential, gradient)
         mesh = self.cover(points, remote)
+        if sums_directly(len(points), n_charges, mesh):
+            return self.sum_directly(points, weights, remote, remote_weights, potential, gradient)
         coefficients = self.solve(mesh, points, weights, remote, remote_weights)
         return self.read(mesh, coefficients, points, potential, gradient)
+
+    def sum_directly(
+        self,
+        points: np.ndarray,
+        weights: np.ndarray,
+        remote: np.ndarray,
+        remote_weights: np.ndarray,
+        potential: np.ndarray,
+        gradient: np.ndarray,
+    ) -> float:
+        """Do what `evaluate` does by the plain sum over all charges."""
+        own = weights if len(weights) else np.ones(len(points), np.float32)
+        charges = np.ascontiguousarray(np.concatenate([points, remote]).T)
+        all_weights = np.concatenate([own, remote_weights])
+        sums = np.zeros(-(-len(points) // _DIRECT_CHUNK))
+
+        def part(a: int, b: int) -> None:
+            sums[a // _DIRECT_CHUNK] = self._kernels.direct(points, a, b, charges, all_weights, potential, gradient)
+
+        self._pool.run(part, len(points), _DIRECT_CHUNK)
+        return float(sums.sum())
 
     def cover(self, points: np.ndarray, remote: np.ndarray) -> Mesh:
         """Choose the mesh over own points and remote means.

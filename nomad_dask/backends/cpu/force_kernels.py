@@ -17,11 +17,12 @@ class ForceKernels(NamedTuple):
     point_coefficients: Any
 
 
+# Without NumPy's error model Numba checks every division for zero, and no loop with one becomes SIMD code.
 @lru_cache
 def force_kernels(dim: int) -> ForceKernels:
     """Compile (or load from the cache) the kernels for maps of `dim` dimensions."""
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def move(  # type: ignore[no-untyped-def]
         points, velocity, repulsion, start, stop, indptr, indices, weights,
         means, far_indptr, far_patches, far_weights, repel, attract, rate, momentum, max_step, moved,
@@ -75,7 +76,7 @@ def force_kernels(dim: int) -> ForceKernels:
                 velocity[i, 2] = step_z * scale
                 moved[i, 2] = z + step_z * scale
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def attraction_loss(  # type: ignore[no-untyped-def]
         points, stride, indptr, indices, weights, means, far_indptr, far_patches, far_weights
     ):
@@ -96,7 +97,7 @@ def force_kernels(dim: int) -> ForceKernels:
                 total += 0.5 * far_weights[e] * np.log1p(squared)
         return total
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def point_coefficients(  # type: ignore[no-untyped-def]
         points, start, stop, indptr, indices, forward, backward, z, weights, shares
     ):

@@ -25,7 +25,7 @@ def _offset(seed, epoch, cell, slot, draw, low, size):  # type: ignore[no-untype
 def means_kernel(dim: int) -> Any:
     """Compile (or load from the cache) the kernel for maps of `dim` dimensions."""
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def repel_by_means(  # type: ignore[no-untyped-def]
         points, first_cell, last_cell, offsets, means, counts, first_patch,
         targets, sources, source_slots, source_ptr, n_negatives, seed, epoch, shares, z, repulsion,

@@ -44,7 +44,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
                 low[a] = min(low[a], points[i, a])
                 high[a] = max(high[a], points[i, a])
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def count_bands(  # type: ignore[no-untyped-def]
         points, start, stop, origin, inverse, upper, height, counts
     ):
@@ -52,7 +52,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
             u = min(max((points[i, 0] - origin[0]) * inverse, np.float32(1)), upper[0])
             counts[int(u) // height] += 1
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def sort_bands(  # type: ignore[no-untyped-def]
         points, weights, start, stop, origin, inverse, upper, height, places, ordered
     ):
@@ -68,7 +68,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
             if weighted:
                 ordered[to, dim] = weights[i]
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def deposit(ordered, start, stop, strides, mesh):  # type: ignore[no-untyped-def]
         weighted = ordered.shape[1] > dim
         spline = np.empty((dim, 4), np.float32)
@@ -102,7 +102,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
                 mesh[at + 2] += p * w2
                 mesh[at + 3] += p * w3
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def gather(  # type: ignore[no-untyped-def]
         points, start, stop, origin, inverse, upper, strides, mesh, potential, gradient
     ):
@@ -157,25 +157,34 @@ def mesh_kernels(dim: int) -> MeshKernels:
             total += value
         return total
 
-    @njit(nogil=True, cache=True, fastmath=True)
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def direct(points, start, stop, charges, weights, potential, gradient):  # type: ignore[no-untyped-def]
-        """Write U and ∇U at points by summing over all charges; return the potential's sum."""
+        """Write U and ∇U at points by summing over all charges (dim, m); return the potential's sum."""
         total: Any = 0.0
-        slope = np.empty(dim, np.float32)
+        one, minus_two = np.float32(1), np.float32(-2)
         for i in range(start, stop):
+            x, y = points[i, 0], points[i, 1]
+            z = points[i, 2] if dim == 3 else np.float32(0)
             value = np.float32(0)
-            slope[:] = 0
-            for m in range(len(charges)):
-                squared = np.float32(0)
-                for a in range(dim):
-                    squared += (points[i, a] - charges[m, a]) ** 2
-                q = np.float32(1) / (np.float32(1) + squared)
-                value += weights[m] * q
-                for a in range(dim):
-                    slope[a] -= np.float32(2) * weights[m] * q * q * (points[i, a] - charges[m, a])
+            slope_x, slope_y, slope_z = np.float32(0), np.float32(0), np.float32(0)
+            for m in range(weights.size):
+                dx, dy = x - charges[0, m], y - charges[1, m]
+                squared = dx * dx + dy * dy
+                if dim == 3:
+                    dz = z - charges[2, m]
+                    squared += dz * dz
+                q = one / (one + squared)
+                share = weights[m] * q
+                value += share
+                slope_x += share * q * dx
+                slope_y += share * q * dy
+                if dim == 3:
+                    slope_z += share * q * dz
             potential[i] = value
-            for a in range(dim):
-                gradient[i, a] = slope[a]
+            gradient[i, 0] = minus_two * slope_x
+            gradient[i, 1] = minus_two * slope_y
+            if dim == 3:
+                gradient[i, 2] = minus_two * slope_z
             total += value
         return total
 

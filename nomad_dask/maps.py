@@ -41,6 +41,66 @@ class Map:
     table: pa.Table
     metadata: dict[str, Any]
 
+    def to_arrow(self) -> pa.Table:
+        """Return positions and columns as one Arrow table: ``x``, ``y``, ``z`` if there is one, and the others."""
+        import pyarrow as pa
+
+        columns = {a: pa.array(np.ascontiguousarray(p)) for a, p in zip(AXES, self.positions.T, strict=False)}
+        table = pa.table(columns)
+        for name in self.table.column_names:
+            table = table.append_column(self.table.schema.field(name), self.table.column(name))
+        return table
+
+    def to_cudf(self) -> Any:
+        """Return the columns of `to_arrow` as a ``cudf.DataFrame``; needs cuDF and a GPU."""
+        try:
+            import cudf
+        except ImportError as error:
+            raise InputError(
+                f"A cuDF frame was asked for, and cudf cannot be imported ({error}): install RAPIDS, or take "
+                "to_arrow().to_pandas()."
+            ) from error
+        return cudf.DataFrame.from_arrow(self.to_arrow())
+
+
+def in_kind_of(x: Any, positions: np.ndarray) -> Any:
+    """Return a map in the kind of its input: on the GPU for what was there, else as it is.
+
+    A CuPy array gives a CuPy array; a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the same
+    index. The map of a Dask collection is a NumPy array, as its rows are in no single place.
+    """
+    root = type(x).__module__.partition(".")[0]
+    if root == "cupy":
+        import cupy
+
+        return cupy.asarray(positions)
+    if root == "cudf":
+        import cudf
+
+        axes = dict(zip(AXES, np.ascontiguousarray(positions.T), strict=False))
+        return cudf.DataFrame(axes, index=x.index, nan_as_null=False)
+    return positions
+
+
+def positions_on_host(positions: Any) -> np.ndarray:
+    """Return positions (n, dim) as a NumPy array, from a NumPy or CuPy array or a cuDF frame with ``x`` and ``y``.
+
+    Raises
+    ------
+    InputError
+        A frame without these columns.
+    """
+    root = type(positions).__module__.partition(".")[0]
+    if root == "cupy":
+        return np.asarray(positions.get())
+    if root == "cudf":
+        axes = [a for a in AXES if a in positions.columns]
+        if axes[:2] != ["x", "y"]:
+            raise InputError(f"The frame of positions has the columns {list(positions.columns)}: x and y are needed.")
+        # Missing values, which cuDF makes of NaN, become NaN again.
+        return np.stack([positions[a].to_pandas().to_numpy(np.float32, na_value=np.nan) for a in axes], axis=1)
+    return np.asarray(positions)
+
 
 def check_kept(keep: Sequence[str]) -> None:
     """Refuse columns that the map has itself.

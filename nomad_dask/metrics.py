@@ -16,8 +16,10 @@ import numpy as np
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.vectors import normalized
 from nomad_dask.errors import InputError, ResourceError, near
+from nomad_dask.maps import positions_on_host
 from nomad_dask.nearest import QUERIES_AT_ONCE, Nearest, Wanted, pair_distances
 from nomad_dask.params import METRICS
+from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
 
 Z95 = 1.959964
@@ -67,8 +69,8 @@ class Scores:
 
 
 def score(
-    source: Source,
-    positions: np.ndarray,
+    source: Any,
+    positions: Any,
     *,
     labels: Any = None,
     ks: Iterable[int] = (10, 15, 50),
@@ -90,12 +92,12 @@ def score(
 
     Parameters
     ----------
-    source : Source
-        The vectors ``(n_rows, n_dims)``.
-    positions : ndarray of shape (n_rows, n_components)
+    source : Source, or what `nomad_dask.sources.open_source` opens
+        The vectors ``(n_rows, n_dims)``. Those on a GPU are downloaded block by block.
+    positions : ndarray of shape (n_rows, n_components), CuPy array, or cuDF frame with ``x`` and ``y``
         The map. Rows with NaN are left out.
     labels : array-like of shape (n_rows,), optional
-        Strings, numbers or an Arrow array. Rows whose label is null or NaN neither ask nor vote.
+        Strings, numbers, an Arrow array, or a column of cuDF. Rows whose label is null or NaN neither ask nor vote.
     ks : iterable of int
         Neighbourhood sizes of NP@k.
     metric : {'euclidean', 'cosine'}
@@ -122,6 +124,7 @@ def score(
     ResourceError
         `max_bytes` is too small for the queries.
     """
+    source, positions = open_source(source), positions_on_host(positions)
     ks = _checked(source, positions, ks, metric, n_queries, n_triplets)
     codes = None if labels is None else _label_codes(labels, source.n_rows)
     placed = np.flatnonzero(np.isfinite(positions).all(axis=1))
@@ -198,6 +201,9 @@ def _label_codes(labels: Any, n_rows: int) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    root = type(labels).__module__.partition(".")[0]
+    if root in ("cupy", "cudf"):
+        labels = labels.get() if root == "cupy" else labels.to_arrow()
     try:
         arrow = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels, from_pandas=True)
         if isinstance(arrow, pa.ChunkedArray):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names
 
 from nomad_dask.errors import InputError
@@ -189,9 +189,16 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         _check_feature_names(self, X, reset=True)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None, *, column: str | None = None) -> np.ndarray:
-        """Make the map of X and return it: float32 (n_samples, n_components). See `fit`."""
-        return self.fit(X, y, column=column).embedding_
+    def fit_transform(self, X: Any, y: Any = None, *, column: str | None = None) -> Any:
+        """Make the map of X and return it: float32 (n_samples, n_components). See `fit`.
+
+        A CuPy array gives a CuPy array, and a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the
+        same index, unless `set_output` asks for another kind. Everything else gives a NumPy array.
+        """
+        from nomad_dask.maps import in_kind_of
+
+        layout = self.fit(X, y, column=column).embedding_
+        return in_kind_of(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
     def _seed(self) -> int:
         if isinstance(self.random_state, numbers.Integral):

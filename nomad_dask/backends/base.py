@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from nomad_dask.params import Params
 
 if TYPE_CHECKING:
     from nomad_dask.backends.vectors import ShardVectors
+    from nomad_dask.sources.base import Source
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,25 @@ class ShardLayout(Protocol):
 
 
 class Backend(Protocol):
-    """Everything that is computed on vectors and positions."""
+    """Everything that is computed on vectors and positions.
+
+    Rows come and go as NumPy arrays, or as the backend's own kind of array, which `read` and `working` give
+    and `project` keeps: so a block of rows stays on a GPU from the disk until `take`.
+    """
 
     name: str
+
+    def read(self, source: Source, start: int, stop: int) -> Any:
+        """Return rows `start` to `stop` (rows, n_dims) of a source in its dtype; never write into them."""
+
+    def check_finite(self, rows: Any, start: int, name: str) -> None:
+        """Raise the `InputError` of `sources.rows.check_finite` for rows with NaN or infinity."""
+
+    def working(self, rows: Any, metric: str) -> Any:
+        """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
+
+    def take(self, rows: Any, order: np.ndarray) -> np.ndarray:
+        """Return a NumPy array of some rows, in the order of their numbers."""
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> Axes:
         """Return the principal axes of a sample (rows, n_dims)."""
@@ -224,11 +241,11 @@ class Backend(Protocol):
     def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> Cells:
         """Return about `n_cells` K-Means cells of a sample."""
 
-    def assign(self, rows: np.ndarray, cells: Cells) -> np.ndarray:
-        """Return the cell (rows,) int32 of each row."""
+    def assign(self, rows: Any, cells: Cells) -> np.ndarray:
+        """Return the cell (rows,) int32 of each row, as a NumPy array."""
 
-    def project(self, rows: np.ndarray, axes: Axes) -> np.ndarray:
-        """Return coordinates (rows, n_axes) float32 along the axes."""
+    def project(self, rows: Any, axes: Axes) -> Any:
+        """Return coordinates (rows, n_axes) float32 along the axes, as the kind of array that the rows are."""
 
     def searcher(
         self,

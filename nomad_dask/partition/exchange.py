@@ -45,17 +45,17 @@ def shard_file(shard: int, what: str) -> str:
 
 def _write_block(run: Run, number: int, start: int, stop: int) -> None:
     partition = cells_module.load(run)
-    block = run.source.read(start, stop)
     with backend_of_worker(run.device, worker_threads()) as backend:
-        coordinates = backend.project(working_rows(block, run.params.metric), partition.axes)
+        block = backend.read(run.source, start, stop)
+        coordinates = backend.project(backend.working(block, run.params.metric), partition.axes)
         labels = partition.ranks[backend.assign(coordinates, partition.cells)]
-    order = np.argsort(labels, kind="stable")
-    arrays = (
-        block[order].astype(working_dtype(block.dtype), copy=False),
-        (start + order).astype(np.int64),
-        coordinates[order, : run.params.n_components],
-        labels[order],
-    )
+        order = np.argsort(labels, kind="stable")
+        arrays = (
+            backend.take(block.astype(working_dtype(block.dtype), copy=False), order),
+            (start + order).astype(np.int64),
+            backend.take(coordinates[:, : run.params.n_components], order),
+            labels[order],
+        )
     for what, array in zip(_BLOCK_FILES, arrays, strict=True):
         with (
             whole_file(run.file(_block_file(number, what)), durable=False) as partial,

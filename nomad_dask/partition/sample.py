@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.cluster import Cluster
+from nomad_dask.backends.choose import backend_of_worker
+from nomad_dask.cluster import Cluster, worker_threads
 from nomad_dask.plan import Run
-from nomad_dask.sources.rows import check_finite
 from nomad_dask.workspace import whole_file
 
 
@@ -40,8 +40,10 @@ def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
 
 def _take(run: Run, target: Path, start: int, stop: int, rows: np.ndarray, place: int) -> None:
     """Check the rows of one block and write the sampled ones to their place."""
-    block = run.source.read(start, stop)
-    check_finite(block, start, run.source.name)
+    with backend_of_worker(run.device, worker_threads()) as backend:
+        block = backend.read(run.source, start, stop)
+        backend.check_finite(block, start, run.source.name)
+        taken = backend.take(block, rows - start)
     out = np.lib.format.open_memmap(target, "r+")
-    out[place : place + len(rows)] = block[rows - start]
+    out[place : place + len(rows)] = taken
     out.flush()

@@ -23,7 +23,8 @@ def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> 
     x : path-like, list of path-like, array-like, data frame or Source
         A ``.npy`` file; a Parquet file, a directory of them, a pattern with ``*``, ``?`` or ``[ ]``, or a
         list of them; a directory of a zarr array; anything that NumPy makes a two-dimensional array of;
-        a pandas or Polars frame or an Arrow table; a Dask array or data frame.
+        a pandas or Polars frame or an Arrow table; a CuPy array or a cuDF frame, which stay in GPU memory; a
+        Dask array or data frame, on GPUs too.
         Files of a directory or a pattern are taken in the order of their names, numbers by value.
     column : str, optional
         The column that holds the vectors, of data that has columns. Found by itself when only one can be it.
@@ -58,7 +59,10 @@ def _open(x: Any, column: str | None, keep: Sequence[str]) -> Source:
         return _open_path(x, column, keep)
     if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
         return _open_parquet([_existing(Path(p)) for p in x], column, keep, f"{x[0]} and {len(x) - 1} more")
-    _check_device(x)
+    if _is_on_device(x):
+        from nomad_dask.sources.device import open_device
+
+        return open_device(x, column, keep)
     root = type(x).__module__.partition(".")[0]
     if root == "dask":
         return _open_dask(x, column, keep)
@@ -89,14 +93,10 @@ def _no_column(column: str | None, name: str) -> None:
         raise InputError(f"column={column!r} was given, but {name} has no columns: leave it out.")
 
 
-def _check_device(x: Any) -> None:
-    """Refuse data on a GPU, also as the parts of a Dask collection."""
+def _is_on_device(x: Any) -> bool:
+    """Tell whether data is in GPU memory, itself or as the parts of a Dask collection."""
     kind = type(getattr(x, "_meta", x))
-    if kind.__module__.partition(".")[0] in ("cupy", "cupyx", "cudf"):
-        raise InputError(
-            f"{kind.__module__}.{kind.__qualname__} is in GPU memory, which needs device='gpu': "
-            "or copy it to the host first, as with cupy.asnumpy(X) or frame.to_pandas()."
-        )
+    return kind.__module__.partition(".")[0] in ("cupy", "cupyx", "cudf")
 
 
 def _open_dask(x: Any, column: str | None, keep: Sequence[str]) -> Source:

@@ -24,16 +24,6 @@ def test_sparse_says_how_to_reduce(make, x):
         open_source(make(x))
 
 
-@pytest.mark.parametrize("module", ["cupy", "cudf.core.dataframe"])
-def test_device_arrays(module):
-    on_device = type("ndarray", (), {"__module__": module, "ndim": 2})()
-    with pytest.raises(InputError, match="needs device='gpu'"):
-        open_source(on_device)
-    in_parts = type("Array", (), {"__module__": "dask.array.core", "_meta": on_device})()
-    with pytest.raises(InputError, match="needs device='gpu'"):
-        open_source(in_parts)
-
-
 @pytest.mark.parametrize("x", [None, 3, object(), {"a": 1}, [[1, 2], [3]], [["a", "b"]], [[{}, 1]], set()])
 def test_what_is_no_array(x):
     with pytest.raises(InputError):

@@ -9,8 +9,10 @@ from nomad_dask.backends.cpu import kmeans, pca
 from nomad_dask.backends.cpu.knn import CellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.backends.vectors import ShardVectors, working_rows
 from nomad_dask.params import Params
+from nomad_dask.sources.base import Source
+from nomad_dask.sources.rows import check_finite
 
 _PROJECT_CHUNK = 8192
 
@@ -27,6 +29,23 @@ class CpuBackend:
 
     def __init__(self, n_threads: int) -> None:
         self.pool = Threads(n_threads)
+
+    def read(self, source: Source, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop` (rows, n_dims) of a source in its dtype; never write into them."""
+        return source.read(start, stop)
+
+    def check_finite(self, rows: np.ndarray, start: int, name: str) -> None:
+        """Raise an `InputError` that names the first of the rows with NaN or infinity."""
+        check_finite(rows, start, name)
+
+    def working(self, rows: np.ndarray, metric: str) -> np.ndarray:
+        """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
+        return working_rows(rows, metric)
+
+    def take(self, rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """Return some rows, in the order of their numbers."""
+        taken: np.ndarray = rows[order]
+        return taken
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> Axes:
         """Return the principal axes of a sample (rows, n_dims)."""

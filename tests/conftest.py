@@ -1,6 +1,27 @@
-"""Makes `runs.py` importable for the tests in all folders."""
+"""Makes `runs.py` importable for the tests in all folders, and skips what needs a card where there is none."""
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def _lacks() -> str | None:
+    """Return what is missing for tests on a card."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported: {error}"
+    return None if cupy.cuda.is_available() else "CuPy finds no GPU"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` without a card."""
+    on_card = [item for item in items if item.get_closest_marker("gpu")]
+    lacks = _lacks() if on_card else None
+    for item in on_card if lacks else []:
+        item.add_marker(pytest.mark.skip(reason=lacks))

@@ -1,0 +1,95 @@
+"""Whole maps by the GPU backend on Dask worker processes, its kernels run on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import Heard, blobs, make_map, worker_processes
+
+from nomad_dask.events import ShardPlaced
+from nomad_dask.metrics import Estimate, score
+
+N_ROWS, N_EPOCHS, N_QUERIES = 1500, 40, 400
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(N_ROWS)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Any]:
+    with device_workers(2) as client:
+        yield client
+
+
+def device_workers(n: int) -> Any:
+    """Give a client of workers that have the host runtime in place of a CUDA device."""
+    # By its name, which the processes find on this one's path: Dask copies a file, away from what it needs.
+    return worker_processes(n, preload="host_runtime")
+
+
+def positions_on(client: Any, x: np.ndarray, device: str, **settings: Any) -> np.ndarray:
+    result = make_map(x, client=client, device=device, n_epochs=N_EPOCHS, **settings)
+    assert result.positions.shape == (len(x), settings.get("n_components", 2))
+    assert np.isfinite(result.positions).all()
+    return result.positions
+
+
+def holds(estimate: Estimate, value: float) -> bool:
+    return estimate.low <= value <= estimate.high
+
+
+@pytest.fixture(scope="module")
+def maps(x: np.ndarray, workers: Any) -> dict[int, np.ndarray]:
+    """Maps of one and of two shards, on two workers."""
+    return {n_shards: positions_on(workers, x, "gpu", n_shards=n_shards) for n_shards in (1, 2)}
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_as_good_as_the_map_of_the_cpu(x, workers, maps, n_shards):
+    cpu = positions_on(workers, x, "cpu", n_shards=n_shards)
+    ours, theirs = (score(x, positions, n_queries=N_QUERIES) for positions in (maps[n_shards], cpu))
+    assert holds(theirs.neighbors[10], ours.neighbors[10].value), (ours.neighbors[10], theirs.neighbors[10])
+    assert holds(theirs.triplets, ours.triplets.value), (ours.triplets, theirs.triplets)
+    assert ours.neighbors[10].value > 0.27  # 0.31 measured
+
+
+def test_the_same_seed_gives_the_same_bits(x, workers, maps):
+    np.testing.assert_array_equal(positions_on(workers, x, "gpu", n_shards=2), maps[2])
+
+
+def test_two_shards_on_one_other_worker(x, maps):
+    with device_workers(1) as client:
+        np.testing.assert_array_equal(positions_on(client, x, "gpu", n_shards=2), maps[2])
+
+
+def test_each_worker_lays_out_a_shard_on_its_device(x, workers):
+    """The workers are asked what they have, and 'auto' takes it."""
+    heard = Heard()
+    make_map(x[:600], client=workers, device="auto", n_epochs=2, n_shards=2, emit=heard)
+    placed = heard.of(ShardPlaced)
+    assert sorted(p.shard for p in placed) == [0, 1]
+    assert len({p.worker for p in placed}) == 2
+    assert all("host" in p.device for p in placed)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_components": 3},
+        {"normalizer": "point", "repulsion": "means", "metric": "cosine", "n_negatives": 4},
+        {"normalizer": "point", "coarse": "always", "weights": "inverse"},
+    ],
+    ids=["solid", "the paper's", "coarse"],
+)
+def test_other_settings(x, workers, settings, monkeypatch):
+    x = x[:800]
+    monkeypatch.setattr("nomad_dask.plan.COARSE_MIN_ROWS", 50)
+    ours, theirs = (positions_on(workers, x, device, n_shards=2, **settings) for device in ("gpu", "cpu"))
+    got, expected = (score(x, p, metric=settings.get("metric", "euclidean")) for p in (ours, theirs))
+    assert got.neighbors[10].value == pytest.approx(expected.neighbors[10].value, abs=0.03)
+    assert got.triplets.value == pytest.approx(expected.triplets.value, abs=0.03)

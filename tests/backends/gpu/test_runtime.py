@@ -1,0 +1,224 @@
+"""The seam inside the GPU backend: structs, kernel files, memory, and what is said without a GPU."""
+
+import importlib.util
+import math
+import subprocess
+import tracemalloc
+from pathlib import Path
+
+import host_runtime
+import numpy as np
+import pytest
+from host_runtime import HostRuntime
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_layout import STEP, graph_of, remote_of, start
+
+from nomad_dask.backends.gpu import runtime as runtime_module
+from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.field import (
+    FRAME,
+    DeviceField,
+    DirectField,
+    field_bytes,
+    fixed_point_scale,
+    frame_of,
+    sums_directly,
+)
+from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout, device_bytes
+from nomad_dask.backends.gpu.report import Report
+from nomad_dask.backends.gpu.runtime import blocks, current, kernel_files, kernel_source, told_of_memory, use
+from nomad_dask.backends.mesh import Mesh, choose_mesh
+from nomad_dask.errors import ClusterError, NomadError, ResourceError
+from nomad_dask.params import Params
+
+RUNTIME = HostRuntime()
+KERNELS = Path(runtime_module.__file__).with_name("kernels")
+
+
+@pytest.fixture(autouse=True)
+def _no_runtime():
+    yield
+    use(None)
+
+
+@pytest.mark.parametrize(("struct", "dtype"), [("Frame", FRAME), ("Numbers", NUMBERS)])
+def test_structs_lie_as_the_kernels_read_them(struct, dtype, tmp_path):
+    prints = "".join(
+        f'std::printf("%zu %zu\\n", offsetof({struct}, {name}), sizeof({struct}::{name}));' for name in dtype.names
+    )
+    program = (
+        f'#include "{Path(host_runtime.__file__).with_name("cuda_shim.h")}"\n#include "common.cuh"\n'
+        "#include <cstddef>\n#include <cstdio>\n"
+        f'int main() {{ std::printf("%zu %zu\\n", sizeof({struct}), alignof({struct})); {prints} }}\n'
+    )
+    binary = tmp_path / "sizes"
+    command = ["g++", "-std=c++17", "-DDIM=2", f"-I{KERNELS}", "-x", "c++", "-", "-o", str(binary)]
+    subprocess.run(command, input=program, text=True, check=True)
+    told = subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split("\n")
+    expected = [f"{dtype.itemsize} {dtype.alignment}"]
+    expected += [f"{dtype.fields[name][1]} {dtype.fields[name][0].itemsize}" for name in dtype.names]
+    assert told[:-1] == expected
+
+
+def test_every_kernel_is_found_in_its_file():
+    found = kernel_files()
+    assert {"deposit", "step", "move", "total", "patch_moments", "repel_by_means"} <= set(found)
+    declared = sum(path.read_text().count("__global__ ") for path in KERNELS.glob("*.cu"))
+    assert len(found) == declared
+    for name, path in found.items():
+        assert f" {name}(" in path.read_text()
+
+
+def test_headers_of_ours_are_in_the_text_that_is_compiled():
+    for path in set(kernel_files().values()):
+        text = kernel_source(path)
+        assert '#include "' not in text
+        assert "struct Frame {" in text
+
+
+@given(st.integers(0, 1 << 40))
+def test_blocks_cover_the_items_up_to_a_limit(n):
+    assert 1 <= blocks(n) <= 4096
+    assert blocks(n) == 4096 or blocks(n) * 256 >= n
+    assert (blocks(n) - 1) * 256 < max(n, 1)
+
+
+def test_another_runtime_can_be_put_in_place():
+    use(RUNTIME)
+    assert current() is RUNTIME
+    assert GpuBackend().runtime is RUNTIME
+    other = HostRuntime(seed=1)
+    assert GpuBackend(other).runtime is other
+    GpuBackend(other).close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+def test_without_cupy_the_error_says_what_to_install():
+    with pytest.raises(ClusterError, match=r"CuPy.*install.*device='cpu'"):
+        current()
+
+
+def test_memory_that_is_missing_is_told_in_bytes():
+    small = HostRuntime(free=1000)
+    said = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*--shards"
+    with pytest.raises(ResourceError, match=said), told_of_memory(small, "a shard"):
+        raise MemoryError("Out of memory allocating 5,000 bytes (allocated so far: 10 bytes).")
+    with pytest.raises(ResourceError, match="not in one piece"), told_of_memory(small, "a shard"):
+        raise MemoryError
+    with pytest.raises(NomadError, match="said before"), told_of_memory(RUNTIME, "a shard"):
+        raise ResourceError("said before")
+
+
+def test_a_layout_that_does_not_fit_says_so(monkeypatch):
+    graph = graph_of(60, 2)
+    one = GpuBackend(RUNTIME).layout(graph, Params(), 60)
+    one.load(*start(60, 2))
+
+    def full(self, shape):
+        raise MemoryError(f"Out of memory allocating {8 << 40:,} bytes")
+
+    monkeypatch.setattr(HostRuntime, "transform", full)
+    monkeypatch.setattr("nomad_dask.backends.gpu.layout.sums_directly", lambda *_: False)
+    with pytest.raises(ResourceError, match="shard of 60 rows"):
+        one.epoch(STEP, remote_of(graph, 2, 0))
+
+
+def test_kernels_of_mesh_and_structs_agree():
+    """A charge read back at its own place through the whole chain is K there: about 1."""
+    mesh = choose_mesh(np.zeros(2), np.array([30.0, 20.0]), 0.2, 1 << 20)
+    points = np.array([[10.0, 10.0], [10.0, 14.0]], np.float32)
+    frame = frame_of(mesh, fixed_point_scale(2)).view(np.uint8)
+    field = DeviceField(2, RUNTIME, frame)
+    assert field.lay(mesh)
+    assert not field.lay(mesh)
+    field.solve(points, None, points[:0], points[:0, 0])
+    potential, repulsion, total = np.empty(2, np.float32), np.empty((2, 2), np.float32), np.empty(1)
+    field.read(points, potential, repulsion)
+    field.sum_own(-2.0, total)
+    np.testing.assert_allclose(potential, 1 + 1 / 17, rtol=2e-3)
+    np.testing.assert_allclose(repulsion[:, 1], [-4 / 17**2, 4 / 17**2], rtol=1e-2)
+    assert total[0] == pytest.approx(potential.sum() - 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_direct_sum_of_own_and_remote_charges(dim):
+    rng = np.random.default_rng(0)
+    points, remote = rng.normal(size=(2, 40, dim)).astype(np.float32)
+    weights, others = rng.random((2, 40)).astype(np.float32)
+    potential, repulsion = np.empty(40, np.float32), np.empty((40, dim), np.float32)
+    for own in (None, weights):
+        DirectField(dim, RUNTIME).read(points, own, remote, others, potential, repulsion)
+        charges = np.concatenate([points, remote]).astype(np.float64)
+        share = np.concatenate([np.ones(40) if own is None else own, others])
+        apart = points[:, None] - charges
+        q = 1 / (1 + (apart**2).sum(-1))
+        np.testing.assert_allclose(potential, (share * q).sum(1), rtol=1e-5)
+        np.testing.assert_allclose(repulsion, ((share * q * q)[..., None] * apart).sum(1), rtol=1e-3, atol=1e-5)
+
+
+@given(st.floats(1e-9, 1e12))
+def test_charges_in_fixed_point_neither_overflow_nor_vanish(charge):
+    scale = fixed_point_scale(charge)
+    assert math.frexp(scale)[0] == 0.5
+    assert 2.0**59 < charge * scale <= 2.0**61
+    assert np.isfinite(np.float32(scale))
+    assert np.float32(1 / scale) > 0
+
+
+def test_frames_of_two_and_three_dimensions():
+    frame = frame_of(Mesh((-1.0, 2.0), 0.5, (10, 20)), 8.0)[0]
+    assert frame["stride"].tolist() == [20, 1, 0]
+    assert frame["padded_stride"].tolist() == [40, 1, 0]
+    assert frame["inverse"] == 2
+    assert frame["scale"] * frame["inverse_scale"] == 1
+    frame = frame_of(Mesh((-1.0, 2.0, 0.0), 0.5, (10, 20, 30)), 8.0)[0]
+    assert frame["stride"].tolist() == [600, 30, 1]
+    assert frame["padded_stride"].tolist() == [2400, 60, 1]
+    np.testing.assert_allclose(frame["upper"], [7.999, 17.999, 27.999])
+
+
+def test_a_sparse_map_of_three_dimensions_is_summed_directly():
+    assert sums_directly(1000, 1000, 1 << 10, 2)
+    assert not sums_directly(70_000, 70_000, 200 * 200, 2)
+    assert sums_directly(20_000, 20_000, 1 << 26, 3)
+    assert not sums_directly(1_000_000, 1_000_000, 1 << 26, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from([("f4", (3, 2)), ("f8", (1,)), ("i4", (0, 2)), ("f4", (5,))]), min_size=1))
+def test_a_report_gives_back_what_was_written(kinds):
+    report = Report(np, {str(i): kind for i, kind in enumerate(kinds)})
+    for i, array in enumerate(report.on_device.values()):
+        assert array.ctypes.data % 16 == report.buffer.ctypes.data % 16
+        array[...] = i + 1
+    for i, (array, (kind, shape)) in enumerate(zip(report.split(report.buffer.copy()).values(), kinds, strict=True)):
+        assert array.dtype == kind
+        assert array.shape == shape
+        assert (array == i + 1).all()
+
+
+@pytest.mark.parametrize("n_far", [0, 2000])
+def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
+    monkeypatch.setattr("nomad_dask.backends.gpu.layout.sums_directly", lambda *_: False)
+    n = 2000
+    graph = graph_of(n, 2, n_far=n_far, first_patch=n_far)
+    positions, velocity = start(n, 2, spread=80.0)
+    remote = remote_of(graph, 2, n_far)
+    tracemalloc.start()
+    one = GpuShardLayout(graph, Params(), n, RUNTIME)
+    one.load(positions, velocity)
+    one.epoch(STEP, remote)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    n_nodes = one._mesh_field.potential.size // 4
+    edges = len(graph.indices) + len(graph.far_patches)
+    expected = device_bytes(n, edges, n_nodes, len(graph.patch_counts) + n_far)
+    assert n_nodes > 1 << 15
+    assert field_bytes(n_nodes, 2) < expected
+    assert 0.4 * expected <= taken <= 1.1 * expected
+
+
+def test_the_module_names_no_library_that_may_be_missing_at_import():
+    text = Path(runtime_module.__file__).read_text()
+    assert not any(line.startswith(("import cupy", "from cupy")) for line in text.splitlines())

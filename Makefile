@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install map test lint bench clean
+.PHONY: help install map test test-rapids lint bench clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' Makefile
 
 install: .venv/plot.stamp ## Install nomad-dask into .venv
 	@echo "Installed: $(BIN)/nomad-dask"
@@ -17,6 +17,9 @@ map: .venv/plot.stamp ## Make a map of the documentation on this machine, in dem
 
 test: .venv/dev.stamp ## Run the tests
 	$(BIN)/python -m pytest
+
+test-rapids: .venv-rapids/rapids.stamp ## Check what we call in RAPIDS, in .venv-rapids (5 GB)
+	.venv-rapids/bin/python -m pytest tests/contract tests/test_devices.py
 
 lint: .venv/dev.stamp ## Check style and types
 	$(BIN)/ruff check .
@@ -28,7 +31,7 @@ bench: .venv/bench.stamp ## Measure kernels, and compare with openTSNE, UMAP and
 	$(BIN)/python benchmarks/compare.py
 
 clean: ## Remove .venv, caches and the demo
-	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-rapids demo .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is newer than pyproject.toml when the environment holds what that asks for.
 .venv/python.stamp:
@@ -49,4 +52,12 @@ clean: ## Remove .venv, caches and the demo
 
 .venv/bench.stamp: .venv/dev.stamp
 	$(PIP) '.[dev,bench]'
+	@touch $@
+
+# RAPIDS imports, and says what it takes, on a machine without a GPU too.
+.venv-rapids/rapids.stamp: pyproject.toml
+	@test "$$(df -Pk . | awk 'NR == 2 { print $$4 }')" -gt 8000000 || { echo "RAPIDS needs 8 GB of disk here, less is free" >&2; exit 1; }
+	@echo "Installing RAPIDS into .venv-rapids: this takes a few minutes."
+	$(PYTHON) -m venv .venv-rapids
+	.venv-rapids/bin/python -m pip install --quiet --editable '.[gpu-cu13,test]'
 	@touch $@

@@ -7,14 +7,21 @@ import queue
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError
+from nomad_dask.backends.choose import check_device
+from nomad_dask.backends.gpu import devices
+from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, NomadWarning
 
 ANSWER_SECONDS = 10
+# Processes that import RAPIDS and make a CUDA context start slowly.
+GPU_START_SECONDS = 120
+# Of each GPU, taken at once by its memory pool, which grows when more is needed.
+_POOL_SHARE = 0.5
 _PROGRESS_SECONDS = 0.25
 _TOPIC = "nomad-dask"
 
@@ -40,11 +47,43 @@ class Cluster:
     client : distributed.Client
     in_process : bool
         Whether its workers are threads of this process.
+
+    Attributes
+    ----------
+    device : {'cpu', 'gpu'}
+        Where its workers compute.
+    gpus : dict of str to Gpu
+        The GPU of each worker that was there at the start, by address; none on CPUs.
     """
 
     def __init__(self, client: Any, in_process: bool) -> None:
         self.client = client
         self.in_process = in_process
+        self.device = "cpu"
+        self.gpus: dict[str, devices.Gpu] = {}
+
+    def choose_device(self, device: str) -> None:
+        """Ask every worker what it has, and settle where all of them compute.
+
+        Raises
+        ------
+        ClusterError
+            Workers lack a GPU that is wanted, or only some have one.
+        """
+        if device == "cpu":
+            return
+        found = self.client.run(devices.look_on_worker)
+        self.device = devices.resolve(device, found)
+        if self.device == "gpu":
+            self.gpus = {address: what for address, what in found.items() if isinstance(what, devices.Gpu)}
+
+    def gpu_bytes(self) -> int | None:
+        """Return the free GPU memory that each worker can have; None on CPUs."""
+        return devices.share_of_memory(self.gpus) if self.gpus else None
+
+    def device_of(self, address: str) -> str:
+        """Return what a worker computes on, for people."""
+        return str(self.gpus.get(address, self.device.upper()))
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers there are now, in a fixed order.
@@ -168,7 +207,13 @@ def _free_memory() -> int:
 
 
 @contextmanager
-def connect(client: Any = None, scheduler: str | None = None, n_workers: int | None = None) -> Iterator[Cluster]:
+def connect(
+    client: Any = None,
+    scheduler: str | None = None,
+    n_workers: int | None = None,
+    device: str = "cpu",
+    here: bool = False,
+) -> Iterator[Cluster]:
     """Give the cluster to work on, and close what was opened for it.
 
     Parameters
@@ -178,21 +223,27 @@ def connect(client: Any = None, scheduler: str | None = None, n_workers: int | N
     scheduler : str, optional
         Address of a running scheduler.
     n_workers : int, optional
-        Workers of the embedded cluster. One (the default) is this process itself with all its cores;
-        several are processes that share the cores.
+        Workers of the embedded cluster. On CPUs, one (the default) is this process itself with all its cores;
+        several are processes that share the cores. On GPUs it is a process for each, by default for all.
+    device : {'auto', 'cpu', 'gpu'}
+        ``"auto"`` takes the GPUs where the workers have them, or where this process does.
+    here : bool
+        The vectors are in the memory of this process: where one GPU is all there is, the worker is this process,
+        so that they need not leave it.
 
     Raises
     ------
     InputError
-        `n_workers` is no number of workers.
+        `n_workers` is no number of workers, or `device` is not known or not to be had here.
     ClusterError
-        The scheduler does not answer within ten seconds, or there is no worker.
+        The scheduler does not answer within ten seconds, there is no worker, or workers lack what `device` needs.
     """
     _stop.clear()
+    check_device(device)
     if n_workers is not None and n_workers < 1:
         raise InputError(f"n_workers={n_workers!r} is not accepted: give a whole number from 1, or None.")
     if client is not None:
-        yield _checked(Cluster(client, in_process=False))
+        yield _checked(Cluster(client, in_process=False), device)
         return
     import distributed
 
@@ -210,7 +261,16 @@ def connect(client: Any = None, scheduler: str | None = None, n_workers: int | N
                 "check the address and that it runs."
             ) from error
         with remote:
-            yield _checked(Cluster(remote, in_process=False))
+            yield _checked(Cluster(remote, in_process=False), device)
+        return
+    on_gpu = _gpu_here(device)
+    if on_gpu and not (here and n_workers in (None, 1) and _n_gpus() == 1):
+        with _local_gpus(n_workers) as workers, Client(workers, set_as_default=False) as own:
+            try:
+                own.wait_for_workers(len(workers.worker_spec), timeout=GPU_START_SECONDS)
+            except TimeoutError as error:
+                raise _not_started(error) from error
+            yield _checked(Cluster(own, in_process=False), "gpu")
         return
     cores = len(os.sched_getaffinity(0))
     n_workers = n_workers or 1
@@ -228,7 +288,85 @@ def connect(client: Any = None, scheduler: str | None = None, n_workers: int | N
         ) as cluster,
         Client(cluster, set_as_default=False) as own,
     ):
-        yield _checked(Cluster(own, in_process=n_workers == 1))
+        yield _checked(Cluster(own, in_process=n_workers == 1), "gpu" if on_gpu else "cpu")
+
+
+def _n_gpus() -> int:
+    from cupy.cuda.runtime import getDeviceCount
+
+    return int(getDeviceCount())
+
+
+def _gpu_here(device: str) -> bool:
+    """Return whether an own cluster computes on the GPUs of this machine."""
+    if device == "cpu":
+        return False
+    found = devices.look((*devices.PACKAGES, *devices.CLUSTER_PACKAGES))
+    if isinstance(found, devices.Gpu):
+        return True
+    if device == "gpu":
+        raise devices.refusal(found.lacks)
+    if found.hidden:
+        warnings.warn(
+            f"There is a GPU, but {found.lacks}. The CPU is used; device='cpu' says so without this warning.",
+            NomadWarning,
+            stacklevel=2,
+        )
+    return False
+
+
+def _local_gpus(n_workers: int | None) -> Any:
+    """Return a cluster of one process a GPU on this machine."""
+    import pynvml
+    from dask_cuda import LocalCUDACluster
+    from dask_cuda.utils import cuda_visible_devices
+
+    try:
+        visible = cuda_visible_devices(0).split(",")
+        if n_workers is not None and n_workers > len(visible):
+            raise InputError(
+                f"n_workers={n_workers} is more than there are GPUs here, one worker each: give at most {len(visible)}."
+            )
+        n_workers = n_workers or len(visible)
+        return LocalCUDACluster(
+            CUDA_VISIBLE_DEVICES=visible,
+            n_workers=n_workers,
+            threads_per_worker=max(1, len(os.sched_getaffinity(0)) // n_workers),
+            protocol="ucx" if n_workers > 1 and _has_ucx() else None,
+            enable_cudf_spill=True,
+            rmm_pool_size=_POOL_SHARE,
+            rmm_allocator_external_lib_list=["cupy"],
+            # A pool tells what is free in it only when it keeps count; we allocate too seldom to feel that.
+            rmm_track_allocations=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=50,
+        )
+    except RuntimeError as error:  # of Dask's nanny
+        raise _not_started(error) from error
+    except pynvml.NVMLError as error:
+        raise ClusterError(
+            f"The GPUs cannot be asked through NVML ({error}): check nvidia-smi, give a client of GPU workers, "
+            "or give device='cpu'."
+        ) from error
+
+
+def _has_ucx() -> bool:
+    try:
+        import distributed_ucxx  # noqa: F401 - Dask takes it up by its entry point
+    except ImportError:
+        return False
+    return True
+
+
+def _not_started(why: BaseException) -> ClusterError:
+    """Say what keeps a worker from its GPU; it dies without a word when its memory pool cannot be had."""
+    return ClusterError(
+        f"The workers on the GPUs did not start ({why}). Each takes {_POOL_SHARE:.0%} of its GPU's memory at once: "
+        "check with nvidia-smi that other processes leave that, name other GPUs in CUDA_VISIBLE_DEVICES, "
+        "or give device='cpu'."
+    )
 
 
 def _check_address(scheduler: str) -> None:
@@ -243,6 +381,7 @@ def _check_address(scheduler: str) -> None:
         ) from error
 
 
-def _checked(cluster: Cluster) -> Cluster:
+def _checked(cluster: Cluster, device: str) -> Cluster:
     cluster.workers()
+    cluster.choose_device(device)
     return cluster

@@ -48,6 +48,24 @@ class StageFinished(Event):
 
 
 @dataclass(frozen=True)
+class ShardPlaced(Event):
+    """The layout of a shard begins.
+
+    Attributes
+    ----------
+    shard : int
+    worker : str
+        Address of the worker that lays it out.
+    device : str
+        ``"CPU"``, or the GPU's number in CUDA_VISIBLE_DEVICES, name and UUID.
+    """
+
+    shard: int
+    worker: str
+    device: str
+
+
+@dataclass(frozen=True)
 class EpochDone(Event):
     """One epoch of the layout is done on every shard.
 

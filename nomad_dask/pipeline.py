@@ -21,6 +21,7 @@ from nomad_dask.events import (
     EpochDone,
     Event,
     Measured,
+    ShardPlaced,
     StageAdvanced,
     StageFinished,
     StageStarted,
@@ -130,15 +131,15 @@ def project(
         raise WorkspaceError(f"There is nothing to resume in {workspace}: leave --resume out to start.")
     own_place = output is not None and workspace == output.with_name(output.name + ".nomad")
     try:
-        with connect(client, scheduler, n_workers) as cluster:
+        with connect(client, scheduler, n_workers, device, here=not source.shareable) as cluster:
             workers = cluster.workers()
             memory = min(w.memory_bytes for w in workers)
             plan = make_plan(source, params, len(workers), memory)
             home = _open_workspace(workspace, source, params, plan, overwrite)
-            check_fits(plan, memory, shutil.disk_usage(home.path).free)
+            check_fits(plan, memory, shutil.disk_usage(home.path).free, cluster.gpu_bytes())
             if not source.shareable and not cluster.in_process:
                 source = staged(source, home.path / "input.npy", plan.block_rows)
-            run = Run(source, params, plan, home.path, device)
+            run = Run(source, params, plan, home.path, cluster.device)
             stages = _Stages(run, cluster, home, emit)
             positions, cells = stages.all()
     except KeyboardInterrupt as stop:
@@ -346,7 +347,7 @@ def _renamed(emit: Emit) -> Emit:
             emit(StageAdvanced(f"coarse {event.stage}", event.done))
         elif isinstance(event, StageFinished):
             emit(StageFinished(f"coarse {event.stage}", event.seconds, event.resumed))
-        elif not isinstance(event, (EpochDone, CheckpointWritten, Measured)):
+        elif not isinstance(event, (EpochDone, CheckpointWritten, Measured, ShardPlaced)):
             emit(event)
 
     return inner

@@ -28,6 +28,13 @@ _BASE_BYTES = 400 << 20
 # Positions, velocities, forces and the graph of one row while it is laid out: measured 180 to 270.
 _LAYOUT_BYTES_PER_ROW = 270
 _EDGE_BYTES_PER_NEIGHBOR = 2 * 8
+# Room that the box of a map takes, in map units^dim: at least, and by the row; twice what was measured.
+_MAP_ROOM = {2: (50_000, 4), 3: (4_000_000, 100)}
+# On a GPU, copies of a block and of the sample while they are worked on; and work areas of the libraries.
+_DEVICE_BLOCKS, _DEVICE_SAMPLES = 3, 4
+# Axes are made from fewer than this many rows of the sample; cells from all, along the axes.
+_AXES_SAMPLE_ROWS = 20_000
+_DEVICE_BASE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Plan:
         Memory for vectors in the neighbour search, on each worker; its tables take as much again.
     worker_bytes, disk_bytes : int
         Most memory a worker needs, and most disk the workspace takes.
+    device_bytes : int
+        Most GPU memory a worker needs, if it computes on one.
     """
 
     n_rows: int
@@ -63,6 +72,7 @@ class Plan:
     resident_bytes: int
     worker_bytes: int
     disk_bytes: int
+    device_bytes: int
 
     def as_dict(self) -> dict[str, int]:
         """Return the numbers by name."""
@@ -78,6 +88,7 @@ class Plan:
             ("coarse start", f"{self.coarse_rows:,} rows" if self.coarse_rows else "no"),
             ("rows read at once", f"{self.block_rows:,}"),
             ("memory of a worker", human_bytes(self.worker_bytes)),
+            ("GPU memory of a worker", f"{human_bytes(self.device_bytes)} (with --device gpu)"),
             ("disk of the workspace", human_bytes(self.disk_bytes)),
         ]
         width = max(len(name) for name, _ in rows)
@@ -167,7 +178,25 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         resident_bytes=resident,
         worker_bytes=worker_bytes,
         disk_bytes=disk_bytes,
+        device_bytes=_device_bytes(source, params, n_shards, n_workers, shard_rows, block_rows, sample_rows),
     )
+
+
+def _device_bytes(
+    source: Source, params: Params, n_shards: int, n_workers: int, shard_rows: int, block_rows: int, sample_rows: int
+) -> int:
+    """Return the most GPU memory that a worker needs; the neighbour search makes do with what is left."""
+    from nomad_dask.backends.gpu.field import MAX_NODES
+    from nomad_dask.backends.gpu.layout import device_bytes
+
+    dim = params.n_components
+    some, by_row = _MAP_ROOM[dim]
+    n_nodes = int(min(MAX_NODES, (some + by_row * source.n_rows) / params.mesh_spacing**dim))
+    n_patches = N_PATCHES if n_shards > 1 else 1
+    layout = device_bytes(shard_rows, 2 * params.n_neighbors * shard_rows, n_nodes, n_patches, dim)
+    block = _DEVICE_BLOCKS * block_rows * source.n_dims * (4 + source.dtype.itemsize)
+    sample = 4 * max(min(sample_rows, _AXES_SAMPLE_ROWS) * source.n_dims, sample_rows * min(source.n_dims, MAX_AXES))
+    return max(math.ceil(n_shards / n_workers) * layout, block, _DEVICE_SAMPLES * sample) + _DEVICE_BASE_BYTES
 
 
 def coarse_size(n_rows: int, coarse: str) -> int:
@@ -177,8 +206,18 @@ def coarse_size(n_rows: int, coarse: str) -> int:
     return rows if wanted and rows >= COARSE_MIN_ROWS else 0
 
 
-def check_fits(plan: Plan, memory_bytes: int, disk_free: int) -> None:
+def check_fits(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: int | None = None) -> None:
     """Refuse a plan that does not fit.
+
+    Parameters
+    ----------
+    plan : Plan
+    memory_bytes : int
+        Memory of the smallest worker.
+    disk_free : int
+        Where the workspace is.
+    gpu_bytes : int, optional
+        Free GPU memory of the worker that has the least; None when it computes on CPUs.
 
     Raises
     ------
@@ -189,6 +228,14 @@ def check_fits(plan: Plan, memory_bytes: int, disk_free: int) -> None:
         raise ResourceError(
             f"The plan needs {human_bytes(plan.worker_bytes)} on each of its workers, the smallest has "
             f"{human_bytes(memory_bytes)}: use more shards on more workers, or fewer neighbours."
+        )
+    if gpu_bytes is not None and plan.device_bytes > gpu_bytes:
+        missing = plan.device_bytes - gpu_bytes
+        raise ResourceError(
+            f"The plan needs {human_bytes(plan.device_bytes)} of GPU memory on each of its workers, the one with the "
+            f"least has {human_bytes(gpu_bytes)} free: {missing:,} bytes are missing. Use more workers with a GPU "
+            "each and as many shards (n_shards), fewer neighbours (n_neighbors), free what other processes hold "
+            "(nvidia-smi), or give device='cpu'."
         )
     if plan.disk_bytes > disk_free:
         raise ResourceError(

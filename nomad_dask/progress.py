@@ -15,6 +15,7 @@ from nomad_dask.events import (
     EpochDone,
     Event,
     Measured,
+    ShardPlaced,
     StageAdvanced,
     StageFinished,
     StageStarted,
@@ -113,6 +114,8 @@ class _Lines:
                 self._last_epoch = event
             case Measured(name, value):
                 self._write(f"{name}: {value:.6g}")
+            case ShardPlaced(shard, worker, device):
+                self._write(f"shard {shard}: on {worker}, {device}")
             case WorkerLost(address):
                 self._write(f"worker {address} was lost")
             case _:

@@ -9,29 +9,52 @@ from nomad_dask.backends.base import Backend
 from nomad_dask.errors import InputError
 
 DEVICES = ("auto", "cpu", "gpu")
-_kept: dict[int, Backend] = {}
+_kept: dict[tuple[str, int], Backend] = {}
 
 
-@contextmanager
-def backend_of_worker(device: str, n_threads: int) -> Iterator[Backend]:
-    """Give the backend for `device`, with BLAS held to one thread while it is used.
-
-    The kernels bring their own threads; a threaded BLAS inside them would oversubscribe the cores.
+def check_device(device: str) -> None:
+    """Refuse what is no device.
 
     Raises
     ------
     InputError
-        `device` is not known, or not to be had here.
     """
-    if device == "gpu":
-        raise InputError("device='gpu' is not available in this version: give 'cpu' or 'auto'.")
     if device not in DEVICES:
         raise InputError(f"device={device!r} is not accepted: give one of {', '.join(DEVICES)}.")
+
+
+@contextmanager
+def backend_of_worker(device: str, n_threads: int) -> Iterator[Backend]:
+    """Give the backend for `device`, which is ``"cpu"`` or ``"gpu"``: the driver has made up its mind.
+
+    On the CPU, BLAS is held to one thread while it is used: the kernels bring their own threads; a threaded
+    BLAS inside them would oversubscribe the cores.
+
+    Raises
+    ------
+    ClusterError
+        There is no GPU here.
+    """
+    if device == "gpu":
+        yield _gpu()
+        return
     from threadpoolctl import threadpool_limits
 
     from nomad_dask.backends.cpu.backend import CpuBackend
 
-    if n_threads not in _kept:
-        _kept[n_threads] = CpuBackend(n_threads)
+    key = (device, n_threads)
+    if key not in _kept:
+        _kept[key] = CpuBackend(n_threads)
     with threadpool_limits(1, user_api="blas"):
-        yield _kept[n_threads]
+        yield _kept[key]
+
+
+def _gpu() -> Backend:
+    """Return the backend on the GPU of this process, which has one whatever its threads."""
+    from nomad_dask.backends.gpu.backend import GpuBackend
+    from nomad_dask.backends.gpu.runtime import current
+
+    key = ("gpu", 0)
+    if key not in _kept:
+        _kept[key] = GpuBackend(runtime=current())
+    return _kept[key]

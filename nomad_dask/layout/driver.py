@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.cluster import Cluster
-from nomad_dask.events import CheckpointWritten, Emit, EpochDone, StageAdvanced, StageStarted, WorkerLost
+from nomad_dask.events import CheckpointWritten, Emit, EpochDone, ShardPlaced, StageAdvanced, StageStarted, WorkerLost
 from nomad_dask.layout.schedule import Schedule, schedule
 from nomad_dask.layout.shard import Behind, advance, begin, checkpoint_file, release, save
 from nomad_dask.layout.summary import ShardSummary, Summary, merge
@@ -107,6 +107,8 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
         }
         epoch = facts["epoch"]
         parts: list[ShardSummary] = shards.ask(begin)
+        for shard, home in enumerate(shards.homes):
+            emit(ShardPlaced(shard, home, cluster.device_of(home)))
         known = dict(enumerate(facts["z"]))
         parts = [ShardSummary(p.shard, p.patches, known[p.shard]) for p in parts]
         several = run.plan.n_shards > 1 or run.params.repulsion == "means"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from nomad_dask.partition import cells as cells_module
 from nomad_dask.partition.pieces import cut_huge
 from nomad_dask.partition.sample import working_dtype
 from nomad_dask.plan import Run
+from nomad_dask.sources.again import patiently
+from nomad_dask.sources.base import rows_named
 from nomad_dask.workspace import Artifact, Workspace, whole_file
 
 # A cell of more than this many mean sizes is cut in pieces, by its own widest axis.
@@ -30,8 +34,12 @@ _BLOCK_FILES = ("vectors", "rows", "start", "cells")
 
 def write_blocks(run: Run, cluster: Cluster, advanced: Callable[[int, int], None]) -> None:
     """Assign, project and sort the rows of every block: ``exchange/block-*.npy``."""
-    blocks = run.source.blocks(run.plan.block_rows)
-    cluster.run(_write_block, [(run, number, a, b) for number, (a, b) in enumerate(blocks)], advanced)
+    jobs, number = [], 0
+    for blocks in run.source.stretches(run.plan.block_rows):
+        part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))
+        jobs.append((part, number, blocks))
+        number += len(blocks)
+    cluster.run(_write_stretch, jobs, advanced)
 
 
 def _block_file(number: int, what: str) -> str:
@@ -43,10 +51,17 @@ def shard_file(shard: int, what: str) -> str:
     return f"shards/{shard:04d}.{what}.npy"
 
 
-def _write_block(run: Run, number: int, start: int, stop: int) -> None:
+def _write_stretch(run: Run, number: int, blocks: list[tuple[int, int]]) -> None:
+    """Write consecutive blocks, the first of which has this number."""
     partition = cells_module.load(run)
+    for i, (start, stop) in enumerate(blocks):
+        _write_block(run, partition, number + i, start, stop)
+        report(stop - blocks[0][0])
+
+
+def _write_block(run: Run, partition: cells_module.Partition, number: int, start: int, stop: int) -> None:
     with backend_of_worker(run.device, worker_threads()) as backend:
-        block = backend.read(run.source, start, stop)
+        block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
         coordinates = backend.project(backend.working(block, run.params.metric), partition.axes)
         labels = partition.ranks[backend.assign(coordinates, partition.cells)]
         order = np.argsort(labels, kind="stable")
@@ -58,14 +73,13 @@ def _write_block(run: Run, number: int, start: int, stop: int) -> None:
         )
     for what, array in zip(_BLOCK_FILES, arrays, strict=True):
         with (
-            whole_file(run.file(_block_file(number, what)), durable=False) as partial,
-            partial.open("wb") as out,
+            whole_file(run.file(_block_file(number, what)), durable=False) as unfinished,
+            unfinished.open("wb") as out,
         ):
             np.save(out, array, allow_pickle=False)
-    report(stop - start)
 
 
-def merge_shard(run: Run, shard: int) -> list[Artifact]:
+def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:
     """Put the rows of one shard together in the order of their cells.
 
     Makes under ``shards/``: ``vectors`` (n, n_dims), ``rows`` (n,) int64 row numbers of the source, ``start``
@@ -73,7 +87,6 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
     """
     partition = cells_module.load(run)
     plan = run.plan
-    n_blocks = len(run.source.blocks(plan.block_rows))
     first, last = partition.shard_edges[shard], partition.shard_edges[shard + 1]
     labels = [np.load(run.file(_block_file(b, "cells")), mmap_mode="r") for b in range(n_blocks)]
     # edges[b, c]: where cell c begins in block b
@@ -84,16 +97,16 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
     # A single sorted run is its own merge: it is not written again.
     alone = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= limit
     merged: dict[str, list[np.ndarray]] = {what: [] for what in SHARD_FILES[1:]}
-    with whole_file(run.file(shard_file(shard, "vectors")), durable=False) as partial:
+    with whole_file(run.file(shard_file(shard, "vectors")), durable=False) as unfinished:
         if alone:
-            _share(run.file(_block_file(0, "vectors")), partial)
+            _share(run.file(_block_file(0, "vectors")), unfinished)
         else:
-            _write_header(partial, (n, plan.n_dims), working_dtype(run.source.dtype))
+            _write_header(unfinished, (n, plan.n_dims), working_dtype(run.source.dtype))
         for a, b in _buckets(counts, plan.block_rows):
             parts = {
                 what: np.concatenate([
                     RowFile.open(
-                        partial if alone and what == "vectors" else run.file(_block_file(block, what))
+                        unfinished if alone and what == "vectors" else run.file(_block_file(block, what))
                     ).read(edges[block, a], edges[block, b])
                     for block in range(n_blocks)
                 ])
@@ -104,7 +117,7 @@ def merge_shard(run: Run, shard: int) -> list[Artifact]:
             vectors = parts["vectors"]
             if not alone:
                 vectors = vectors[order]
-                with partial.open("ab") as out:
+                with unfinished.open("ab") as out:
                     vectors.tofile(out)
             merged["rows"].append(parts["rows"][order])
             merged["start"].append(parts["start"][order])

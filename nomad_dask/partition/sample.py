@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nomad_dask.backends.choose import backend_of_worker
-from nomad_dask.cluster import Cluster, worker_threads
+from nomad_dask.cluster import Cluster, report, worker_threads
 from nomad_dask.plan import Run
+from nomad_dask.sources.again import patiently
+from nomad_dask.sources.base import rows_named
 from nomad_dask.workspace import whole_file
 
 
@@ -26,24 +30,31 @@ def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
     plan = run.plan
     rng = np.random.default_rng([run.params.seed, 1])
     rows = np.sort(rng.choice(plan.n_rows, plan.sample_rows, replace=False, shuffle=False)).astype(np.int64)
-    blocks = run.source.blocks(plan.block_rows)
-    edges = np.searchsorted(rows, [a for a, _ in blocks] + [plan.n_rows])
-    with whole_file(run.file("sample/vectors.npy")) as partial:
+    stretches = run.source.stretches(plan.block_rows)
+    edges = np.searchsorted(rows, [blocks[0][0] for blocks in stretches] + [plan.n_rows])
+    with whole_file(run.file("sample/vectors.npy")) as unfinished:
         shape = (len(rows), plan.n_dims)
-        np.lib.format.open_memmap(partial, "w+", working_dtype(run.source.dtype), shape).flush()
-        jobs = [(run, partial, a, b, rows[edges[i] : edges[i + 1]], int(edges[i])) for i, (a, b) in enumerate(blocks)]
+        np.lib.format.open_memmap(unfinished, "w+", working_dtype(run.source.dtype), shape).flush()
+        jobs = []
+        for i, blocks in enumerate(stretches):
+            part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))
+            jobs.append((part, unfinished, blocks, rows[edges[i] : edges[i + 1]], int(edges[i])))
         cluster.run(_take, jobs, advanced)
-    with whole_file(run.file("sample/rows.npy")) as partial, partial.open("wb") as f:
+    with whole_file(run.file("sample/rows.npy")) as unfinished, unfinished.open("wb") as f:
         np.save(f, rows)
     return ["sample/vectors.npy", "sample/rows.npy"]
 
 
-def _take(run: Run, target: Path, start: int, stop: int, rows: np.ndarray, place: int) -> None:
-    """Check the rows of one block and write the sampled ones to their place."""
-    with backend_of_worker(run.device, worker_threads()) as backend:
-        block = backend.read(run.source, start, stop)
-        backend.check_finite(block, start, run.source.name)
-        taken = backend.take(block, rows - start)
+def _take(run: Run, target: Path, blocks: list[tuple[int, int]], rows: np.ndarray, place: int) -> None:
+    """Check the rows of consecutive blocks and write the sampled ones to their place."""
     out = np.lib.format.open_memmap(target, "r+")
-    out[place : place + len(rows)] = taken
+    for start, stop in blocks:
+        wanted = rows[slice(*np.searchsorted(rows, (start, stop)))]
+        with backend_of_worker(run.device, worker_threads()) as backend:
+            read = partial(backend.read, run.source, start, stop)
+            block = patiently(read, rows_named(run.source, start, stop))
+            backend.check_finite(block, start, run.source.name)
+            out[place : place + len(wanted)] = backend.take(block, wanted - start)
+        place += len(wanted)
+        report(stop - blocks[0][0])
     out.flush()

@@ -6,7 +6,7 @@ import secrets
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -97,6 +97,34 @@ class Source(ABC):
             start = edge
         return ranges
 
+    def stretches(self, max_rows: int) -> list[list[tuple[int, int]]]:
+        """Return the blocks in groups, each to be read in order by one thread.
+
+        Blocks of one interval between `breaks` are together: to read from the middle of a row group, all
+        before it has to be decoded. A source without breaks can be read anywhere, its blocks are alone.
+        """
+        blocks = self.blocks(max_rows)
+        edges = self.breaks()
+        if not len(edges):
+            return [[block] for block in blocks]
+        ends = {int(edge) for edge in edges}
+        stretches: list[list[tuple[int, int]]] = [[]]
+        for start, stop in blocks:
+            if start in ends and stretches[-1]:
+                stretches.append([])
+            stretches[-1].append((start, stop))
+        return stretches
+
+    def part(self, start: int, stop: int) -> Self:
+        """Return a source that can read rows `start` to `stop` by the same numbers, and is smaller when pickled.
+
+        Nothing else may be asked of it.
+        """
+        return self
+
+    def look_again(self) -> None:  # noqa: B027 - for sources in memory there is nothing to see
+        """Check that this process sees the data as it was opened; raises an `InputError` that says what differs."""
+
     def iterate(self, max_rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(start, rows)`` for every block of at most `max_rows` rows."""
         for start, stop in self.blocks(max_rows):
@@ -113,6 +141,11 @@ class Source(ABC):
             for a, b in self.blocks(max_rows)
         ]
         return da.concatenate(parts, axis=0)  # type: ignore[no-untyped-call]
+
+
+def rows_named(source: Source, start: int, stop: int) -> str:
+    """Return how messages call some rows of a source."""
+    return f"{source.name}, rows {start} to {max(start, stop - 1)},"
 
 
 class _Absent(Source):

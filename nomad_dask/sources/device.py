@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -251,6 +251,13 @@ class DaskDeviceSource(DaskArraySource, DeviceSource):
         on_host = self._collection.map_blocks(host_array, dtype=self.dtype, meta=np.empty((0, 0), self.dtype))
         self._on_host = DaskArraySource(on_host, name)
 
+    def part(self, start: int, stop: int) -> Self:
+        """Keep of both graphs only what the rows need."""
+        part = super().part(start, stop)
+        if part is not self:
+            part._on_host = self._on_host.part(start, stop)
+        return part
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Compute the chunks that the range needs, and download them."""
         return self._on_host.read(start, stop)
@@ -307,6 +314,13 @@ class DaskCudfSource(DaskDeviceSource):
         self._columns = columns
         self._digest = digest_of(["dask frame", dask.base.tokenize(frame), *map(str, columns.labels)])
         self._beside = [*pairwise(edges.tolist())], frame[list(columns.others.values())].to_delayed()
+
+    def part(self, start: int, stop: int) -> Self:
+        """Leave out the columns beside the vectors too."""
+        part = super().part(start, stop)
+        if part is not self:
+            part._beside = [], []
+        return part
 
     def fingerprint(self) -> str:
         """Digest the token that Dask gives the frame by what it is made of."""

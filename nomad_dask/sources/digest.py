@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nomad_dask.sources.base import Source
+from nomad_dask.sources.files import open_binary, state_of
 
 _PIECE = 1 << 16
 _SAMPLES = 256
@@ -21,15 +22,22 @@ def digest_of(parts: Iterable[object]) -> str:
     return h.hexdigest()
 
 
-def file_digest(path: str | Path) -> str:
+def file_digest(path: str | Path, size: int | None = None) -> str:
     """Return a digest of a file's size and of 64 KiB at its beginning, middle and end.
 
     Names and times are left out: a file that was moved or copied is the same data.
+
+    Parameters
+    ----------
+    path : path-like, or a URL
+    size : int, optional
+        Bytes of the file, where that is known.
     """
+    place = str(path)
+    size = state_of(place).size if size is None else size
     h = hashlib.blake2b(digest_size=16)
-    with Path(path).open("rb") as f:
-        size = f.seek(0, 2)
-        h.update(size.to_bytes(8, "little"))
+    h.update(size.to_bytes(8, "little"))
+    with open_binary(place, size) as f:
         for position in sorted({0, max(0, size // 2 - _PIECE // 2), max(0, size - _PIECE)}):
             f.seek(position)
             h.update(f.read(_PIECE))

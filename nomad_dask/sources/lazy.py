@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from nomad_dask.errors import InputError
+from nomad_dask.sources.again import patiently
 from nomad_dask.sources.base import PerThread, Source
 from nomad_dask.sources.digest import digest_of
 from nomad_dask.sources.frames import count_dims, find_columns, frame_rows, frame_table
@@ -32,18 +34,30 @@ class _LazySource(Source):
         self._collection = collection
         self._edges = np.cumsum([0, *lengths])
         self._last = PerThread()
+        self._parts: dict[int, Any] | None = None
 
     @abstractmethod
     def _partition(self, i: int) -> Any:
         """Return the i-th partition, lazily."""
+
+    def part(self, start: int, stop: int) -> Self:
+        """Keep of the graph only what the rows need: data in the graph of others would travel with every task."""
+        if not self.shareable:
+            return self
+        part = copy.copy(self)
+        part._parts = {i: _alone(self._partition(i)) for i, *_ in self._pieces(start, stop)}
+        part._collection = None
+        part._last = PerThread()
+        return part
 
     def _compute(self, i: int) -> Any:
         """Return the i-th partition, computed."""
         last = self._last.__dict__
         if last.get("index") != i:
             last.clear()  # before the next one is there, so that only one is held
-            lazy = self._partition(i)
-            value = lazy.compute(scheduler="synchronous") if self.shareable else lazy.compute()
+            lazy = self._partition(i) if self._parts is None else self._parts[i]
+            scheduler = {"scheduler": "synchronous"} if self.shareable else {}
+            value = patiently(lambda: lazy.compute(**scheduler), f"partition {i} of {self.name}")
             expected = int(self._edges[i + 1] - self._edges[i])
             if len(value) != expected:
                 raise InputError(
@@ -168,6 +182,12 @@ class DaskFrameSource(_LazySource):
             for i, low, a, b in self._pieces(start, stop)
         ]
         return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _alone(partition: Any) -> Any:
+    """Return one partition as a delayed value whose graph holds nothing else."""
+    delayed = partition.to_delayed(optimize_graph=True)
+    return delayed.item() if isinstance(delayed, np.ndarray) else delayed[0]
 
 
 def _holds_futures(collection: Any) -> bool:

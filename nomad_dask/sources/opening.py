@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from nomad_dask.errors import InputError, MissingInputError, near
+from nomad_dask.sources.again import in_our_words, patiently
 from nomad_dask.sources.base import Source
+from nomad_dask.sources.files import local_path
+from nomad_dask.sources.remote import is_url, protocol_of
 
 _PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+_P = TypeVar("_P", str, Path)
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -22,9 +26,9 @@ def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> 
     ----------
     x : path-like, list of path-like, array-like, data frame or Source
         A ``.npy`` file; a Parquet file, a directory of them, a pattern with ``*``, ``?`` or ``[ ]``, or a
-        list of them; a directory of a zarr array; anything that NumPy makes a two-dimensional array of;
-        a pandas or Polars frame or an Arrow table; a CuPy array or a cuDF frame, which stay in GPU memory; a
-        Dask array or data frame, on GPUs too.
+        list of them; a directory of a zarr array; a URL of any of these, such as ``s3://bucket/x.npy``;
+        anything that NumPy makes a two-dimensional array of; a pandas or Polars frame or an Arrow table; a
+        CuPy array or a cuDF frame, which stay in GPU memory; a Dask array or data frame, on GPUs too.
         Files of a directory or a pattern are taken in the order of their names, numbers by value.
     column : str, optional
         The column that holds the vectors, of data that has columns. Found by itself when only one can be it.
@@ -58,7 +62,7 @@ def _open(x: Any, column: str | None, keep: Sequence[str]) -> Source:
     if isinstance(x, (str, os.PathLike)):
         return _open_path(x, column, keep)
     if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
-        return _open_parquet([_existing(Path(p)) for p in x], column, keep, f"{x[0]} and {len(x) - 1} more")
+        return _open_parquet([_existing(p) for p in x], column, keep, f"{x[0]} and {len(x) - 1} more")
     if _is_on_device(x):
         from nomad_dask.sources.device import open_device
 
@@ -122,6 +126,11 @@ def _open_table(x: Any, column: str | None, keep: Sequence[str]) -> Source:
 
 
 def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str]) -> Source:
+    if is_url(x):
+        url = str(x)
+        if protocol_of(url) not in ("file", "local"):
+            return _open_url(url, column, keep)
+        x = local_path(url)
     path = Path(x)
     if not path.exists() and re.search(r"[*?\[]", str(path)):
         found = _in_order(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
@@ -131,19 +140,86 @@ def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str
     _existing(path)
     if path.is_dir():
         return _open_directory(path, column, keep)
-    with path.open("rb") as f:
+    with in_our_words(str(path)), path.open("rb") as f:
         magic = f.read(6)
-    if path.suffix in _PARQUET_SUFFIXES or magic.startswith(b"PAR1"):
+    kind = _kind(path.suffix, magic, str(x))
+    if kind == "parquet":
         return _open_parquet([path], column, keep, str(x))
-    if path.suffix == ".npy" or magic == b"\x93NUMPY":
-        from nomad_dask.sources.npy import NpySource
+    from nomad_dask.sources.npy import NpySource
 
-        _no_column(column, str(x))
-        return NpySource(path)
+    _no_column(column, str(x))
+    return NpySource(path)
+
+
+def _kind(suffix: str, magic: bytes, name: str) -> str:
+    """Return what kind of file it is, by its name or else by its first bytes."""
+    if suffix in _PARQUET_SUFFIXES or magic.startswith(b"PAR1"):
+        return "parquet"
+    if suffix == ".npy" or magic == b"\x93NUMPY":
+        return "npy"
     raise InputError(
-        f"{x} is neither a .npy nor a Parquet file: write the vectors as one of them, "
+        f"{name} is neither a .npy nor a Parquet file: write the vectors as one of them, "
         "as with numpy.save or DataFrame.to_parquet."
     )
+
+
+def _open_url(url: str, column: str | None, keep: Sequence[str]) -> Source:
+    """Open what is not on a disk, by fsspec."""
+    from nomad_dask.sources import remote
+
+    if re.search(r"[*?\[]", url) and remote.protocol_of(url) not in ("http", "https"):
+        found = remote.match(url)
+        if not found:
+            raise MissingInputError(f"no object matches {url}: check the pattern.")
+        return _open_remote_parquet(found, column, keep, url)
+    about = remote.info(url)
+    if about["type"] == "directory":
+        return _open_remote_directory(url.rstrip("/"), column, keep)
+    size = remote.size(about, url)
+    suffix = PurePosixPath(url.partition("?")[0]).suffix
+    magic = b"" if suffix in (".npy", *_PARQUET_SUFFIXES) else _first_bytes(url, size)
+    if _kind(suffix, magic, url) == "parquet":
+        return _open_remote_parquet({url: about}, column, keep, url)
+    from nomad_dask.sources.npy import RemoteNpySource
+
+    _no_column(column, url)
+    return RemoteNpySource(url)
+
+
+def _first_bytes(url: str, size: int) -> bytes:
+    from nomad_dask.sources.remote import read_range
+
+    return patiently(lambda: read_range(url, 0, min(6, size)), url)
+
+
+def _open_remote_directory(url: str, column: str | None, keep: Sequence[str]) -> Source:
+    from nomad_dask.sources import remote
+
+    if any(remote.exists(f"{url}/{name}") for name in _ZARR_FILES):
+        from nomad_dask.sources.zarr import ZarrSource
+
+        _no_column(column, url)
+        return ZarrSource(url)
+    everything = remote.find(url)
+    found = {
+        u: about
+        for u, about in everything.items()
+        if u.endswith(_PARQUET_SUFFIXES) and not any(part.startswith((".", "_")) for part in u[len(url) :].split("/"))
+    }
+    if not found:
+        raise InputError(f"{url} holds no Parquet files and is no zarr array: give a directory of either.")
+    return _open_remote_parquet(found, column, keep, url)
+
+
+def _open_remote_parquet(
+    found: Mapping[str, dict[str, Any]], column: str | None, keep: Sequence[str], name: str
+) -> Source:
+    from nomad_dask.sources.files import remote_state
+    from nomad_dask.sources.parquet import RemoteParquetSource
+
+    urls = _in_order(found)
+    states = [remote_state(found[url], url) for url in urls]
+    return RemoteParquetSource(urls, column, keep, name, states)
 
 
 def _open_directory(path: Path, column: str | None, keep: Sequence[str]) -> Source:
@@ -163,19 +239,28 @@ def _is_data(file: Path, folder: Path) -> bool:
     return file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
-def _in_order(paths: Any) -> list[Path]:
+def _in_order(paths: Iterable[_P]) -> list[_P]:
     """Sort by name, numbers by value: Dask writes part.9.parquet before part.10.parquet."""
     pieces = re.compile(r"(\d+)")
     return sorted(paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))])
 
 
-def _open_parquet(paths: Sequence[Path], column: str | None, keep: Sequence[str], name: str) -> Source:
-    from nomad_dask.sources.parquet import ParquetSource
+def _open_parquet(paths: Sequence[str | Path], column: str | None, keep: Sequence[str], name: str) -> Source:
+    from nomad_dask.sources.parquet import ParquetSource, RemoteParquetSource
 
-    return ParquetSource(paths, column, keep, name)
+    remote = [is_url(p) for p in paths]
+    if any(remote) and not all(remote):
+        raise InputError(f"{name}: some are paths and some are URLs, give all files in one place.")
+    kind: Any = RemoteParquetSource if all(remote) else ParquetSource
+    source: Source = kind(paths, column, keep, name)
+    return source
 
 
-def _existing(path: Path) -> Path:
+def _existing(place: str | os.PathLike[str]) -> str | Path:
+    if is_url(place):
+        url = str(place)
+        return Path(local_path(url)) if protocol_of(url) in ("file", "local") else url
+    path = Path(place)
     if path.exists():
         return path
     folder = path.parent

@@ -36,7 +36,14 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
     x = np.clip(20 * blobs(900, n_dims=7) + 100, 0, 255).astype(dtype)
     monkeypatch.setattr("nomad_dask.plan._BLOCK_BYTES", 4 * 7 * block_rows)
     result = make_map(
-        x, n_shards=n_shards, metric=metric, n_epochs=1, cell_rows=30, workspace=tmp_path / "w", n_neighbors=3
+        x,
+        n_shards=n_shards,
+        metric=metric,
+        n_epochs=1,
+        cell_rows=30,
+        workspace=tmp_path / "w",
+        n_neighbors=3,
+        keep_stages=True,
     )
     kept = shards(tmp_path / "w", n_shards)
     rows = np.concatenate([shard["rows"] for shard in kept])
@@ -79,7 +86,8 @@ def test_the_size_of_blocks_changes_nothing(tmp_path, n_shards, metric):
             sample.draw(run, cluster, lambda job, done: None)
             cluster.run(cells_module.make, [(run,)])
             exchange.write_blocks(run, cluster, lambda job, done: None)
-            cluster.run(exchange.merge_shard, [(run, s) for s in range(n_shards)])
+            n_blocks = len(source.blocks(block_rows))
+            cluster.run(exchange.merge_shard, [(run, s, n_blocks) for s in range(n_shards)])
             found.append(shards(home.path, n_shards))
     mean, axes = np.load(home.path / "cells/mean.npy"), np.load(home.path / "cells/components.npy")[:2]
     for whole, merged in zip(*found, strict=True):
@@ -94,7 +102,7 @@ def test_the_size_of_blocks_changes_nothing(tmp_path, n_shards, metric):
 
 
 def test_rows_of_a_cell_come_in_input_order(tmp_path):
-    make_map(blobs(900), n_shards=2, n_epochs=1, workspace=tmp_path / "w")
+    make_map(blobs(900), n_shards=2, n_epochs=1, workspace=tmp_path / "w", keep_stages=True)
     for shard in shards(tmp_path / "w", 2):
         offsets = shard["cell_offsets"]
         for a, b in pairwise(offsets):
@@ -104,7 +112,7 @@ def test_rows_of_a_cell_come_in_input_order(tmp_path):
 def test_cells_lie_together(tmp_path):
     """The mean square distance of a row to its cell's mean is that of K-Means, not that of chance."""
     x = blobs(2000, n_dims=5, n_blobs=40)
-    make_map(x, n_shards=2, n_cells=40, n_epochs=1, workspace=tmp_path / "w")
+    make_map(x, n_shards=2, n_cells=40, n_epochs=1, workspace=tmp_path / "w", keep_stages=True)
     within = 0.0
     for shard in shards(tmp_path / "w", 2):
         own = np.repeat(shard["centroids"], np.diff(shard["cell_offsets"]), axis=0)
@@ -119,12 +127,12 @@ def test_tasks_can_run_again(tmp_path, n_shards):
     source = open_source(tmp_path / "x.npy")
     settings: dict[str, Any] = {"n_shards": n_shards, "n_epochs": 1}
     params = Params(**settings)
-    make_map(tmp_path / "x.npy", workspace=tmp_path / "w", **settings)
+    make_map(tmp_path / "x.npy", workspace=tmp_path / "w", keep_stages=True, **settings)
     run = Run(source, params, make_plan(source, params, 1, 8 << 30), tmp_path / "w", "cpu")
     before = shards(tmp_path / "w", n_shards)
     with connect() as cluster:
         exchange.write_blocks(run, cluster, lambda job, done: None)
-        jobs = [(run, s) for s in range(n_shards)]
+        jobs = [(run, s, len(source.blocks(run.plan.block_rows))) for s in range(n_shards)]
         made = cluster.run(exchange.merge_shard, jobs)
         assert cluster.run(exchange.merge_shard, jobs) == made
     for shard, again in zip(before, shards(tmp_path / "w", n_shards), strict=True):

@@ -32,7 +32,7 @@ def test_shrunk_after_opening(tmp_path, x, order):
     path = saved(tmp_path / "x.npy", np.array(x, order=order))
     source = open_source(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises((InputError, ValueError), match=r"truncated|file size"):
+    with pytest.raises(InputError, match=r"x\.npy has changed since it was opened \(948 bytes.*; 848 bytes"):
         source.read(0, 41)
 
 

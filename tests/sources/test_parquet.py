@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from unittest import mock
@@ -57,7 +58,7 @@ def test_reading_on_decodes_nothing_twice(tmp_path, x, monkeypatch):
     monkeypatch.setattr(
         parquet.ParquetSource,
         "_decode",
-        lambda self, names, group, batch_rows: started.append(group) or decode(self, names, group, batch_rows),
+        lambda self, names, group, *more, **named: started.append(group) or decode(self, names, group, *more, **named),
     )
     fresh = open_source(path)
     started.clear()
@@ -289,3 +290,50 @@ print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 95
+
+
+@pytest.mark.parametrize("kind", ["fixed", pa.list_])
+def test_the_memory_of_decoding_is_bounded(tmp_path, kind):
+    """What pyarrow holds at most, of a row group of 100 MB that is read in blocks of 5 MB."""
+    x = np.random.default_rng(0).standard_normal((100_000, 256), dtype="f4")
+    path = written(tmp_path / "x.parquet", list_table(x, kind))
+    code = f"""
+from nomad_dask.sources import open_source
+import pyarrow as pa
+source = open_source({str(path)!r})
+(stretch,) = source.stretches(5_000)
+assert sum(len(source.read(start, stop)) for start, stop in stretch) == 100_000
+print(pa.default_memory_pool().max_memory() >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 40
+
+
+def test_very_many_small_files(tmp_path, x, monkeypatch):
+    """The footer of each is read once when they are opened, and each is opened once in a pass."""
+    first = written(tmp_path / "part.0.parquet", list_table(x[:20]))
+    for i in range(1, 5_000):
+        (tmp_path / f"part.{i}.parquet").hardlink_to(first)
+    footers, opened = [], []
+    footer_of, open_file = parquet._footer_of, parquet._open_file
+    monkeypatch.setattr(parquet, "_footer_of", lambda path, state: footers.append(path) or footer_of(path, state))
+    monkeypatch.setattr(
+        parquet, "_open_file", lambda path, *more: opened.append(path) or open_file(path, *more)
+    )  # fmt: skip
+    source = open_source(tmp_path)
+    assert sorted(footers) == sorted(source.paths)
+    assert len(source.paths) == 5_000
+    assert opened == [source.paths[0]], "to look at the first rows"
+    opened.clear()
+    for stretch in source.stretches(30_000):
+        part = source.part(stretch[0][0], stretch[-1][1])
+        for start, stop in stretch:
+            np.testing.assert_array_equal(part.read(start, stop), np.tile(x[:20], ((stop - start) // 20, 1)))
+    assert opened == list(source.paths)
+    before = source.fingerprint()
+    pickled = pickle.dumps(source.part(0, 200))
+    assert len(pickled) < 5_000, "a task gets the names of its files only"
+    part = first.with_name("part.3017.parquet")
+    part.unlink()
+    written(part, list_table(x[20:40]))
+    assert open_source(tmp_path).fingerprint() != before, "every footer counts, with the extremes in it"

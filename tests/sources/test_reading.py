@@ -220,3 +220,44 @@ def test_blocks_cover_every_row_once(n_rows, edges, max_rows):
         inside = [e for e in edges if a < e < b]
         assert not inside or b in {*edges, n_rows}
     assert n_rows in stops
+
+
+@given(
+    n_rows=st.integers(1, 400),
+    edges=st.lists(st.integers(-5, 450), max_size=30).map(sorted),
+    max_rows=st.integers(1, 500),
+)
+def test_stretches_are_the_blocks_between_breaks(n_rows, edges, max_rows):
+    source = Breaks(n_rows, edges)
+    stretches = source.stretches(max_rows)
+    assert [block for stretch in stretches for block in stretch] == source.blocks(max_rows)
+    for stretch in stretches:
+        assert all(start not in edges for start, _ in stretch[1:])
+        # Only what lies between two breaks, or within one block, is read by one task.
+        start, stop = stretch[0][0], stretch[-1][1]
+        assert len(stretch) == 1 or not any(start < e < stop for e in edges)
+    if edges:
+        assert all(stretch[0][0] in {0, *edges} for stretch in stretches)
+    else:
+        assert all(len(stretch) == 1 for stretch in stretches)
+
+
+def test_parts_read_their_rows_by_the_same_numbers(make_source, x):
+    source = make_source(x)
+    for stretch in source.stretches(10):
+        start, stop = stretch[0][0], stretch[-1][1]
+        part = source.part(start, stop)
+        if source.shareable:
+            part = pickle.loads(pickle.dumps(part))
+        assert (part.n_rows, part.n_dims, part.dtype, part.name) == (41, 5, source.dtype, source.name)
+        for a, b in stretch:
+            np.testing.assert_array_equal(part.read(a, b), x[a:b])
+    assert source.part(0, 0).dtype == source.dtype
+
+
+def test_other_processes_make_their_own_fingerprint(tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    source = open_source(tmp_path / "x.npy")
+    pickled = (source.fingerprint(), pickle.dumps(source))[1]
+    np.save(tmp_path / "x.npy", x + 1)
+    assert pickle.loads(pickled).fingerprint() != source.fingerprint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class NomadError(Exception):
@@ -16,6 +17,10 @@ class NomadError(Exception):
     """
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Dask carries errors between processes by tblib, which cannot make a kind of MemoryError by itself.
+        return type(self), self.args
 
 
 class InputError(NomadError, ValueError):

@@ -41,9 +41,12 @@ class Heard(list[Event]):
 @contextmanager
 def worker_processes(n: int, **more: Any) -> Iterator[Any]:
     """Give a client of a cluster of processes, one thread each."""
+    import dask.config
     from distributed import Client, LocalCluster
 
     with (
+        # Or Dask closes the nanny of a worker that is gone again 15 s after it was lost.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
         LocalCluster(
             n_workers=n, threads_per_worker=1, processes=True, host="127.0.0.1",
             dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},

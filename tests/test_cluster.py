@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from runs import worker_processes
 
-from nomad_dask import cluster as module
 from nomad_dask.cluster import Cluster, connect, report
+from nomad_dask.cluster import connecting as module
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import nomad_dask
 
 PACKAGE = Path(nomad_dask.__file__).parent
+# What calls them beside the package: the benchmark of a GPU.
+BESIDE = tuple(sorted((Path(__file__).parents[2] / "benchmarks").glob("gpu*.py")))
 LIBRARIES = {
     "cudf", "cuml", "cupy", "cupy_backends", "cuvs", "dask_cuda", "dask_cudf", "distributed_ucxx", "kvikio",
     "pylibraft", "pynvml", "raft_dask", "rmm",
@@ -17,7 +19,12 @@ LIBRARIES = {
 # How the code calls a module that it was handed.
 HANDED = {"xp": "cupy", "_cupy": "cupy", "cupy": "cupy", "cuda": "cupy.cuda.runtime"}
 # Where objects of these libraries are at hand: methods called here may be theirs.
-WITH_OBJECTS = (*sorted((PACKAGE / "backends/gpu").glob("*.py")), PACKAGE / "sources/device.py", PACKAGE / "maps.py")
+WITH_OBJECTS = (
+    *sorted((PACKAGE / "backends/gpu").glob("*.py")),
+    PACKAGE / "sources/device.py",
+    PACKAGE / "maps.py",
+    *(file for file in BESIDE if file.stem not in ("gpu", "gpu_report")),
+)
 OTHER_MODULES = {"da", "dask", "heapq", "importlib", "json", "math", "np", "os", "pa", "pq", "re", "threading"}
 
 
@@ -88,6 +95,14 @@ class _Names:
         return None
 
 
+def _all_files() -> tuple[Path, ...]:
+    return (*sorted(PACKAGE.rglob("*.py")), *BESIDE)
+
+
+def _where(file: Path, node: ast.expr) -> str:
+    return f"{file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file.name}:{node.lineno}"
+
+
 def _parsed(files: Iterator[Path] | tuple[Path, ...]) -> Iterator[tuple[Path, ast.Module]]:
     for file in files:
         yield file, ast.parse(file.read_text())
@@ -96,18 +111,18 @@ def _parsed(files: Iterator[Path] | tuple[Path, ...]) -> Iterator[tuple[Path, as
 def functions_called() -> dict[Form, str]:
     """Return every call of a function or class by its full name, and where one is."""
     found: dict[Form, str] = {}
-    for file, tree in _parsed(tuple(sorted(PACKAGE.rglob("*.py")))):
+    for file, tree in _parsed(_all_files()):
         names = _Names(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and (name := names.of(node.func)) not in (None, "cupy"):
-                found.setdefault(form_of(str(name), node), f"{file.relative_to(PACKAGE)}:{node.lineno}")
+                found.setdefault(form_of(str(name), node), _where(file, node))
     return found
 
 
 def constants_read() -> dict[str, str]:
     """Return the full name of everything else that is taken out of a library, and where."""
     found: dict[str, str] = {}
-    for file, tree in _parsed(tuple(sorted(PACKAGE.rglob("*.py")))):
+    for file, tree in _parsed(_all_files()):
         names = _Names(tree)
         inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
         called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
@@ -115,7 +130,7 @@ def constants_read() -> dict[str, str]:
             if isinstance(node, ast.Attribute) and id(node) not in inner | called:
                 name = names.of(node)
                 if name is not None and "." in name:
-                    found.setdefault(name, f"{file.relative_to(PACKAGE)}:{node.lineno}")
+                    found.setdefault(name, _where(file, node))
     return found
 
 
@@ -131,7 +146,7 @@ def methods_called() -> dict[Form, str]:
                     continue
                 plain = not any(k.arg is None for k in node.keywords)
                 if plain and not any(isinstance(a, ast.Starred) for a in node.args):
-                    found.setdefault(form_of(node.func.attr, node), f"{file.relative_to(PACKAGE)}:{node.lineno}")
+                    found.setdefault(form_of(node.func.attr, node), _where(file, node))
     return found
 
 
@@ -139,7 +154,7 @@ def own_names() -> set[str]:
     """Return the names of all functions and methods that the package defines."""
     return {
         node.name
-        for _, tree in _parsed(tuple(sorted(PACKAGE.rglob("*.py"))))
+        for _, tree in _parsed(_all_files())
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     }

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 from runs import Heard, blobs, make_map, worker_processes
 
+from nomad_dask.cluster import Cluster
+from nomad_dask.errors import ClusterError
 from nomad_dask.events import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
 
+# A test that takes longer is called a hang.
+pytestmark = pytest.mark.timeout(120)
 EPOCHS = 40
 SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_rows": 50}
 
@@ -27,29 +34,38 @@ def undisturbed(x: np.ndarray) -> np.ndarray:
     return make_map(x, **SETTINGS).positions
 
 
-@pytest.fixture
-def client() -> Iterator[Any]:
-    """Two workers of their own for every test: what one has killed does not meet the next."""
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
     with worker_processes(2) as client:
         yield client
 
 
-class Killer:
-    """Kills one worker process, once, when an event is the awaited one."""
+@pytest.fixture
+def client(cluster: Any) -> Any:
+    """Both workers, started again by their nannies if the last test has killed them."""
+    cluster.wait_for_workers(2, timeout=60)
+    return cluster
 
-    def __init__(self, client: Any, awaited: Callable[[Event], bool]) -> None:
-        self.client, self.awaited = client, awaited
+
+class Killer:
+    """Kills one worker process or all, once, when an event is the awaited one."""
+
+    def __init__(self, client: Any, awaited: Callable[[Event], bool], how_many: int = 1) -> None:
+        self.client, self.awaited, self.how_many = client, awaited, how_many
         self.address: str | None = None
 
     def __call__(self, event: Event) -> None:
         if self.address is None and self.awaited(event):
             pids = self.client.run(os.getpid)
             self.address = sorted(pids)[0]
-            os.kill(pids[self.address], signal.SIGKILL)
+            for address in sorted(pids)[: self.how_many]:
+                os.kill(pids[address], signal.SIGKILL)
 
 
-def killed_map(x: np.ndarray, client: Any, awaited: Callable[[Event], bool]) -> tuple[np.ndarray, Heard, str]:
-    heard, killer = Heard(), Killer(client, awaited)
+def killed_map(
+    x: np.ndarray, client: Any, awaited: Callable[[Event], bool], how_many: int = 1
+) -> tuple[np.ndarray, Heard, str]:
+    heard, killer = Heard(), Killer(client, awaited, how_many)
 
     def emit(event: Event) -> None:
         heard(event)
@@ -94,7 +110,65 @@ def test_killed_before_the_last_checkpoint(x, undisturbed, client):
     assert {event.address for event in heard.of(WorkerLost)} == {address}
 
 
-@pytest.mark.parametrize("stage", ["sample", "shards", "neighbors"])
-def test_killed_when_a_stage_begins(x, undisturbed, client, stage):
-    positions, _, _ = killed_map(x, client, lambda event: isinstance(event, StageStarted) and event.stage == stage)
+def when_begins(stage: str) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, StageStarted) and event.stage == stage
+
+
+@pytest.mark.parametrize(
+    ("stage", "how_many"),
+    [("sample", 1), ("cells", 1), ("shards", 1), ("neighbors", 1), ("layout", 1), ("cells", 2), ("neighbors", 2)],
+)
+def test_killed_when_a_stage_begins(x, undisturbed, client, stage, how_many):
+    """One worker, and all: then their nannies start others, for which the run waits."""
+    positions, _, _ = killed_map(x, client, when_begins(stage), how_many)
     np.testing.assert_array_equal(positions, undisturbed)
+
+
+@pytest.mark.parametrize("epoch", random.Random(5).sample(range(1, EPOCHS), 2))
+def test_all_killed_at_random_epochs(x, undisturbed, client, epoch):
+    positions, heard, _ = killed_map(x, client, after_epoch(epoch), how_many=2)
+    np.testing.assert_array_equal(positions, undisturbed)
+    assert heard.of(WorkerLost)
+
+
+def test_killed_in_the_middle_of_tasks(x, undisturbed, client):
+    """By a clock, not between tasks; the same draws every time."""
+    draw = random.Random(3)
+
+    def emit(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage in ("shards", "layout"):
+            pid = draw.choice(sorted(client.run(os.getpid).values()))
+            threading.Timer(draw.uniform(0.01, 0.2), kill, (pid,)).start()
+
+    positions = make_map(x, client=client, emit=emit, **SETTINGS).positions
+    np.testing.assert_array_equal(positions, undisturbed)
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_killed_during_the_coarse_map(client, monkeypatch):
+    monkeypatch.setattr("nomad_dask.plan.COARSE_MIN_ROWS", 100)
+    x, settings = blobs(2400), SETTINGS | {"coarse": "always", "n_epochs": 10}
+    plain = make_map(x, **settings).positions
+    heard, killer = Heard(), Killer(client, when_begins("coarse neighbors"))
+
+    def emit(event: Event) -> None:
+        heard(event)
+        killer(event)
+
+    positions = make_map(x, client=client, emit=emit, **settings).positions
+    assert killer.address is not None
+    np.testing.assert_array_equal(positions, plain)
+
+
+def end_the_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_task_that_ends_every_worker_is_given_up(client):
+    """As one does that takes all memory: the system ends its worker, then the next one."""
+    with pytest.raises(ClusterError, match=r"4 workers died .* Give workers more memory, or use more shards"):
+        Cluster(client, in_process=False).run(end_the_process, [()])

@@ -91,9 +91,9 @@ def disturb_the_order(seed: int) -> None:
     import random
     import time
 
-    from nomad_dask import cluster
+    from nomad_dask.cluster import tasks
 
-    draw, run_task = random.Random(seed), cluster._run_task
+    draw, run_task = random.Random(seed), tasks.run_task
 
     def late(*args: Any) -> Any:
         time.sleep(draw.random() * 0.01)
@@ -101,7 +101,7 @@ def disturb_the_order(seed: int) -> None:
         time.sleep(draw.random() * 0.01)
         return result
 
-    cluster._run_task = late
+    tasks.run_task = late
 
 
 def shuffled(run: Callable[..., list[Any]], draw: random.Random) -> Callable[..., list[Any]]:

@@ -1,0 +1,8 @@
+"""The Dask cluster: the client given, or an embedded one; what is checked first, and running tasks with progress."""
+
+from nomad_dask.cluster.connecting import connect
+from nomad_dask.cluster.preflight import check_reach
+from nomad_dask.cluster.running import Cluster, WorkerInfo
+from nomad_dask.cluster.tasks import report, worker_threads
+
+__all__ = ["Cluster", "WorkerInfo", "check_reach", "connect", "report", "worker_threads"]

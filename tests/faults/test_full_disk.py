@@ -1,0 +1,131 @@
+"""A disk that fills up: the error says which file and what to do, and the run goes on when there is room again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import blobs, make_map, worker_processes
+
+from nomad_dask.errors import ResourceError
+from nomad_dask.events import Event, StageFinished, StageStarted
+from nomad_dask.pipeline import Result
+from nomad_dask.workspace import Workspace, whole_file
+
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_rows": 60}
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(800)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(x: np.ndarray) -> Result:
+    return make_map(x, **SETTINGS)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all that is left of a disk."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as out:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while out.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+    return filler
+
+
+class Filler:
+    """Fills the disk when a stage begins, once."""
+
+    def __init__(self, disk: Path, stage: str, when: type[Event] = StageStarted) -> None:
+        self.disk, self.stage, self.when = disk, stage, when
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, self.when) and event.stage == self.stage:  # type: ignore[attr-defined]
+            fill(self.disk)
+
+
+@pytest.fixture
+def room_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what refuses to begin on a small disk: the plan is generous for so few rows."""
+    monkeypatch.setattr("nomad_dask.pipeline.check_fits", lambda *_: None)
+
+
+@pytest.mark.parametrize("stage", ["sample", "cells", "shards", "neighbors", "layout"])
+def test_full_when_a_stage_begins(x, undisturbed, small_disk, room_before, stage):
+    home = small_disk / "w"
+    with pytest.raises(ResourceError, match="The disk is full") as caught:
+        make_map(x, workspace=home, emit=Filler(small_disk, stage), **SETTINGS)
+    assert str(home) in str(caught.value)
+    assert "run again: what was done is kept" in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert not list(home.rglob("*.partial"))
+    (small_disk / "filler").unlink()
+    again = make_map(x, workspace=home, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+    np.testing.assert_array_equal(again.cells, undisturbed.cells)
+
+
+def test_full_in_worker_processes(x, undisturbed, small_disk, room_before):
+    home = small_disk / "w"
+    with worker_processes(2) as client:
+        for stage in ("shards", "neighbors"):
+            with pytest.raises(ResourceError, match="The disk is full"):
+                make_map(x, workspace=home, client=client, emit=Filler(small_disk, stage), **SETTINGS)
+            (small_disk / "filler").unlink()
+        again = make_map(x, workspace=home, client=client, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+
+
+def test_full_when_the_map_is_written(x, undisturbed, small_disk, room_before):
+    output = small_disk / "map.parquet"
+    with pytest.raises(ResourceError, match=r"The disk is full: .*map\.parquet"):
+        make_map(x, output=output, emit=Filler(small_disk, "layout", StageFinished), **SETTINGS)
+    (small_disk / "filler").unlink()
+    again = make_map(x, output=output, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+    assert sorted(p.name for p in small_disk.iterdir()) == ["map.parquet"]
+
+
+def test_too_small_from_the_start(small_disk, x):
+    fill(small_disk)
+    with pytest.raises(ResourceError):
+        make_map(x, workspace=small_disk / "w", **SETTINGS)
+
+
+def test_the_bytes_that_were_wanted_are_told(small_disk, tmp_path):
+    home = Workspace(small_disk / "w", {"a": 1})
+    array = np.zeros(100 << 20, np.uint8)
+    with pytest.raises(ResourceError, match=r"a/b\.npy of 104,857,600 bytes cannot be written") as caught:
+        home.save("a/b.npy", array)
+    assert isinstance(caught.value, MemoryError)
+    assert not list(small_disk.rglob("*.partial"))
+    with pytest.raises(ResourceError, match="The disk is full"), whole_file(small_disk / "c") as partial:
+        partial.write_bytes(array.data)
+    home.save("a/b.npy", array[: 1 << 20])
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "c") as partial:
+        (partial / "d").write_text("there is no such folder")

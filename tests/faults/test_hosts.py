@@ -1,0 +1,153 @@
+"""Hosts with addresses of their own: one map with or without them, and when the network of one is cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import network
+import numpy as np
+import pytest
+from runs import Heard, blobs, make_map
+
+from nomad_dask.cluster import Cluster
+from nomad_dask.errors import ClusterError
+from nomad_dask.events import EpochDone, Event, ShardPlaced, StageStarted, WorkerLost
+from nomad_dask.maps import read_map
+
+# A test that takes longer is called a hang. The longest wait in it is that for a worker to be called lost.
+LOST_SECONDS = 6
+pytestmark = pytest.mark.timeout(120)
+
+EPOCHS = 30
+SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_rows": 50}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hosts_can_be_made() -> None:
+    why = network.lacks()
+    if why is not None:
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(4000, 16)
+
+
+@pytest.fixture(scope="module")
+def in_one_process(x: np.ndarray) -> np.ndarray:
+    return make_map(x, **SETTINGS).positions
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[network.Network, Any]]:
+    """Two hosts and a client of their workers, for tests that leave both as they were."""
+    log = tmp_path_factory.mktemp("hosts") / "log"
+    with network.hosts(2, rtt_ms=1, mbit=1000) as net, network.cluster(net, log) as client:
+        yield net, client
+
+
+class Once:
+    """Does one thing, once, when an event is the awaited one."""
+
+    def __init__(self, awaited: Callable[[Event], bool], deed: Callable[[], Any]) -> None:
+        self.awaited, self.deed, self.done = awaited, deed, False
+
+    def __call__(self, event: Event) -> None:
+        if not self.done and self.awaited(event):
+            self.done = True
+            self.deed()
+
+
+def after_epoch(epoch: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, EpochDone) and event.epoch == epoch
+
+
+def when_begins(stage: str) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, StageStarted) and event.stage == stage
+
+
+def cut_for(host: network.Host, seconds: float) -> Callable[[], None]:
+    def cut() -> None:
+        host.cut()
+        threading.Timer(seconds, host.mend).start()
+
+    return cut
+
+
+def disturbed(x: np.ndarray, client: Any, once: Once) -> tuple[np.ndarray, Heard]:
+    heard = Heard()
+
+    def emit(event: Event) -> None:
+        heard(event)
+        once(event)
+
+    positions = make_map(x, client=client, emit=emit, **SETTINGS).positions
+    assert once.done
+    return positions, heard
+
+
+def test_two_hosts_make_the_map_of_one_process(x, in_one_process, two_hosts):
+    net, client = two_hosts
+    heard = Heard()
+    before = sum(host.sent_bytes() + host.received_bytes() for host in net.hosts)
+    positions = make_map(x, client=client, emit=heard, **SETTINGS).positions
+    crossed = sum(host.sent_bytes() + host.received_bytes() for host in net.hosts) - before
+    np.testing.assert_array_equal(positions, in_one_process)
+    homes = {event.worker.rpartition(":")[0] for event in heard.of(ShardPlaced)}
+    assert homes == {f"tcp://{host.address}" for host in net.hosts}
+    told = sum(event.exchanged_bytes for event in heard.of(EpochDone))
+    assert crossed > told / 2 > 0, "what the shards tell each other has gone over the cables"
+
+
+@pytest.mark.parametrize("moment", [when_begins("neighbors"), after_epoch(10)], ids=["neighbors", "layout"])
+def test_a_network_cut_and_mended_changes_nothing(x, in_one_process, two_hosts, moment):
+    net, client = two_hosts
+    positions, heard = disturbed(x, client, Once(moment, cut_for(net.hosts[0], 2.0)))
+    np.testing.assert_array_equal(positions, in_one_process)
+    assert heard.of(WorkerLost) == []
+
+
+def test_a_host_cut_for_good_loses_its_shards_to_the_others(x, in_one_process, tmp_path):
+    with (
+        network.hosts(2) as net,
+        network.cluster(net, tmp_path / "log", tcp_seconds=11, lost_seconds=LOST_SECONDS) as client,
+    ):
+        cut, left = net.hosts
+        positions, heard = disturbed(x, client, Once(after_epoch(10), cut.cut))
+        np.testing.assert_array_equal(positions, in_one_process)
+        assert {event.address.rpartition(":")[0] for event in heard.of(WorkerLost)} == {f"tcp://{cut.address}"}
+        assert [w.address.rpartition(":")[0] for w in Cluster(client, False).workers()] == [f"tcp://{left.address}"]
+
+
+def test_a_driver_cut_off_ends_with_an_error_and_is_taken_up(x, in_one_process, tmp_path):
+    np.save(tmp_path / "x.npy", x)
+    out, workspace = tmp_path / "map.parquet", tmp_path / "workspace"
+    with network.hosts(2) as net:
+        far, near = net.hosts
+        with network.cluster(net, tmp_path / "log", tcp_seconds=11, workers=[near]) as client:
+            fit = [sys.executable, "-c", "from nomad_dask.cli import main; main()", "fit", str(tmp_path / "x.npy")]
+            fit += ["-o", str(out), "--workspace", str(workspace), "--scheduler", client.scheduler.address, "-v"]
+            fit += ["--shards", "4", "--epochs", str(EPOCHS), "--set", "cell_rows=50"]
+            bounds = {
+                "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",
+                "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
+                "DASK_NOMAD_DASK__LOST_AFTER": "5",
+            }
+            driver = far.start(fit, env=os.environ | bounds, stderr=subprocess.PIPE, text=True)
+            for line in driver.stderr:
+                if line.startswith("shards:"):
+                    far.cut()
+                    break
+            _, said = driver.communicate(timeout=60)
+            assert driver.returncode == ClusterError.exit_code
+            assert "run the same again" in said
+            assert not out.exists()
+            far.mend()
+            subprocess.run([*fit, "--resume"], check=True, timeout=60, capture_output=True)
+    np.testing.assert_array_equal(read_map(out).positions, in_one_process)

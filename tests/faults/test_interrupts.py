@@ -1,0 +1,132 @@
+"""Ctrl-C: tasks in worker processes stop too, other runs go on, and the same command takes the run up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from processes import command_line, descendants, stages_done, wait_until, worker_pids
+from runs import blobs, make_map, worker_processes
+
+from nomad_dask.cluster import Cluster, report
+from nomad_dask.errors import Interrupted
+
+# A test that takes longer is called a hang.
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize("whom", ["driver", "group"])
+def test_ctrl_c_ends_the_command_and_it_goes_on(tmp_path, whom):
+    """From a terminal the signal reaches the workers too; from ``kill`` the driver only."""
+    data, output, workspace = tmp_path / "x.npy", tmp_path / "map.parquet", tmp_path / "w"
+    np.save(data, blobs(3000, 16))
+    options = [data, "-o", output, "--workspace", workspace, "--workers", "2", "--shards", "2", "--epochs", "60"]
+    with command_line("fit", *options) as driver:
+        wait_until(lambda: driver.poll() is not None or "cells" in stages_done(workspace))
+        family = descendants(driver.pid)
+        assert len(worker_pids(driver.pid)) >= 2
+        (os.kill if whom == "driver" else os.killpg)(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=30)
+    assert driver.returncode == 4, errors
+    assert f"What was done is kept in {workspace}" in errors
+    assert "Traceback" not in errors
+    assert not alive
+    with command_line("fit", *options, "--resume") as again:
+        _, errors = again.communicate(timeout=100)
+    assert again.returncode == 0, errors
+    table = pq.read_table(output)
+    plain = make_map(data, n_shards=2, n_epochs=60).positions
+    np.testing.assert_array_equal(np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]), plain)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
+    data, output = tmp_path / "x.npy", tmp_path / "map.parquet"
+    np.save(data, blobs(3000, 16))
+    with command_line("fit", data, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "20000") as driver:
+        wait_until(lambda: driver.poll() is not None or "neighbors" in stages_done(tmp_path / "map.parquet.nomad"))
+        family = descendants(driver.pid)
+        driver.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        driver.send_signal(signal.SIGINT)
+        _, errors = driver.communicate(timeout=30)
+        _, alive = psutil.wait_procs(family, timeout=30)
+    assert driver.returncode == 4, errors
+    assert not alive
+
+
+def count_into(file: str, n: int) -> int:
+    """Work for a while, and leave a trace of every step."""
+    for done in range(1, n + 1):
+        with Path(file).open("a") as f:
+            f.write(".")
+        time.sleep(0.05)
+        report(done)
+    return n
+
+
+def test_tasks_of_the_stopped_run_stop_and_those_of_another_go_on(tmp_path):
+    with worker_processes(2) as client:
+        from distributed import Client
+
+        with Client(client.scheduler.address, set_as_default=False) as other:
+            answers: list[Any] = []
+            mine, others = str(tmp_path / "mine"), str(tmp_path / "others")
+
+            def run_other() -> None:
+                there = sorted(other.scheduler_info()["workers"])[1:]
+                answers.extend(Cluster(other, in_process=False).run(count_into, [(others, 80)], workers=there))
+
+            thread = threading.Thread(target=run_other)
+            thread.start()
+            wait_until(Path(others).exists)
+
+            def stop(job: int, done: int) -> None:
+                raise KeyboardInterrupt
+
+            here = sorted(client.scheduler_info()["workers"])[:1]
+            with pytest.raises(Interrupted):
+                Cluster(client, in_process=False).run(count_into, [(mine, 10_000)], stop, workers=here)
+            # The worker is told by the scheduler, which takes a moment.
+            wait_until(lambda: is_still(mine), 20, "the end of the task")
+            thread.join(60)
+            assert answers == [80]
+            assert Path(others).read_text() == "." * 80
+            assert Cluster(client, in_process=False).run(count_into, [(mine, 1)], workers=here) == [1]
+
+
+def is_still(file: str) -> bool:
+    before = Path(file).stat().st_size
+    time.sleep(0.5)
+    return Path(file).stat().st_size == before
+
+
+def test_tasks_stop_when_their_driver_is_gone(tmp_path):
+    """Not only by Ctrl-C: nobody waits for them."""
+    from distributed import Client
+
+    with worker_processes(1) as client:
+        driver = Client(client.scheduler.address, set_as_default=False)
+        file = str(tmp_path / "trace")
+        thread = threading.Thread(target=run_and_fail, args=(driver, file))
+        thread.start()
+        wait_until(Path(file).exists)
+        driver.close()
+        thread.join(30)
+        assert not thread.is_alive()
+        wait_until(lambda: is_still(file), 20, "the end of the task")
+
+
+def run_and_fail(client: Any, file: str) -> None:
+    from nomad_dask.errors import ClusterError
+
+    with pytest.raises(ClusterError):
+        Cluster(client, in_process=False).run(count_into, [(file, 10_000)])

@@ -1,0 +1,96 @@
+"""Several runs on one cluster, workers that join late, and workers that are not alike."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import scheduler_process
+from runs import blobs, make_map, worker_processes
+
+from nomad_dask.events import CheckpointWritten, Event, StageStarted
+
+# A test that takes longer is called a hang.
+pytestmark = pytest.mark.timeout(120)
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 50}
+
+
+def test_two_fits_at_once_make_the_maps_they_make_alone():
+    """Of the same data with other seeds: whatever one took of the other would fit, and be wrong."""
+    inputs = [(blobs(1500, 16), seed) for seed in range(2)]
+    alone = [make_map(x, seed=seed, **SETTINGS).positions for x, seed in inputs]
+    made: dict[int, np.ndarray] = {}
+    meet = threading.Barrier(2)
+    with worker_processes(2) as first:
+        from distributed import Client
+
+        with Client(first.scheduler.address, set_as_default=False) as second:
+
+            def fit(i: int, client: Any) -> None:
+                def emit(event: Event) -> None:
+                    if isinstance(event, StageStarted) and event.stage == "layout":
+                        meet.wait(60)
+
+                x, seed = inputs[i]
+                made[i] = make_map(x, seed=seed, client=client, emit=emit, **SETTINGS).positions
+
+            threads = [threading.Thread(target=fit, args=(i, c)) for i, c in enumerate((first, second))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    for i in range(2):
+        np.testing.assert_array_equal(made[i], alone[i])
+
+
+def test_a_worker_that_joins_late_is_used(tmp_path, monkeypatch):
+    """From the next stage on, and in the layout from the next checkpoint on."""
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
+    x = blobs(1500, 16)
+    plain = make_map(x, **SETTINGS).positions
+    used: set[str] = set()
+    with scheduler_process(tmp_path / "cluster", n_workers=1) as started:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, CheckpointWritten) and event.epoch == 5:
+                started.add_worker()
+                started.wait_for_workers(2)
+            if isinstance(event, CheckpointWritten) and event.epoch == 20:
+                used.update(workers_with_shards(started.address))
+
+        positions = make_map(x, scheduler=started.address, emit=emit, **SETTINGS).positions
+    np.testing.assert_array_equal(positions, plain)
+    assert len(used) == 2, "one shard moved to the new worker"
+
+
+def workers_with_shards(address: str) -> set[str]:
+    from distributed import Client
+
+    def shards_here() -> int:
+        from nomad_dask.layout import shard
+
+        return len(shard._live)
+
+    with Client(address, set_as_default=False) as client:
+        return {worker for worker, count in client.run(shards_here).items() if count}
+
+
+def test_workers_that_are_not_alike(tmp_path):
+    """Of other numbers of threads and other memory; what each has is known before the plan."""
+    from nomad_dask.cluster import connect
+
+    x = blobs(1500, 16)
+    plain = make_map(x, **SETTINGS).positions
+    with scheduler_process(tmp_path / "cluster") as started:
+        started.add_worker("--nthreads", "1", "--memory-limit", "1GiB")
+        started.add_worker("--nthreads", "3", "--memory-limit", "3GiB")
+        started.wait_for_workers(2)
+        with connect(scheduler=started.address) as cluster:
+            known = sorted((w.threads, w.memory_bytes >> 30) for w in cluster.workers())
+            assert known == [(1, 1), (3, 3)]
+        positions = make_map(x, scheduler=started.address, **SETTINGS).positions
+        assert [w.poll() for w in started.workers] == [None, None]
+    np.testing.assert_array_equal(positions, plain)

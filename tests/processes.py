@@ -1,0 +1,142 @@
+"""Real processes for tests: schedulers and workers started as people start them, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+NOMAD = str(Path(sys.executable).with_name("nomad-dask"))
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
+    """Wait until something is so, and return what it gave; fail after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Scheduler:
+    """A scheduler and workers, each a process of its own, without nannies unless asked for."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    folder: Path
+    environment: dict[str, str]
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def add_worker(self, *options: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """Start a worker; `before` is put before its command, such as ``unshare``."""
+        log = (self.folder / f"worker-{len(self.workers)}.log").open("wb")
+        options = ("--host", "127.0.0.1", "--no-dashboard", "--nthreads", "1", "--memory-limit", "2GiB", *options)
+        if "--nanny" not in options:
+            options = (*options, "--no-nanny")
+        command = (*before, sys.executable, "-m", "dask", "worker", self.address, *options)
+        worker = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=self.folder)
+        self.workers.append(worker)
+        return worker
+
+    def wait_for_workers(self, n: int) -> None:
+        """Wait until so many have joined."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(n, timeout=60)
+
+
+@contextmanager
+def scheduler_process(
+    folder: Path, n_workers: int = 0, options: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Scheduler]:
+    """Give a scheduler in a process of its own, and end it and its workers, frozen ones too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "scheduler.json"
+    variables = dict(os.environ) | dict(environment or {})
+    with (folder / "scheduler.log").open("wb") as log:
+        command = (sys.executable, "-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *options)
+        command = (*command, "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
+        if "--host" not in options:
+            command = (*command, "--host", "127.0.0.1")
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, cwd=folder)
+    started = Scheduler(process, "", folder, variables)
+    try:
+        wait_until(lambda: file.exists() and file.read_text().strip().endswith("}"), what="the scheduler's file")
+        started.address = json.loads(file.read_text())["address"]
+        for _ in range(n_workers):
+            started.add_worker()
+        if n_workers:
+            started.wait_for_workers(n_workers)
+        yield started
+    finally:
+        for one in (*started.workers, process):
+            kill_tree(one.pid)
+            one.wait()
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process that a test has started, and its descendants."""
+    try:
+        root = psutil.Process(pid)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return the living descendants of a process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def worker_pids(pid: int) -> list[int]:
+    """Return the worker processes that a process has started."""
+    found = []
+    for process in descendants(pid):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        if "spawn_main" in line or "Dask Worker" in line:
+            found.append(process.pid)
+    return found
+
+
+def stages_done(workspace: Path) -> set[str]:
+    """Return what the manifest of a workspace holds."""
+    try:
+        return set(json.loads((workspace / "manifest.json").read_text())["stages"])
+    except (OSError, ValueError):
+        return set()
+
+
+@contextmanager
+def command_line(*arguments: str | Path, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run ``nomad-dask`` in a process group of its own; it is killed if it still runs at the end."""
+    process = subprocess.Popen(
+        [NOMAD, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        kill_tree(process.pid)
+        process.communicate()

@@ -195,7 +195,7 @@ class Searcher(Protocol):
     def refine(
         self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return lists improved by trying the neighbours of neighbours."""
+        """Return the lists of all rows, those searched for improved by trying the neighbours of neighbours."""
 
 
 class ShardLayout(Protocol):

@@ -136,13 +136,8 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
                 emit(CheckpointWritten(epoch))
                 shards.settle()
     finally:
-        if not _gone(cluster):
-            cluster.client.run(release, str(run.workspace), on_error="ignore")
+        cluster.tell(release, str(run.workspace))
     return {"epochs": plan.n_epochs, "loss": loss, "exchanged_bytes_per_epoch": exchanged}
-
-
-def _gone(cluster: Cluster) -> bool:
-    return bool(cluster.client.status != "running")
 
 
 def _checkpoint(shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int, **facts: Any) -> None:

@@ -111,7 +111,7 @@ def checkpoint_file(epoch: int, shard: int) -> str:
 def _load(run: Run, run_id: str, shard: int) -> _Live:
     """Take up a shard at the checkpoint the manifest names, or at its start."""
     dim = run.params.n_components
-    facts = Workspace(run.workspace).facts("checkpoint")
+    facts = Workspace(run.workspace).noted("checkpoint")
     if facts is None:
         positions, epoch = _start(run, shard), 0
         velocity = np.zeros_like(positions)

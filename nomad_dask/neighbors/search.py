@@ -1,9 +1,9 @@
-"""The nearest neighbours of a shard's rows among its own rows, as well as asked for and no better."""
+"""The nearest neighbours of a shard's rows, as well as asked for and no better: a probe, then rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,22 +27,52 @@ MIN_GAIN = 0.002
 
 
 @dataclass(frozen=True)
-class Neighbors:
-    """Nearest neighbours within a shard.
+class Lists:
+    """The nearest rows found so far for some rows.
 
     Attributes
     ----------
-    ids : ndarray (n, k) int32
-        Row positions within the shard, nearest first; -1 where fewer were found.
-    distances : ndarray (n, k) float32
+    ids : ndarray (rows, k) int32
+        Row positions within what is searched, nearest first; -1 where fewer were found.
+    distances : ndarray (rows, k) float32
         Squared distances, inf where the id is -1.
+    fresh : ndarray (rows, k) uint8
+        1 for the entries that the last step brought.
+    """
+
+    ids: np.ndarray
+    distances: np.ndarray
+    fresh: np.ndarray
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far a search has come.
+
+    Attributes
+    ----------
     recall : float
         Share of the true neighbours of a sample of rows that were found; 1.0 for an exhaustive search.
     n_probes : int
         Cells searched for each row.
     rounds : int
         Rounds that tried the neighbours of neighbours.
+    fan : int
+        Neighbours of a neighbour that the next round tries, each way round.
+    more : bool
+        Whether another round is worth its time.
     """
+
+    recall: float
+    n_probes: int
+    rounds: int = 0
+    fan: int = FAN
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """What a search found, as in `Lists`, and how, as in `Effort`."""
 
     ids: np.ndarray
     distances: np.ndarray
@@ -51,20 +81,12 @@ class Neighbors:
     rounds: int
 
 
-def find_neighbors(
-    search: Searcher,
-    n_neighbors: int,
-    *,
-    n_probes: int | None,
-    target_recall: float,
-    seed: int,
-    advance: Callable[[int], None],
-) -> Neighbors:
-    """Find the `n_neighbors` nearest rows of every row that is searched for, itself excluded.
+class Search:
+    """The search for the neighbours of a shard's rows, itself excluded.
 
     Parameters
     ----------
-    search : CellSearch
+    primitives : Searcher
         The backend's primitives over the rows.
     n_neighbors : int
         Neighbours wanted; n - 1 when there are fewer rows.
@@ -75,60 +97,103 @@ def find_neighbors(
         Share of true neighbours to find when `n_probes` is None.
     seed : int
         Decides the sampled rows.
-    advance : callable
-        Told the number of rows done so far.
-
-    Returns
-    -------
-    Neighbors
-        Lists in the order of the rows searched for.
     """
-    n, n_queries = search.vectors.n_rows, search.n_queries
-    k = min(n_neighbors, n - 1)
-    if k <= 0:
-        return Neighbors(np.empty((n, 0), np.int32), np.empty((n, 0), np.float32), 1.0, 0, 0)
-    if n_probes is None and n <= SMALL_SHARD:
-        n_probes = search.n_cells
-    sample = np.sort(np.random.default_rng(seed).choice(n_queries, min(n_queries, SAMPLE_ROWS), replace=False)).astype(
-        np.int32
-    )
-    if n_probes is not None:
-        n_probes = min(n_probes, search.n_cells)
-        search.make_screen(None)
-        ids, distances = search.probe(k, n_probes, k + 8, advance)
-        recall = 1.0
-        if n_probes < search.n_cells:
-            recall = measure_recall(distances[sample], search.exact(sample, k)[1])
-        return Neighbors(ids[:n_queries], distances[:n_queries], recall, n_probes, 0)
 
-    search.make_screen(SCREEN_AXES if search.vectors.n_dims > 1.5 * SCREEN_AXES else None)
-    true_ids, true_distances = search.exact(sample, k)
-    search.fit_screen(sample, true_ids, true_distances)
-    few = slice(None, None, 4)
-    can_refine = search.can_refine(k)
-    n_probes, n_candidates = choose_effort(
-        search.cell_ranks(sample, true_ids),
-        search.screen_ranks(sample[few], true_ids[few]),
-        target_recall,
-        search.mean_probed_rows,
-        can_refine,
-    )
-    n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)  # beyond that more axes would be cheaper
-    ids, distances = search.probe(k, n_probes, n_candidates, advance)
-    recall = measure_recall(distances[sample], true_distances)
-    fresh = np.ones(ids.shape, np.uint8)
-    rounds = 0
-    fan = FAN
-    while can_refine and recall < target_recall and rounds < MAX_ROUNDS:
-        ids, distances, fresh = search.refine(ids, distances, fresh, fan, k + 5)
-        rounds += 1
-        before, recall = recall, measure_recall(distances[sample], true_distances)
-        if recall - before < MIN_GAIN:
-            if fan > FAN:
-                break
+    def __init__(
+        self, primitives: Searcher, n_neighbors: int, *, n_probes: int | None, target_recall: float, seed: int
+    ) -> None:
+        n, n_queries = primitives.vectors.n_rows, primitives.n_queries
+        self.primitives, self.target_recall = primitives, target_recall
+        self.k = k = min(n_neighbors, n - 1)
+        if n_probes is None and n <= SMALL_SHARD:
+            n_probes = primitives.n_cells
+        rng = np.random.default_rng(seed)
+        self._sample = np.sort(rng.choice(n_queries, min(n_queries, SAMPLE_ROWS), replace=False)).astype(np.int32)
+        self._true_distances: np.ndarray | None = None
+        self._can_refine = False
+        if k <= 0:
+            self._n_probes, self._n_candidates = 0, 0
+        elif n_probes is not None:
+            self._n_probes, self._n_candidates = min(n_probes, primitives.n_cells), k + 8
+            primitives.make_screen(None)
+            if self._n_probes < primitives.n_cells:
+                self._true_distances = primitives.exact(self._sample, k)[1]
+        else:
+            self._choose()
+
+    def _choose(self) -> None:
+        """Choose the screen, the probes and whether rounds follow, by what they find of a sample."""
+        primitives, k, sample = self.primitives, self.k, self._sample
+        primitives.make_screen(SCREEN_AXES if primitives.vectors.n_dims > 1.5 * SCREEN_AXES else None)
+        true_ids, self._true_distances = primitives.exact(sample, k)
+        primitives.fit_screen(sample, true_ids, self._true_distances)
+        few = slice(None, None, 4)
+        self._can_refine = primitives.can_refine(k)
+        self._n_probes, n_candidates = choose_effort(
+            primitives.cell_ranks(sample, true_ids),
+            primitives.screen_ranks(sample[few], true_ids[few]),
+            self.target_recall,
+            primitives.mean_probed_rows,
+            self._can_refine,
+        )
+        # Beyond that more axes would be cheaper.
+        self._n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)
+
+    def probe(self, advance: Callable[[int], None]) -> tuple[Lists, Effort]:
+        """Search the nearest cells of each row; `advance` is told the number of rows done so far."""
+        n_queries = self.primitives.n_queries
+        if self.k <= 0:
+            none = Lists(*(np.empty((n_queries, 0), kind) for kind in (np.int32, np.float32, np.uint8)))
+            return none, Effort(1.0, 0)
+        ids, distances = self.primitives.probe(self.k, self._n_probes, self._n_candidates, advance)
+        ids, distances = ids[:n_queries], distances[:n_queries]
+        recall = self._recall(distances)
+        more = self._can_refine and recall < self.target_recall
+        return Lists(ids, distances, np.ones(ids.shape, np.uint8)), Effort(recall, self._n_probes, more=more)
+
+    def refine(self, lists: Lists, effort: Effort) -> tuple[Lists, Effort]:
+        """Let each row try the neighbours of its neighbours, once.
+
+        Parameters
+        ----------
+        lists : Lists
+            Of all rows, those that are only found included, or of the rows that are searched for.
+        effort : Effort
+            What the last step returned.
+        """
+        n_queries, fan = self.primitives.n_queries, effort.fan
+        found = Lists(*(part[:n_queries] for part in self.primitives.refine(
+            lists.ids, lists.distances, lists.fresh, fan, self.k + 5
+        )))  # fmt: skip
+        recall, rounds = self._recall(found.distances), effort.rounds + 1
+        more = recall < self.target_recall and rounds < MAX_ROUNDS
+        if recall - effort.recall < MIN_GAIN:
+            more = more and fan == FAN
             fan = WIDE_FAN
-            fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
-    return Neighbors(ids[:n_queries], distances[:n_queries], recall, n_probes, rounds)
+            found.fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
+        return found, replace(effort, recall=recall, rounds=rounds, fan=fan, more=more)
+
+    def _recall(self, distances: np.ndarray) -> float:
+        if self._true_distances is None:
+            return 1.0
+        return measure_recall(distances[self._sample], self._true_distances)
+
+
+def find_neighbors(
+    primitives: Searcher,
+    n_neighbors: int,
+    *,
+    n_probes: int | None,
+    target_recall: float,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Neighbors:
+    """Search a shard without others around it, to the end; see `Search` for the parameters."""
+    search = Search(primitives, n_neighbors, n_probes=n_probes, target_recall=target_recall, seed=seed)
+    lists, effort = search.probe(advance)
+    while effort.more:
+        lists, effort = search.refine(lists, effort)
+    return Neighbors(lists.ids, lists.distances, effort.recall, effort.n_probes, effort.rounds)
 
 
 def measure_recall(found: np.ndarray, true: np.ndarray) -> float:

@@ -15,9 +15,10 @@ from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import report, worker_threads
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
-from nomad_dask.neighbors.halo import AllCells, Surroundings, all_cells, nearest_cells, surroundings
+from nomad_dask.neighbors.halo import AllCells, all_cells, nearest_cells
+from nomad_dask.neighbors.lists import open_shard, own_lists, release
 from nomad_dask.neighbors.patches import make_patches
-from nomad_dask.neighbors.search import Neighbors, find_neighbors
+from nomad_dask.neighbors.search import Effort
 from nomad_dask.partition.exchange import shard_file
 from nomad_dask.plan import N_PATCHES, Run
 from nomad_dask.workspace import Artifact, Workspace
@@ -35,15 +36,33 @@ def graph_file(shard: int, what: str) -> str:
     return f"graph/{shard:04d}.{what}.npy"
 
 
-def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
-    """Find the neighbours of a shard's rows; write its own graph and its edges to other shards."""
+def searches_across(run: Run) -> bool:
+    """Return whether the rows of a shard look for neighbours in others, too."""
+    return run.plan.n_shards > 1 and run.params.foreign_attraction
+
+
+def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artifact], dict[str, Any]]:
+    """Make a shard's own graph and its edges to other shards of its neighbour lists.
+
+    Where shards search across, `probe` and `refine` have made these, and `effort` says how far they are; a
+    shard that has nobody to ask makes them here.
+    """
     params, plan = run.params, run.plan
-    across = plan.n_shards > 1 and params.foreign_attraction
-    cells = all_cells(run)
-    found, around = _search(run, cells, shard, across)
-    weights = neighbor_weights(found.ids, params.weights)
-    far = found.ids >= around.n_own
-    edges = symmetric_graph(np.where(far, -1, found.ids), weights, with_forward=params.normalizer == "point")
+    across = searches_across(run)
+    opened = open_shard(run, shard, across)
+    if effort is not None:
+        lists = own_lists(run, opened, effort.rounds)
+    else:
+        with backend_of_worker(run.device, worker_threads()):
+            lists, effort = opened.search.probe(report)
+            while effort.more:
+                lists, effort = opened.search.refine(lists, effort)
+    cells, around = opened.cells, opened.around
+    release(str(run.workspace))
+    del opened
+    weights = neighbor_weights(lists.ids, params.weights)
+    far = lists.ids >= around.n_own
+    edges = symmetric_graph(np.where(far, -1, lists.ids), weights, with_forward=params.normalizer == "point")
     workspace = Workspace(run.workspace)
     arrays = (edges.indptr, edges.indices, edges.weights)
     made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
@@ -51,7 +70,7 @@ def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
         made.append(workspace.save(graph_file(shard, "forward"), edges.forward))
     if across:
         rows, ranks = np.nonzero(far)
-        places = found.ids[rows, ranks]
+        places = lists.ids[rows, ranks]
         slots = np.searchsorted(around.offsets, places, side="right") - 1
         numbers = around.cells[slots]
         there = places - around.offsets[slots] + cells.starts[numbers]
@@ -65,31 +84,13 @@ def find(run: Run, shard: int) -> tuple[list[Artifact], dict[str, Any]]:
         )
         made += [workspace.save(graph_file(shard, w), a) for w, a in zip(_OUT_FILES, out, strict=True)]
     return made, {
-        "rows": len(found.ids),
-        "recall": found.recall,
-        "n_probes": found.n_probes,
-        "rounds": found.rounds,
+        "rows": len(lists.ids),
+        "recall": effort.recall,
+        "n_probes": effort.n_probes,
+        "rounds": effort.rounds,
         "edges": len(edges.indices),
         "foreign_share": float(weights[far].sum() / max(weights.sum(), 1e-30)),
     }
-
-
-def _search(run: Run, cells: AllCells, shard: int, with_halo: bool) -> tuple[Neighbors, Surroundings]:
-    around = surroundings(run, cells, shard, with_halo)
-    # The rows and what the search makes of them may each take this much.
-    params, memory = run.params, 2 * run.plan.resident_bytes
-    with backend_of_worker(run.device, worker_threads()) as backend:
-        centroids = cells.centroids[around.cells]
-        search = backend.searcher(around.vectors, around.offsets, centroids, params.seed, memory, around.n_own)
-        found = find_neighbors(
-            search,
-            params.n_neighbors,
-            n_probes=params.n_probes,
-            target_recall=params.target_recall,
-            seed=params.seed,
-            advance=report,
-        )
-    return found, around
 
 
 def patch(run: Run, shard: int) -> list[Artifact]:
@@ -99,6 +100,8 @@ def patch(run: Run, shard: int) -> list[Artifact]:
     if run.params.repulsion == "means":
         patch_of_row = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
         quota = int(np.diff(all_cells(run).edges).max())
+    elif run.plan.n_shards == 1:  # nobody looks
+        patch_of_row, quota = np.zeros(0, np.int32), 0
     else:
         indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES)
         pulls = np.zeros(len(indptr) - 1)
@@ -106,7 +109,7 @@ def patch(run: Run, shard: int) -> list[Artifact]:
             here, _, out = _crossing(run, shard, other)
             _, back, into = _crossing(run, other, shard)
             pulls += np.bincount(here, out, len(pulls)) + np.bincount(back, into, len(pulls))
-        quota = N_PATCHES // run.plan.n_shards if run.plan.n_shards > 1 else 1
+        quota = N_PATCHES // run.plan.n_shards
         patch_of_row = make_patches(pulls, indptr, indices, weights, quota)
     counts = np.bincount(patch_of_row, minlength=quota)
     arrays: tuple[np.ndarray, ...] = (patch_of_row, counts)
@@ -130,7 +133,7 @@ def link(run: Run, shard: int) -> list[Artifact]:
     import scipy.sparse as sp
 
     counts = patch_counts(run)
-    own_patches = np.load(run.file(graph_file(shard, "patch_of_row")), mmap_mode="r")
+    n_rows = int(np.load(run.file(shard_file(shard, "cell_offsets")))[-1])
     rows, patches = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     weights = [np.zeros(0, np.float32)]
     for other in _others(run, shard):
@@ -142,7 +145,7 @@ def link(run: Run, shard: int) -> list[Artifact]:
         weights += [out, into]
     pulls = sp.coo_array(
         (np.concatenate(weights), (np.concatenate(rows), np.concatenate(patches))),
-        shape=(len(own_patches), counts.size),
+        shape=(n_rows, counts.size),
     ).tocsr()
     pulls.sum_duplicates()
     arrays = (pulls.indptr.astype(np.int64), pulls.indices.astype(np.int32), pulls.data.astype(np.float32))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import blobs, make_map
+from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.neighbors.graph import neighbor_weights
 from nomad_dask.neighbors.halo import nearest_cells
@@ -47,7 +48,7 @@ class Artifacts:
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     x = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
     workspace = tmp_path_factory.mktemp("halo") / "w"
-    result = make_map(x, workspace=workspace, **SETTINGS)
+    result = make_map(x, workspace=workspace, keep_stages=True, **SETTINGS)
     found = Artifacts(workspace, x)
     inside = found.shard_of[found.nearest] == found.shard_of[:, None]
     assert 0.1 < inside.mean() < 0.95, "the case has neighbours of both kinds"
@@ -94,7 +95,7 @@ def test_patches_count_their_rows(artifacts):
 
 
 def test_without_foreign_attraction_shards_know_nothing_of_each_other(tmp_path):
-    make_map(blobs(600), workspace=tmp_path / "w", foreign_attraction=False, **SETTINGS)
+    make_map(blobs(600), keep_stages=True, workspace=tmp_path / "w", foreign_attraction=False, **SETTINGS)
     for s in range(SHARDS):
         assert len(np.load(tmp_path / "w" / graph_file(s, "far_patches"))) == 0
 
@@ -115,3 +116,33 @@ def test_nearest_cells(n, m, d, far, seed, ends):
     np.testing.assert_allclose(np.take_along_axis(gaps, near, axis=1), expected, rtol=1e-3, atol=1e-3)
     for row in near:
         assert len(set(row)) == len(row)
+
+
+def test_rounds_go_across_shards(tmp_path):
+    """Few cells are probed; the neighbours of neighbours in other shards then lead to the others."""
+    n, k, shards = 30_000, 10, range(3)
+    x = np.random.default_rng(1).normal(size=(n, 40)).astype(np.float32)
+    workspace = tmp_path / "w"
+    result = make_map(
+        x, n_neighbors=k, target_recall=0.8, n_shards=3, n_epochs=1, workspace=workspace, keep_stages=True
+    )  # fmt: skip
+    assert result.diagnostics["rounds"] > 0
+    rows = [np.load(workspace / shard_file(s, "rows")) for s in shards]
+    owner = np.empty(n, int)
+    pairs = set()
+    for s in shards:
+        owner[rows[s]] = s
+        indptr, indices = (np.load(workspace / graph_file(s, what)) for what in ("indptr", "indices"))
+        pairs.update(zip(np.repeat(rows[s], np.diff(indptr)).tolist(), rows[s][indices].tolist(), strict=True))
+        begin, end, edges = (np.load(workspace / graph_file(s, f"out_{what}")) for what in ("from", "to", "edges"))
+        there = np.concatenate([rows[t][end[edges[t] : edges[t + 1]]] for t in shards])
+        pairs.update(zip(rows[s][begin].tolist(), there.tolist(), strict=True))
+    some = np.random.default_rng(2).choice(n, 1000, replace=False)
+    search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(x.astype(np.float64))
+    true = search.kneighbors(x[some].astype(np.float64), return_distance=False)[:, 1:]
+    found = np.array([[(i, j) in pairs for j in near] for i, near in zip(some.tolist(), true.tolist(), strict=True)])
+    across = owner[true] != owner[some][:, None]
+    assert 0.2 < across.mean() < 0.95
+    assert found[across].mean() > 0.75
+    # An edge inside a shard may be that of either of its ends, so a few more are found than by the own list.
+    assert found.mean() > result.diagnostics["recall"] - 0.02 > 0.75

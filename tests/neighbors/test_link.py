@@ -35,7 +35,17 @@ def attraction(rows) -> np.ndarray:
 
 def make(workspace: Path, x: np.ndarray, **more: Any) -> list[dict[str, np.ndarray]]:
     """Make a map in which every cell is near every other and is probed; return what its shards keep."""
-    make_map(x, workspace=workspace, n_neighbors=K, n_shards=SHARDS, n_cells=12, n_probes=1000, n_epochs=1, **more)
+    make_map(
+        x,
+        keep_stages=True,
+        workspace=workspace,
+        n_neighbors=K,
+        n_shards=SHARDS,
+        n_cells=12,
+        n_probes=1000,
+        n_epochs=1,
+        **more,
+    )
     files = (
         "indptr", "indices", "weights", "patch_of_row", "patch_counts",
         "far_indptr", "far_patches", "far_weights",

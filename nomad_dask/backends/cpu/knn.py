@@ -109,10 +109,9 @@ class CellSearch:
     def can_refine(self, k: int) -> bool:
         """Whether rounds on lists of k are possible and of use.
 
-        They need every row to have a list (those that are only found have none, and rounds stall at them),
-        rows met in any order, and memory for a second copy.
+        They need rows met in any order, and memory for a second copy.
         """
-        if self.n_queries < self.vectors.n_rows or not self.vectors.resident or self._screen is None:
+        if not self.vectors.resident or self._screen is None:
             return False
         needed = self._screen.nbytes + self.vectors.n_rows * (10 * k + REFINE_ROW_BYTES)
         return bool(needed <= self.memory_bytes)
@@ -367,7 +366,9 @@ class CellSearch:
     def refine(
         self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return lists improved by one round: each row tries the neighbours of its neighbours.
+        """Return lists improved by one round: each row that is searched for tries the neighbours of its neighbours.
+
+        Lists are of all rows, those of rows that are only found made by who searches for them.
 
         Neighbours count both ways round. `fresh` (n, k) uint8 marks the entries that the last round brought;
         pairs of old ones have been tried. The screen picks `n_trials` rows for exact distances.

@@ -25,6 +25,8 @@ def patch_moments(points: np.ndarray, patch_of_row: np.ndarray, counts: np.ndarr
     counts : ndarray of int64 (patches,)
         Rows of each patch; one without rows has mean and deviation 0.
     """
+    if not len(counts):  # nobody asks
+        return np.zeros((0, 2 * points.shape[1]), np.float32)
     sums, squares = np.zeros((2, len(counts), points.shape[1]))
     _add_up(points, patch_of_row, sums, squares)
     rows = np.maximum(counts, 1)[:, None]

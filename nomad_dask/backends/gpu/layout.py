@@ -32,6 +32,7 @@ from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 from nomad_dask.params import Params
 
 _LANES = 8  # of a row, in the kernels that go along its edges
+_PATCH_LANES = 8
 # The loss is watched, not optimised: this many evenly spaced rows stand for all, in every map larger.
 _LOSS_ROWS = 8192
 # Threads of the kernel that looks at all positions: each block leaves a box, and the host copies them all.
@@ -330,11 +331,11 @@ class GpuShardLayout:
         self._launch(
             "watch", self._watch_items, positions, np.int64(n), np.int64(sample_step(n)), out["sample"], out["box"]
         )
-        n_patches = len(out["patches"])
-        self._launch(
-            "patch_moments", n_patches, positions, self._rows_by_patch, self._patch_offsets, np.int64(n_patches),
-            out["patches"],
-        )  # fmt: skip
+        if n_patches := len(out["patches"]):
+            self._launch(
+                "patch_moments", _PATCH_LANES * n_patches, positions, self._rows_by_patch, self._patch_offsets,
+                np.int64(n_patches), out["patches"],
+            )  # fmt: skip
 
     def _read_report(self) -> None:
         self._told = self._report.split(self._runtime.download(self._report.buffer))

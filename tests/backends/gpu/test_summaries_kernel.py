@@ -1,4 +1,4 @@
-"""Means and deviations of patches against the CPU's, bit by bit."""
+"""Means and deviations of patches against the CPU's and NumPy's, whatever the order of the threads."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def on_device(runtime, points, patch_of_row, counts):
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     out = np.full((len(counts), 2 * points.shape[1]), np.nan, np.float32)
     n_patches = len(counts)
-    runtime.launch("patch_moments", points.shape[1], n_patches, points, order, offsets, np.int64(n_patches), out)
+    runtime.launch("patch_moments", points.shape[1], 8 * n_patches, points, order, offsets, np.int64(n_patches), out)
     return out
 
 
@@ -27,13 +27,20 @@ def on_device(runtime, points, patch_of_row, counts):
     shuffle=st.integers(0, 99),
     away=st.sampled_from([0.0, 1e4]),
 )
-def test_same_bits_as_the_cpu(dim, seed, rows, n_patches, shuffle, away):
+def test_as_the_cpu(dim, seed, rows, n_patches, shuffle, away):
     random = np.random.default_rng(seed)
     points = (random.normal(size=(rows, dim)) + away).astype(np.float32)
     patch_of_row = random.integers(0, n_patches, rows).astype(np.int32)  # some patches stay empty
     counts = np.bincount(patch_of_row, minlength=n_patches).astype(np.int64)
     out = on_device(HostRuntime(seed=shuffle), points, patch_of_row, counts)
-    np.testing.assert_array_equal(out, patch_moments(points, patch_of_row, counts))
+    expected = patch_moments(points, patch_of_row, counts)
+    alone = counts <= 1
+    np.testing.assert_array_equal(out[alone], expected[alone])
+    # Sums in another order: the variance is off by rounding of the squares, in double precision.
+    np.testing.assert_allclose(out[:, :dim], expected[:, :dim], rtol=2e-7, atol=1e-10)
+    digits = 1e-14 * (1 + away**2)
+    np.testing.assert_allclose(out[:, dim:] ** 2, expected[:, dim:] ** 2, rtol=4e-7, atol=10 * digits)
+    np.testing.assert_array_equal(out, on_device(HostRuntime(seed=shuffle + 1), points, patch_of_row, counts))
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -1,15 +1,19 @@
 // Means and spreads of patches: all that shards tell each other of their rows.
 #include "common.cuh"
 
-// Rows of a patch are adjacent in `order`: patch p has order[offsets[p]] to order[offsets[p + 1]]. Sums run in
-// that order in double precision, so they are the CPU's to the last bit. A patch without rows gives zeros.
+constexpr int PATCH_LANES = 8;
+
+// Rows of a patch are adjacent in `order`: patch p has order[offsets[p]] to order[offsets[p + 1]]. Eight lanes each:
+// a patch that is only seen from afar may have very many rows. Sums are in double precision and in a fixed order.
+// A patch without rows gives zeros.
 extern "C" __global__ void patch_moments(const float* points, const int* order, const long* offsets,
                                          long n_patches, float* out) {
-    for (long p = grid_first(); p < n_patches; p += grid_stride()) {
+    const int lane = threadIdx.x % PATCH_LANES;
+    for (long p = grid_first() / PATCH_LANES; p < n_patches; p += grid_stride() / PATCH_LANES) {
         double sum[DIM] = {};
         double squares[DIM] = {};
         const long stop = offsets[p + 1];
-        for (long at = offsets[p]; at < stop; ++at) {
+        for (long at = offsets[p] + lane; at < stop; at += PATCH_LANES) {
             float point[DIM];
             load_point(points, __ldg(order + at), point);
             for (int a = 0; a < DIM; ++a) {
@@ -20,11 +24,13 @@ extern "C" __global__ void patch_moments(const float* points, const int* order, 
         }
         const double rows = fmax(static_cast<double>(stop - offsets[p]), 1.0);
         for (int a = 0; a < DIM; ++a) {
-            const double mean = sum[a] / rows;
-            out[p * 2 * DIM + a] = static_cast<float>(mean);
+            const double mean = group_sum<PATCH_LANES>(sum[a]) / rows;
             // Not fused: a variance of nothing but rounding must come out as on the CPU.
-            const double variance = squares[a] / rows - __dmul_rn(mean, mean);
-            out[p * 2 * DIM + DIM + a] = static_cast<float>(sqrt(fmax(variance, 0.0)));
+            const double variance = group_sum<PATCH_LANES>(squares[a]) / rows - __dmul_rn(mean, mean);
+            if (lane == 0) {
+                out[p * 2 * DIM + a] = static_cast<float>(mean);
+                out[p * 2 * DIM + DIM + a] = static_cast<float>(sqrt(fmax(variance, 0.0)));
+            }
         }
     }
 }

@@ -1,0 +1,162 @@
+"""The card that is measured: how long it takes over work, and its ceilings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import numpy as np
+
+from nomad_dask.backends.gpu import devices
+from nomad_dask.backends.gpu.runtime import Runtime, current
+
+REPEATS = 7
+# More than the caches of any card: written before every measured run, so that each begins with cold caches.
+_WASH_BYTES = 512 << 20
+_COPY_BYTES = 2 << 30
+_MATRIX = 8192
+MATRIX_KINDS = ("float16", "TF32", "float32")
+_PACKAGES = (
+    "nomad-dask", "numpy", "dask", "cupy-cuda13x", "cupy-cuda12x", "cudf-cu13", "cudf-cu12", "cuml-cu13", "cuml-cu12",
+    "cuvs-cu13", "cuvs-cu12", "dask-cuda", "kvikio-cu13", "kvikio-cu12",
+)  # fmt: skip
+
+
+class Card(Protocol):
+    """What the measurements ask of a card; the tests put the host in its place."""
+
+    runtime: Runtime
+
+    def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
+        """Return the median time on the device of some runs of `work`, after one that does not count."""
+
+    def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
+        """Multiply square matrices of one of `MATRIX_KINDS`, all in C order; `out` is float32."""
+
+
+class CudaCard:
+    """The CUDA device of this process."""
+
+    def __init__(self) -> None:
+        self.runtime: Runtime = current()
+
+    def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
+        """Time by events on the stream; see `Card`. The host runs ahead while the caches are washed."""
+        import cupy
+
+        work()
+        wash = cupy.empty(_WASH_BYTES, np.uint8)
+        stream = cupy.cuda.get_current_stream()
+        pairs = []
+        for _ in range(repeats):
+            began, ended = cupy.cuda.Event(), cupy.cuda.Event()
+            wash.fill(0)
+            began.record(stream)
+            work()
+            ended.record(stream)
+            pairs.append((began, ended))
+        stream.synchronize()
+        return statistics.median(cupy.cuda.get_elapsed_time(began, ended) for began, ended in pairs) / 1e3
+
+    def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
+        """Multiply by cuBLAS, which takes the first transposed: what makes no difference to the time."""
+        import cupy
+        from cupy_backends.cuda.libs import cublas
+
+        n = len(a)
+        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        single = cupy.cuda.runtime.CUDA_R_32F
+        given = cupy.cuda.runtime.CUDA_R_16F if kind == "float16" else single
+        how = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if kind == "TF32" else cublas.CUBLAS_COMPUTE_32F
+        handle = cupy.cuda.device.get_cublas_handle()
+        cublas.gemmEx(
+            handle, cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, n, n, n, one.ctypes.data, a.data.ptr, given, n, b.data.ptr,
+            given, n, zero.ctypes.data, out.data.ptr, single, n, how, cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+
+
+def copy_rate(card: Card, n_bytes: int = _COPY_BYTES) -> float:
+    """Return the bytes a second that a copy on the device moves: read and written both counted."""
+    xp = card.runtime.xp
+    source, target = xp.ones(n_bytes // 4, np.float32), xp.empty(n_bytes // 4, np.float32)
+    return 2 * source.nbytes / card.seconds(lambda: xp.copyto(target, source))
+
+
+def matrix_rate(card: Card, kind: str, n: int = _MATRIX) -> float:
+    """Return the floating-point operations a second of a product of square matrices."""
+    xp = card.runtime.xp
+    # Small numbers of both signs: cards slow down over random bits, and zeros would be too easy for them.
+    numbers = (xp.arange(n * n, dtype=np.int64) * 7919 % 1013).reshape(n, n).astype(np.float32)
+    numbers = ((numbers - np.float32(506)) / np.float32(1013)).astype(np.float16 if kind == "float16" else np.float32)
+    out = xp.empty((n, n), np.float32)
+    return 2 * n**3 / card.seconds(lambda: card.multiply(kind, numbers, numbers, out))
+
+
+def ceilings(card: Card, n_bytes: int = _COPY_BYTES, n: int = _MATRIX) -> dict[str, float]:
+    """Measure what nothing on this card can go beyond."""
+    rates = {kind: matrix_rate(card, kind, n) for kind in MATRIX_KINDS}
+    return {"copy_bytes_s": copy_rate(card, n_bytes)} | {f"{kind}_flop_s": rate for kind, rate in rates.items()}
+
+
+def waited(card: Card, work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `work` gives, and the seconds until the device is done with it, as a user counts them."""
+    card.runtime.synchronize()
+    began = time.monotonic()
+    made = work()
+    card.runtime.synchronize()
+    return made, time.monotonic() - began
+
+
+def about() -> dict[str, Any]:
+    """Return what a reader must know of the machine.
+
+    Raises
+    ------
+    SystemExit
+        There is no card.
+    """
+    found = devices.look()
+    if isinstance(found, devices.NoGpu):
+        raise SystemExit(f"This measures a GPU, and there is none that can be used: {found.lacks}.")
+    import cupy
+
+    cuda = cupy.cuda.runtime
+    return {
+        "card": found.name,
+        "memory_gb": round(found.total_bytes / 1e9, 1),
+        "cuda": {"driver": cuda.driverGetVersion(), "runtime": cuda.runtimeGetVersion()},
+        "nvidia_smi": _smi(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()} | _versions(),
+    }
+
+
+def _smi() -> dict[str, str] | None:
+    """Return driver, power and clocks as nvidia-smi tells them; None where it is not installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    asked = ["driver_version", "power.limit", "clocks.max.sm", "clocks.max.mem", "persistence_mode"]
+    command = [program, f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "--id=0"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode:
+        return None
+    return dict(zip(asked, (field.strip() for field in told.stdout.strip().split(",")), strict=False))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,219 @@
+"""What the kernels of the layout take for a point, beside the bytes that they must move."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from gpu_card import Card, copy_rate, waited
+
+from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.field import (
+    MAX_NODES,
+    DeviceField,
+    fixed_point_scale,
+    frame_of,
+    padded_shape,
+)
+from nomad_dask.backends.gpu.layout import NUMBERS
+from nomad_dask.backends.gpu.runtime import blocks
+from nomad_dask.backends.mesh import Mesh, choose_mesh, sample_step
+from nomad_dask.params import Params
+
+EDGES = 30
+"""Of a row: 15 neighbours and those that have it among theirs."""
+# Points a unit of area in a finished map of Fashion-MNIST; rows of one tile come after one another, as those of a cell.
+_DENSITY = 2
+_TILE = 8
+# How far off in the order of rows neighbours are: within a cell, and within the cells around.
+_NEAR, _FAR, _NEAR_SHARE = 128, 8192, 0.7
+_PIECE_ROWS = 1 << 20
+_EPOCHS = 20
+_WARM_EPOCHS = 3  # the first is done plainly, the next two are captured, one for either buffer
+
+
+def points_of(card: Card, n: int) -> Any:
+    """Return positions (n, 2) as dense as in a finished map, rows near one another near in their order."""
+    xp = card.runtime.xp
+    a_tile = _DENSITY * _TILE * _TILE
+    across = max(1, round(math.sqrt(n / a_tile)))
+    rng = xp.random.default_rng(0)
+    points = rng.random((n, 2), dtype=np.float32)
+    tile = xp.arange(n, dtype=np.int64) // a_tile
+    points[:, 0] += (tile % across).astype(np.float32)
+    points[:, 1] += (tile // across).astype(np.float32)
+    points *= np.float32(_TILE)
+    return points
+
+
+def targets_of(card: Card, n: int) -> Any:
+    """Return the other end (n, EDGES) int32 of each row's edges: most near in the order of rows, some farther off."""
+    xp = card.runtime.xp
+    rng = xp.random.default_rng(1)
+    targets = xp.empty((n, EDGES), np.int32)
+    for start in range(0, n, _PIECE_ROWS):
+        stop = min(start + _PIECE_ROWS, n)
+        near = rng.random((stop - start, EDGES), dtype=np.float32) < np.float32(_NEAR_SHARE)
+        apart = (rng.random((stop - start, EDGES), dtype=np.float32) * np.float32(2) - np.float32(1)) * xp.where(
+            near, np.float32(_NEAR), np.float32(_FAR)
+        )
+        rows = xp.arange(start, stop, dtype=np.int64)[:, None] + apart.astype(np.int64)
+        targets[start:stop] = xp.minimum(xp.maximum(rows, 0), n - 1)
+    return targets
+
+
+def mesh_of(card: Card, points: Any) -> Mesh:
+    """Return the mesh that a layout would lay over the points."""
+    download = card.runtime.download
+    return choose_mesh(download(points.min(axis=0)), download(points.max(axis=0)), Params().mesh_spacing, MAX_NODES)
+
+
+def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
+    """Return the bytes that each part must move, if every array is read and written once and all else is cached.
+
+    A transform of a padded mesh passes over it once for each of the two axes. Neighbours' positions and the
+    nodes around a point count once for all points.
+    """
+    padded = 4 * n_nodes
+    transform = 2 * 8 * padded
+    return {
+        "deposit": 8 * n + 16 * n_nodes,  # positions; nodes there and back
+        # charges, two transforms, the product, and the sum that is Z
+        "field": 12 * n_nodes + 2 * transform + 10 * padded + 12 * n_nodes,
+        # positions and velocities in and out, two offsets, the edges, the mesh
+        "step": 4 * 8 * n + 2 * 8 * n + 8 * EDGES * n + 4 * n_nodes,
+        "watch": 8 * n,
+        "patch_moments": 8 * n + 4 * n,
+    }
+
+
+def kernels(card: Card, n: int) -> dict[str, Any]:
+    """Measure deposit, field, fused step and what follows it on a map of `n` points, one after another."""
+    rate = copy_rate(card, min(2 << 30, 64 * n))
+    points = points_of(card, n)
+    mesh = mesh_of(card, points)
+    frame = card.runtime.upload(frame_of(mesh, fixed_point_scale(n)).view(np.uint8))
+    field = DeviceField(2, card.runtime, frame)
+    field.lay(mesh)
+    seconds = _fields(card, points, field) | {"step": _step(card, points, field)} | _looks(card, points)
+    must = moved_bytes(n, math.prod(mesh.shape))
+    return {
+        "rows": n,
+        "copy_bytes_s": rate,
+        "mesh": list(mesh.shape),
+        "padded": list(padded_shape(mesh)),
+        "edges_a_row": EDGES,
+        "kernels": {
+            name: {
+                "seconds": taken,
+                "ns_a_point": taken / n * 1e9,
+                "bytes": must[name],
+                "share_of_copy": must[name] / max(taken, 1e-12) / rate,
+            }
+            for name, taken in seconds.items()
+        },
+    }
+
+
+def _fields(card: Card, points: Any, field: DeviceField) -> dict[str, float]:
+    """Measure the deposit alone, and the rest of the field from charges to Z as one graph of launches."""
+    runtime, n = card.runtime, len(points)
+    xp = runtime.xp
+    nothing, none, z = xp.zeros((0, 2), np.float32), xp.zeros(0, np.float32), xp.zeros(1, np.float64)
+    shape = tuple(size // 2 for size in field.potential.shape)
+    charges = xp.zeros(shape, np.int64)
+
+    def solve() -> None:
+        field.solve(points, None, nothing, none)
+        field.sum_own(-float(n), z)
+
+    deposit = card.seconds(
+        lambda: runtime.launch("deposit", 2, n, points, None, np.int64(n), field.frame, charges)
+    )  # fmt: skip
+    clear = card.seconds(lambda: charges.fill(0))
+    solved = card.seconds(runtime.capture(solve))
+    return {"deposit": deposit, "field": max(0.0, solved - deposit - clear)}
+
+
+def _step(card: Card, points: Any, field: DeviceField) -> float:
+    """Measure the fused step, with a Z that is that of the field before."""
+    runtime, n = card.runtime, len(points)
+    xp = runtime.xp
+    edges = xp.empty((n, EDGES, 2), np.uint32)
+    edges[:, :, 0] = targets_of(card, n)
+    edges[:, :, 1] = np.float32(1 / EDGES).view(np.uint32)
+    ptr, far_ptr = xp.arange(n + 1, dtype=np.int64) * EDGES, xp.zeros(n + 1, np.int64)
+    far_edges, moments = xp.zeros((1, 2), np.uint32), xp.zeros((1, 3), np.float32)
+    numbers = np.zeros(1, NUMBERS)
+    numbers["n_total"], numbers["factor"], numbers["share"] = n, 2, 1
+    numbers["attract"], numbers["rate"], numbers["max_step"] = 1, 0.1, 5
+    on_device, z = runtime.upload(numbers.view(np.uint8)), xp.full(1, float(n) * n, np.float64)
+    velocity, moved = xp.zeros((n, 2), np.float32), xp.empty((n, 2), np.float32)
+    return card.seconds(
+        lambda: runtime.launch(
+            "step", 2, 8 * n, points, velocity, np.int64(n), field.frame, field.potential, ptr, edges, far_ptr,
+            far_edges, moments, on_device, z, moved, velocity,
+        )
+    )  # fmt: skip
+
+
+def _looks(card: Card, points: Any) -> dict[str, float]:
+    """Measure what is told of all positions after a step, for the single patch that a map of one shard has."""
+    n = len(points)
+    xp, launch = card.runtime.xp, card.runtime.launch
+    a_step, items = sample_step(n), min(n, 1 << 17)
+    sample, box = xp.zeros((-(-n // a_step), 2), np.float32), xp.zeros((blocks(items), 2, 2), np.float32)
+    order, offsets = xp.arange(n, dtype=np.int32), xp.array([0, n], dtype=np.int64)
+    told = xp.zeros((1, 4), np.float32)
+    return {
+        "watch": card.seconds(lambda: launch("watch", 2, items, points, np.int64(n), np.int64(a_step), sample, box)),
+        "patch_moments": card.seconds(
+            lambda: launch("patch_moments", 2, 8, points, order, offsets, np.int64(1), told), repeats=1
+        ),
+    }
+
+
+def epoch(card: Card, n: int) -> dict[str, Any]:
+    """Measure whole epochs of a map of `n` points as one shard, as `layout.shard` asks for them."""
+    runtime = card.runtime
+    rate = copy_rate(card, min(2 << 30, 64 * n))
+    positions = runtime.download(points_of(card, n))
+    none = np.zeros(0, np.float32)
+    graph = ShardGraph(
+        cell_offsets=np.array([0, n]),
+        patch_of_row=np.zeros(n, np.int32),
+        patch_counts=np.array([n]),
+        first_patch=0,
+        exact_cells=np.zeros((1, 1), np.int64),
+        indptr=np.arange(n + 1, dtype=np.int64) * EDGES,
+        indices=runtime.download(targets_of(card, n)).ravel(),
+        weights=np.full(n * EDGES, 1 / EDGES, np.float32),
+        forward=None,
+        far_indptr=np.zeros(n + 1, np.int64),
+        far_patches=np.zeros(0, np.int32),
+        far_weights=none,
+    )
+    remote = Remote(np.zeros((1, 3), np.float32), np.array([n], np.float32), np.zeros((0, 2), np.float32), none, 0.0, 1)
+    backend = GpuBackend(runtime)
+    backend.close()  # what made the graph is not needed any more
+    layout = backend.layout(graph, Params(), n)
+    layout.load(positions, np.zeros_like(positions))
+
+    def run(n_epochs: int) -> None:
+        for e in range(n_epochs):
+            layout.epoch(Step(e, 1e-6, 0.0, 5.0, 1.0), remote)
+
+    run(_WARM_EPOCHS)
+    _, seconds = waited(card, lambda: run(_EPOCHS))
+    must = sum(moved_bytes(n, math.prod(mesh_of(card, runtime.upload(positions)).shape)).values())
+    return {
+        "rows": n,
+        "copy_bytes_s": rate,
+        "edges_a_row": EDGES,
+        "epoch_s": seconds / _EPOCHS,
+        "ns_a_point": seconds / _EPOCHS / n * 1e9,
+        "bytes": must,
+        "share_of_copy": must / (seconds / _EPOCHS) / rate,
+    }

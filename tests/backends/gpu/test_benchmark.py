@@ -1,0 +1,284 @@
+"""The benchmark of the GPU, done with the host in the place of a card: that it runs, counts and writes what it says."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from host_runtime import HostRuntime
+from runs import worker_processes
+
+from nomad_dask.backends.gpu.devices import Gpu, look
+from nomad_dask.backends.gpu.runtime import use
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+MACHINE = {
+    "card": "the host", "memory_gb": 1.0, "cuda": {"driver": 13000, "runtime": 13000}, "nvidia_smi": None,
+    "cores": 2, "system": "Linux", "versions": {"python": "3"},
+}  # fmt: skip
+
+
+class HostCard:
+    """`gpu_card.Card` on the host: its times are those of emulated kernels and mean nothing."""
+
+    runtime = HostRuntime()
+
+    def seconds(self, work: Any, repeats: int = 7) -> float:
+        work()
+        began = time.monotonic()
+        work()
+        return time.monotonic() - began
+
+    def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
+        assert {a.dtype, b.dtype} == {np.dtype(np.float16 if kind == "float16" else np.float32)}
+        out[...] = a.astype(np.float32).T @ b.astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _host(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    use(HostRuntime())
+    yield
+    use(None)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Give a list and what puts records into it, as they are at that time."""
+    records: list[dict[str, Any]] = []
+    return records, lambda record: records.append(json.loads(json.dumps(record)))
+
+
+def test_rows_follow_from_their_number_and_the_seed():
+    from gpu_data import MixtureSource
+
+    source = MixtureSource(5000)
+    x = source.read(0, 5000)
+    assert (x.shape, x.dtype) == ((5000, 64), np.float32)
+    parts = [source.read(a, b) for a, b in ((0, 1), (1, 777), (777, 5000))]
+    np.testing.assert_array_equal(np.concatenate(parts), x)
+    there = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(there.read(40, 90), x[40:90])
+    assert there.fingerprint() == source.fingerprint() != MixtureSource(5000, seed=1).fingerprint()
+    assert (MixtureSource(5000, seed=1).read(0, 50) == x[:50]).mean() < 0.01
+
+
+def test_rows_are_bells_around_the_centres_of_their_groups():
+    """One group: mean and variance of every axis are known, and axes do not depend on one another."""
+    from gpu_data import MixtureSource
+
+    source = MixtureSource(40_000, n_dims=8, n_groups=1)
+    x = source.read(0, source.n_rows).astype(np.float64)
+    widths = source._widths[0] * 0.9 ** np.arange(8)
+    assert np.abs((x.mean(axis=0) - source._centers[0]) / widths).max() < 5 / np.sqrt(len(x))
+    np.testing.assert_allclose(x.std(axis=0), widths, rtol=0.02)
+    assert np.abs(np.corrcoef(x.T) - np.eye(8)).max() < 5 / np.sqrt(len(x))
+    assert np.abs(np.corrcoef(x[1:, 0], x[:-1, 0])[0, 1]) < 5 / np.sqrt(len(x))
+
+
+def test_ceilings_count_bytes_and_operations(monkeypatch):
+    import gpu_card
+
+    class Slow(HostCard):
+        def seconds(self, work, repeats=7):
+            work()
+            return 2.0
+
+    found = gpu_card.ceilings(Slow(), n_bytes=1 << 20, n=64)
+    assert found == {"copy_bytes_s": 1 << 20} | {f"{k}_flop_s": 64**3 for k in ("float16", "TF32", "float32")}
+
+
+def test_kernels():
+    import gpu_kernels
+
+    found = gpu_kernels.kernels(HostCard(), 900)
+    must = gpu_kernels.moved_bytes(900, int(np.prod(found["mesh"])))
+    assert list(found["kernels"]) == list(must) == ["deposit", "field", "step", "watch", "patch_moments"]
+    for name, one in found["kernels"].items():
+        assert one["bytes"] == must[name]
+        assert one["ns_a_point"] == pytest.approx(one["seconds"] / 900 * 1e9)
+        assert one["share_of_copy"] == pytest.approx(
+            one["bytes"] / max(one["seconds"], 1e-12) / found["copy_bytes_s"]
+        )  # fmt: skip
+
+
+def test_points_lie_as_in_a_map_and_edges_are_near_in_the_order_of_rows():
+    import gpu_kernels
+
+    n = 20_000
+    points = gpu_kernels.points_of(HostCard(), n)
+    assert n / np.prod(np.ptp(points, axis=0)) == pytest.approx(2, rel=0.1)
+    assert np.median(np.linalg.norm(np.diff(points, axis=0), axis=1)) < 8
+    targets = gpu_kernels.targets_of(HostCard(), n)
+    assert targets.shape == (n, gpu_kernels.EDGES)
+    assert targets.min() >= 0
+    assert targets.max() < n
+    apart = np.abs(targets - np.arange(n)[:, None])
+    assert (apart < 128).mean() == pytest.approx(0.7, abs=0.02)
+    assert apart.max() <= 8192
+
+
+def test_epochs(monkeypatch):
+    import gpu_kernels
+
+    monkeypatch.setattr(gpu_kernels, "_EPOCHS", 2)
+    found = gpu_kernels.epoch(HostCard(), 1500)
+    assert found["epoch_s"] > 0
+    assert found["bytes"] > 1500 * 8 * gpu_kernels.EDGES
+
+
+def test_neighbors(tmp_path, told, monkeypatch):
+    import gpu_vectors
+
+    monkeypatch.setattr("nomad_dask.neighbors.search.SMALL_SHARD", 100)  # or every row is compared with all
+    records, tell = told
+    n = 1000
+    gpu_vectors.neighbors(HostCard(), n, tmp_path, tell, matrix=64)
+    made = records[-1]["methods"]
+    assert made["nomad_dask, all distances"]["recall"] == 1
+    assert records[-1]["n_probes"] < records[-1]["n_cells"]
+    assert made["nomad_dask"]["recall"] >= 0.9
+    assert made["nomad_dask"]["recall"] == pytest.approx(records[-1]["recall_told"], abs=0.05)
+    for one in made.values():
+        if "failed" not in one:
+            assert one["rows_s"] == pytest.approx(n / one["seconds"])
+    exhaustive = made["nomad_dask, all distances"]
+    assert exhaustive["distances_s"] == pytest.approx(n**2 / exhaustive["seconds"])
+    assert len(records) >= 3
+    assert set(records[0]["methods"]) == {"nomad_dask"}
+
+
+def test_lists_of_others_are_read_with_or_without_the_row_itself():
+    from gpu_vectors import _without_themselves
+
+    ids = np.array([[0, 2, 1], [2, 0, 1], [1, 0, 3], [3, 3, 0]])
+    ids[3] = [2, 1, 3]
+    np.testing.assert_array_equal(_without_themselves(ids), [[2, 1], [2, 0], [1, 0], [2, 1]])
+
+
+def test_recall_counts_what_is_as_near_as_the_truth():
+    from gpu_vectors import _true_distances, recall_of
+
+    x = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    order = np.argsort(((x[:, None] - x) ** 2).sum(axis=2), axis=1)[:, 1:]
+    true = _true_distances(HostCard(), x)
+    assert recall_of(HostCard(), x, order[:, :15], true) == 1
+    assert recall_of(HostCard(), x, np.where(np.arange(15) < 5, order[:, :15], -1), true) == pytest.approx(1 / 3)
+    assert recall_of(HostCard(), x, order[:, 15:30], true) == 0
+
+
+def test_whole_maps(tmp_path, told):
+    """On a worker process that has the host in the place of a card."""
+    import gpu_vectors
+
+    records, tell = told
+    with worker_processes(1, preload="host_runtime") as client:
+        client.run(sys.path.insert, 0, str(BENCHMARKS))
+        gpu_vectors.whole_map(800, tmp_path, tell, client, n_epochs=4)
+    made, scored = records
+    assert {"sample", "cells", "shards", "neighbors", "layout"} <= set(made["stages"])
+    assert sum(made["stages"].values()) <= made["seconds"]
+    assert "host" in made["devices"][0]
+    assert "scores" not in made
+    assert 0 < scored["scores"]["NP@10"]["value"] <= 1
+    assert 0.5 < scored["scores"]["RTA"]["value"] <= 1
+    assert not list(tmp_path.iterdir())
+
+
+# --- how measurements are run and written
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-S", "-c", code]
+
+
+def test_a_measurement_that_takes_too_long_is_stopped_and_keeps_what_it_told(tmp_path):
+    import gpu
+
+    path = tmp_path / "told.json"
+    code = f"import pathlib, time; pathlib.Path({str(path)!r}).write_text('{{\"a\": 1}}'); time.sleep(60)"
+    record = gpu.measured_apart(python(code), path, 2)
+    assert record.pop("process_s") < 30
+    assert record == {"a": 1, "ended": "stopped after 2 s"}
+
+
+def test_a_measurement_that_fails_says_why(tmp_path):
+    import gpu
+
+    record = gpu.measured_apart(python("raise MemoryError('no room for it')"), tmp_path / "told.json", 60)
+    assert record["ended"] == "failed with exit code 1: MemoryError: no room for it"
+
+
+def test_the_smaller_come_first():
+    import gpu
+
+    tasks = gpu.tasks_of(["maps", "ceilings", "kernels"], None)
+    assert tasks[0] == gpu.Task("ceilings", 0)
+    assert [t.rows for t in tasks] == sorted(t.rows for t in tasks)
+    assert gpu.tasks_of(["maps", "ceilings"], [5]) == [gpu.Task("ceilings", 0), gpu.Task("maps", 5)]
+
+
+def test_results_are_added_to_and_make_a_page(tmp_path, told, monkeypatch):
+    """Every part is measured, written, and a second time takes the place of the first."""
+    import gpu
+    import gpu_card
+    import gpu_kernels
+
+    monkeypatch.setattr(gpu_kernels, "_EPOCHS", 1)
+    monkeypatch.setattr(gpu, "ceilings", lambda card: gpu_card.ceilings(card, 1 << 16, 32))
+    results: dict[str, Any] = {"runs": [], "date": "today", "machine": MACHINE}
+    records, tell = told
+    for part in ("ceilings", "kernels", "epochs", "kernels"):
+        task = gpu.Task(part, 0 if part == "ceilings" else 700)
+        gpu.measure(HostCard(), task, tmp_path, tell)
+        gpu.add(results, task, records[-1] | {"process_s": 1.0}, tmp_path, "gpu-host")
+    scores = {"NP@10": {"value": 0.3, "low": 0.2, "high": 0.4}, "RTA": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    a_map = {"seconds": 9.0, "stages": {"layout": 3.0}, "epoch_s": 0.01, "diagnostics": {"recall": 0.96}}
+    method = {"seconds": 2.0, "rows_s": 350.0, "recall": 0.99, "distances_s": 1e9, "share_of_float16": 0.1}
+    near = {"methods": {"a": method, "b": {"failed": "out of memory"}}, "cuvs": "cuVS is not installed"}
+    for part, record in (
+        ("maps", a_map | {"scores": scores}), ("umap", {"ended": "stopped after 5 s"}), ("neighbors", near),
+    ):  # fmt: skip
+        gpu.add(results, gpu.Task(part, 700), record, tmp_path, "gpu-host")
+    written = json.loads((tmp_path / "gpu-host.json").read_text())
+    assert written == json.loads(json.dumps(results))
+    assert [r["part"] for r in written["runs"]] == ["ceilings", "epochs", "kernels", "maps", "umap", "neighbors"]
+    page = (tmp_path / "gpu-host.md").read_text()
+    for said in ("# the host", "float16", "| 700 | deposit |", "0.300 (0.200–0.400)", "umap at 700 rows: stopped",
+                 "out of memory", "cuVS is not installed"):  # fmt: skip
+        assert said in page
+    heads = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in heads if "copy on" in line}) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-host.json", "gpu-host.md"]
+
+
+@pytest.mark.skipif(isinstance(look(), Gpu), reason="there is a GPU here")
+def test_without_a_card_it_says_so_and_writes_nothing(tmp_path):
+    import gpu
+
+    with pytest.raises(SystemExit, match=r"measures a GPU.*(not installed|no NVIDIA driver)"):
+        gpu.main(["--out", str(tmp_path / "results")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argv", [["--rows", "0"], ["--parts", "nothing"]])
+def test_what_cannot_be_measured(argv):
+    import gpu
+
+    with pytest.raises(SystemExit):
+        gpu.main(argv)
+
+
+def test_the_script_for_the_sanitizer_launches_every_kernel(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tests/gpu"))
+    import every_kernel
+
+    launched = every_kernel.launch_all(HostRuntime())
+    assert every_kernel.missing(launched) == []
+    assert every_kernel.missing(launched - {("step", 3), ("scan", 2)}) == ["scan in 2-D", "step in 3-D"]

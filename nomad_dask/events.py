@@ -119,3 +119,19 @@ def fan_out(listeners: Iterable[Emit]) -> Emit:
             listener(event)
 
     return emit
+
+
+def of_coarse_map(emit: Emit) -> Emit:
+    """Return a listener that tells the stages of the coarse map by other names than those of the whole."""
+
+    def inner(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            emit(StageStarted(f"coarse {event.stage}", event.total, event.unit))
+        elif isinstance(event, StageAdvanced):
+            emit(StageAdvanced(f"coarse {event.stage}", event.done))
+        elif isinstance(event, StageFinished):
+            emit(StageFinished(f"coarse {event.stage}", event.seconds, event.resumed))
+        elif not isinstance(event, (EpochDone, CheckpointWritten, Measured, ShardPlaced)):
+            emit(event)
+
+    return inner

@@ -6,38 +6,45 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nomad_dask import __version__
-from nomad_dask.cluster import Cluster, connect
-from nomad_dask.errors import InputError, Interrupted, WorkspaceError
+from nomad_dask import __version__, diagnostics
+from nomad_dask.backends.vectors import RowFile
+from nomad_dask.begin import about, bytes_in, check_output, memory_of_a_worker, open_workspace, plan_of
+from nomad_dask.cluster import Cluster, check_reach, connect
+from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
 from nomad_dask.events import (
     CheckpointWritten,
     Emit,
-    EpochDone,
     Event,
     Measured,
-    ShardPlaced,
     StageAdvanced,
     StageFinished,
     StageStarted,
+    of_coarse_map,
 )
 from nomad_dask.layout.driver import lay_out, positions_of
+from nomad_dask.lock import locked
 from nomad_dask.maps import check_kept, write_map
+from nomad_dask.memory import read_bytes
+from nomad_dask.neighbors import lists
 from nomad_dask.neighbors import shard as neighbors
 from nomad_dask.neighbors.halo import all_cells
+from nomad_dask.neighbors.search import Effort
 from nomad_dask.params import Params
 from nomad_dask.partition import cells as cells_module
 from nomad_dask.partition import exchange, sample
-from nomad_dask.plan import Plan, Run, check_fits, make_plan
+from nomad_dask.plan import Run, check_fits, make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import NpySource, staged
-from nomad_dask.workspace import MANIFEST, Workspace
+from nomad_dask.stages import ORDER, look_for_damage, not_needed, to_do
+from nomad_dask.workspace import MANIFEST, Workspace, full_disk, whole_file
 
+_TAKE_BYTES = 64 << 20
 _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
 
@@ -81,8 +88,12 @@ def project(
     overwrite: bool = False,
     client: Any = None,
     scheduler: str | None = None,
+    scheduler_file: str | None = None,
     n_workers: int | None = None,
     device: str = "auto",
+    memory_limit: int | str | None = None,
+    keep_stages: bool = False,
+    command: Sequence[str] = (),
     emit: Emit = _no_listener,
 ) -> Result:
     """Make a map of a source.
@@ -105,9 +116,17 @@ def project(
     client : distributed.Client, optional
     scheduler : str, optional
         Address of a running Dask scheduler.
+    scheduler_file : str, optional
+        File in which a running Dask scheduler has written its address.
     n_workers : int, optional
         Workers of the embedded cluster, when neither client nor scheduler is given.
     device : {'auto', 'cpu', 'gpu'}
+    memory_limit : int or str, optional
+        Memory that each process may use, in bytes or such as ``"2GB"``; None takes what its worker has.
+    keep_stages : bool
+        Keep what no later stage needs, too.
+    command : sequence of str
+        What the user typed, for those who ask how to go on.
     emit : callable
         Told every event.
 
@@ -130,111 +149,110 @@ def project(
     if resume and not (workspace / MANIFEST).exists():
         raise WorkspaceError(f"There is nothing to resume in {workspace}: leave --resume out to start.")
     own_place = output is not None and workspace == output.with_name(output.name + ".nomad")
+    limit = read_bytes(memory_limit)
     try:
-        with connect(client, scheduler, n_workers, device, here=not source.shareable) as cluster:
-            workers = cluster.workers()
-            memory = min(w.memory_bytes for w in workers)
-            plan = make_plan(source, params, len(workers), memory)
-            home = _open_workspace(workspace, source, params, plan, overwrite)
-            check_fits(plan, memory, shutil.disk_usage(home.path).free, cluster.gpu_bytes())
-            if not source.shareable and not cluster.in_process:
-                source = staged(source, home.path / "input.npy", plan.block_rows)
+        with (
+            locked(workspace),
+            connect(
+                client, scheduler, n_workers, device, here=not source.shareable, scheduler_file=scheduler_file
+            ) as cluster,
+        ):
+            memory = memory_of_a_worker(cluster, limit)
+            plan = plan_of(workspace, source, params, len(cluster.workers()), memory)
+            told = about(source, plan, output, command)
+            home = open_workspace(workspace, source, params, plan, overwrite, told)
+            check_fits(plan, memory, shutil.disk_usage(home.path).free + bytes_in(home.path), cluster.gpu_bytes())
+            check_reach(cluster, home.path, source)
             run = Run(source, params, plan, home.path, cluster.device)
-            stages = _Stages(run, cluster, home, emit)
+            stages = _Stages(run, cluster, home, emit, keep_stages, memory)
             positions, cells = stages.all()
-    except KeyboardInterrupt as stop:
+            diagnostics.warn(stages.diagnostics, params)
+            if output is not None:
+                metadata = {
+                    "version": __version__,
+                    "params": params.as_dict(),
+                    "source": {"name": source.name, "fingerprint": source.fingerprint(), "rows": source.n_rows},
+                    "diagnostics": stages.diagnostics,
+                }
+                write_map(output, positions, cells, source, keep, metadata)
+            if own_place:
+                shutil.rmtree(workspace, ignore_errors=True)
+    except (KeyboardInterrupt, ClusterError) as stop:
         kept = f" What was done is kept in {workspace}." if temporary is None and workspace.exists() else ""
+        if isinstance(stop, ClusterError):
+            raise ClusterError(f"{stop}{kept}") from stop
         raise Interrupted(f"Stopped.{kept}") from stop
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    if output is not None:
-        metadata = {
-            "version": __version__,
-            "params": params.as_dict(),
-            "source": {"name": source.name, "fingerprint": source.fingerprint(), "rows": source.n_rows},
-            "diagnostics": stages.diagnostics,
-        }
-        write_map(output, positions, cells, source, keep, metadata)
-    if own_place:
-        shutil.rmtree(workspace, ignore_errors=True)
     return Result(positions, cells, stages.diagnostics, stages.seconds, output)
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse, before any work, an output that cannot be written.
-
-    Raises
-    ------
-    InputError
-    """
-    if output.is_dir():
-        raise InputError(f"The output {str(output)!r} is a directory: give a file name such as map.parquet.")
-    if output.exists() and not overwrite:
-        raise InputError(f"The output {str(output)!r} exists: give another name, or --overwrite it.")
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"The directory {str(parent)!r} of the output does not exist: make it first.")
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
-
-
-def _open_workspace(path: Path, source: Source, params: Params, plan: Plan, overwrite: bool) -> Workspace:
-    identity = {
-        "source": source.fingerprint(),
-        "shape": [source.n_rows, source.n_dims],
-        "params": params.as_dict(),
-        "shards": plan.n_shards,
-    }
-    try:
-        return Workspace(path, identity)
-    except WorkspaceError:
-        if not overwrite or not (path / MANIFEST).exists():
-            raise
-        shutil.rmtree(path)
-        return Workspace(path, identity)
-    except OSError as error:
-        raise InputError(f"The workspace {str(path)!r} cannot be made ({error}): give another directory.") from error
 
 
 class _Stages:
     """The stages of one run; each is skipped when the workspace holds what it makes."""
 
-    def __init__(self, run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> None:
-        self.run, self.cluster, self.workspace, self.emit = run, cluster, workspace, emit
+    def __init__(
+        self, run: Run, cluster: Cluster, workspace: Workspace, emit: Emit, keep_stages: bool, memory: int
+    ) -> None:
+        self.run, self.cluster, self.workspace = run, cluster, workspace
+        self.keep_stages, self.memory, self._tell = keep_stages, memory, emit
         self.diagnostics: dict[str, Any] = {"n_shards": run.plan.n_shards}
         self.seconds: dict[str, float] = {}
+        self._coarse_start = run.plan.coarse_rows > 0
+        damaged = look_for_damage(workspace)
+        self._to_do = to_do(workspace.stages(), self._coarse_start, damaged)
+        # A coarse map in the making has its own workspace, which is taken up.
+        workspace.clean(keep=("coarse",) if "coarse" in self._to_do else ())
+
+    def emit(self, event: Event) -> None:
+        """Tell an event; what was needed until the first checkpoint only is given back after it."""
+        if isinstance(event, CheckpointWritten):
+            self._give_back()
+        self._tell(event)
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         """Run them and return positions and cells of all rows in input order."""
         n = self.run.plan.n_rows
+        reading = {"sample", "shards"} & self._to_do
+        if reading and not self.run.source.shareable and not self.cluster.in_process:
+            copy = staged(self.run.source, self.workspace.file("input.npy"), self.run.plan.block_rows)
+            self.run = replace(self.run, source=copy)
         self._stage("sample", n, self._sample)
-        if self.run.plan.coarse_rows:
+        if self._coarse_start:
             self._stage("coarse", self.run.plan.coarse_rows, self._coarse)
         self._stage("cells", self.run.plan.sample_rows, self._cells)
         self._stage("shards", n, self._shards)
+        self.workspace.file("input.npy").unlink(missing_ok=True)
         self._stage("neighbors", n, self._neighbors)
         self._stage("layout", None, self._layout)
         return self._gather()
 
     def _stage(self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]) -> None:
         started = time.monotonic()
-        facts = self.workspace.facts(name)
-        resumed = facts is not None
-        if facts is None:
+        resumed = name not in self._to_do
+        if not resumed:
             if total is not None:
                 self.emit(StageStarted(name, total, "rows"))
             artifacts, facts = work()
-            self.workspace.record(name, artifacts, **facts)
+            if self.workspace.record(name, artifacts, time.monotonic() - started, **facts):
+                # It came out otherwise than before: what was made of it is of no use.
+                for later in (*ORDER[ORDER.index(name) + 1 :], "checkpoint"):
+                    self.workspace.forget(later)
+                    self._to_do |= {later} & set(ORDER)
+            self._to_do.discard(name)
+        self._give_back()
+        facts = self.workspace.noted(name) or {}
         self.seconds[name] = time.monotonic() - started
         self.diagnostics |= facts
         for figure, value in facts.items():
             if isinstance(value, float):
                 self.emit(Measured(figure, value))
         self.emit(StageFinished(name, self.seconds[name], resumed))
+
+    def _give_back(self) -> None:
+        """Remove what no stage to come needs."""
+        if not self.keep_stages:
+            self.workspace.release(not_needed(self.workspace, self._to_do, self._coarse_start))
 
     def _progress(self, stage: str) -> Callable[[int, int], None]:
         """Return a listener that adds up what the tasks of a stage report."""
@@ -247,17 +265,21 @@ class _Stages:
         return advanced
 
     def _sample(self) -> tuple[list[Any], dict[str, Any]]:
+        plan, place = self.run.plan, self.workspace.file("sample/vectors.npy")
+        wanted = plan.sample_rows * (plan.n_dims * sample.working_dtype(self.run.source.dtype).itemsize + 8)
+        # Workers write into a memory map, and one of a file for which there is no disk ends a process.
+        if wanted > shutil.disk_usage(self.workspace.path).free:
+            raise full_disk(place, wanted)
         names = sample.draw(self.run, self.cluster, self._progress("sample"))
         return [self.workspace.describe(n) for n in names], {}
 
     def _coarse(self) -> tuple[list[Any], dict[str, Any]]:
         """Lay out a random part of the sample as one shard, by the same stages."""
-        rows = np.load(self.run.file("sample/rows.npy"))
-        vectors = np.load(self.run.file("sample/vectors.npy"), mmap_mode="r")
+        rows = self.workspace.load("sample/rows.npy")
         rng = np.random.default_rng([self.run.params.seed, 3])
         part = np.sort(rng.choice(len(rows), self.run.plan.coarse_rows, replace=False))
         self.workspace.save("coarse/rows.npy", rows[part])
-        self.workspace.save("coarse/vectors.npy", vectors[part])
+        _take_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
         source = NpySource(self.run.file("coarse/vectors.npy"))
         preset = _COARSE_PRESET[self.run.params.preset]
         params = self.run.params.replace(
@@ -269,26 +291,26 @@ class _Stages:
             preset=preset,
             coarse="auto",
         )
-        workers = self.cluster.workers()
-        plan = make_plan(source, params, 1, min(w.memory_bytes for w in workers))
+        plan = make_plan(source, params, 1, self.memory)
         place = self.run.file("coarse/run")
-        home = _open_workspace(place, source, params, plan, overwrite=True)
+        home = open_workspace(place, source, params, plan, overwrite=True)
         run = Run(source, params, plan, place, self.run.device)
-        inner = _Stages(run, self.cluster, home, _renamed(self.emit))
+        inner = _Stages(run, self.cluster, home, of_coarse_map(self.emit), self.keep_stages, self.memory)
         positions, _ = inner.all()
         self.workspace.save("coarse/positions.npy", positions)
         self.workspace.remove("coarse/run")
+        self.run.file("coarse/vectors.npy").unlink()
         names = ("coarse/rows.npy", "coarse/positions.npy")
         return [self.workspace.describe(n) for n in names], {}
 
     def _cells(self) -> tuple[list[Any], dict[str, Any]]:
-        (names,) = self.cluster.run(cells_module.make, [(self.run,)])
-        return [self.workspace.describe(n) for n in names], {}
+        ((names, facts),) = self.cluster.run(cells_module.make, [(self.run.without_vectors(),)])
+        return [self.workspace.describe(n) for n in names], facts
 
     def _shards(self) -> tuple[list[Any], dict[str, Any]]:
         exchange.write_blocks(self.run, self.cluster, self._progress("shards"))
-        jobs = [(self.run, s) for s in range(self.run.plan.n_shards)]
-        made = self.cluster.run(exchange.merge_shard, jobs)
+        n_blocks = len(self.run.source.blocks(self.run.plan.block_rows))
+        made = self.cluster.run(exchange.merge_shard, [(*job, n_blocks) for job in self._jobs()])
         self.workspace.remove("exchange")
         cells = all_cells(self.run)
         sizes = [cells.counts[a:b].sum() for a, b in zip(cells.edges[:-1], cells.edges[1:], strict=True)]
@@ -300,10 +322,17 @@ class _Stages:
         return [a for artifacts in made for a in artifacts], facts
 
     def _neighbors(self) -> tuple[list[Any], dict[str, Any]]:
-        jobs = [(self.run, s) for s in range(self.run.plan.n_shards)]
-        answers = self.cluster.run(neighbors.find, jobs, self._progress("neighbors"))
+        jobs = self._jobs()
+        advanced = self._progress("neighbors")
+        if neighbors.searches_across(self.run):
+            efforts = self._search_across(advanced)
+            answers = self.cluster.run(neighbors.find, [(*job, e) for job, e in zip(jobs, efforts, strict=True)])
+        else:
+            answers = self.cluster.run(neighbors.find, jobs, advanced)
         patches = self.cluster.run(neighbors.patch, jobs)
         links = self.cluster.run(neighbors.link, jobs)
+        self.workspace.remove(lists.FOLDER)
+        pieces = diagnostics.pieces(self.run.without_vectors(), self.cluster)
         rows = [facts["rows"] for _, facts in answers]
 
         def mean(figure: str) -> float:
@@ -315,11 +344,32 @@ class _Stages:
             "rounds": mean("rounds"),
             "foreign_share": mean("foreign_share"),
             "edges": sum(facts["edges"] for _, facts in answers),
+            **pieces,
         }
         return [a for artifacts in (*[made for made, _ in answers], *patches, *links) for a in artifacts], facts
 
+    def _jobs(self) -> list[tuple[Run, int]]:
+        """Return a job for each shard; none of them reads the source."""
+        run = self.run.without_vectors()
+        return [(run, s) for s in range(run.plan.n_shards)]
+
+    def _search_across(self, advanced: Callable[[int, int], None]) -> list[Effort]:
+        """Let all shards search, then refine their lists as long as some gain by it, each on a worker of its own."""
+        run, shards = self.run.without_vectors(), range(self.run.plan.n_shards)
+        addresses = [w.address for w in self.cluster.workers()]
+        homes = [addresses[s % len(addresses)] for s in shards]
+        efforts = self.cluster.run(lists.probe, self._jobs(), advanced, homes)
+        while any(e.more for e in efforts):
+            now = tuple(efforts)
+            again = [s for s in shards if now[s].more]
+            jobs = [(run, s, now) for s in again]
+            refined = self.cluster.run(lists.refine, jobs, workers=[homes[s] for s in again])
+            for s, effort in zip(again, refined, strict=True):
+                efforts[s] = effort
+        return efforts
+
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:
-        facts = lay_out(self.run, self.cluster, self.workspace, self.emit)
+        facts = lay_out(self.run.without_vectors(), self.cluster, self.workspace, self.emit)
         return [], facts
 
     def _gather(self) -> tuple[np.ndarray, np.ndarray]:
@@ -328,26 +378,26 @@ class _Stages:
         positions = np.empty((run.plan.n_rows, run.params.n_components), np.float32)
         cells = np.empty(run.plan.n_rows, np.int32)
         epoch = self.diagnostics["epochs"]
-        edges = all_cells(run).edges
+        first = 0
         for s in range(run.plan.n_shards):
-            rows = np.load(run.file(exchange.shard_file(s, "rows")))
-            offsets = np.load(run.file(exchange.shard_file(s, "cell_offsets")))
+            rows = self.workspace.load(exchange.shard_file(s, "rows"))
+            sizes = np.diff(self.workspace.load(exchange.shard_file(s, "cell_offsets")))
             positions[rows] = positions_of(run, epoch, s)
-            cells[rows] = np.repeat(np.arange(edges[s], edges[s + 1]), np.diff(offsets))
+            cells[rows] = np.repeat(np.arange(first, first + len(sizes)), sizes)
+            first += len(sizes)
         return positions, cells
 
 
-def _renamed(emit: Emit) -> Emit:
-    """Return a listener that tells the stages of the coarse map by other names than those of the whole."""
-
-    def inner(event: Event) -> None:
-        if isinstance(event, StageStarted):
-            emit(StageStarted(f"coarse {event.stage}", event.total, event.unit))
-        elif isinstance(event, StageAdvanced):
-            emit(StageAdvanced(f"coarse {event.stage}", event.done))
-        elif isinstance(event, StageFinished):
-            emit(StageFinished(f"coarse {event.stage}", event.seconds, event.resumed))
-        elif not isinstance(event, (EpochDone, CheckpointWritten, Measured, ShardPlaced)):
-            emit(event)
-
-    return inner
+def _take_rows(path: Path, target: Path, rows: np.ndarray) -> None:
+    """Write some rows, in ascending order, of a ``.npy`` file to another one, a block at a time."""
+    file = RowFile.open(path)
+    shape = (len(rows), *file.row_shape)
+    step = max(1, _TAKE_BYTES // (file.dtype.itemsize * shape[1]))
+    stop = int(rows[-1]) + 1
+    with whole_file(target) as partial, partial.open("wb") as out:
+        header = {"descr": np.lib.format.dtype_to_descr(file.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        for a in range(0, stop, step):
+            b = min(a + step, stop)
+            here = rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)]
+            file.read(a, b)[here - a].tofile(out)

@@ -16,7 +16,17 @@ from nomad_dask.errors import InputError
 from nomad_dask.events import fan_out
 from nomad_dask.params import Params
 
-_NOT_PARAMS = {"random_state", "device", "client", "n_workers", "workspace", "callbacks", "verbose"}
+_NOT_PARAMS = {
+    "random_state",
+    "device",
+    "client",
+    "n_workers",
+    "workspace",
+    "callbacks",
+    "verbose",
+    "memory_limit",
+    "keep_stages",
+}
 
 
 class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -36,6 +46,10 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Workers of the embedded cluster. None or 1 is this process with all its cores.
     workspace : path-like or None, default=None
         Directory that keeps what each stage made, so that a fit that was stopped goes on where it was.
+    memory_limit : int, str or None, default=None
+        Memory that each process may use, in bytes or such as ``'2GB'``. None takes what its worker has.
+    keep_stages : bool, default=False
+        Keep in the workspace what no later stage needs, too.
     callbacks : sequence of callable or None, default=None
         Each is told every event of `nomad_dask.events`.
     verbose : bool, default=False
@@ -48,7 +62,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     cells_ : ndarray of int32 (n_samples,)
         K-Means cell of each row.
     diagnostics_ : dict
-        What was measured during the fit: recall of the neighbour search, imbalance, loss, bytes exchanged.
+        What was measured during the fit: ``recall`` of the neighbour search, ``imbalance`` of the shards,
+        ``components`` of the neighbour graph and the share of rows ``outside_largest`` of them, whether
+        ``kmeans_converged``, ``loss``, bytes exchanged.
     seed_ : int
         The seed that was used.
     n_features_in_ : int
@@ -97,6 +113,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         client: Any = None,
         n_workers: int | None = None,
         workspace: str | Path | None = None,
+        memory_limit: int | str | None = None,
+        keep_stages: bool = False,
         callbacks: Sequence[Callable[[Any], None]] | None = None,
         verbose: bool = False,
     ) -> None:
@@ -130,6 +148,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.client = client
         self.n_workers = n_workers
         self.workspace = workspace
+        self.memory_limit = memory_limit
+        self.keep_stages = keep_stages
         self.callbacks = callbacks
         self.verbose = verbose
 
@@ -179,6 +199,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 client=self.client,
                 n_workers=self.n_workers,
                 device=self.device,
+                memory_limit=self.memory_limit,
+                keep_stages=self.keep_stages,
                 emit=fan_out(listeners),
             )
         self.embedding_ = result.positions

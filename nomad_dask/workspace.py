@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.errors import WorkspaceError
+from nomad_dask.errors import ResourceError, WorkspaceError
+from nomad_dask.lock import LOCK
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+# Folders of artifacts: what is found there and not in the manifest is left over from a run that was killed.
+FOLDERS = ("sample", "coarse", "cells", "exchange", "shards", "lists", "graph", "layout")
 
 
 @dataclass(frozen=True)
@@ -40,22 +45,74 @@ class Artifact:
     crc32: int
 
 
+class DiskFullError(ResourceError):
+    """A file for which the disk has no room; what was done before is kept."""
+
+
 @contextmanager
 def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a path to write to, renamed to `path` when all went well and removed when not.
 
     A file that is not `durable` may be lost when the machine stops: for what is made again then anyway.
+
+    Raises
+    ------
+    DiskFullError
+        There is no room; what was written of the file is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        yield partial
-        if durable:
-            with partial.open("rb") as f:
-                os.fsync(f.fileno())
-        partial.replace(path)
+        with full_disk_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            if durable:
+                with partial.open("rb") as f:
+                    os.fsync(f.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_told(path: Path, wanted: int | None = None) -> Iterator[None]:
+    """Turn the error of a write to a full disk into one that says which file it was and what to do.
+
+    Parameters
+    ----------
+    path : Path
+        What is written.
+    wanted : int, optional
+        Its bytes, where they are known.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _tells_full_disk(error):
+            raise
+        raise full_disk(path, wanted) from error
+
+
+def full_disk(path: Path, wanted: int | None = None) -> DiskFullError:
+    """Return the error of a file for which the disk has no room."""
+    place = path.parent
+    while not place.exists():
+        place = place.parent
+    size = "" if wanted is None else f" of {wanted:,} bytes"
+    return DiskFullError(
+        f"The disk is full: {path}{size} cannot be written, {shutil.disk_usage(place).free:,} bytes are free. "
+        "Free some, or move the workspace to a larger disk, and run again: what was done is kept."
+    )
+
+
+def _tells_full_disk(error: OSError) -> bool:
+    # NumPy's tofile says in words only why it stopped.
+    said = str(error)
+    stopped = "Not enough free space to write" in said or ("requested and" in said and "written" in said)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and stopped)
 
 
 def checksum(path: Path) -> int:
@@ -67,6 +124,29 @@ def checksum(path: Path) -> int:
     return crc
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What the manifest says of a stage.
+
+    Attributes
+    ----------
+    artifacts : dict of str to Artifact
+        Those that are there.
+    released : frozenset of str
+        Names of those that no later stage needs, removed.
+    facts : dict
+        What was measured.
+    seconds, at : float or None
+        What it took, and when it was done, in seconds since 1970.
+    """
+
+    artifacts: dict[str, Artifact]
+    released: frozenset[str]
+    facts: dict[str, Any]
+    seconds: float | None
+    at: float | None
+
+
 class Workspace:
     """A directory that holds what the stages made. Workers write artifacts, only the driver the manifest.
 
@@ -76,6 +156,9 @@ class Workspace:
         The directory; made when missing.
     identity : dict
         What the artifacts depend on: the source's fingerprint and the parameters. None reads whatever is there.
+    about : dict
+        What people want to know of the run and what nothing depends on, such as the name of the source. Kept in
+        place of what was there.
 
     Raises
     ------
@@ -83,15 +166,20 @@ class Workspace:
         The directory holds another run, or is not a workspace.
     """
 
-    def __init__(self, path: str | os.PathLike[str], identity: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: dict[str, Any] | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path).absolute()
         known = self._load_manifest()
         if known is None:
             if identity is None:
                 raise WorkspaceError(f"{self.path} holds no {MANIFEST}: give the directory of a run.")
-            if self.path.exists() and any(self.path.iterdir()):
+            if holds_something_else(self.path):
                 raise WorkspaceError(f"{self.path} is neither empty nor a workspace: give an empty or a new directory.")
-            known = {"format": FORMAT, "identity": identity, "stages": {}}
+            known = {"format": FORMAT, "identity": identity, "about": about or {}, "stages": {}}
             self.path.mkdir(parents=True, exist_ok=True)
             self._manifest: dict[str, Any] = known
             self._store_manifest()
@@ -101,6 +189,9 @@ class Workspace:
                 f"{self.path} belongs to another run ({changed}): give another workspace, or --overwrite it."
             )
         self._manifest = known
+        if about is not None and self.about != json.loads(json.dumps(about)):
+            self._manifest["about"] = about
+            self._store_manifest()
 
     def _load_manifest(self) -> dict[str, Any] | None:
         file = self.path / MANIFEST
@@ -126,6 +217,11 @@ class Workspace:
         """What the artifacts depend on, as given when the workspace was made."""
         return dict(self._manifest["identity"])
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is told of the run, as given when the workspace was last taken up; empty if nothing was."""
+        return dict(self._manifest.get("about", {}))
+
     def file(self, name: str) -> Path:
         """Return the path of an artifact, refusing names that leave the workspace."""
         path = (self.path / name).resolve()
@@ -135,7 +231,8 @@ class Workspace:
 
     def save(self, name: str, array: np.ndarray) -> Artifact:
         """Write an array as ``.npy``, whole or not at all."""
-        with whole_file(self.file(name)) as partial, partial.open("wb") as f:
+        path = self.file(name)
+        with whole_file(path) as partial, full_disk_told(path, array.nbytes), partial.open("wb") as f:
             np.save(f, array, allow_pickle=False)
         return self.describe(name)
 
@@ -148,24 +245,74 @@ class Workspace:
         path = self.file(name)
         return Artifact(name, path.stat().st_size, checksum(path))
 
-    def record(self, stage: str, artifacts: list[Artifact], **facts: Any) -> None:
-        """Note in the manifest that a stage is done, with its artifacts and facts (plain values)."""
-        self._manifest["stages"][stage] = {
-            "artifacts": {a.path: {"size": a.size, "crc32": a.crc32} for a in artifacts},
-            "facts": facts,
-        }
+    def record(self, stage: str, artifacts: Iterable[Artifact], seconds: float | None = None, **facts: Any) -> bool:
+        """Note in the manifest that a stage is done, with its artifacts and facts (plain values).
+
+        Parameters
+        ----------
+        stage : str
+        artifacts : iterable of Artifact
+        seconds : float, optional
+            What it took.
+        **facts
+            Plain values.
+
+        Returns
+        -------
+        bool
+            Whether the stage was there before and its artifacts were other ones.
+        """
+        made = {a.path: {"size": a.size, "crc32": a.crc32} for a in artifacts}
+        before = self._manifest["stages"].get(stage)
+        entry = {"artifacts": made, "facts": facts, "seconds": seconds, "at": time.time()}
+        self._manifest["stages"] = self._manifest["stages"] | {stage: entry}
         self._store_manifest()
+        return before is not None and before["artifacts"] | before.get("released", {}) != made
+
+    def stages(self) -> dict[str, Recorded]:
+        """Return what is recorded of every stage, without a look at the files."""
+        return {
+            stage: Recorded(
+                {n: Artifact(n, a["size"], a["crc32"]) for n, a in entry["artifacts"].items()},
+                frozenset(entry.get("released", {})),
+                dict(entry["facts"]),
+                entry.get("seconds"),
+                entry.get("at"),
+            )
+            for stage, entry in self._manifest["stages"].items()
+        }
+
+    def noted(self, stage: str) -> dict[str, Any] | None:
+        """Return the facts of a recorded stage without a look at its artifacts, else None."""
+        entry = self._manifest["stages"].get(stage)
+        return None if entry is None else dict(entry["facts"])
 
     def facts(self, stage: str) -> dict[str, Any] | None:
         """Return the facts of a finished stage whose artifacts are all there and undamaged, else None."""
-        entry = self._manifest["stages"].get(stage)
-        if entry is None:
-            return None
+        return None if any(self.damage(stage)) else self.noted(stage)
+
+    def damage(self, stage: str, sizes_only: bool = False) -> Iterator[str]:
+        """Yield what is wrong with the artifacts of a recorded stage: their names and why.
+
+        Parameters
+        ----------
+        stage : str
+        sizes_only : bool
+            Do not read the files.
+        """
+        entry = self._manifest["stages"].get(stage, {"artifacts": {}})
         for name, known in entry["artifacts"].items():
             path = self.file(name)
-            if not path.exists() or path.stat().st_size != known["size"] or checksum(path) != known["crc32"]:
-                return None
-        return dict(entry["facts"])
+            try:
+                size = path.stat().st_size
+                if size != known["size"]:
+                    yield f"{name} has {size:,} bytes instead of {known['size']:,}"
+                elif not sizes_only and checksum(path) != known["crc32"]:
+                    yield f"{name} has another content than was written"
+            except FileNotFoundError:
+                yield f"{name} is missing"
+            except OSError as error:
+                yield f"{name} cannot be read ({error.strerror})"
 
     def forget(self, stage: str) -> None:
         """Remove a stage and its artifacts, manifest first so that no entry is left without its files."""
@@ -176,16 +323,60 @@ class Workspace:
         for name in entry["artifacts"]:
             self.file(name).unlink(missing_ok=True)
 
+    def release(self, names: Iterable[str]) -> None:
+        """Remove artifacts that no stage needs any more, manifest first: their stages stay done."""
+        wanted = set(names)
+        found = []
+        for entry in self._manifest["stages"].values():
+            gone = {name: known for name, known in entry["artifacts"].items() if name in wanted}
+            if gone:
+                entry["released"] = entry.get("released", {}) | gone
+                entry["artifacts"] = {n: k for n, k in entry["artifacts"].items() if n not in gone}
+                found += list(gone)
+        if found:
+            self._store_manifest()
+        for name in found:
+            self.file(name).unlink(missing_ok=True)
+
+    def clean(self, keep: Iterable[str] = ()) -> None:
+        """Remove what is in the folders of artifacts and not in the manifest: left by a run that was killed.
+
+        Parameters
+        ----------
+        keep : iterable of str
+            Folders to leave alone.
+        """
+        known = {self.file(name) for entry in self._manifest["stages"].values() for name in entry["artifacts"]}
+        for folder in set(FOLDERS) - set(keep):
+            for path in sorted(self.file(folder).rglob("*"), reverse=True):
+                if path.is_dir() and not path.is_symlink():
+                    if not any(path.iterdir()):
+                        path.rmdir()
+                elif path not in known:
+                    path.unlink(missing_ok=True)
+        for path in self.path.glob(".*.partial"):
+            path.unlink(missing_ok=True)
+
     def remove(self, folder: str) -> None:
         """Remove a folder of artifacts that no stage needs any more."""
         shutil.rmtree(self.file(folder), ignore_errors=True)
 
 
+def holds_something_else(path: Path) -> bool:
+    """Return whether a directory has files, and not those of a workspace, nor of one that was just begun."""
+    if not path.exists() or (path / MANIFEST).exists():
+        return False
+    return any(p.name != LOCK and not p.name.startswith(f".{MANIFEST}.") for p in path.iterdir())
+
+
 def _check_manifest(manifest: dict[str, Any]) -> None:
     """Raise a plain TypeError or KeyError for a manifest that this version has not written."""
-    parts = [manifest["identity"], manifest["stages"]]
+    parts = [manifest["identity"], manifest["stages"], manifest.get("about", {})]
     for stage in manifest["stages"].values() if isinstance(manifest["stages"], dict) else ():
-        parts += [stage["facts"], stage["artifacts"]]
+        parts += [stage["facts"], stage["artifacts"], stage.get("released", {})]
+        for known in (*stage["artifacts"].values(), *stage.get("released", {}).values()):
+            if not all(isinstance(known[figure], int) for figure in ("size", "crc32")):
+                raise TypeError("a size or checksum is no whole number")
     if not all(isinstance(part, dict) for part in parts):
         raise TypeError("a part is no mapping")
 

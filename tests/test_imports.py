@@ -17,8 +17,9 @@ HEAVY = ["dask", "datashader", "distributed", "matplotlib", "numba", "pandas", "
 
 # From the ground up: a room imports only from rooms above it in this list, and from itself.
 ROOMS = [
-    "errors", "params", "events", "workspace", "sources", "backends", "cluster", "plan", "partition", "neighbors",
-    "layout", "maps", "pipeline", "nearest", "metrics", "viewing", "progress", "projection", "demo", "cli",
+    "errors", "params", "events", "memory", "lock", "workspace", "stages", "sources", "backends", "cluster", "needs",
+    "plan", "begin", "partition", "neighbors", "layout", "diagnostics", "maps", "pipeline", "calibration", "status",
+    "nearest", "metrics", "viewing", "progress", "projection", "demo", "cli",
 ]  # fmt: skip
 
 

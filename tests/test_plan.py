@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
-from nomad_dask.plan import Plan, check_fits, coarse_size, human_bytes, make_plan
+from nomad_dask.plan import Plan, check_fits, coarse_size, human_bytes, human_seconds, make_plan
 from nomad_dask.sources.base import Source
 
 
@@ -31,6 +33,7 @@ class Shape(Source):
 GIB = 1 << 30
 
 
+@settings(deadline=None)
 @given(
     n=st.integers(1, 100_000_000),
     d=st.integers(1, 4096),
@@ -40,7 +43,7 @@ GIB = 1 << 30
 )
 def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     plan = make_plan(Shape(n, d, dtype), Params(), n_workers, gib * GIB)
-    assert 1 <= plan.n_shards <= n_workers
+    assert 1 <= plan.n_shards <= max(n_workers, n / 10_000)
     assert plan.n_shards <= plan.n_cells <= n
     assert 1 <= plan.block_rows <= n
     assert 1 <= plan.sample_rows <= n
@@ -51,6 +54,9 @@ def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     assert plan.disk_bytes >= n * d * np.dtype(dtype).itemsize
     assert plan.as_dict().keys() == Plan.__dataclass_fields__.keys()
     assert f"{n:,} × {d:,}" in plan.table()
+    assert plan.worker_bytes == max(stage.host_bytes for stage in plan.stages)
+    assert plan.disk_bytes <= sum(stage.disk_bytes for stage in plan.stages) + (1 << 20)
+    assert {"coarse"} - {stage.name for stage in plan.stages} == (set() if plan.coarse_rows else {"coarse"})
 
 
 def test_one_shard_a_worker_by_default():
@@ -66,7 +72,7 @@ def test_cells_follow_the_rows():
 
 
 @pytest.mark.parametrize(
-    ("n", "settings", "said"),
+    ("n", "given_settings", "said"),
     [
         (1000, {"n_shards": 11}, "n_shards=11 for 1000 rows leaves fewer than 100 rows a shard: give at most 10."),
         (50, {"n_shards": 2}, "n_shards=2 for 50 rows leaves fewer than 100 rows a shard: give at most 1."),
@@ -74,9 +80,9 @@ def test_cells_follow_the_rows():
         (1000, {"n_cells": 3, "n_shards": 4}, "n_cells=3 is fewer than the 4 shards: give at least 4."),
     ],
 )
-def test_contradictions_are_refused_with_what_is_accepted(n, settings, said):
+def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, said):
     with pytest.raises(InputError) as caught:
-        make_plan(Shape(n, 8), Params(**settings), 1, GIB)
+        make_plan(Shape(n, 8), Params(**given_settings), 1, GIB)
     assert str(caught.value) == said
 
 
@@ -104,7 +110,8 @@ def test_what_does_not_fit_is_refused_with_the_numbers():
 
 
 def test_more_workers_need_less_memory_each():
-    needs = [make_plan(Shape(100_000_000, 64), Params(), w, 64 * GIB).worker_bytes for w in (1, 2, 4, 8)]
+    plans = [make_plan(Shape(100_000_000, 64), Params(n_shards=w), w, 256 * GIB) for w in (1, 2, 4, 8)]
+    needs = [plan.worker_bytes for plan in plans]
     assert needs == sorted(needs, reverse=True)
     assert needs[3] < needs[0] / 4
 
@@ -115,3 +122,41 @@ def test_more_workers_need_less_memory_each():
 )
 def test_sizes_as_people_say_them(size, said):
     assert human_bytes(size) == said
+
+
+def test_little_memory_makes_more_shards_and_smaller_blocks():
+    plan = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
+    check_fits(plan, 2 * 10**9, 1 << 50)
+    assert plan.n_shards > 1
+    roomy = make_plan(Shape(3_000_000, 1024), Params(), 1, 64 * GIB)
+    assert (roomy.n_shards, plan.block_rows < roomy.block_rows) == (1, True)
+    with pytest.raises(ResourceError, match="on each of its workers"):
+        check_fits(roomy, 2 * 10**9, 1 << 50)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "gib"), [(20_000_000, 64, 6), (3_000_000, 768, 3), (100_000_000, 32, 16), (5_000_000, 1024, 2)]
+)
+def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
+    """By more shards where the search is what needs most, by more workers besides where the layout is."""
+    plan = make_plan(Shape(n, d), Params(n_shards=1), 1, gib * GIB)
+    with pytest.raises(ResourceError) as caught:
+        check_fits(plan, gib * GIB, 1 << 50)
+    said = re.search(r"give n_shards=(\d+) \(--shards \1\)", str(caught.value))
+    assert said is not None
+    n_shards = int(said[1])
+    check_fits(make_plan(Shape(n, d), Params(n_shards=n_shards), n_shards, gib * GIB), gib * GIB, 1 << 50)
+
+
+def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
+    plan = make_plan(Shape(1_000_000, 64), Params(), 1, 8 * GIB)
+    text = plan.table({"layout": 7200.0, "sample": 3.0})
+    for stage in ("sample", "coarse", "cells", "shards", "neighbors", "layout", "map"):
+        assert f"\n{stage} " in text
+    assert "2.0 h" in text
+    assert "time, about" not in plan.table()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
+def test_times_as_people_say_them(seconds, said):
+    assert human_seconds(seconds) == said

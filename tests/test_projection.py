@@ -43,6 +43,7 @@ class TwoDimensional(NomadProjection):
         self.repulsion = repulsion
 
     device, client, n_workers, workspace, callbacks, verbose = "auto", None, None, None, None, False
+    memory_limit, keep_stages = None, False
 
 
 def expected_failures(estimator):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 import traceback
-from typing import Any
+import warnings
+from typing import Any, TextIO
 
 import click
 
@@ -19,13 +20,15 @@ from nomad_dask.cli.options import VERBOSE
 from nomad_dask.cli.plan import plan
 from nomad_dask.cli.plot import plot
 from nomad_dask.cli.score import score
-from nomad_dask.errors import Interrupted, NomadError
+from nomad_dask.cli.status import status
+from nomad_dask.errors import Interrupted, NomadError, NomadWarning
 
 
 class _Commands(click.Group):
     """Turns what a command raises into one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.showwarning = _show_warning
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -42,6 +45,24 @@ class _Commands(click.Group):
             ctx.exit(NomadError.exit_code)
 
 
+_show_python_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write our own warnings as one line, without the code they come from."""
+    if issubclass(category, NomadWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        _show_python_warning(message, category, filename, lineno, file, line)
+
+
 def _say(ctx: click.Context, error: BaseException, message: str) -> None:
     if VERBOSE in ctx.meta:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
@@ -54,7 +75,7 @@ def cli() -> None:
     """Make maps of embedding vectors, from thousands to tens of millions."""
 
 
-for command in (fit, score, plot, plan, demo):
+for command in (fit, status, score, plot, plan, demo):
     cli.add_command(command)
 
 

@@ -26,12 +26,20 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster.")
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use instead.")
 @click.option(
+    "--scheduler-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file in which a running Dask scheduler has written its address.",
+)
+@options.memory_option
+@click.option(
     "--workspace",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Directory for what the stages make, kept afterwards. Without it MAP.parquet.nomad, removed when "
     "the map is done. The same run takes up what is there.",
 )
+@click.option("--keep-stages", is_flag=True, help="Keep in the workspace what no later stage needs, too.")
 @click.option("--resume", is_flag=True, help="Insist that the workspace holds a run to take up.")
 @click.option("--overwrite", is_flag=True, help="Replace output that exists, and a workspace of another run.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Also draw the map.")
@@ -47,7 +55,10 @@ def fit(
     device: str,
     workers: int | None,
     scheduler: str | None,
+    scheduler_file: Path | None,
+    memory: int | None,
     workspace: Path | None,
+    keep_stages: bool,
     resume: bool,
     overwrite: bool,
     plot: Path | None,
@@ -68,6 +79,7 @@ def fit(
     from nomad_dask.sources import open_source
 
     source = open_source(input, column=column, keep=keep)
+    again = [options.program(), *sys.argv[1:]]
     try:
         with options.shown_progress(quiet, verbose) as emit:
             result = project(
@@ -79,14 +91,17 @@ def fit(
                 resume=resume,
                 overwrite=overwrite,
                 scheduler=scheduler,
+                scheduler_file=None if scheduler_file is None else str(scheduler_file),
                 n_workers=workers,
                 device=device,
+                memory_limit=memory,
+                keep_stages=keep_stages,
+                command=again,
                 emit=emit,
             )
     except Interrupted as stop:
         # A run takes up what its workspace holds, with or without --resume.
-        again = shlex.join([options.program(), *sys.argv[1:]])
-        raise Interrupted(f"{stop} Go on with: {again}") from stop
+        raise Interrupted(f"{stop} Go on with: {shlex.join(again)}") from stop
     if plot is not None:
         from nomad_dask.viewing.raster import draw
 

@@ -146,6 +146,22 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
+def memory_option(command: Command) -> Command:
+    """Add ``--memory``."""
+
+    def read(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+        from nomad_dask.memory import read_bytes
+
+        return read_bytes(value)
+
+    return click.option(
+        "--memory",
+        callback=read,
+        metavar="SIZE",
+        help="Memory that each process may use, such as 2GB; by default what the machine or its control group has.",
+    )(command)
+
+
 def read_size(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
     """Read width and height, such as ``1200x1000``."""
     width, _, height = value.lower().partition("x")
@@ -182,7 +198,7 @@ def check_picture(path: Path, overwrite: bool) -> None:
     InputError
         Its path is refused, or what draws is not installed.
     """
-    from nomad_dask.pipeline import check_output
+    from nomad_dask.begin import check_output
 
     if path.suffix.lower() != ".png":
         raise InputError(f"{path} is not accepted: pictures are written as PNG, give a name ending in .png.")

@@ -20,6 +20,9 @@ from nomad_dask.cli import options
     show_default=True,
     help="Worker processes to plan for.",
 )
+@options.memory_option
+@options.device_option
+@click.option("--no-time", is_flag=True, help="Do not estimate the time, for which a few rows are mapped.")
 @options.json_option
 @options.verbose_option
 def plan(
@@ -27,25 +30,34 @@ def plan(
     column: str | None,
     others: tuple[str, ...],
     workers: int,
+    memory: int | None,
+    device: str,
+    no_time: bool,
     as_json: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
-    """Say what `fit` would do with INPUT and what it needs, and do nothing.
+    """Say what `fit` would do with INPUT and what it needs, and do nothing of it.
 
     Ends with exit code 3 when this machine has too little memory, or the working directory too little disk.
     """
     params = options.read_params(settings, others)
 
-    import psutil
-
+    from nomad_dask.memory import memory_of_process
     from nomad_dask.plan import check_fits, make_plan
     from nomad_dask.sources import open_source
 
-    memory = psutil.virtual_memory().available // workers
-    made = make_plan(open_source(input, column=column), params, workers, memory)
+    source = open_source(input, column=column)
+    there = memory_of_process() // workers
+    room = there if memory is None else min(there, memory)
+    made = make_plan(source, params, workers, room)
+    seconds: dict[str, float] = {}
+    if not no_time:
+        from nomad_dask.calibration import estimate
+
+        seconds = estimate(source, params, made, device)
     if as_json:
-        options.write_json(made.as_dict())
+        options.write_json(made.as_dict() | {"seconds": seconds})
     else:
-        click.echo(made.table())
-    check_fits(made, memory, shutil.disk_usage(".").free)
+        click.echo(made.table(seconds))
+    check_fits(made, room, shutil.disk_usage(".").free)

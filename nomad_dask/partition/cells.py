@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from nomad_dask.backends.base import Axes, Backend, Cells
+from nomad_dask.backends.base import Axes, Cells
 from nomad_dask.backends.choose import backend_of_worker
-from nomad_dask.backends.vectors import working_rows
+from nomad_dask.backends.vectors import RowFile, working_rows
 from nomad_dask.cluster import worker_threads
 from nomad_dask.partition.shards import assign_cells
 from nomad_dask.plan import Run
@@ -17,6 +19,13 @@ from nomad_dask.workspace import Workspace
 _EDGE_QUERIES = 4000
 _EDGE_NEIGHBORS = 15
 _AXES_ROWS = 10_000
+# The sample is read by blocks; a multiple of what backends work on at once, so that blocks round like the whole.
+_BLOCK_ROWS = 1 << 15
+_SETTLE_CELLS = 256
+# Distances of some queries to all of the sample, and their order.
+_GAPS_BYTES = 128 << 20
+_SETTLED = 0.25
+_ROUNDING = 1e-9
 
 FILES = ("mean", "components", "deviation", "centroids", "parents", "offsets", "ranks", "shard_edges")
 
@@ -42,17 +51,31 @@ class Partition:
     shard_edges: np.ndarray
 
 
-def make(run: Run) -> list[str]:
-    """Make the partition from the sample and write it under ``cells/``. Runs on one worker."""
+def make(run: Run) -> tuple[list[str], dict[str, Any]]:
+    """Make the partition from the sample and write it under ``cells/``. Runs on one worker.
+
+    Returns
+    -------
+    names : list of str
+        Artifacts.
+    facts : dict
+        Whether K-Means has settled, as `settled` tells.
+    """
     plan, params = run.plan, run.params
     workspace = Workspace(run.workspace)
-    sample = working_rows(np.load(run.file("sample/vectors.npy"), mmap_mode="r"), params.metric)
+    sample = RowFile.open(run.file("sample/vectors.npy"))
+    blocks = [(a, min(a + _BLOCK_ROWS, plan.sample_rows)) for a in range(0, plan.sample_rows, _BLOCK_ROWS)]
+    step = max(1, plan.sample_rows // _AXES_ROWS)
     with backend_of_worker(run.device, worker_threads()) as backend:
-        step = max(1, len(sample) // _AXES_ROWS)
-        axes = backend.fit_axes(sample[::step], max(plan.n_axes, params.n_components), params.seed)
-        coordinates = backend.project(sample, axes)
+        some = np.concatenate([sample.read(a, b)[-a % step :: step] for a, b in blocks])
+        axes = backend.fit_axes(working_rows(some, params.metric), max(plan.n_axes, params.n_components), params.seed)
+        coordinates = np.concatenate(
+            [backend.project(working_rows(sample.read(a, b), params.metric), axes) for a, b in blocks]
+        )
         cells = backend.fit_cells(coordinates, plan.n_cells, params.seed)
-        shards = _shards(backend, coordinates, cells, plan.n_shards)
+        labels = backend.assign(coordinates, cells)
+        facts = settled(coordinates, labels, cells.centroids)
+        shards = _shards(labels, coordinates, cells, plan.n_shards)
     order = np.argsort(shards, kind="stable")
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order))
@@ -63,7 +86,45 @@ def make(run: Run) -> list[str]:
     )  # fmt: skip
     for name, array in zip(FILES, arrays, strict=True):
         workspace.save(f"cells/{name}.npy", array)
-    return [f"cells/{name}.npy" for name in FILES]
+    return [f"cells/{name}.npy" for name in FILES], facts
+
+
+def settled(rows: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> dict[str, Any]:
+    """Measure how far one more round of K-Means would move the centroids.
+
+    Parameters
+    ----------
+    rows : ndarray of float32 (n, axes)
+    labels : ndarray of int32 (n,)
+        Cell of each row.
+    centroids : ndarray of float32 (cells, axes)
+
+    Returns
+    -------
+    dict
+        ``kmeans_shift``: root mean square, over the rows, of their centroid's shift in one more round, in units of
+        their root mean square distance from it. ``kmeans_converged``: whether that is below 0.25, where another
+        round lowers that distance by less than a thirtieth.
+    """
+    n_cells = len(centroids)
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=n_cells)
+    ends = np.cumsum(counts)
+    moved = spread = 0.0
+    for a in range(0, n_cells, _SETTLE_CELLS):
+        b = min(a + _SETTLE_CELLS, n_cells)
+        members = order[ends[a] - counts[a] : ends[b - 1]]
+        here = labels[members]
+        gaps = rows[members] - centroids[here]
+        spread += float(np.einsum("ij,ij->", gaps, gaps, dtype=np.float64))
+        filled = np.flatnonzero(counts[a:b]) + a
+        if len(filled):
+            sums = np.add.reduceat(gaps, np.searchsorted(here, filled), axis=0, dtype=np.float64)
+            moved += float((np.einsum("ij,ij->i", sums, sums) / counts[filled]).sum())
+    # Rows that are all in one place, or each in a cell of its own, leave nothing but rounding.
+    whole = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
+    shift = float(np.sqrt(moved / spread)) if spread > _ROUNDING * whole else 0.0
+    return {"kmeans_shift": shift, "kmeans_converged": shift < _SETTLED}
 
 
 def load(run: Run) -> Partition:
@@ -74,18 +135,17 @@ def load(run: Run) -> Partition:
     return Partition(Axes(mean, components, float(deviation)), Cells(centroids, parents, offsets), ranks, edges)
 
 
-def _shards(backend: Backend, sample: np.ndarray, cells: Cells, n_shards: int) -> np.ndarray:
+def _shards(labels: np.ndarray, sample: np.ndarray, cells: Cells, n_shards: int) -> np.ndarray:
     """Return the shard of each cell, from the sample's sizes and neighbours."""
     n_cells = len(cells.centroids)
     if n_shards == 1:
         return np.zeros(n_cells, np.int64)
-    labels = backend.assign(sample, cells)
     sizes = np.bincount(labels, minlength=n_cells)
     queries = np.arange(0, len(sample), max(1, len(sample) // _EDGE_QUERIES))
     neighbors = sample_neighbors(sample, queries, _EDGE_NEIGHBORS)
-    shared = np.zeros((n_cells, n_cells), np.float32)
-    np.add.at(shared, (np.repeat(labels[queries], neighbors.shape[1]), labels[neighbors.ravel()]), 1)
-    return assign_cells(cells.centroids, sizes, shared + shared.T, n_shards)
+    ends = np.repeat(labels[queries], neighbors.shape[1]), labels[neighbors.ravel()]
+    shared = sp.coo_array((np.ones(len(ends[0]), np.float32), ends), shape=(n_cells, n_cells)).tocsr()
+    return assign_cells(cells.centroids, sizes, (shared + shared.T).tocsr(), n_shards)
 
 
 def sample_neighbors(sample: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
@@ -95,9 +155,10 @@ def sample_neighbors(sample: np.ndarray, queries: np.ndarray, k: int) -> np.ndar
     middle = sample.mean(axis=0)
     centered = sample - middle
     half_norms = np.einsum("ij,ij->i", centered, centered) / 2
-    for a in range(0, len(queries), 512):
-        rows = queries[a : a + 512]
+    step = max(1, min(512, _GAPS_BYTES // (12 * len(sample))))
+    for a in range(0, len(queries), step):
+        rows = queries[a : a + step]
         gaps = half_norms - centered[rows] @ centered.T
         gaps[np.arange(len(rows)), rows] = np.inf
-        found[a : a + 512] = np.argpartition(gaps, k - 1, axis=1)[:, :k]
+        found[a : a + step] = np.argpartition(gaps, k - 1, axis=1)[:, :k]
     return found

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from runs import Heard, blobs, make_map
+from runs import Heard, blobs, make_map, worker_processes
 
-from nomad_dask.errors import InputError, Interrupted, WorkspaceError
+from nomad_dask.errors import InputError, Interrupted, NomadWarning, WorkspaceError
 from nomad_dask.events import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
 from nomad_dask.pipeline import Result
+from nomad_dask.workspace import Workspace
 
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 60}
@@ -110,16 +112,182 @@ def test_a_finished_run_does_nothing_again(x, undisturbed, tmp_path):
     assert again.diagnostics == undisturbed.diagnostics
 
 
-def test_a_damaged_artifact_is_made_again(x, undisturbed, tmp_path):
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def damaged(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        np.save(file, np.array([{"code": print}], object), allow_pickle=True)
+
+
+# A file of every stage that is there when the next one begins, how it is damaged, and whether stages are kept.
+DAMAGED = [
+    ("sample/vectors.npy", "missing", False),
+    ("cells/ranks.npy", "pickled", False),
+    ("shards/0001.vectors.npy", "truncated", False),
+    ("shards/0000.cell_offsets.npy", "flipped", True),
+    ("graph/0001.indices.npy", "flipped", False),
+    ("graph/0000.far_weights.npy", "truncated", True),
+    ("layout/epoch-000011/0001.npy", "flipped", False),
+    ("layout/epoch-000011/0000.npy", "pickled", True),
+]
+STAGE_OF = {"graph": "neighbors"}
+
+
+@pytest.mark.parametrize(("name", "how", "keep_stages"), DAMAGED)
+def test_a_damaged_artifact_is_found_and_made_again(
+    x, undisturbed, tmp_path, checkpoints_at_once, name, how, keep_stages
+):
+    folder = name.split("/")[0]
+    stage = STAGE_OF.get(folder, folder)
+
+    def reached(event: Event) -> bool:
+        if stage == "layout":
+            return isinstance(event, CheckpointWritten) and event.epoch == 11
+        return isinstance(event, StageStarted) and event.stage == STAGES[STAGES.index(stage) + 1]
+
+    stopped(x, tmp_path / "w", reached, keep_stages=keep_stages)
+    damaged(tmp_path / "w" / name, how)
+    heard = Heard()
+    with pytest.warns(NomadWarning, match=f"is damaged: {name} .*stage '({stage}|checkpoint)' is done again"):
+        again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+    np.testing.assert_array_equal(again.cells, undisturbed.cells)
+    assert again.diagnostics == undisturbed.diagnostics
+    done = STAGES[: STAGES.index(stage)]
+    if keep_stages:
+        assert resumed_stages(heard) == done
+    else:
+        assert set(resumed_stages(heard)) <= set(done), "what it reads was given back"
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped", "pickled"])
+def test_every_kind_of_damage_after_the_end(x, undisturbed, tmp_path, how):
     make_map(x, workspace=tmp_path / "w", **SETTINGS)
-    file = tmp_path / "w" / "cells" / "centroids.npy"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
+    for name in sorted(files(tmp_path / "w") - {"manifest.json"})[::3]:
+        damaged(tmp_path / "w" / name, how)
+        with pytest.warns(NomadWarning, match="is damaged"):
+            again = make_map(x, workspace=tmp_path / "w", **SETTINGS)
+        np.testing.assert_array_equal(again.positions, undisturbed.positions)
+        assert again.diagnostics == undisturbed.diagnostics
+        assert not list(Workspace(tmp_path / "w").damage("shards"))
+
+
+def test_what_depends_on_a_stage_that_came_out_otherwise_is_done_again(x, undisturbed, tmp_path):
+    """Another machine may round otherwise: then a stage done again must not be mixed with what was made before."""
+    make_map(x, workspace=tmp_path / "w", keep_stages=True, **SETTINGS)
+    home = Workspace(tmp_path / "w")
+    start = home.load("shards/0000.start.npy")
+    entry = home.stages()["shards"]
+    other = home.save("shards/0000.start.npy", start + 1)
+    home.record("shards", [*(a for n, a in entry.artifacts.items() if n != other.path), other], **entry.facts)
+    (tmp_path / "w" / "shards" / "0001.rows.npy").unlink()
+    heard = Heard()
+    with pytest.warns(NomadWarning, match="0001.rows.npy is missing"):
+        again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
+    assert resumed_stages(heard) == ["sample", "cells"]
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+
+
+def test_what_no_stage_needs_is_given_back(x, undisturbed, tmp_path):
+    most: dict[str, set[str]] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, (StageFinished, CheckpointWritten)):
+            most[getattr(event, "stage", "checkpoint")] = files(tmp_path / "w")
+
+    make_map(x, workspace=tmp_path / "w", emit=listen, **SETTINGS)
+    assert {n.split("/")[0] for n in most["sample"]} == {".lock", "manifest.json", "sample"}
+    assert not [n for n in most["cells"] if n.startswith("sample/")]
+    assert not [n for n in most["shards"] if n.startswith("exchange/")]
+    assert [n for n in most["shards"] if "vectors" in n]
+    assert not [n for n in most["neighbors"] if "vectors" in n or ".out_" in n or "pieces" in n]
+    assert not [n for n in most["checkpoint"] if "start" in n]
+    left = {n for n in files(tmp_path / "w") if not n.startswith("cells/")}
+    assert left == {
+        "manifest.json",
+        *(f"shards/{s:04d}.{what}.npy" for s in range(2) for what in ("rows", "cell_offsets")),
+        *(f"layout/epoch-000030/{s:04d}.npy" for s in range(2)),
+    }
+    kept = make_map(x, workspace=tmp_path / "all", keep_stages=True, **SETTINGS)
+    np.testing.assert_array_equal(kept.positions, undisturbed.positions)
+    assert files(tmp_path / "all") > left
+    assert {"sample/vectors.npy", "shards/0000.vectors.npy", "graph/0001.out_to.npy"} <= files(tmp_path / "all")
+
+
+@pytest.mark.parametrize("reached", ["sample", "cells", "shards", "neighbors", "layout"])
+def test_stopped_when_a_stage_ends(x, undisturbed, tmp_path, reached):
+    """Its artifacts are recorded and those before it given back."""
+    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageFinished) and event.stage == reached)
     heard = Heard()
     again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
-    assert "cells" not in resumed_stages(heard)
+    assert resumed_stages(heard) == STAGES[: STAGES.index(reached) + 1]
+
+
+def test_what_a_killed_run_left_is_removed(x, undisturbed, tmp_path):
+    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
+    for name in ("graph/.0000.indices.npy.12345678.partial", "exchange/block-000000.rows.npy", "graph/0007.x.npy"):
+        (tmp_path / "w" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "w" / name).write_bytes(b"left over")
+    (tmp_path / "w" / "notes.txt").write_text("mine")
+    again = make_map(x, workspace=tmp_path / "w", **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+    left = files(tmp_path / "w")
+    assert "notes.txt" in left
+    assert not [n for n in left if "partial" in n or n.startswith(("exchange", "graph"))]
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_a_workspace_is_moved_and_taken_up(x, tmp_path, checkpoints_at_once, n_shards):
+    settings = SETTINGS | {"n_shards": n_shards}
+    plain = make_map(x, **settings)
+    stopped(x, tmp_path / "here" / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch >= 9, n_shards=n_shards)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "w").rename(tmp_path / "there" / "other name")
+    heard = Heard()
+    again = make_map(x, workspace=tmp_path / "there" / "other name", emit=heard, **settings)
+    np.testing.assert_array_equal(again.positions, plain.positions)
+    assert heard.of(EpochDone)[0].epoch > 9
+    assert not (tmp_path / "here" / "w").exists()
+
+
+def test_other_workers_take_up_the_shards_there_are(x, tmp_path):
+    """The number of shards follows the workers when a run begins, and stays when it goes on."""
+    big = blobs(10_200)
+    settings = {"n_epochs": 4}
+    with worker_processes(2) as client:
+        stopped(
+            big, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == "layout", n_shards=None,
+            client=client, cell_rows=250, **settings,
+        )  # fmt: skip
+    heard = Heard()
+    again = make_map(big, workspace=tmp_path / "w", emit=heard, **settings)
+    assert again.diagnostics["n_shards"] == 2
+    assert resumed_stages(heard) == STAGES[:-1]
+
+
+def test_a_second_run_is_refused_by_the_name_of_the_first(x, undisturbed, tmp_path):
+    refused: list[str] = []
+
+    def meanwhile(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage == "neighbors":
+            with pytest.raises(WorkspaceError, match="in use by process") as caught:
+                make_map(x, workspace=tmp_path / "w", **SETTINGS)
+            refused.append(str(caught.value))
+
+    first = make_map(x, workspace=tmp_path / "w", emit=meanwhile, **SETTINGS)
+    assert f"process {os.getpid()} on" in refused[0]
+    np.testing.assert_array_equal(first.positions, undisturbed.positions)
+    make_map(x, workspace=tmp_path / "w", **SETTINGS)
 
 
 @pytest.mark.parametrize(

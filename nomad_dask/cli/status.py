@@ -1,0 +1,28 @@
+"""``nomad-dask status``: how far a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nomad_dask.cli import options
+
+
+@click.command(short_help="Say how far a run is.")
+@click.argument("workspace", type=click.Path(path_type=Path), metavar="WORKSPACE")
+@click.option("--quick", is_flag=True, help="Look at the sizes of the files only, not at their content.")
+@options.json_option
+@options.verbose_option
+def status(workspace: Path, quick: bool, as_json: bool, verbose: bool) -> None:
+    """Say how far the run in WORKSPACE is, what it measured, what is damaged, and how to go on.
+
+    Changes nothing, and may be asked while the run goes on.
+    """
+    from nomad_dask.status import look, report
+
+    found = look(workspace, sizes_only=quick)
+    if as_json:
+        options.write_json(found.as_dict())
+    else:
+        click.echo(report(found))

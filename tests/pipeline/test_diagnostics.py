@@ -1,0 +1,145 @@
+"""What a run measures of itself: held against independent references, and judged."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from runs import blobs, make_map, worker_processes
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import KMeans
+
+from nomad_dask import diagnostics
+from nomad_dask.errors import NomadWarning
+from nomad_dask.maps import read_map
+from nomad_dask.params import Params
+from nomad_dask.partition.cells import settled
+
+FIGURES = {
+    "recall", "imbalance", "components", "outside_largest", "in_small_components", "kmeans_shift", "kmeans_converged",
+}  # fmt: skip
+
+
+def whole_graph(home: Path, n_shards: int) -> np.ndarray:
+    """Put the graph of all shards together from its files; return the rows of each component, most first."""
+    ends, sizes = [], []
+    for s in range(n_shards):
+        sizes.append(len(np.load(home / f"graph/{s:04d}.indptr.npy")) - 1)
+    starts = np.cumsum([0, *sizes])
+    for s in range(n_shards):
+        indptr, indices = (np.load(home / f"graph/{s:04d}.{what}.npy") for what in ("indptr", "indices"))
+        ends.append((np.repeat(np.arange(sizes[s]), np.diff(indptr)) + starts[s], indices + starts[s]))
+        if n_shards > 1:
+            here, there, edges = (np.load(home / f"graph/{s:04d}.out_{w}.npy") for w in ("from", "to", "edges"))
+            ends.append((here + starts[s], there + np.repeat(starts[:-1], np.diff(edges))))
+    a, b = (np.concatenate(part) for part in zip(*ends, strict=True))
+    graph = sp.coo_array((np.ones(len(a)), (a, b)), shape=(starts[-1], starts[-1]))
+    return np.sort(np.bincount(connected_components(graph, directed=False)[1]))[::-1]
+
+
+@pytest.mark.parametrize(("n_shards", "k"), [(1, 15), (3, 15), (3, 2)])
+def test_components_are_those_of_the_whole_graph(tmp_path, monkeypatch, n_shards, k):
+    monkeypatch.setattr(diagnostics, "_EDGES_AT_ONCE", 700)
+    monkeypatch.setattr(diagnostics, "_ROWS_AT_ONCE", 100)
+    x = blobs(1500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NomadWarning)
+        found = make_map(
+            x, workspace=tmp_path / "w", keep_stages=True, n_shards=n_shards, n_neighbors=k, n_epochs=2, cell_rows=60
+        ).diagnostics
+    sizes = whole_graph(tmp_path / "w", n_shards)
+    assert found["components"] == len(sizes)
+    assert found["outside_largest"] == pytest.approx(1 - sizes[0] / 1500)
+    assert found["in_small_components"] == pytest.approx(sizes[sizes < 15].sum() / 1500)
+    assert len(sizes) > 1
+    assert not list((tmp_path / "w").rglob("*pieces*"))
+
+
+def test_a_row_with_more_edges_than_are_read_at_once(tmp_path, monkeypatch):
+    x = blobs(400)
+    plain = make_map(x, n_epochs=1).diagnostics
+    monkeypatch.setattr(diagnostics, "_EDGES_AT_ONCE", 1)
+    monkeypatch.setattr(diagnostics, "_ROWS_AT_ONCE", 3)
+    assert make_map(x, n_epochs=1).diagnostics["components"] == plain["components"]
+
+
+def test_kmeans_has_settled_where_another_round_changes_nothing():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(4000, 5)).astype(np.float32)
+    model = KMeans(300, n_init=1, max_iter=300, tol=0, random_state=0).fit(rows)
+    at_rest = settled(rows, model.labels_, model.cluster_centers_.astype(np.float32))
+    assert at_rest["kmeans_shift"] < 1e-3
+    assert at_rest["kmeans_converged"] is True
+    centers = rows[rng.choice(4000, 300, replace=False)]
+    labels = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+    begun = settled(rows, labels, centers)
+    means = np.stack([rows[labels == c].mean(axis=0) for c in range(300)])
+    shift = ((means - centers)[labels] ** 2).sum() / ((rows - centers[labels]) ** 2).sum()
+    assert begun["kmeans_shift"] == pytest.approx(np.sqrt(shift), rel=1e-3)
+    assert begun["kmeans_converged"] is False
+    assert settled(rows[:1], np.zeros(1, np.int32), rows[:1])["kmeans_converged"] is True
+
+
+def skewed(kind: str, n: int = 8000, d: int = 16) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    if kind == "power law":
+        shares = 1 / np.arange(1, 201) ** 1.5
+        labels = rng.choice(200, n, p=shares / shares.sum())
+    else:
+        labels = np.where(rng.random(n) < 0.6, 0, rng.integers(1, 20, n))
+    centers = 6 * rng.normal(size=(200, d))
+    spread = np.where((labels == 0) & (kind == "one dense cluster"), 1e-2, 1.0)
+    return (centers[labels] + rng.normal(size=(n, d)) * spread[:, None]).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_shards", [2, 5])
+@pytest.mark.parametrize("kind", ["one cluster of 60 %", "one dense cluster", "power law"])
+def test_shards_of_skewed_data_are_balanced(kind, n_shards):
+    result = make_map(skewed(kind), n_shards=n_shards, n_epochs=1, n_neighbors=5)
+    rows = np.bincount(result.cells)
+    assert rows.sum() == 8000
+    assert result.diagnostics["imbalance"] < diagnostics.MAX_IMBALANCE
+
+
+def test_every_run_tells_every_figure(tmp_path):
+    x = blobs(600)
+    with worker_processes(2) as client:
+        result = make_map(x, client=client, n_shards=2, n_epochs=2, output=tmp_path / "map.parquet")
+    assert result.diagnostics.keys() >= FIGURES
+    assert read_map(tmp_path / "map.parquet").metadata["diagnostics"] == result.diagnostics
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "recall": ({"recall": 0.89, "n_probes": 7.0}, r"found 89% .* 95% were wanted: .*n_probes=14"),
+    "imbalance": ({"imbalance": 1.3, "n_cells": 40}, r"1\.30 times the mean .*n_cells=80"),
+    "components": ({"in_small_components": 0.3, "components": 99}, r"30% of the rows .*99 pieces.*n_neighbors=30"),
+    "kmeans": ({"kmeans_converged": False, "kmeans_shift": 0.4}, r"not settled: .* 40% .*n_cells"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_figure_is_warned_of_with_what_to_change(kind):
+    measured, said = BAD[kind]
+    with pytest.warns(NomadWarning, match=said) as caught:
+        diagnostics.warn(measured, Params())
+    assert len(caught) == 1
+
+
+def test_good_figures_and_what_the_user_chose_are_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        diagnostics.warn({"recall": 0.91, "imbalance": 1.19, "in_small_components": 0.19}, Params())
+        diagnostics.warn({"recall": 0.5}, Params(n_probes=1))
+        diagnostics.warn({}, Params())
+
+
+def test_a_map_of_scattered_pieces_is_warned_of():
+    """The settings of the paper on few neighbours: cells that nothing joins."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 8)).astype(np.float32)
+    with pytest.warns(NomadWarning, match="small pieces of the neighbour graph"):
+        make_map(x, **Params.paper(n_epochs=1, cell_rows=20).as_dict())

@@ -53,6 +53,10 @@ class ResourceError(NomadError, MemoryError):
     exit_code = 3
 
 
+class DeviceMemoryError(ResourceError):
+    """A GPU without memory for a step; a smaller one may do."""
+
+
 class Interrupted(NomadError, KeyboardInterrupt):  # noqa: N818 - an interrupt is no error
     """The run was stopped by the user; the workspace keeps what was done."""
 

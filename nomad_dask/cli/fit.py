@@ -67,7 +67,7 @@ def fit(
     verbose: bool,
     **settings: Any,
 ) -> None:
-    """Lay out the vectors of INPUT, a .npy or Parquet file, a directory or a pattern, as a map.
+    """Lay out the vectors of INPUT as a map: a .npy or Parquet file, a Zarr array, a directory, a pattern or a URL.
 
     Writes one row for each row of INPUT, in its order: x, y, the cell, and the columns to keep.
     """

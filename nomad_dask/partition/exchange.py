@@ -19,6 +19,7 @@ from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.backends.vectors import RowFile, working_rows
 from nomad_dask.cluster import Cluster, report, worker_threads
 from nomad_dask.partition import cells as cells_module
+from nomad_dask.partition.halves import in_halves
 from nomad_dask.partition.pieces import cut_huge
 from nomad_dask.partition.sample import working_dtype
 from nomad_dask.plan import Run
@@ -60,23 +61,33 @@ def _write_stretch(run: Run, number: int, blocks: list[tuple[int, int]]) -> None
 
 
 def _write_block(run: Run, partition: cells_module.Partition, number: int, start: int, stop: int) -> None:
-    with backend_of_worker(run.device, worker_threads()) as backend:
-        block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
-        coordinates = backend.project(backend.working(block, run.params.metric), partition.axes)
-        labels = partition.ranks[backend.assign(coordinates, partition.cells)]
-        order = np.argsort(labels, kind="stable")
-        arrays = (
-            backend.take(block.astype(working_dtype(block.dtype), copy=False), order),
-            (start + order).astype(np.int64),
-            backend.take(coordinates[:, : run.params.n_components], order),
-            labels[order],
-        )
+    parts = in_halves(partial(_sorted_rows, run, partition), start, stop)
+    arrays = parts[0]
+    if len(parts) > 1:
+        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        order = np.argsort(joined[-1], kind="stable")
+        arrays = tuple(array[order] for array in joined)
     for what, array in zip(_BLOCK_FILES, arrays, strict=True):
         with (
             whole_file(run.file(_block_file(number, what)), durable=False) as unfinished,
             unfinished.open("wb") as out,
         ):
             np.save(out, array, allow_pickle=False)
+
+
+def _sorted_rows(run: Run, partition: cells_module.Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Return rows of the source sorted by cell, as `_BLOCK_FILES` has them."""
+    with backend_of_worker(run.device, worker_threads()) as backend:
+        block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
+        coordinates = backend.project(backend.working(block, run.params.metric), partition.axes)
+        labels = partition.ranks[backend.assign(coordinates, partition.cells)]
+        order = np.argsort(labels, kind="stable")
+        return (
+            backend.take(block.astype(working_dtype(block.dtype), copy=False), order),
+            (start + order).astype(np.int64),
+            backend.take(coordinates[:, : run.params.n_components], order),
+            labels[order],
+        )
 
 
 def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import Cluster, report, worker_threads
+from nomad_dask.partition.halves import in_halves
 from nomad_dask.plan import Run
 from nomad_dask.sources.again import patiently
 from nomad_dask.sources.base import rows_named
@@ -49,12 +50,17 @@ def _take(run: Run, target: Path, blocks: list[tuple[int, int]], rows: np.ndarra
     """Check the rows of consecutive blocks and write the sampled ones to their place."""
     out = np.lib.format.open_memmap(target, "r+")
     for start, stop in blocks:
-        wanted = rows[slice(*np.searchsorted(rows, (start, stop)))]
-        with backend_of_worker(run.device, worker_threads()) as backend:
-            read = partial(backend.read, run.source, start, stop)
-            block = patiently(read, rows_named(run.source, start, stop))
-            backend.check_finite(block, start, run.source.name)
-            out[place : place + len(wanted)] = backend.take(block, wanted - start)
-        place += len(wanted)
+        for (taken,) in in_halves(partial(_sampled, run, rows), start, stop):
+            out[place : place + len(taken)] = taken
+            place += len(taken)
         report(stop - blocks[0][0])
     out.flush()
+
+
+def _sampled(run: Run, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray]:
+    """Read and check rows `start` to `stop`, and return those of them that are in the sample."""
+    wanted = rows[slice(*np.searchsorted(rows, (start, stop)))]
+    with backend_of_worker(run.device, worker_threads()) as backend:
+        block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
+        backend.check_finite(block, start, run.source.name)
+        return (backend.take(block, wanted - start),)

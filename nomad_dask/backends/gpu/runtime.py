@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nomad_dask.backends.gpu import devices
-from nomad_dask.errors import ClusterError, ResourceError
+from nomad_dask.errors import ClusterError, DeviceMemoryError, ResourceError
 
 BLOCK = 256
 MAX_BLOCKS = 4096
@@ -335,7 +335,7 @@ def told_of_memory(runtime: Runtime, what: str) -> Iterator[None]:
 
     Raises
     ------
-    ResourceError
+    DeviceMemoryError
         With the bytes that were asked for and those that are missing.
     """
     try:
@@ -348,7 +348,7 @@ def told_of_memory(runtime: Runtime, what: str) -> Iterator[None]:
         requested = int(found[1].replace(",", "")) if found else 0
         asked = f"{requested:,} bytes more were asked for, " if requested else ""
         missing = f"{requested - free:,} bytes are missing" if requested > free else "they are not in one piece"
-        raise ResourceError(
+        raise DeviceMemoryError(
             f"The GPU has not enough memory for {what}: {asked}{free:,} bytes are free, {missing}. Give more "
             "shards on more GPUs (--shards), or free the memory that other processes hold on this GPU."
         ) from error

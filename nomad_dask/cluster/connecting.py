@@ -24,6 +24,7 @@ ANSWER_SECONDS = 10
 WORKER_TTL_SECONDS = 60
 # A worker in this process is as alive as its scheduler, also after the machine has slept.
 _NEVER_SECONDS = 10 * 365 * 86_400
+_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # Of each GPU, taken at once by its memory pool, which grows when more is needed.
 _POOL_SHARE = 0.5
 _GUARD = (
@@ -159,6 +160,7 @@ def _kill_workers(cluster: Any) -> None:
 
 def _local(n_workers: int) -> Any:
     """Return a cluster of worker processes that share the cores, or for one worker, of this process."""
+    import dask.config
     import distributed
 
     LocalCluster: Any = distributed.LocalCluster
@@ -166,20 +168,23 @@ def _local(n_workers: int) -> Any:
     several = n_workers > 1
     if several:
         _refuse_while_main_is_imported()
+    # Dask has workers give freed memory back at once, to take it anew in the next epoch: a third of their time.
+    environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}
     try:
-        return LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=max(1, cores // n_workers),
-            processes=several,
-            host="127.0.0.1" if several else None,
-            # No dashboard unless asked for: it costs a second of imports.
-            dashboard_address="127.0.0.1:0",
-            worker_class=None if several else _worker_in_this_process(),
-            scheduler_kwargs={"dashboard": False, "worker_ttl": WORKER_TTL_SECONDS if several else _NEVER_SECONDS},
-            memory_limit="auto" if several else None,
-            preload=["nomad_dask.cluster.ignoring"] if several else [],
-            silence_logs=50,
-        )
+        with dask.config.set({_ENVIRONMENT: environment}):
+            return LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=max(1, cores // n_workers),
+                processes=several,
+                host="127.0.0.1" if several else None,
+                # No dashboard unless asked for: it costs a second of imports.
+                dashboard_address="127.0.0.1:0",
+                worker_class=None if several else _worker_in_this_process(),
+                scheduler_kwargs={"dashboard": False, "worker_ttl": WORKER_TTL_SECONDS if several else _NEVER_SECONDS},
+                memory_limit="auto" if several else None,
+                preload=["nomad_dask.cluster.ignoring"] if several else [],
+                silence_logs=50,
+            )
     except RuntimeError as error:  # of Dask's nanny
         raise ClusterError(
             f"The {n_workers} worker processes did not start ({error}). {_GUARD}. "

@@ -154,6 +154,8 @@ class Run:
     plan : Plan
     workspace : Path
     device : str
+    host_threads : int
+        Threads of all workers of a host, for tasks that run there alone.
     """
 
     source: Source
@@ -161,6 +163,12 @@ class Run:
     plan: Plan
     workspace: Path
     device: str
+    host_threads: int = 0
+
+    @property
+    def shard_threads(self) -> int:
+        """What `cluster.worker_threads` is to be told in the tasks of a shard: a single one has its host for itself."""
+        return self.host_threads if self.plan.n_shards == 1 else 0
 
     def without_vectors(self) -> Run:
         """Return the run for tasks that do not read the source, which may be large when pickled."""

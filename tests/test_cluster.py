@@ -182,3 +182,25 @@ def test_an_interrupt_stops_tasks_that_report():
             cluster.run(count_slowly, [(1000,)], stop)
     with connect() as cluster:
         assert cluster.run(square_later, [(3, 0.0)]) == [9], "a stop is forgotten by the next run"
+
+
+def test_the_threads_of_a_host_are_those_of_all_its_workers():
+    from distributed import Client, LocalCluster, Worker
+
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=50) as own:
+        address = own.scheduler_address
+        with Client(address, set_as_default=False) as client:
+            cluster = Cluster(client, in_process=False)
+            workers = [
+                client.sync(started, Worker, address, host, n)
+                for host, n in (("127.0.0.1", 2), ("127.0.0.1", 3), ("127.0.0.2", 4))
+            ]
+            assert cluster.host_threads() == 4
+            client.sync(workers[2].close)
+            assert cluster.host_threads() == 5
+            for worker in workers[:2]:
+                client.sync(worker.close)
+
+
+async def started(Worker, address, host, n_threads):
+    return await Worker(address, host=host, nthreads=n_threads)

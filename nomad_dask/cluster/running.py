@@ -103,6 +103,16 @@ class Cluster:
             for address, w in sorted(known.items())
         ]
 
+    def host_threads(self) -> int:
+        """Return the threads of all workers of a host, of the one that has the fewest."""
+        from distributed.comm.addressing import get_address_host
+
+        threads: dict[str, int] = {}
+        for worker in self.workers():
+            host = get_address_host(worker.address)
+            threads[host] = threads.get(host, 0) + worker.threads
+        return min(threads.values())
+
     def _known(self) -> dict[str, Any]:
         # Asked directly: `Client.scheduler_info` gives what a refresh every two seconds may have emptied.
         try:

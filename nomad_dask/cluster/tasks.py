@@ -70,8 +70,8 @@ def _stop_if_dropped() -> None:
         raise Interrupted("Stopped.")
 
 
-def worker_threads() -> int:
-    """Return the threads of the worker this task runs on."""
+def worker_threads(of_host: int = 0) -> int:
+    """Return the threads of the worker this task runs on, or `of_host` where its neighbours are idle meanwhile."""
     from distributed import get_worker
 
-    return int(get_worker().state.nthreads)
+    return max(of_host, int(get_worker().state.nthreads))

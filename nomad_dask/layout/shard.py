@@ -77,7 +77,7 @@ def advance(
         summary.z[shard],
     )
     loss = None
-    with backend_of_worker(run.device, worker_threads()):
+    with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         for e in range(epoch, epoch + n_epochs):
             outcome = live.layout.epoch(plan.at(e), remote)
             loss = outcome.loss if outcome.loss is not None else loss
@@ -119,7 +119,7 @@ def _load(run: Run, run_id: str, shard: int) -> _Live:
         epoch = facts["epoch"]
         state = np.load(run.file(checkpoint_file(epoch, shard)))
         positions, velocity = state[:, :dim], state[:, dim:]
-    with backend_of_worker(run.device, worker_threads()) as backend:
+    with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
         layout = backend.layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
     counts = patch_counts(run)

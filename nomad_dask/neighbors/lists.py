@@ -46,7 +46,7 @@ def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
     around = surroundings(run, cells, shard, with_halo)
     # The rows and what the search makes of them may each take this much.
     params, memory = run.params, 2 * run.plan.resident_bytes
-    with backend_of_worker(run.device, worker_threads()) as backend:
+    with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
         centroids = cells.centroids[around.cells]
         primitives = backend.searcher(around.vectors, around.offsets, centroids, params.seed, memory, around.n_own)
         search = Search(
@@ -70,7 +70,7 @@ def release(workspace: str) -> None:
 def probe(run: Run, shard: int) -> Effort:
     """Search the cells nearest to each row of a shard, and leave the lists for the other shards."""
     opened = open_shard(run, shard, with_halo=True)
-    with backend_of_worker(run.device, worker_threads()):
+    with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         lists, effort = opened.search.probe(report)
     _save(run, opened, lists, effort.rounds)
     return effort
@@ -80,7 +80,7 @@ def refine(run: Run, shard: int, efforts: tuple[Effort, ...]) -> Effort:
     """Do a round for the rows of a shard, with the lists that all shards left."""
     opened = open_shard(run, shard, with_halo=True)
     lists = _lists_around(run, opened, [e.rounds for e in efforts])
-    with backend_of_worker(run.device, worker_threads()):
+    with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         found, effort = opened.search.refine(lists, efforts[shard])
     _save(run, opened, found, effort.rounds)
     return effort

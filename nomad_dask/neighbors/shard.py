@@ -53,7 +53,7 @@ def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artif
     if effort is not None:
         lists = own_lists(run, opened, effort.rounds)
     else:
-        with backend_of_worker(run.device, worker_threads()):
+        with backend_of_worker(run.device, worker_threads(run.shard_threads)):
             lists, effort = opened.search.probe(report)
             while effort.more:
                 lists, effort = opened.search.refine(lists, effort)

@@ -66,7 +66,7 @@ def make(run: Run) -> tuple[list[str], dict[str, Any]]:
     sample = RowFile.open(run.file("sample/vectors.npy"))
     blocks = [(a, min(a + _BLOCK_ROWS, plan.sample_rows)) for a in range(0, plan.sample_rows, _BLOCK_ROWS)]
     step = max(1, plan.sample_rows // _AXES_ROWS)
-    with backend_of_worker(run.device, worker_threads()) as backend:
+    with backend_of_worker(run.device, worker_threads(run.host_threads)) as backend:
         some = np.concatenate([sample.read(a, b)[-a % step :: step].copy() for a, b in blocks])
         axes = backend.fit_axes(working_rows(some, params.metric), max(plan.n_axes, params.n_components), params.seed)
         coordinates = np.concatenate(

@@ -15,7 +15,7 @@ import numpy as np
 from nomad_dask import __version__, diagnostics
 from nomad_dask.backends.vectors import RowFile
 from nomad_dask.begin import about, bytes_in, check_output, memory_of_a_worker, open_workspace, plan_of
-from nomad_dask.cluster import Cluster, check_reach, connect
+from nomad_dask.cluster import Cluster, check_reach, connect, spread
 from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
 from nomad_dask.events import (
     CheckpointWritten,
@@ -356,8 +356,7 @@ class _Stages:
     def _search_across(self, advanced: Callable[[int, int], None]) -> list[Effort]:
         """Let all shards search, then refine their lists as long as some gain by it, each on a worker of its own."""
         run, shards = self.run.without_vectors(), range(self.run.plan.n_shards)
-        addresses = [w.address for w in self.cluster.workers()]
-        homes = [addresses[s % len(addresses)] for s in shards]
+        homes = spread(len(shards), self.cluster.workers())
         efforts = self.cluster.run(lists.probe, self._jobs(), advanced, homes)
         while any(e.more for e in efforts):
             now = tuple(efforts)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from runs import worker_processes
 
-from nomad_dask.cluster import Cluster, connect, report
+from nomad_dask.cluster import Cluster, WorkerInfo, connect, report, spread
 from nomad_dask.cluster import connecting as module
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError
 
@@ -204,3 +207,18 @@ def test_the_threads_of_a_host_are_those_of_all_its_workers():
 
 async def started(Worker, address, host, n_threads):
     return await Worker(address, host=host, nthreads=n_threads)
+
+
+@given(
+    threads=st.lists(st.integers(1, 16), min_size=1, max_size=8),
+    n_shards=st.integers(1, 40),
+)
+def test_shards_are_spread_by_threads(threads, n_shards):
+    workers = [WorkerInfo(str(i), n, 1 << 30) for i, n in enumerate(threads)]
+    homes = spread(n_shards, workers)
+    held = [homes.count(worker.address) for worker in workers]
+    assert sum(held) == len(homes) == n_shards
+    assert max(held) <= -(-n_shards // len(workers))
+    for a, b in itertools.permutations(range(len(threads)), 2):
+        if threads[a] >= threads[b]:
+            assert held[a] >= held[b] - (threads[a] == threads[b])

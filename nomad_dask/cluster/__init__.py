@@ -2,7 +2,7 @@
 
 from nomad_dask.cluster.connecting import connect
 from nomad_dask.cluster.preflight import check_reach
-from nomad_dask.cluster.running import Cluster, WorkerInfo
+from nomad_dask.cluster.running import Cluster, WorkerInfo, spread
 from nomad_dask.cluster.tasks import report, worker_threads
 
-__all__ = ["Cluster", "WorkerInfo", "check_reach", "connect", "report", "worker_threads"]
+__all__ = ["Cluster", "WorkerInfo", "check_reach", "connect", "report", "spread", "worker_threads"]

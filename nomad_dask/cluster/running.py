@@ -29,6 +29,19 @@ class WorkerInfo:
     memory_bytes: int
 
 
+def spread(n_shards: int, workers: Sequence[WorkerInfo]) -> list[str]:
+    """Return for each shard the address of a worker: where threads are most, but no more than the plan has for one."""
+    most = -(-n_shards // len(workers))
+    held = [0] * len(workers)
+    homes = []
+    for _ in range(n_shards):
+        free = [w for w, shards in enumerate(held) if shards < most]
+        home = min(free, key=lambda w: (held[w] + 1) / workers[w].threads)
+        held[home] += 1
+        homes.append(workers[home].address)
+    return homes
+
+
 class Cluster:
     """A client with its workers, seen by the stages.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.cluster import Cluster
+from nomad_dask.cluster import Cluster, spread
 from nomad_dask.events import CheckpointWritten, Emit, EpochDone, ShardPlaced, StageAdvanced, StageStarted, WorkerLost
 from nomad_dask.layout.schedule import Schedule, schedule
 from nomad_dask.layout.shard import Behind, advance, begin, checkpoint_file, release, save
@@ -39,8 +39,7 @@ class _Shards:
 
     def settle(self) -> None:
         """Spread the shards over the workers there are now; after a checkpoint a move costs just a load."""
-        addresses = [w.address for w in self.cluster.workers()]
-        self.homes = [addresses[s % len(addresses)] for s in range(self.run.plan.n_shards)]
+        self.homes = spread(self.run.plan.n_shards, self.cluster.workers())
 
     def ask(self, task: Any, *args: Any) -> list[Any]:
         """Run ``task(run, id, shard, *args)`` for every shard; shards that are behind catch up first."""

@@ -346,16 +346,21 @@ class CellSearch:
             rows = self.vectors.read(0, self.vectors.n_rows)
             kernels.rank_exactly(rows[queries], rows, candidates, candidates, screened, self.reach, near, near_ids)
             return
-        row_bytes = self.vectors.n_dims * 4 * candidates.shape[1]
-        step = max(1, self.memory_bytes // (4 * self.pool.n * row_bytes))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
+        most = self.memory_bytes // (4 * self.pool.n * self.vectors.n_dims * 4)
+        parts = [slice(0, len(queries))]
+        while parts:
+            part = parts.pop()
+            # Queries near each other have many candidates in common, and each is read once for all of a part.
             wanted, positions = np.unique(np.maximum(candidates[part], 0), return_inverse=True)
-            positions = positions.reshape(candidates[part].shape)
+            n = part.stop - part.start
+            if n + len(wanted) > most and n > 1:
+                middle = part.start + n // 2
+                parts += [slice(middle, part.stop), slice(part.start, middle)]
+                continue
             kernels.rank_exactly(
                 self._gather(queries[part]),
                 self._gather(wanted),
-                positions.astype(np.int32),
+                positions.reshape(candidates[part].shape).astype(np.int32),
                 candidates[part],
                 screened[part],
                 self.reach,

@@ -165,6 +165,9 @@ class Params:
             "check": _Flag(),
         },
     )
+    exchange_every: int = _number(
+        1, "Epochs after which shards hear of each other; 2 halves the waiting on a slow network.", int, 1, 4
+    )
     coarse: str = _choice(
         "auto",
         "Lay out a random part first and start from it: 'auto' (above 200,000 rows), 'always', 'never'.",

@@ -19,6 +19,7 @@ RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("n_neighbors", [1, 1000], [0, 1001, -3], "give a whole number from 1 to 1000"),
     ("n_components", [2, 3], [1, 4], "give a whole number from 2 to 3"),
     ("seed", [0, 2**63 - 1], [-1, 2**63], "give a whole number from 0"),
+    ("exchange_every", [1, 4], [0, 5], "give a whole number from 1 to 4"),
     ("n_epochs", [None, 1, 100_000], [0, 100_001], "give a whole number from 1 to 100000, or None"),
     ("learning_rate", [None, 1e-9, 1e6], [0, -1.0, 2e6], "give a number above 0 to 1e+06, or None"),
     ("momentum", [None, 0, 0.999], [-0.1, 1], "give a number from 0 to 0.999, or None"),

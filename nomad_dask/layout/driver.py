@@ -23,6 +23,9 @@ STAGE = "layout"
 # A checkpoint is written when this time has passed, and not before 50 times what the last one took.
 _CHECKPOINT_SECONDS = 10.0
 _CHECKPOINT_COST = 50
+# Shards that exchange more seldom begin each period with a fresh summary and need none before it. Checkpoints are
+# written there, so that a run that is taken up knows all it needs.
+_PERIOD = 13
 # One shard has nobody to hear from, so it is told several epochs at a time: about this many seconds of them.
 _BATCH_SECONDS = 0.5
 
@@ -116,7 +119,7 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
         while epoch < plan.n_epochs:
             summary = merge(parts)
             shards.told[epoch] = summary
-            count = 1 if several else min(batch, plan.n_epochs - epoch)
+            count = min(_together(epoch, run.params.exchange_every) if several else batch, plan.n_epochs - epoch)
             started = time.monotonic()
             parts = shards.ask(advance, plan, epoch, count, summary)
             seconds = time.monotonic() - started
@@ -127,7 +130,8 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
             emit(EpochDone(epoch, plan.n_epochs, loss, exchanged))
             emit(StageAdvanced(STAGE, epoch))
             due = max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * saving)
-            if epoch == plan.n_epochs or time.monotonic() - saved_at > due:
+            at_rest = not several or run.params.exchange_every == 1 or epoch % _PERIOD == 0
+            if epoch == plan.n_epochs or (at_rest and time.monotonic() - saved_at > due):
                 started = time.monotonic()
                 _checkpoint(shards, workspace, parts, epoch, loss=loss, exchanged=exchanged)
                 saving = time.monotonic() - started
@@ -137,6 +141,12 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dic
     finally:
         cluster.tell(release, str(run.workspace))
     return {"epochs": plan.n_epochs, "loss": loss, "exchanged_bytes_per_epoch": exchanged}
+
+
+def _together(epoch: int, exchange_every: int) -> int:
+    """Return how many epochs shards do before they hear of each other again."""
+    done = epoch % _PERIOD
+    return 1 if done == 0 else min(exchange_every, _PERIOD - done)
 
 
 def _checkpoint(shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int, **facts: Any) -> None:

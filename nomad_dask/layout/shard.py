@@ -34,15 +34,32 @@ class Behind:
 
 @dataclass
 class _Live:
-    """A shard in the memory of this worker."""
+    """A shard in the memory of this worker.
+
+    `told` is what it returned last, of the epochs from `told_from` on, and `heard` the last summary of all
+    shards with its epoch.
+    """
 
     run_id: str
+    shard: int
     layout: ShardLayout
     patch_counts: np.ndarray
     charges: Charges
     epoch: int
     told: ShardSummary | None = None
     told_from: int = -1
+    heard: tuple[int, Summary] | None = None
+
+    def remote(self, summary: Summary) -> Remote:
+        """Return what a summary says of the other shards."""
+        return Remote(
+            summary.moments(),
+            self.patch_counts,
+            self.charges.points(summary),
+            self.charges.weights,
+            summary.z_of_others(self.shard),
+            summary.z[self.shard],
+        )
 
 
 _live: dict[tuple[str, int], _Live] = {}
@@ -59,6 +76,7 @@ def advance(
 ) -> ShardSummary | Behind:
     """Lay out `n_epochs` epochs from `epoch` on, all with one summary, and return the shard's own.
 
+    After the first of them the others are taken to move on as they did between the last two summaries.
     Asked again for epochs it has just done, it returns what it returned then.
     """
     live = _live.get((str(run.workspace), shard))
@@ -68,20 +86,15 @@ def advance(
         live = _load(run, run_id, shard)
         if live.epoch != epoch:
             return Behind(shard, live.epoch)
-    remote = Remote(
-        summary.moments(),
-        live.patch_counts,
-        live.charges.points(summary),
-        live.charges.weights,
-        summary.z_of_others(shard),
-        summary.z[shard],
-    )
-    loss = None
+    remote, loss = live.remote(summary), None
     with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         for e in range(epoch, epoch + n_epochs):
+            if e > epoch and len(live.patch_counts) and live.heard is not None:
+                before, earlier = live.heard
+                remote = live.remote(summary.carried_on(earlier, (e - epoch) / (epoch - before)))
             outcome = live.layout.epoch(plan.at(e), remote)
             loss = outcome.loss if outcome.loss is not None else loss
-    live.epoch = epoch + n_epochs
+    live.epoch, live.heard = epoch + n_epochs, (epoch, summary)
     live.told = ShardSummary(shard, live.layout.patches(), outcome.z, loss)
     live.told_from = epoch
     return live.told
@@ -123,7 +136,7 @@ def _load(run: Run, run_id: str, shard: int) -> _Live:
         layout = backend.layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
     counts = patch_counts(run)
-    live = _Live(run_id, layout, counts.reshape(-1), Charges.of_others(shard, counts, dim), epoch)
+    live = _Live(run_id, shard, layout, counts.reshape(-1), Charges.of_others(shard, counts, dim), epoch)
     _live[str(run.workspace), shard] = live
     return live
 

@@ -63,7 +63,7 @@ class Killer:
 
 
 def killed_map(
-    x: np.ndarray, client: Any, awaited: Callable[[Event], bool], how_many: int = 1
+    x: np.ndarray, client: Any, awaited: Callable[[Event], bool], how_many: int = 1, **more: Any
 ) -> tuple[np.ndarray, Heard, str]:
     heard, killer = Heard(), Killer(client, awaited, how_many)
 
@@ -71,7 +71,7 @@ def killed_map(
         heard(event)
         killer(event)
 
-    positions = make_map(x, client=client, emit=emit, **SETTINGS).positions
+    positions = make_map(x, client=client, emit=emit, **(SETTINGS | more)).positions
     assert killer.address is not None
     return positions, heard, killer.address
 
@@ -101,6 +101,17 @@ def test_killed_during_the_layout_after_a_checkpoint(x, undisturbed, client, mon
     positions, heard, _ = killed_map(x, client, after_epoch(12))
     np.testing.assert_array_equal(positions, undisturbed)
     assert [event.epoch for event in heard.of(CheckpointWritten)] == list(range(1, EPOCHS + 1))
+    assert heard.of(WorkerLost)
+
+
+def test_killed_between_seldom_exchanges(x, client, monkeypatch):
+    """The shards catch up batch by batch, each with what was known then."""
+    settings = SETTINGS | {"exchange_every": 3}
+    expected = make_map(x, client=client, **settings).positions
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
+    positions, heard, _ = killed_map(x, client, after_epoch(20), exchange_every=3)
+    np.testing.assert_array_equal(positions, expected)
     assert heard.of(WorkerLost)
 
 

@@ -52,6 +52,13 @@ def test_the_order_of_arrival_does_not_matter(order):
         assert shuffled.z_of_others(s) == summary.z_of_others(s)
 
 
+def test_patches_are_carried_on_in_a_straight_line():
+    before, now = merge(parts(3, 4, 2)), merge(parts(3, 4, 2, seed=1))
+    later = now.carried_on(before, 0.5)
+    np.testing.assert_allclose(later.patches, 1.5 * now.patches - 0.5 * before.patches, rtol=1e-5, atol=1e-5)
+    assert later.z == now.z
+
+
 def test_z_of_others():
     told = parts(3, 2, 2)
     summary = merge(told)

@@ -43,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one probe": {"n_probes": 1, "cell_rows": 60},
     "low recall": {"target_recall": 0.5},
     "no foreign attraction": {"foreign_attraction": False},
+    "seldom exchange": {"exchange_every": 3},
     "a coarse start": {"coarse": "always"},
 }
 

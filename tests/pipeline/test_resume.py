@@ -83,6 +83,18 @@ def test_stopped_during_the_layout(x, tmp_path, checkpoints_at_once, n_shards):
     assert result.diagnostics["loss"] == plain.diagnostics["loss"]
 
 
+def test_stopped_between_seldom_exchanges(x, tmp_path, checkpoints_at_once):
+    """Checkpoints are written only where the next epochs need no summary but the fresh one."""
+    settings = SETTINGS | {"n_shards": 3, "exchange_every": 3}
+    plain = make_map(x, **settings)
+    stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, n_shards=3, exchange_every=3)
+    heard = Heard()
+    result = make_map(x, workspace=tmp_path / "w", emit=heard, **settings)
+    np.testing.assert_array_equal(result.positions, plain.positions)
+    assert heard.of(EpochDone)[0].epoch == 14
+    assert [event.epoch for event in heard.of(CheckpointWritten)] == [26, 30]
+
+
 def test_stopped_again_and_again(x, undisturbed, tmp_path, checkpoints_at_once):
     for epoch in (3, 4, 11, 29):
         stopped(x, tmp_path / "w", lambda e, epoch=epoch: isinstance(e, CheckpointWritten) and e.epoch == epoch)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import blobs, make_map, worker_processes
+from runs import Heard, blobs, make_map, worker_processes
 
 from nomad_dask import cluster as cluster_module
 from nomad_dask.cluster import Cluster
+from nomad_dask.events import EpochDone
 
 SETTINGS: dict[str, Any] = {"n_epochs": 30, "cell_rows": 60}
 
@@ -79,6 +80,17 @@ def test_worker_processes(x, three_shards):
     with worker_processes(2) as client:
         positions = make_map(x, n_shards=3, client=client, **SETTINGS).positions
     np.testing.assert_array_equal(positions, three_shards)
+
+
+@pytest.mark.parametrize("repulsion", ["field", "means"])
+def test_worker_processes_that_exchange_seldom(x, repulsion):
+    settings = SETTINGS | {"n_shards": 3, "exchange_every": 2, "repulsion": repulsion}
+    heard = Heard()
+    expected = make_map(x, emit=heard, **settings).positions
+    assert [event.epoch for event in heard.of(EpochDone)][:9] == [1, 3, 5, 7, 9, 11, 13, 14, 16]
+    with worker_processes(2) as client:
+        positions = make_map(x, client=client, **settings).positions
+    np.testing.assert_array_equal(positions, expected)
 
 
 def test_embedded_worker_processes(x, three_shards):

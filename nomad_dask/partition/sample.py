@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,9 @@ def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
     with whole_file(run.file("sample/vectors.npy")) as unfinished:
         shape = (len(rows), plan.n_dims)
         np.lib.format.open_memmap(unfinished, "w+", working_dtype(run.source.dtype), shape).flush()
+        if hasattr(os, "posix_fallocate"):  # or a disk that fills up later ends the process that writes to the map
+            with unfinished.open("r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, unfinished.stat().st_size)
         jobs = []
         for i, blocks in enumerate(stretches):
             part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))

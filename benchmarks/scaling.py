@@ -1,7 +1,8 @@
-"""How cost and quality go with the number of rows, and with the number of shards.
+"""How cost and quality go with the number of rows, of shards, and of worker processes on the same cores.
 
     python benchmarks/scaling.py rows --data paths1m --rows 50000 200000 1000000
     python benchmarks/scaling.py shards --data fashion --shards 1 2 4 8 16 --workers 1 2 4 1 1
+    python benchmarks/scaling.py workers --data paths200k --workers 1 2 4 --repeats 3
 
 Every fit is a fresh process, compiled code cached; measured and scored as in `compare.py`.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 import tempfile
 from datetime import date
@@ -64,18 +66,39 @@ def by_shards(name: str, shards: list[int], workers: list[int], scratch: Path) -
     return results
 
 
+def by_workers(name: str, workers: list[int], repeats: int, scratch: Path) -> list[dict[str, Any]]:
+    """Fit the data with one shard a worker process, in turns; one worker is the driver's own process."""
+    data = load(name, None, None, scratch)
+    fit(data, scratch, ["--epochs", "2"])
+    runs: dict[int, list[dict[str, Any]]] = {w: [] for w in workers}
+    for _ in range(repeats):
+        for w in workers:
+            runs[w].append(fit(data, scratch, ["--shards", str(w), "--workers", str(w)]))
+            print(w, runs[w][-1], flush=True)
+    wall = {w: statistics.median(run["wall_s"] for run in runs[w]) for w in workers}
+    together = {w: fit(data, scratch, ["--shards", str(w), "--workers", "1"])["NP@10"] for w in workers}
+    return [
+        {"workers": w, "wall_s": wall[w], "speed_up": round(wall[workers[0]] / wall[w], 3)}
+        | {"NP@10_in_one_process": together[w], "runs": runs[w]}
+        for w in workers
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "shards"])
+    parser.add_argument("what", choices=["rows", "shards", "workers"])
     parser.add_argument("--data", default="paths1m")
     parser.add_argument("--rows", nargs="+", type=int, default=[50_000, 200_000, 1_000_000])
     parser.add_argument("--shards", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 1, 1])
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nomad-scaling-") as folder:
         if args.what == "rows":
             results = by_rows(args.data, args.rows, Path(folder))
+        elif args.what == "workers":
+            results = by_workers(args.data, args.workers, args.repeats, Path(folder))
         else:
             results = by_shards(args.data, args.shards, args.workers, Path(folder))
     name = Path(args.data).stem if args.data.endswith((".npy", ".parquet")) else args.data

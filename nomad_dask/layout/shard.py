@@ -16,7 +16,7 @@ from nomad_dask.cluster import worker_threads
 from nomad_dask.layout.schedule import Schedule
 from nomad_dask.layout.start import along_axes, from_anchors, room
 from nomad_dask.layout.summary import Charges, ShardSummary, Summary
-from nomad_dask.neighbors.halo import all_cells, surroundings
+from nomad_dask.neighbors.halo import all_cells, open_vectors, surroundings
 from nomad_dask.neighbors.shard import load_graph, patch_counts
 from nomad_dask.partition import cells as cells_module
 from nomad_dask.partition.exchange import shard_file
@@ -152,8 +152,9 @@ def _start(run: Run, shard: int) -> np.ndarray:
         here = np.isin(laid_out, rows, assume_unique=True)
         anchors = order[np.searchsorted(rows[order], laid_out[here])]
         places = np.argsort(anchors)
+        cells = all_cells(run)
         return from_anchors(
-            surroundings(run, all_cells(run), shard, with_halo=False).vectors,
+            open_vectors(run, cells, shard, surroundings(cells, shard, with_halo=False)),
             np.load(run.file(shard_file(shard, "cell_offsets"))),
             np.load(run.file(shard_file(shard, "centroids"))),
             anchors[places],

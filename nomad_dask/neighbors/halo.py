@@ -46,7 +46,6 @@ class Surroundings:
 
     Attributes
     ----------
-    vectors : ShardVectors
     cells : ndarray of int64 (c,)
         Numbers of the cells, own ones first.
     offsets : ndarray of int64 (c + 1,)
@@ -55,7 +54,6 @@ class Surroundings:
         Own rows.
     """
 
-    vectors: ShardVectors
     cells: np.ndarray
     offsets: np.ndarray
     n_own: int
@@ -88,23 +86,24 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int) -> np.nd
     return near
 
 
-def surroundings(run: Run, cells: AllCells, shard: int, with_halo: bool) -> Surroundings:
-    """Open the rows of a shard and, on request, of its halo."""
+def surroundings(cells: AllCells, shard: int, with_halo: bool) -> Surroundings:
+    """Return which rows belong to a shard and, on request, to its halo."""
     first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
     numbers = np.arange(first, last)
     if with_halo:
         near = np.unique(nearest_cells(cells.centroids, first, last, _HALO_CELLS))
         numbers = np.concatenate([numbers, near[(near < first) | (near >= last)]])
-    owners = cells.shard_of(numbers)
-    parts = [
+    offsets = np.concatenate([[0], np.cumsum(cells.counts[numbers])]).astype(np.int64)
+    return Surroundings(numbers, offsets, int(cells.counts[first:last].sum()))
+
+
+def open_vectors(run: Run, cells: AllCells, shard: int, around: Surroundings) -> ShardVectors:
+    """Open the vectors of a shard and of its halo."""
+    n_own_cells = int(cells.edges[shard + 1] - cells.edges[shard])
+    there = around.cells[n_own_cells:]
+    halo = [
         (run.file(shard_file(int(owner), "vectors")), int(start), int(start + count))
-        for owner, start, count in zip(owners, cells.starts[numbers], cells.counts[numbers], strict=True)
+        for owner, start, count in zip(cells.shard_of(there), cells.starts[there], cells.counts[there], strict=True)
     ]
-    n_own = int(cells.counts[first:last].sum())
-    own = (run.file(shard_file(shard, "vectors")), 0, n_own)
-    return Surroundings(
-        ShardVectors([own, *parts[last - first :]], run.params.metric, run.plan.resident_bytes),
-        numbers,
-        np.concatenate([[0], np.cumsum(cells.counts[numbers])]).astype(np.int64),
-        n_own,
-    )
+    own = (run.file(shard_file(shard, "vectors")), 0, around.n_own)
+    return ShardVectors([own, *halo], run.params.metric, run.plan.resident_bytes)

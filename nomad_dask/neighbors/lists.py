@@ -13,7 +13,7 @@ import numpy as np
 
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import report, worker_threads
-from nomad_dask.neighbors.halo import AllCells, Surroundings, all_cells, surroundings
+from nomad_dask.neighbors.halo import AllCells, Surroundings, all_cells, open_vectors, surroundings
 from nomad_dask.neighbors.search import Effort, Lists, Search
 from nomad_dask.plan import Run
 from nomad_dask.workspace import whole_file
@@ -43,12 +43,13 @@ def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
         return _last[0]
     _last.clear()
     cells = all_cells(run)
-    around = surroundings(run, cells, shard, with_halo)
+    around = surroundings(cells, shard, with_halo)
+    vectors = open_vectors(run, cells, shard, around)
     # The rows and what the search makes of them may each take this much.
     params, memory = run.params, 2 * run.plan.resident_bytes
     with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
         centroids = cells.centroids[around.cells]
-        primitives = backend.searcher(around.vectors, around.offsets, centroids, params.seed, memory, around.n_own)
+        primitives = backend.searcher(vectors, around.offsets, centroids, params.seed, memory, around.n_own)
         search = Search(
             primitives,
             params.n_neighbors,
@@ -86,11 +87,9 @@ def refine(run: Run, shard: int, efforts: tuple[Effort, ...]) -> Effort:
     return effort
 
 
-def own_lists(run: Run, opened: Opened, rounds: int) -> Lists:
-    """Return the lists of a shard's own rows."""
-    _, shard = opened.key
-    ids, distances, fresh = (np.load(run.file(_file(shard, rounds, what))) for what in _FILES)
-    return Lists(_local(opened, ids), distances, fresh)
+def own_ids(run: Run, cells: AllCells, around: Surroundings, shard: int, rounds: int) -> np.ndarray:
+    """Return the neighbours (rows, k) int32 of a shard's own rows that it left after so many rounds."""
+    return _local(cells, around, np.load(run.file(_file(shard, rounds, "ids"))))
 
 
 _FILES = ("ids", "distances", "fresh")
@@ -118,9 +117,9 @@ def _first_rows(cells: AllCells) -> np.ndarray:
     return firsts
 
 
-def _local(opened: Opened, ids: np.ndarray) -> np.ndarray:
-    """Return the positions in what is open of rows numbered through all shards, -1 for those elsewhere."""
-    around, firsts = opened.around, _first_rows(opened.cells)
+def _local(cells: AllCells, around: Surroundings, ids: np.ndarray) -> np.ndarray:
+    """Return the positions around a shard of rows numbered through all shards, -1 for those elsewhere."""
+    firsts = _first_rows(cells)
     slot_of_cell = np.full(len(firsts), -1)
     slot_of_cell[around.cells] = np.arange(len(around.cells))
     known = ids != _NOBODY
@@ -147,4 +146,4 @@ def _lists_around(run: Run, opened: Opened, rounds: list[int]) -> Lists:
             here = slice(int(around.offsets[slot]), int(around.offsets[slot + 1]))
             for part, file in zip((everything.ids, everything.distances, everything.fresh), files, strict=True):
                 part[here] = file[there]
-    return Lists(_local(opened, everything.ids), everything.distances, everything.fresh)
+    return Lists(_local(cells, around, everything.ids), everything.distances, everything.fresh)

@@ -15,8 +15,8 @@ from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import report, worker_threads
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
-from nomad_dask.neighbors.halo import AllCells, all_cells, nearest_cells
-from nomad_dask.neighbors.lists import open_shard, own_lists, release
+from nomad_dask.neighbors.halo import AllCells, all_cells, nearest_cells, surroundings
+from nomad_dask.neighbors.lists import open_shard, own_ids, release
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.neighbors.search import Effort
 from nomad_dask.partition.exchange import shard_file
@@ -49,20 +49,22 @@ def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artif
     """
     params, plan = run.params, run.plan
     across = searches_across(run)
-    opened = open_shard(run, shard, across)
+    cells = all_cells(run)
+    around = surroundings(cells, shard, across)
     if effort is not None:
-        lists = own_lists(run, opened, effort.rounds)
+        ids = own_ids(run, cells, around, shard, effort.rounds)
     else:
+        search = open_shard(run, shard, across).search
         with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-            lists, effort = opened.search.probe(report)
+            lists, effort = search.probe(report)
             while effort.more:
-                lists, effort = opened.search.refine(lists, effort)
-    cells, around = opened.cells, opened.around
+                lists, effort = search.refine(lists, effort)
+        ids = lists.ids
+        del search, lists
     release(str(run.workspace))
-    del opened
-    weights = neighbor_weights(lists.ids, params.weights)
-    far = lists.ids >= around.n_own
-    edges = symmetric_graph(np.where(far, -1, lists.ids), weights, with_forward=params.normalizer == "point")
+    weights = neighbor_weights(ids, params.weights)
+    far = ids >= around.n_own
+    edges = symmetric_graph(np.where(far, -1, ids), weights, with_forward=params.normalizer == "point")
     workspace = Workspace(run.workspace)
     arrays = (edges.indptr, edges.indices, edges.weights)
     made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
@@ -70,7 +72,7 @@ def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artif
         made.append(workspace.save(graph_file(shard, "forward"), edges.forward))
     if across:
         rows, ranks = np.nonzero(far)
-        places = lists.ids[rows, ranks]
+        places = ids[rows, ranks]
         slots = np.searchsorted(around.offsets, places, side="right") - 1
         numbers = around.cells[slots]
         there = places - around.offsets[slots] + cells.starts[numbers]
@@ -84,7 +86,7 @@ def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artif
         )
         made += [workspace.save(graph_file(shard, w), a) for w, a in zip(_OUT_FILES, out, strict=True)]
     return made, {
-        "rows": len(lists.ids),
+        "rows": len(ids),
         "recall": effort.recall,
         "n_probes": effort.n_probes,
         "rounds": effort.rounds,

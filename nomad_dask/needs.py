@@ -25,6 +25,8 @@ _LAYOUT_BYTES_PER_ROW = 30
 _LAYOUT_BYTES_PER_NEIGHBOR = 16
 # Summaries that a driver of several shards keeps until the next checkpoint, and the mesh of the field.
 _LAYOUT_BYTES = 128 << 20
+# Every shard's mesh lies over the whole map: charges, potential, transforms; one shard at a time.
+_MESH_BYTES_PER_ROW = 60
 _MAP_BYTES_PER_ROW = 24
 
 
@@ -95,7 +97,8 @@ def host_of_stages(sizes: Sizes) -> dict[str, int]:
         s.shard_rows, s.n_dims, s.n_neighbors, s.resident_bytes, across, s.n_cells
     )
     per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * s.n_neighbors
-    needed["layout"] = held * per_row + (_LAYOUT_BYTES if s.n_shards > 1 else 0)
+    others = s.n_rows * _MESH_BYTES_PER_ROW + _LAYOUT_BYTES if s.n_shards > 1 else 0
+    needed["layout"] = held * per_row + others
     needed["map"] = s.n_rows * _MAP_BYTES_PER_ROW + s.shard_rows * 40
     return {name: int(size) + BASE_BYTES for name, size in needed.items()}
 

@@ -1,5 +1,8 @@
 """The mesh against the direct sum in float64."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.mesh import choose_mesh
 
 NONE = np.empty(0, np.float32)
+NO_POINTS = np.empty((0, 2), np.float32)
 
 
 def direct(points, charges, weights):
@@ -151,3 +155,18 @@ def test_mesh_of_a_small_map_is_fine_and_moves_in_steps():
     assert len(sizes) <= 9
     mesh = choose_mesh(np.zeros(2), np.array([2.0, 1.0]), 0.7, 1 << 24)
     assert 2.0 / mesh.spacing >= 40
+
+
+def test_shards_of_one_map_share_the_transform_of_the_kernel():
+    points = np.random.default_rng(0).uniform(-40, 40, (20_000, 2)).astype(np.float32)
+    with threads(1) as pool:
+        fields = [Field(2, 0.7, 1 << 22, pool) for _ in range(2)]
+        kept = []
+        for one in fields:
+            one.solve(one.cover(points, NO_POINTS), points, NONE, NO_POINTS, NONE)
+            kept.append(one._transform[1])
+        assert kept[0] is kept[1]
+        gone = weakref.ref(kept[0])
+        del kept, fields, one
+    gc.collect()
+    assert gone() is None

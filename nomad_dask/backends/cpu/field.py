@@ -7,6 +7,7 @@ read back at the points with the same splines (algorithm §3; particle-mesh as i
 from __future__ import annotations
 
 import math
+from weakref import WeakValueDictionary
 
 import numpy as np
 import scipy.fft
@@ -182,7 +183,7 @@ class Field:
         """Convolve with K/b̂². Only the occupied half is transformed along all axes but one."""
         key = (mesh.shape, mesh.spacing)
         if self._transform is None or self._transform[0] != key:
-            self._transform = (key, kernel_transform(*key))
+            self._transform = (key, _shared_transform(*key))
         spectrum = density
         workers = self._pool.n if density.size > _SMALL_MESH else 1
         for axis in reversed(range(self._dim)):
@@ -215,6 +216,18 @@ class Field:
 
         self._pool.run(part, n, _GATHER_CHUNK)
         return float(sums.sum())
+
+
+# Shards of one process lie in the same map, so their meshes mostly have one shape. The kernel's transform, twice as
+# large as a mesh, is kept once for all of them as long as one has it.
+_transforms: WeakValueDictionary[tuple[tuple[int, ...], float], np.ndarray] = WeakValueDictionary()
+
+
+def _shared_transform(shape: tuple[int, ...], spacing: float) -> np.ndarray:
+    transform = _transforms.get((shape, spacing))
+    if transform is None:
+        transform = _transforms[shape, spacing] = kernel_transform(shape, spacing)
+    return transform
 
 
 def _strides(mesh: Mesh) -> np.ndarray:

@@ -107,6 +107,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         target_recall: float = 0.95,
         n_shards: int | None = None,
         foreign_attraction: bool = True,
+        exchange_every: int = 1,
         coarse: str = "auto",
         random_state: Any = 0,
         device: str = "auto",
@@ -142,6 +143,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.target_recall = target_recall
         self.n_shards = n_shards
         self.foreign_attraction = foreign_attraction
+        self.exchange_every = exchange_every
         self.coarse = coarse
         self.random_state = random_state
         self.device = device

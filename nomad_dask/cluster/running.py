@@ -220,8 +220,11 @@ class Cluster:
                 if kind == "progress" and advanced is not None:
                     advanced(*what)
                 elif kind == "done" and what.key in awaited:
-                    results[awaited[what.key]] = self._result(what, watch)
-                    del awaited[what.key]
+                    try:
+                        results[awaited[what.key]] = self._result(what, watch)
+                        del awaited[what.key]
+                    except _RunsAgain:
+                        what.add_done_callback(lambda f: inbox.put(("done", f)))
                 watch.look()
                 # Dask never runs a task with a preferred worker that found no worker at all when it was to run.
                 for key in watch.stranded() if workers else ():
@@ -240,7 +243,13 @@ class Cluster:
         return [results[number] for number in range(len(jobs))]
 
     def _result(self, future: Any, watch: Watch) -> Any:
-        """Return the result of a task that is done; its worker may be gone again, and then it runs again."""
+        """Return the result of a task that is done.
+
+        Raises
+        ------
+        _RunsAgain
+            Its worker is gone with it.
+        """
         from concurrent.futures import CancelledError
 
         patience = LOOK_SECONDS
@@ -251,8 +260,11 @@ class Cluster:
                 return future.result(timeout=patience)
             except CancelledError as error:
                 raise self._error_of(future) from error
-            except TimeoutError:
+            except TimeoutError as error:
                 watch.look()
+                # Waiting here would be for ever: the new run may find no worker, which only `run` can mend.
+                if future.status in ("pending", "lost"):
+                    raise _RunsAgain from error
                 patience *= 2  # each try begins its transfer anew
 
     def _error_of(self, future: Any) -> BaseException:
@@ -280,6 +292,10 @@ class Cluster:
         """Let the scheduler forget tasks. Those that run see it when they report."""
         if futures and self.client.status == "running":
             self.client.cancel(futures, force=True)
+
+
+class _RunsAgain(Exception):  # noqa: N818 - nothing is wrong
+    """A result was lost with its worker before it was fetched, and Dask runs its task again."""
 
 
 def _free_memory() -> int:

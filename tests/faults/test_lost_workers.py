@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -183,3 +184,24 @@ def test_a_task_that_ends_every_worker_is_given_up(client):
     """As one does that takes all memory: the system ends its worker, then the next one."""
     with pytest.raises(ClusterError, match=r"4 workers died .* Give workers more memory, or use more shards"):
         Cluster(client, in_process=False).run(end_the_process, [()])
+
+
+def test_all_killed_before_a_result_is_fetched(monkeypatch):
+    """Dask then runs the tasks again, but not those whose preferred worker is gone."""
+    plain, killed = Cluster._result, []
+
+    def late(self: Cluster, future: Any, watch: Any) -> Any:
+        if not killed:
+            killed.extend(self.client.run(os.getpid).values())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+            while self._known():
+                time.sleep(0.05)
+        return plain(self, future, watch)
+
+    monkeypatch.setattr(Cluster, "_result", late)
+    with worker_processes(2) as client:
+        cluster = Cluster(client, in_process=False)
+        homes = [worker.address for worker in cluster.workers()]
+        assert cluster.run(pow, [(2, 3), (3, 3)], workers=homes) == [8, 27]
+    assert killed

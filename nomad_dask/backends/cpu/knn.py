@@ -16,6 +16,7 @@ import numpy as np
 from nomad_dask.backends.cpu import knn_kernels as kernels
 from nomad_dask.backends.cpu.screen import BLOCK_ROWS, Axes, BlockCache, principal_axes
 from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.backends.sorted_cells import SortedCells
 from nomad_dask.backends.vectors import ShardVectors
 
 QUERIES = 2048
@@ -31,7 +32,7 @@ REACHED = 0.98
 """Share of true neighbours whose screened distance is within reach."""
 
 
-class CellSearch:
+class CellSearch(SortedCells):
     """Rows of one shard in cell order, and what a search needs to ask of them.
 
     Parameters
@@ -62,23 +63,11 @@ class CellSearch:
         memory_bytes: int,
         n_queries: int | None = None,
     ) -> None:
-        self.vectors = vectors
-        self.n_queries = vectors.n_rows if n_queries is None else n_queries
+        super().__init__(vectors, cell_offsets, centroids, memory_bytes, n_queries)
         self.pool = pool
-        self.memory_bytes = memory_bytes
         self._rng = np.random.default_rng(seed)
-        filled = np.flatnonzero(np.diff(cell_offsets) > 0)
-        self._first = np.asarray(cell_offsets)[filled].astype(np.int64)
-        self._sizes = np.diff(cell_offsets)[filled].astype(np.int64)
-        self._centroids = np.asarray(centroids, np.float32)[filled]
-        self.n_cells = len(filled)
         self.correlation = np.float32(1)
         self.reach = np.float32(np.inf)
-
-    @property
-    def mean_probed_rows(self) -> float:
-        """Rows that a probe of one cell meets in the mean: large cells are met more often."""
-        return float((self._sizes.astype(np.float64) ** 2).sum() / self._sizes.sum())
 
     # --- the screen ---------------------------------------------------------------------------------
 
@@ -150,20 +139,9 @@ class CellSearch:
             gathered[here] = self.vectors.read(low, high + 1)[rows[here] - low]
         return gathered
 
-    def _cell_of(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._first, rows, side="right") - 1
-
     def _tour_of_rows(self) -> np.ndarray:
         """Return the rows to search for, cell after cell, so that near cells come after one another."""
-        parts = [np.arange(int(np.searchsorted(self._first, self.n_queries)))]
-        while any(len(part) > 2 for part in parts):
-            halves: list[np.ndarray] = []
-            for part in parts:
-                spread = self._cell_screen[part].var(axis=0)
-                order = part[np.argsort(self._cell_screen[part, int(spread.argmax())], kind="stable")]
-                halves += [order[: len(order) // 2], order[len(order) // 2 :]] if len(part) > 2 else [part]
-            parts = halves
-        cells = np.concatenate(parts)
+        cells = self._tour_of_cells(self._cell_screen)
         return np.concatenate(
             [np.arange(self._first[c], self._first[c] + self._sizes[c], dtype=np.int32) for c in cells]
         )

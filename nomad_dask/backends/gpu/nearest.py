@@ -17,6 +17,7 @@ from nomad_dask.backends.gpu import pca
 from nomad_dask.backends.gpu.cell_products import CellProducts, Queries
 from nomad_dask.backends.gpu.cell_rows import CellRows, HeldRows, StreamedRows, ranges
 from nomad_dask.backends.gpu.runtime import Runtime
+from nomad_dask.backends.sorted_cells import SortedCells
 from nomad_dask.backends.vectors import ShardVectors
 
 NEAR_CELLS = 64
@@ -29,7 +30,7 @@ _MAX_SCRATCH = 2 << 30
 _HELD_SHARE = 0.7
 
 
-class GpuSearch:
+class GpuSearch(SortedCells):
     """Rows of one shard in cell order, and what a search needs to ask of them.
 
     Rows that fit in the device's memory are held there, others stream from the shard's files.
@@ -61,22 +62,10 @@ class GpuSearch:
         memory_bytes: int,
         n_queries: int | None = None,
     ) -> None:
-        self.vectors = vectors
-        self.n_queries = vectors.n_rows if n_queries is None else n_queries
+        super().__init__(vectors, cell_offsets, centroids, memory_bytes, n_queries)
         self.runtime = runtime
         self.seed = seed
-        self.memory_bytes = memory_bytes
-        filled = np.flatnonzero(np.diff(cell_offsets) > 0)
-        self._first = np.asarray(cell_offsets)[filled].astype(np.int64)
-        self._sizes = np.diff(cell_offsets)[filled].astype(np.int64)
-        self._centroids = np.asarray(centroids, np.float32)[filled]
-        self.n_cells = len(filled)
         self._rows: CellRows | None = None
-
-    @property
-    def mean_probed_rows(self) -> float:
-        """Rows that a probe of one cell meets in the mean: large cells are met more often."""
-        return float((self._sizes.astype(np.float64) ** 2).sum() / self._sizes.sum())
 
     def make_screen(self, n_axes: int | None) -> None:
         """Bring the rows, or as many as there is room for, to the device: products have all dimensions."""
@@ -280,22 +269,11 @@ class GpuSearch:
         first, n_rows = _pieces(self._first[cells], self._sizes[cells], self._products.piece_rows)
         return self._rows.gather(np.asarray(rows, np.int32), first, n_rows)
 
-    def _cell_of(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._first, rows, side="right") - 1
-
     def _tour_of_rows(self) -> np.ndarray:
         """Return the rows to search for, cell after cell, so that near cells come after one another."""
         axes = pca.fit_axes(self._centroids, min(_TOUR_AXES, self.vectors.n_dims), self.seed, self.runtime)
         places = pca.project(self._centroids, axes, self.runtime)
-        parts = [np.arange(int(np.searchsorted(self._first, self.n_queries)))]
-        while any(len(part) > 2 for part in parts):
-            halves: list[np.ndarray] = []
-            for part in parts:
-                widest = int(places[part].var(axis=0).argmax())
-                order = part[np.argsort(places[part, widest], kind="stable")]
-                halves += [order[: len(order) // 2], order[len(order) // 2 :]] if len(part) > 2 else [part]
-            parts = halves
-        cells = np.concatenate(parts)
+        cells = self._tour_of_cells(places)
         return ranges(self._first[cells], self._sizes[cells])
 
 

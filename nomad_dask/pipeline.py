@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from nomad_dask import __version__, diagnostics
-from nomad_dask.backends.vectors import RowFile
 from nomad_dask.begin import about, bytes_in, check_output, memory_of_a_worker, open_workspace, plan_of
 from nomad_dask.cluster import Cluster, check_reach, connect, spread
 from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
@@ -42,9 +41,8 @@ from nomad_dask.plan import Run, check_fits, make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import NpySource, staged
 from nomad_dask.stages import ORDER, look_for_damage, not_needed, to_do
-from nomad_dask.workspace import MANIFEST, Workspace, full_disk, whole_file
+from nomad_dask.workspace import MANIFEST, Workspace, full_disk
 
-_TAKE_BYTES = 64 << 20
 _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
 
@@ -279,7 +277,7 @@ class _Stages:
         rng = np.random.default_rng([self.run.params.seed, 3])
         part = np.sort(rng.choice(len(rows), self.run.plan.coarse_rows, replace=False))
         self.workspace.save("coarse/rows.npy", rows[part])
-        _take_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
+        sample.take_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
         source = NpySource(self.run.file("coarse/vectors.npy"))
         preset = _COARSE_PRESET[self.run.params.preset]
         params = self.run.params.replace(
@@ -385,18 +383,3 @@ class _Stages:
             cells[rows] = np.repeat(np.arange(first, first + len(sizes)), sizes)
             first += len(sizes)
         return positions, cells
-
-
-def _take_rows(path: Path, target: Path, rows: np.ndarray) -> None:
-    """Write some rows, in ascending order, of a ``.npy`` file to another one, a block at a time."""
-    file = RowFile.open(path)
-    shape = (len(rows), *file.row_shape)
-    step = max(1, _TAKE_BYTES // (file.dtype.itemsize * shape[1]))
-    stop = int(rows[-1]) + 1
-    with whole_file(target) as partial, partial.open("wb") as out:
-        header = {"descr": np.lib.format.dtype_to_descr(file.dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(out, header)
-        for a in range(0, stop, step):
-            b = min(a + step, stop)
-            here = rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)]
-            file.read(a, b)[here - a].tofile(out)

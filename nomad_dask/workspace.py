@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -71,6 +71,18 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_header(out: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Begin a C-ordered ``.npy`` file whose rows are appended."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, header)
+
+
+def leave(path: Path, array: np.ndarray) -> None:
+    """Write an array as ``.npy`` for a later task, whole or not at all; one that is lost is made again."""
+    with whole_file(path, durable=False) as unfinished, unfinished.open("wb") as out:
+        np.save(out, array, allow_pickle=False)
 
 
 @contextmanager

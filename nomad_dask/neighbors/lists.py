@@ -16,7 +16,7 @@ from nomad_dask.cluster import report, worker_threads
 from nomad_dask.neighbors.halo import AllCells, Surroundings, all_cells, open_vectors, surroundings
 from nomad_dask.neighbors.search import Effort, Lists, Search
 from nomad_dask.plan import Run
-from nomad_dask.workspace import whole_file
+from nomad_dask.workspace import leave
 
 FOLDER = "lists"
 _NOBODY = np.uint32(0xFFFFFFFF)
@@ -106,9 +106,7 @@ def _save(run: Run, opened: Opened, lists: Lists, rounds: int) -> None:
     numbers += np.arange(len(numbers))
     ids = np.where(lists.ids >= 0, numbers[lists.ids].astype(np.uint32), _NOBODY)
     for what, array in zip(_FILES, (ids, lists.distances, lists.fresh), strict=True):
-        path = run.file(_file(shard, rounds, what))
-        with whole_file(path, durable=False) as unfinished, unfinished.open("wb") as out:
-            np.save(out, array, allow_pickle=False)
+        leave(run.file(_file(shard, rounds, what)), array)
 
 
 def _first_rows(cells: AllCells) -> np.ndarray:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from nomad_dask.partition.sample import working_dtype
 from nomad_dask.plan import Run
 from nomad_dask.sources.again import patiently
 from nomad_dask.sources.base import rows_named
-from nomad_dask.workspace import Artifact, Workspace, whole_file
+from nomad_dask.workspace import Artifact, Workspace, leave, whole_file, write_header
 
 # A cell of more than this many mean sizes is cut in pieces, by its own widest axis.
 _HUGE = 4
@@ -68,11 +67,7 @@ def _write_block(run: Run, partition: cells_module.Partition, number: int, start
         order = np.argsort(joined[-1], kind="stable")
         arrays = tuple(array[order] for array in joined)
     for what, array in zip(_BLOCK_FILES, arrays, strict=True):
-        with (
-            whole_file(run.file(_block_file(number, what)), durable=False) as unfinished,
-            unfinished.open("wb") as out,
-        ):
-            np.save(out, array, allow_pickle=False)
+        leave(run.file(_block_file(number, what)), array)
 
 
 def _sorted_rows(run: Run, partition: cells_module.Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -112,7 +107,8 @@ def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:
         if alone:
             _share(run.file(_block_file(0, "vectors")), unfinished)
         else:
-            _write_header(unfinished, (n, plan.n_dims), working_dtype(run.source.dtype))
+            with unfinished.open("wb") as out:
+                write_header(out, working_dtype(run.source.dtype), (n, plan.n_dims))
         for a, b in _buckets(counts, plan.block_rows):
             parts = {
                 what: np.concatenate([
@@ -151,13 +147,6 @@ def _share(path: Path, other: Path) -> None:
         other.hardlink_to(path)
     except OSError:  # a file system without links
         shutil.copyfile(path, other)
-
-
-def _write_header(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """Begin a ``.npy`` file whose rows are appended."""
-    with path.open("wb") as out:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(out, header)
 
 
 def _buckets(counts: np.ndarray, max_rows: int) -> list[tuple[int, int]]:

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.choose import backend_of_worker
+from nomad_dask.backends.vectors import RowFile
 from nomad_dask.cluster import Cluster, report, worker_threads
 from nomad_dask.partition.halves import in_halves
 from nomad_dask.plan import Run
 from nomad_dask.sources.again import patiently
 from nomad_dask.sources.base import rows_named
-from nomad_dask.workspace import whole_file
+from nomad_dask.workspace import whole_file, write_header
+
+_TAKE_BYTES = 64 << 20
 
 
 def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -68,3 +71,17 @@ def _sampled(run: Run, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndar
         block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
         backend.check_finite(block, start, run.source.name)
         return (backend.take(block, wanted - start),)
+
+
+def take_rows(path: Path, target: Path, rows: np.ndarray) -> None:
+    """Write some rows, in ascending order, of a ``.npy`` file to another one, a block at a time."""
+    file = RowFile.open(path)
+    shape = (len(rows), *file.row_shape)
+    step = max(1, _TAKE_BYTES // (file.dtype.itemsize * shape[1]))
+    stop = int(rows[-1]) + 1
+    with whole_file(target) as partial, partial.open("wb") as out:
+        write_header(out, file.dtype, shape)
+        for a in range(0, stop, step):
+            b = min(a + step, stop)
+            here = rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)]
+            file.read(a, b)[here - a].tofile(out)

@@ -18,7 +18,7 @@ from nomad_dask.sources.digest import file_digest
 from nomad_dask.sources.files import FileSource, State, absolute, open_binary, state_of
 from nomad_dask.sources.remote import PIECE, read_ranges
 from nomad_dask.sources.rows import check_shape, native_dtype
-from nomad_dask.workspace import whole_file
+from nomad_dask.workspace import whole_file, write_header
 
 _PIECES_AT_ONCE = 4
 
@@ -166,13 +166,8 @@ def staged(source: Source, path: Path, max_rows: int) -> NpySource:
         Over the file, with the fingerprint of the original. It has no columns: they stay with `source`.
     """
     fingerprint = source.fingerprint()
-    header = {
-        "descr": npy_format.dtype_to_descr(source.dtype),
-        "fortran_order": False,
-        "shape": (source.n_rows, source.n_dims),
-    }
     with whole_file(path) as partial, partial.open("wb") as f:
-        npy_format.write_array_header_1_0(f, header)
+        write_header(f, source.dtype, (source.n_rows, source.n_dims))
         for _, rows in source.iterate(max_rows):
             rows.tofile(f)
     return NpySource(path, fingerprint)

@@ -41,7 +41,7 @@ from nomad_dask.plan import Run, check_fits, make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import NpySource, staged
 from nomad_dask.stages import ORDER, look_for_damage, not_needed, to_do
-from nomad_dask.workspace import MANIFEST, Workspace, full_disk
+from nomad_dask.workspace import MANIFEST, Workspace
 
 _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
@@ -263,11 +263,6 @@ class _Stages:
         return advanced
 
     def _sample(self) -> tuple[list[Any], dict[str, Any]]:
-        plan, place = self.run.plan, self.workspace.file("sample/vectors.npy")
-        wanted = plan.sample_rows * (plan.n_dims * sample.working_dtype(self.run.source.dtype).itemsize + 8)
-        # Workers write into a memory map, and one of a file for which there is no disk ends a process.
-        if wanted > shutil.disk_usage(self.workspace.path).free:
-            raise full_disk(place, wanted)
         names = sample.draw(self.run, self.cluster, self._progress("sample"))
         return [self.workspace.describe(n) for n in names], {}
 
@@ -355,14 +350,17 @@ class _Stages:
         """Let all shards search, then refine their lists as long as some gain by it, each on a worker of its own."""
         run, shards = self.run.without_vectors(), range(self.run.plan.n_shards)
         homes = spread(len(shards), self.cluster.workers())
-        efforts = self.cluster.run(lists.probe, self._jobs(), advanced, homes)
-        while any(e.more for e in efforts):
-            now = tuple(efforts)
-            again = [s for s in shards if now[s].more]
-            jobs = [(run, s, now) for s in again]
-            refined = self.cluster.run(lists.refine, jobs, workers=[homes[s] for s in again])
-            for s, effort in zip(again, refined, strict=True):
-                efforts[s] = effort
+        try:
+            efforts = self.cluster.run(lists.probe, self._jobs(), advanced, homes)
+            while any(e.more for e in efforts):
+                now = tuple(efforts)
+                again = [s for s in shards if now[s].more]
+                jobs = [(run, s, now) for s in again]
+                refined = self.cluster.run(lists.refine, jobs, workers=[homes[s] for s in again])
+                for s, effort in zip(again, refined, strict=True):
+                    efforts[s] = effort
+        finally:
+            self.cluster.tell(lists.release, str(run.workspace))
         return efforts
 
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:

@@ -151,7 +151,7 @@ def _together(epoch: int, exchange_every: int) -> int:
 
 def _checkpoint(shards: _Shards, workspace: Workspace, parts: list[ShardSummary], epoch: int, **facts: Any) -> None:
     """Make the state durable, then drop the checkpoint before it."""
-    before = workspace.facts("checkpoint")
+    before = workspace.noted("checkpoint")
     artifacts = shards.ask(save, epoch)
     workspace.record("checkpoint", artifacts, epoch=epoch, z=[p.z for p in parts], **facts)
     shards.told.clear()

@@ -36,12 +36,16 @@ class Opened:
 _last: list[Opened] = []
 
 
+def _opened(run: Run, shard: int) -> Opened:
+    """Return a shard with its halo, opened anew unless this worker searched it last."""
+    if not (_last and _last[0].key == (str(run.workspace), shard)):
+        _last.clear()  # before: two do not fit
+        _last.append(open_shard(run, shard, with_halo=True))
+    return _last[0]
+
+
 def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
     """Open the rows of a shard, and of its halo on request, and choose how they are searched."""
-    key = (str(run.workspace), shard)
-    if _last and _last[0].key == key:
-        return _last[0]
-    _last.clear()
     cells = all_cells(run)
     around = surroundings(cells, shard, with_halo)
     vectors = open_vectors(run, cells, shard, around)
@@ -57,9 +61,7 @@ def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
             target_recall=params.target_recall,
             seed=params.seed,
         )
-    opened = Opened(key, cells, around, search)
-    _last.append(opened)
-    return opened
+    return Opened((str(run.workspace), shard), cells, around, search)
 
 
 def release(workspace: str) -> None:
@@ -70,7 +72,7 @@ def release(workspace: str) -> None:
 
 def probe(run: Run, shard: int) -> Effort:
     """Search the cells nearest to each row of a shard, and leave the lists for the other shards."""
-    opened = open_shard(run, shard, with_halo=True)
+    opened = _opened(run, shard)
     with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         lists, effort = opened.search.probe(report)
     _save(run, opened, lists, effort.rounds)
@@ -79,7 +81,7 @@ def probe(run: Run, shard: int) -> Effort:
 
 def refine(run: Run, shard: int, efforts: tuple[Effort, ...]) -> Effort:
     """Do a round for the rows of a shard, with the lists that all shards left."""
-    opened = open_shard(run, shard, with_halo=True)
+    opened = _opened(run, shard)
     lists = _lists_around(run, opened, [e.rounds for e in efforts])
     with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         found, effort = opened.search.refine(lists, efforts[shard])

@@ -173,6 +173,13 @@ class Search:
             found.fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
         return found, replace(effort, recall=recall, rounds=rounds, fan=fan, more=more)
 
+    def complete(self, advance: Callable[[int], None]) -> tuple[Lists, Effort]:
+        """Probe, then refine as long as it is worth it: for rows without others around them."""
+        lists, effort = self.probe(advance)
+        while effort.more:
+            lists, effort = self.refine(lists, effort)
+        return lists, effort
+
     def _recall(self, distances: np.ndarray) -> float:
         if self._true_distances is None:
             return 1.0
@@ -190,9 +197,7 @@ def find_neighbors(
 ) -> Neighbors:
     """Search a shard without others around it, to the end; see `Search` for the parameters."""
     search = Search(primitives, n_neighbors, n_probes=n_probes, target_recall=target_recall, seed=seed)
-    lists, effort = search.probe(advance)
-    while effort.more:
-        lists, effort = search.refine(lists, effort)
+    lists, effort = search.complete(advance)
     return Neighbors(lists.ids, lists.distances, effort.recall, effort.n_probes, effort.rounds)
 
 

@@ -16,7 +16,7 @@ from nomad_dask.backends.choose import backend_of_worker
 from nomad_dask.cluster import report, worker_threads
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
 from nomad_dask.neighbors.halo import AllCells, all_cells, nearest_cells, surroundings
-from nomad_dask.neighbors.lists import open_shard, own_ids, release
+from nomad_dask.neighbors.lists import open_shard, own_ids
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.neighbors.search import Effort
 from nomad_dask.partition.exchange import shard_file
@@ -56,12 +56,9 @@ def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artif
     else:
         search = open_shard(run, shard, across).search
         with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-            lists, effort = search.probe(report)
-            while effort.more:
-                lists, effort = search.refine(lists, effort)
+            lists, effort = search.complete(report)
         ids = lists.ids
         del search, lists
-    release(str(run.workspace))
     weights = neighbor_weights(ids, params.weights)
     far = ids >= around.n_own
     edges = symmetric_graph(np.where(far, -1, ids), weights, with_forward=params.normalizer == "point")

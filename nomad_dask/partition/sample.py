@@ -17,7 +17,7 @@ from nomad_dask.partition.halves import in_halves
 from nomad_dask.plan import Run
 from nomad_dask.sources.again import patiently
 from nomad_dask.sources.base import rows_named
-from nomad_dask.workspace import whole_file, write_header
+from nomad_dask.workspace import full_disk_told, whole_file, write_header
 
 _TAKE_BYTES = 64 << 20
 
@@ -41,8 +41,9 @@ def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
         shape = (len(rows), plan.n_dims)
         np.lib.format.open_memmap(unfinished, "w+", working_dtype(run.source.dtype), shape).flush()
         if hasattr(os, "posix_fallocate"):  # or a disk that fills up later ends the process that writes to the map
-            with unfinished.open("r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, unfinished.stat().st_size)
+            size = unfinished.stat().st_size
+            with full_disk_told(run.file("sample/vectors.npy"), size), unfinished.open("r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, size)
         jobs = []
         for i, blocks in enumerate(stretches):
             part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))

@@ -87,13 +87,12 @@ def advance(
         if live.epoch != epoch:
             return Behind(shard, live.epoch)
     remote, loss = live.remote(summary), None
-    with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-        for e in range(epoch, epoch + n_epochs):
-            if e > epoch and len(live.patch_counts) and live.heard is not None:
-                before, earlier = live.heard
-                remote = live.remote(summary.carried_on(earlier, (e - epoch) / (epoch - before)))
-            outcome = live.layout.epoch(plan.at(e), remote)
-            loss = outcome.loss if outcome.loss is not None else loss
+    for e in range(epoch, epoch + n_epochs):
+        if e > epoch and len(live.patch_counts) and live.heard is not None:
+            before, earlier = live.heard
+            remote = live.remote(summary.carried_on(earlier, (e - epoch) / (epoch - before)))
+        outcome = live.layout.epoch(plan.at(e), remote)
+        loss = outcome.loss if outcome.loss is not None else loss
     live.epoch, live.heard = epoch + n_epochs, (epoch, summary)
     live.told = ShardSummary(shard, live.layout.patches(), outcome.z, loss)
     live.told_from = epoch

@@ -118,8 +118,11 @@ class Charges:
         points = np.empty((len(self.weights), dim), np.float32)
         points[:n_single] = flat[self.single, :dim]
         moments = flat[self.several]
-        for i, corner in enumerate(corners):
-            points[n_single + i :: len(corners)] = moments[:, :dim] + corner * moments[:, dim:]
+        # All corners of a patch in one row: NumPy's loops are slow on rows as short as `dim`.
+        spread = points[n_single:].reshape(len(moments), corners.size)
+        axes = np.tile(np.arange(dim), len(corners))
+        np.multiply(moments[:, dim + axes], corners.reshape(-1), out=spread)
+        spread += moments[:, axes]
         return points
 
 

@@ -18,12 +18,14 @@ from nomad_dask.workspace import Workspace
 
 _EDGE_QUERIES = 4000
 _EDGE_NEIGHBORS = 15
+# Cells around a query that are looked through, more than neighbours wanted as each holds a row at least; and queries
+# that look together.
+_EDGE_CELLS = 24
+_EDGE_BLOCK = 16
 _AXES_ROWS = 10_000
 # The sample is read by blocks; a multiple of what backends work on at once, so that blocks round like the whole.
 _BLOCK_ROWS = 1 << 15
 _SETTLE_CELLS = 256
-# Distances of some queries to all of the sample, and their order.
-_GAPS_BYTES = 128 << 20
 _SETTLED = 0.25
 _ROUNDING = 1e-9
 
@@ -140,25 +142,54 @@ def _shards(labels: np.ndarray, sample: np.ndarray, cells: Cells, n_shards: int)
     n_cells = len(cells.centroids)
     if n_shards == 1:
         return np.zeros(n_cells, np.int64)
-    sizes = np.bincount(labels, minlength=n_cells)
     queries = np.arange(0, len(sample), max(1, len(sample) // _EDGE_QUERIES))
-    neighbors = sample_neighbors(sample, queries, _EDGE_NEIGHBORS)
+    neighbors = sample_neighbors(sample, labels, cells.centroids, queries, _EDGE_NEIGHBORS)
     ends = np.repeat(labels[queries], neighbors.shape[1]), labels[neighbors.ravel()]
     shared = sp.coo_array((np.ones(len(ends[0]), np.float32), ends), shape=(n_cells, n_cells)).tocsr()
-    return assign_cells(cells.centroids, sizes, (shared + shared.T).tocsr(), n_shards)
+    return assign_cells(cells.centroids, np.bincount(labels, minlength=n_cells), (shared + shared.T).tocsr(), n_shards)
 
 
-def sample_neighbors(sample: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """Return the `k` nearest rows (queries, k) of a few rows of the sample within the sample, in no order."""
-    k = min(k, len(sample) - 1)
-    found = np.empty((len(queries), k), np.int64)
+def sample_neighbors(
+    sample: np.ndarray, labels: np.ndarray, centroids: np.ndarray, queries: np.ndarray, k: int
+) -> np.ndarray:
+    """Return near rows of the sample for a few of its rows: the nearest among those of the cells around each.
+
+    Parameters
+    ----------
+    sample : ndarray of float32 (n, axes)
+    labels : ndarray of int32 (n,)
+        Cell of each row.
+    centroids : ndarray of float32 (cells, axes)
+    queries : ndarray of int64 (m,)
+        Rows to look for, themselves excluded.
+    k : int
+
+    Returns
+    -------
+    ndarray of int64 (m, min(k, n - 1))
+        In no order.
+    """
+    n, n_cells = len(sample), len(centroids)
+    k = min(k, n - 1)
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=n_cells)
+    ends = np.cumsum(counts)
+    # As many cells as hold some times the rows that are wanted, on the whole; empty ones hold none.
+    n_near = min(n_cells, max(_EDGE_CELLS, -(-4 * k * n_cells // n)))
     middle = sample.mean(axis=0)
-    centered = sample - middle
-    half_norms = np.einsum("ij,ij->i", centered, centered) / 2
-    step = max(1, min(512, _GAPS_BYTES // (12 * len(sample))))
-    for a in range(0, len(queries), step):
-        rows = queries[a : a + step]
-        gaps = half_norms - centered[rows] @ centered.T
-        gaps[np.arange(len(rows)), rows] = np.inf
-        found[a : a + step] = np.argpartition(gaps, k - 1, axis=1)[:, :k]
+    centered, centers = sample - middle, centroids - middle
+    half_norms, half_centers = (np.einsum("ij,ij->i", rows, rows) / 2 for rows in (centered, centers))
+    half_centers[counts == 0] = np.inf
+    found = np.empty((len(queries), k), np.int64)
+    # Those of one cell, or of cells made of one parent, ask in the same places.
+    turns = np.argsort(labels[queries], kind="stable")
+    for a in range(0, len(queries), _EDGE_BLOCK):
+        turn = turns[a : a + _EDGE_BLOCK]
+        block = centered[queries[turn]]
+        gaps = half_centers - block @ centers.T
+        near = np.unique(np.argpartition(gaps, n_near - 1, axis=1)[:, :n_near])
+        rows = np.concatenate([order[ends[c] - counts[c] : ends[c]] for c in near])
+        gaps = half_norms[rows] - block @ centered[rows].T
+        gaps[rows == queries[turn][:, None]] = np.inf
+        found[turn] = rows[np.argpartition(gaps, k - 1, axis=1)[:, :k]]
     return found

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
+from nomad_dask.partition.cells import sample_neighbors
 from nomad_dask.partition.shards import assign_cells
 
 
@@ -82,3 +84,34 @@ def test_one_cell_that_holds_nearly_all():
     sizes = np.array([1, 1, 10_000, 1, 1])
     shards = assign_cells(np.arange(5.0)[:, None], sizes, np.ones((5, 5), np.float32), 3)
     assert set(shards) == {0, 1, 2}
+
+
+@settings(deadline=None)
+@given(n=st.integers(2, 300), n_cells=st.integers(1, 24), k=st.integers(1, 20), seed=st.integers(0, 99))
+def test_sample_neighbors_of_few_cells_are_the_nearest_of_all(n: int, n_cells: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, 3)).astype(np.float32) + 50
+    centroids = rows[rng.integers(n, size=n_cells)]
+    labels = cdist(rows, centroids).argmin(axis=1).astype(np.int32)
+    queries = np.arange(0, n, 3)
+    found = sample_neighbors(rows, labels, centroids, queries, k)
+    gaps = cdist(rows[queries].astype(np.float64), rows.astype(np.float64))
+    gaps[np.arange(len(queries)), queries] = np.inf
+    want = np.sort(gaps, axis=1)[:, : min(k, n - 1)]
+    np.testing.assert_allclose(np.sort(np.take_along_axis(gaps, found, axis=1), axis=1), want, atol=1e-3)
+
+
+def test_sample_neighbors_of_many_unequal_cells_are_near() -> None:
+    """Most cells hold one row, some none and one almost all: there are always enough rows to look through."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(5000, 8)), 20 * rng.normal(size=(300, 8))]).astype(np.float32)
+    centroids = np.concatenate([rows[:1], np.full((50, 8), 500, np.float32), rows[5000:]])
+    labels = cdist(rows, centroids).argmin(axis=1).astype(np.int32)
+    queries = np.arange(0, len(rows), 7)
+    found = sample_neighbors(rows, labels, centroids, queries, 15)
+    gaps = cdist(rows[queries], rows)
+    gaps[np.arange(len(queries)), queries] = np.inf
+    true = np.argsort(gaps, axis=1)[:, :15]
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(found, true, strict=True)]
+    assert not (found == queries[:, None]).any()
+    assert np.mean(shared) > 0.95 * 15

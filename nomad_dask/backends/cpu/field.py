@@ -134,8 +134,9 @@ class Field:
         if len(remote):
             ordered = np.empty((len(remote), self._dim + 1), np.float32)
             _, inverse, upper, _ = _constants(mesh)
-            units = (remote - np.asarray(mesh.origin, np.float32)) * inverse
-            ordered[:, :-1] = np.clip(units, np.float32(1), upper)
+            for axis, start in enumerate(np.asarray(mesh.origin, np.float32)):
+                units = (remote[:, axis] - start) * inverse
+                np.minimum(np.maximum(units, np.float32(1), out=units), upper[axis], out=ordered[:, axis])
             ordered[:, -1] = remote_weights
             self._kernels.deposit(ordered, 0, len(ordered), _strides(mesh), density.reshape(-1))
         return self._convolve(mesh, density)

@@ -10,6 +10,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture
+def epoch_by_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client hear of every epoch before the next one begins."""
+    monkeypatch.setattr("nomad_dask.layout.driver._BATCH_SECONDS", 0.0)
+
+
+@pytest.fixture
+def checkpoints_at_once(monkeypatch: pytest.MonkeyPatch, epoch_by_epoch: None) -> None:
+    """Write a checkpoint after every epoch."""
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
+
+
 def _lacks() -> str | None:
     """Return what is missing for tests on a card."""
     try:

@@ -87,9 +87,7 @@ def test_the_command_tells_it_to_people_and_machines(finished):
     }
 
 
-def test_a_stopped_run_that_was_moved(x, tmp_path, monkeypatch):
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
+def test_a_stopped_run_that_was_moved(x, tmp_path, checkpoints_at_once):
     stopped(x, tmp_path / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch == 12)
     (tmp_path / "w").rename(tmp_path / "moved")
     found = look(tmp_path / "moved")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nomad_dask.errors import Interrupted
@@ -68,6 +69,16 @@ def _stop_if_dropped() -> None:
     known = get_worker().state.tasks.get(_reporter.key)
     if known is None or known.state == "cancelled":
         raise Interrupted("Stopped.")
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Let another task of this process run while the one that calls waits for tasks on other workers."""
+    _slot.release()
+    try:
+        yield
+    finally:
+        _slot.acquire()
 
 
 def worker_threads(of_host: int = 0) -> int:

@@ -13,6 +13,9 @@ _PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 1.0, 0.95, 120), "best
 _EXAGGERATED_FROM = 0.5
 _LOSS_EVERY = 10
 _ROWS_OF_PRESETS = 100_000
+# Shards that exchange seldom begin each period with a fresh summary and need none before it: there a batch may
+# end, so that a run that is taken up knows all it needs.
+_PERIOD = 13
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,14 @@ def schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
         max_step=params.max_step,
         exaggeration=params.exaggeration,
     )
+
+
+def tells(epoch: int, exchange_every: int) -> bool:
+    """Return whether shards tell each other where they are after so many epochs."""
+    return (done := (epoch - 1) % _PERIOD) % exchange_every == 0 or done == _PERIOD - 1
+
+
+def batch_end(epoch: int, n_epochs: int, exchange_every: int, last: int) -> int:
+    """Return how far to go from `epoch`: `n_epochs` on, or a bit more, where shards can begin again; or to `last`."""
+    stop = epoch + n_epochs
+    return min(stop if exchange_every == 1 else -(-stop // _PERIOD) * _PERIOD, last)

@@ -24,14 +24,11 @@ class ShardSummary:
         Means and standard deviations of its patches, filled up with zeros to the same number in every shard.
     z : float or None
         The shard's part of Z = Σ_i Z_i; None before the first epoch.
-    loss : float or None
-        The shard's part of the attraction loss, when it was measured.
     """
 
     shard: int
     patches: np.ndarray
     z: float | None
-    loss: float | None = None
 
     @property
     def nbytes(self) -> int:

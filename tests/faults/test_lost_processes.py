@@ -37,12 +37,6 @@ def undisturbed(data: Path) -> np.ndarray:
     return make_map(data, **SETTINGS).positions
 
 
-@pytest.fixture
-def checkpoints_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
-
-
 @pytest.mark.parametrize("moment", ["sample", "shards", 12])
 def test_the_scheduler_is_killed(data, undisturbed, tmp_path, moment, checkpoints_at_once):
     def at_the_moment(event: Event) -> bool:

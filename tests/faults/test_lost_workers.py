@@ -96,21 +96,17 @@ def test_killed_during_the_layout(x, undisturbed, client):
     assert len(lost) <= 2, "its two shards were lost once, then they had a new home"
 
 
-def test_killed_during_the_layout_after_a_checkpoint(x, undisturbed, client, monkeypatch):
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
+def test_killed_during_the_layout_after_a_checkpoint(x, undisturbed, client, checkpoints_at_once):
     positions, heard, _ = killed_map(x, client, after_epoch(12))
     np.testing.assert_array_equal(positions, undisturbed)
     assert [event.epoch for event in heard.of(CheckpointWritten)] == list(range(1, EPOCHS + 1))
     assert heard.of(WorkerLost)
 
 
-def test_killed_between_seldom_exchanges(x, client, monkeypatch):
+def test_killed_between_seldom_exchanges(x, client, checkpoints_at_once):
     """The shards catch up batch by batch, each with what was known then."""
     settings = SETTINGS | {"exchange_every": 3}
     expected = make_map(x, client=client, **settings).positions
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
     positions, heard, _ = killed_map(x, client, after_epoch(20), exchange_every=3)
     np.testing.assert_array_equal(positions, expected)
     assert heard.of(WorkerLost)

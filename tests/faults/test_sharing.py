@@ -45,10 +45,8 @@ def test_two_fits_at_once_make_the_maps_they_make_alone():
         np.testing.assert_array_equal(made[i], alone[i])
 
 
-def test_a_worker_that_joins_late_is_used(tmp_path, monkeypatch):
+def test_a_worker_that_joins_late_is_used(tmp_path, checkpoints_at_once):
     """From the next stage on, and in the layout from the next checkpoint on."""
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
     x = blobs(1500, 16)
     plain = make_map(x, **SETTINGS).positions
     used: set[str] = set()

@@ -30,12 +30,6 @@ def undisturbed(x: np.ndarray) -> Result:
     return make_map(x, **SETTINGS)
 
 
-@pytest.fixture
-def checkpoints_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
-
-
 def stop_at(reached: Callable[[Event], bool]) -> Callable[[Event], None]:
     def emit(event: Event) -> None:
         if reached(event):

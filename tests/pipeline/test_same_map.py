@@ -87,7 +87,8 @@ def test_worker_processes_that_exchange_seldom(x, repulsion):
     settings = SETTINGS | {"n_shards": 3, "exchange_every": 2, "repulsion": repulsion}
     heard = Heard()
     expected = make_map(x, emit=heard, **settings).positions
-    assert [event.epoch for event in heard.of(EpochDone)][:9] == [1, 3, 5, 7, 9, 11, 13, 14, 16]
+    told = [event.epoch for event in heard.of(EpochDone) if event.exchanged_bytes]
+    assert told[:9] == [1, 3, 5, 7, 9, 11, 13, 14, 16]
     with worker_processes(2) as client:
         positions = make_map(x, client=client, **settings).positions
     np.testing.assert_array_equal(positions, expected)

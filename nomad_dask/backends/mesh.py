@@ -100,32 +100,43 @@ def held_box(
     return low.astype(np.float64), high.astype(np.float64)
 
 
+def whole_kernel(squared: Any) -> Any:
+    """Return K(r) = 1/(1+r²) of squared distances."""
+    return 1 / (1 + squared)
+
+
 def kernel_transform(
-    shape: tuple[int, ...], spacing: float, xp: Any = np, rfftn: Callable[[Any], Any] = scipy.fft.rfftn
+    padded: tuple[int, ...],
+    spacing: float,
+    kernel: Callable[[Any], Any] = whole_kernel,
+    xp: Any = np,
+    rfftn: Callable[[Any], Any] = scipy.fft.rfftn,
 ) -> Any:
-    """Return K̂/b̂² on the doubled mesh: real, float32, in the layout of `scipy.fft.rfftn`.
+    """Return K̂/b̂² on a periodic mesh: real, float32, in the layout of `scipy.fft.rfftn`.
 
     Parameters
     ----------
-    shape : tuple of int
-        Nodes of the mesh before doubling.
+    padded : tuple of int
+        Nodes along each axis: twice those of a mesh whose points all feel each other.
     spacing : float
+    kernel : callable
+        K of squared distances, in map units.
     xp : module
         NumPy or what stands for it where the transform is wanted.
     rfftn : callable
         Its real transform.
     """
-    squared = xp.zeros(tuple(2 * s for s in shape), xp.float32)
-    transfer = xp.ones([1] * len(shape), xp.float32)
-    for axis, size in enumerate(shape):
-        wrapped = xp.minimum(xp.arange(2 * size), 2 * size - xp.arange(2 * size)) * spacing
-        angles = 2 * np.pi * xp.arange(2 * size) / (2 * size)
-        if axis == len(shape) - 1:
-            angles = angles[: size + 1]
-        along = [1] * len(shape)
+    squared = xp.zeros(padded, xp.float32)
+    transfer = xp.ones([1] * len(padded), xp.float32)
+    for axis, size in enumerate(padded):
+        wrapped = xp.minimum(xp.arange(size), size - xp.arange(size)) * spacing
+        angles = 2 * np.pi * xp.arange(size) / size
+        if axis == len(padded) - 1:
+            angles = angles[: size // 2 + 1]
+        along = [1] * len(padded)
         along[axis] = -1
         squared += (wrapped**2).astype(xp.float32).reshape(along)
         # Two splines, one on the way in and one on the way out, hence the square.
         transfer = transfer * (((4 + 2 * xp.cos(angles)) / 6) ** 2).astype(xp.float32).reshape(along)
-    spectrum = rfftn(1 / (1 + squared))
+    spectrum = rfftn(kernel(squared))
     return xp.ascontiguousarray(spectrum.real / transfer)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
+from nomad_dask.backends.cpu.levels import coarse_shape, to_coarse, to_fine
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.mesh import choose_mesh
 
@@ -81,6 +83,49 @@ def test_forces_agree_and_converge_with_the_mesh():
     assert errors[0.7] <= 1e-2
     assert errors[0.35] <= errors[0.7] / 5
     assert errors[0.175] <= 1e-3
+
+
+@pytest.mark.parametrize(("dim", "width", "spacing"), [(2, 300, 0.7), (3, 70, 0.9)])
+def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, spacing):
+    """On meshes this large K is near on one mesh and far on another: both against the sum over all pairs."""
+    rng = np.random.default_rng(1)
+    centers = rng.uniform(-width / 2, width / 2, (30, dim))
+    points = (centers[rng.integers(30, size=20_000)] + rng.normal(size=(20_000, dim)) * width / 40).astype(np.float32)
+    some = np.arange(0, len(points), 50)
+    expected, slope = direct(points[some], points, np.ones(len(points)))
+    errors = []
+    with threads(2) as pool:
+        for nodes in ({2: 160, 3: 64}, {2: 10_000, 3: 10_000}):
+            monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", nodes)
+            potential, gradient, _, mesh = by_mesh(points, pool, spacing=spacing)
+            assert min(mesh.shape) >= 64 + 96 * (dim == 2)
+            errors.append((relative(potential[some], expected), relative(gradient[some], slope)))
+    cut, whole = errors
+    assert cut[0] <= 1.01 * whole[0] + 1e-4
+    assert cut[1] <= 1.01 * whole[1] + 1e-4
+    assert cut[0] <= 3e-3
+
+
+@given(st.lists(st.integers(4, 40), min_size=1, max_size=3), st.integers(0, 99))
+def test_the_ways_between_fine_and_coarse_mesh_are_transposes(shape, seed):
+    rng = np.random.default_rng(seed)
+    fine = rng.normal(size=shape).astype(np.float32)
+    coarse = rng.normal(size=coarse_shape(tuple(shape))).astype(np.float32)
+    down, up = to_coarse(fine), to_fine(coarse, tuple(shape))
+    assert (down * coarse.astype(np.float64)).sum() == pytest.approx((fine * up.astype(np.float64)).sum(), abs=1e-3)
+
+
+def test_the_function_is_the_same_on_the_fine_mesh():
+    """Splines are nested: evaluated by SciPy on both."""
+    shape = (40,)
+    coarse = np.random.default_rng(0).normal(size=coarse_shape(shape)).astype(np.float32)
+    fine = to_fine(coarse, shape)
+    places = np.linspace(2, 37, 500)
+    knots = [np.arange(-2, len(c) + 2) for c in (fine, coarse)]
+    on_fine = BSpline(knots[0], fine.astype(np.float64), 3)(places)
+    # Node c of the coarse mesh lies on node 4·c − 6 of the fine one.
+    on_coarse = BSpline(knots[1], coarse.astype(np.float64), 3)((places + 6) / 4)
+    np.testing.assert_allclose(on_fine, on_coarse, atol=1e-5)
 
 
 def test_three_dimensions_weights_and_remote_means():
@@ -164,7 +209,7 @@ def test_shards_of_one_map_share_the_transform_of_the_kernel():
         kept = []
         for one in fields:
             one.solve(one.cover(points, NO_POINTS), points, NONE, NO_POINTS, NONE)
-            kept.append(one._transform[1])
+            kept.append(one._transforms["whole"][1])
         assert kept[0] is kept[1]
         gone = weakref.ref(kept[0])
         del kept, fields, one

@@ -7,11 +7,14 @@ read back at the points with the same splines (algorithm §3; particle-mesh as i
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 import scipy.fft
 
+from nomad_dask.backends.cpu.levels import RATIO, to_coarse, to_fine
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, kernel_transform, sample_step
@@ -29,6 +32,12 @@ _DIRECT_CHUNK = 1 << 9
 _PAIRS_A_NODE = 30
 # Transforms of meshes up to this many nodes are not worth a second thread.
 _SMALL_MESH = 1 << 14
+# K is cut in two on meshes of at least so many nodes along every axis, by their dimensions. The near part,
+# K·e^(−rate·(1+r²)) with rate per squared spacing, is as good as over after so many nodes; of the far part the coarse
+# mesh holds all but 10⁻⁴.
+_SPLIT_NODES = {2: 160, 3: 64}
+_NEAR_NODES = 24
+_NEAR_RATE = 0.014
 
 
 def sums_directly(n_points: int, n_charges: int, mesh: Mesh) -> bool:
@@ -57,7 +66,7 @@ class Field:
         self._max_nodes = max_nodes
         self._pool = pool
         self._kernels = mesh_kernels(dim)
-        self._transform: tuple[tuple[tuple[int, ...], float], np.ndarray] | None = None
+        self._transforms: dict[str, tuple[_Kernel, np.ndarray]] = {}
 
     def evaluate(
         self,
@@ -139,7 +148,7 @@ class Field:
                 np.minimum(np.maximum(units, np.float32(1), out=units), upper[axis], out=ordered[:, axis])
             ordered[:, -1] = remote_weights
             self._kernels.deposit(ordered, 0, len(ordered), _strides(mesh), density.reshape(-1))
-        return self._convolve(mesh, density)
+        return self._potential(mesh, density)
 
     def _deposit(self, mesh: Mesh, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         n = len(points)
@@ -180,22 +189,39 @@ class Field:
             self._pool.run(fill, len(groups) - 1, 1)
         return density
 
-    def _convolve(self, mesh: Mesh, density: np.ndarray) -> np.ndarray:
-        """Convolve with K/b̂². Only the occupied half is transformed along all axes but one."""
-        key = (mesh.shape, mesh.spacing)
-        if self._transform is None or self._transform[0] != key:
-            self._transform = (key, _shared_transform(*key))
+    def _potential(self, mesh: Mesh, density: np.ndarray) -> np.ndarray:
+        """Return the spline coefficients of the potential of what was deposited.
+
+        On a large mesh K is cut in two. Its near part ends within a few nodes, so the mesh need not be doubled
+        for it; its far part is smooth, and a mesh four times coarser holds it.
+        """
+        if min(mesh.shape) < _SPLIT_NODES[self._dim]:
+            return self._convolve(density, _Kernel("whole", tuple(2 * s for s in mesh.shape), mesh.spacing))
+        around = tuple(int(scipy.fft.next_fast_len(s + _NEAR_NODES, real=True)) for s in mesh.shape)
+        near = self._convolve(density, _Kernel("near", around, mesh.spacing))
+        coarse = to_coarse(density)
+        doubled = tuple(int(scipy.fft.next_fast_len(2 * s, real=True)) for s in coarse.shape)
+        far = self._convolve(coarse, _Kernel("far", doubled, mesh.spacing))
+        near += to_fine(far, mesh.shape)
+        return near
+
+    def _convolve(self, density: np.ndarray, kernel: _Kernel) -> np.ndarray:
+        """Convolve with K/b̂². Only the occupied part is transformed along all axes but one."""
+        transform = self._transforms.get(kernel.part)
+        if transform is None or transform[0] != kernel:
+            transform = self._transforms[kernel.part] = (kernel, _shared_transform(kernel))
         spectrum = density
+        shape, padded, last = density.shape, kernel.padded, self._dim - 1
         workers = self._pool.n if density.size > _SMALL_MESH else 1
         for axis in reversed(range(self._dim)):
-            transform = scipy.fft.rfft if axis == self._dim - 1 else scipy.fft.fft
-            spectrum = transform(spectrum, 2 * mesh.shape[axis], axis=axis, workers=workers)
-        spectrum *= self._transform[1]
-        for axis in range(self._dim - 1):
+            forward = scipy.fft.rfft if axis == last else scipy.fft.fft
+            spectrum = forward(spectrum, padded[axis], axis=axis, workers=workers)
+        spectrum *= transform[1]
+        for axis in range(last):
             spectrum = scipy.fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
-            spectrum = spectrum[(slice(None),) * axis + (slice(mesh.shape[axis]),)]
-        potential = scipy.fft.irfft(spectrum, 2 * mesh.shape[-1], axis=-1, workers=workers)
-        return np.ascontiguousarray(potential[..., : mesh.shape[-1]])
+            spectrum = spectrum[(slice(None),) * axis + (slice(shape[axis]),)]
+        potential = scipy.fft.irfft(spectrum, padded[last], axis=last, workers=workers)
+        return np.ascontiguousarray(potential[..., : shape[last]])
 
     def read(
         self,
@@ -219,15 +245,36 @@ class Field:
         return float(sums.sum())
 
 
-# Shards of one process lie in the same map, so their meshes mostly have one shape. The kernel's transform, twice as
-# large as a mesh, is kept once for all of them as long as one has it.
-_transforms: WeakValueDictionary[tuple[tuple[int, ...], float], np.ndarray] = WeakValueDictionary()
+@dataclass(frozen=True)
+class _Kernel:
+    """K, or a part of it, on a periodic mesh; `spacing` is that of the fine mesh."""
+
+    part: Literal["whole", "near", "far"]
+    padded: tuple[int, ...]
+    spacing: float
+
+    def transform(self) -> np.ndarray:
+        """Return its transform, divided by that of the splines."""
+        # Of e^(−t·r²), which K is the sum of over all t, the near part takes those above `rate`.
+        rate = np.float32(_NEAR_RATE / self.spacing**2)
+        if self.part == "whole":
+            return np.asarray(kernel_transform(self.padded, self.spacing))
+        if self.part == "near":
+            return np.asarray(kernel_transform(self.padded, self.spacing, lambda r: np.exp(-rate * (1 + r)) / (1 + r)))
+        return np.asarray(
+            kernel_transform(self.padded, RATIO * self.spacing, lambda r: -np.expm1(-rate * (1 + r)) / (1 + r))
+        )
 
 
-def _shared_transform(shape: tuple[int, ...], spacing: float) -> np.ndarray:
-    transform = _transforms.get((shape, spacing))
+# Shards of one process lie in the same map, so their meshes mostly have one shape. The kernel's transform, larger
+# than a mesh, is kept once for all of them as long as one has it.
+_transforms: WeakValueDictionary[_Kernel, np.ndarray] = WeakValueDictionary()
+
+
+def _shared_transform(kernel: _Kernel) -> np.ndarray:
+    transform = _transforms.get(kernel)
     if transform is None:
-        transform = _transforms[shape, spacing] = kernel_transform(shape, spacing)
+        transform = _transforms[kernel] = kernel.transform()
     return transform
 
 

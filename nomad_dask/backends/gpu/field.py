@@ -155,7 +155,9 @@ class DeviceField:
             transform.real.fill(0)
             return transform.spectrum
 
-        self._buffers.kernel[...] = kernel_transform(self._shape, self._spacing, self._runtime.xp, rfftn)
+        self._buffers.kernel[...] = kernel_transform(
+            tuple(2 * s for s in self._shape), self._spacing, xp=self._runtime.xp, rfftn=rfftn
+        )
 
     def solve(self, points: Any, weights: Any, remote: Any, remote_weights: Any) -> None:
         """Fill `potential` from own points and remote charges, all on the device.

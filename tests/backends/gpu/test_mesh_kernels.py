@@ -260,7 +260,7 @@ def whole_field(runtime, mesh, points, weights, remote, remote_weights):
     transform = runtime.transform(padded_shape(mesh))
     runtime.launch("charges", dim, own.size, own, others, np.int64(own.size), frame_of(mesh, scale), transform.real)
     transform.forward()
-    kernel = kernel_transform(mesh.shape, mesh.spacing)
+    kernel = kernel_transform(tuple(2 * s for s in mesh.shape), mesh.spacing)
     runtime.launch("multiply", dim, kernel.size, transform.spectrum, kernel, np.int64(kernel.size))
     transform.inverse()
     coefficients = transform.potential[tuple(slice(s) for s in mesh.shape)]

@@ -17,6 +17,7 @@ from nomad_dask.cluster.post import BatchStoppedError, Post, listen
 from nomad_dask.layout.schedule import Schedule, tells
 from nomad_dask.layout.start import along_axes, from_anchors, room
 from nomad_dask.layout.summary import Charges, ShardSummary, Summary, merge
+from nomad_dask.memory import return_freed
 from nomad_dask.neighbors.halo import all_cells, open_vectors, surroundings
 from nomad_dask.neighbors.shard import load_graph, patch_counts
 from nomad_dask.partition import cells as cells_module
@@ -96,6 +97,7 @@ def begin(run: Run, run_id: str, shards: tuple[int, ...]) -> list[ShardSummary]:
     What other workers do not hold any more is dropped here, too, if it is of this workspace.
     """
     listen()
+    return_freed()
     for key in [k for k, live in _live.items() if k[0] == str(run.workspace) and live.run_id != run_id]:
         del _live[key]
     return [_load(run, run_id, shard).tell() for shard in shards]

@@ -172,6 +172,28 @@ def test_killed_during_the_coarse_map(client, monkeypatch):
     np.testing.assert_array_equal(positions, plain)
 
 
+def test_workers_lost_again_and_again_are_given_up(x, client, tmp_path, monkeypatch):
+    """Something must be wrong with them; what was done is kept."""
+    monkeypatch.setattr("nomad_dask.layout.driver._MOST_LOSSES", 2)
+    monkeypatch.setattr("nomad_dask.layout.driver._BATCH_SECONDS", 0.0)
+    asked = []
+
+    def run(self: Cluster, task: Any, jobs: Any, *args: Any, **more: Any) -> Any:
+        if task.__name__ == "advance" and jobs[0][6] >= 3:
+            asked.append(jobs[0][6])
+            os.kill(sorted(client.run(os.getpid).values())[0], signal.SIGKILL)
+        return plain(self, task, jobs, *args, **more)
+
+    plain = Cluster.run
+    monkeypatch.setattr(Cluster, "run", run)
+    with pytest.raises(ClusterError, match=r"lost 3 times since the last checkpoint of the layout.*is kept in"):
+        make_map(x, client=client, workspace=tmp_path / "w", **SETTINGS)
+    assert asked == [3, 3, 3]
+    monkeypatch.setattr(Cluster, "run", plain)
+    again = make_map(x, client=client, workspace=tmp_path / "w", resume=True, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, make_map(x, **SETTINGS).positions)
+
+
 def end_the_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -23,10 +23,14 @@ _LIST_BYTES_PER_NEIGHBOR = 44
 # The same of a row while it is laid out: graph, positions, velocities, forces; measured 180 to 270 with 15 neighbours.
 _LAYOUT_BYTES_PER_ROW = 30
 _LAYOUT_BYTES_PER_NEIGHBOR = 16
+# And without the edges, when these are read from the disk in every epoch.
+_LAYOUT_BYTES_WITHOUT_EDGES = 80
 # Summaries that a driver of several shards keeps until the next checkpoint, and the mesh of the field.
 _LAYOUT_BYTES = 128 << 20
 # Every shard's mesh lies over the whole map: charges, potential, transforms; one shard at a time.
-_MESH_BYTES_PER_ROW = 60
+_MESH_BYTES_PER_ROW = 45
+# A mesh has at most 2²⁶ nodes.
+_MESH_BYTES_AT_MOST = 30 << 26
 _MAP_BYTES_PER_ROW = 24
 
 
@@ -47,6 +51,7 @@ class Sizes:
     coarse_rows: int
     resident_bytes: int
     foreign: bool
+    edges_held: bool
 
     @property
     def shard_rows(self) -> int:
@@ -78,14 +83,14 @@ def host_of_stages(sizes: Sizes) -> dict[str, int]:
     - cells: rows for the axes three times, or coordinates of the sample four times.
     - shards: copies of a block.
     - neighbors: `neighbors_bytes`.
-    - layout: graph and state of all shards of a worker.
+    - layout: graph and state of all shards of a worker, the edges only when they are held.
     - map: positions, cells and row numbers.
     """
     s = sizes
     row = s.n_dims * (4 + s.itemsize)
     block = _BLOCK_COPIES * s.block_rows * row + s.block_rows * 8 * min(s.n_dims, MAX_AXES)
     axes = min(s.n_dims, MAX_AXES)
-    held = math.ceil(s.n_shards / s.n_workers) * s.shard_rows
+    held = min(s.n_rows, math.ceil(s.n_shards / s.n_workers) * s.shard_rows)
     needed = {"sample": block + 8 * s.n_rows}
     if s.coarse_rows:
         coarse = neighbors_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.resident_bytes, False, 0) - BASE_BYTES
@@ -97,7 +102,10 @@ def host_of_stages(sizes: Sizes) -> dict[str, int]:
         s.shard_rows, s.n_dims, s.n_neighbors, s.resident_bytes, across, s.n_cells
     )
     per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * s.n_neighbors
-    others = s.n_rows * _MESH_BYTES_PER_ROW + _LAYOUT_BYTES if s.n_shards > 1 else 0
+    if not s.edges_held:
+        per_row = _LAYOUT_BYTES_WITHOUT_EDGES
+    mesh = min(s.n_rows * _MESH_BYTES_PER_ROW, _MESH_BYTES_AT_MOST)
+    others = mesh + _LAYOUT_BYTES if s.n_shards > 1 else 0
     needed["layout"] = held * per_row + others
     needed["map"] = s.n_rows * _MAP_BYTES_PER_ROW + s.shard_rows * 40
     return {name: int(size) + BASE_BYTES for name, size in needed.items()}

@@ -88,6 +88,8 @@ class Plan:
         Rows laid out before all others; 0 for no coarse start.
     resident_bytes : int
         Memory for vectors in the neighbour search, on each worker; its tables take as much again.
+    edges_held : bool
+        Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
     worker_bytes, disk_bytes : int
         Most memory a worker needs, and most disk the workspace takes.
     device_bytes : int
@@ -107,6 +109,7 @@ class Plan:
     sample_rows: int
     coarse_rows: int
     resident_bytes: int
+    edges_held: bool
     worker_bytes: int
     disk_bytes: int
     device_bytes: int
@@ -234,8 +237,11 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     block_rows = max(1, min(n, block_bytes // (4 * d)))
     sizes = Sizes(
         n, d, working_size(source.dtype), params.n_components, params.n_neighbors, n_shards, n_workers, n_cells,
-        block_rows, sample_rows, coarse_rows, resident, params.foreign_attraction,
+        block_rows, sample_rows, coarse_rows, resident, params.foreign_attraction, True,
     )  # fmt: skip
+    # One normaliser a point makes weights anew in every epoch: there it would save nothing.
+    if params.normalizer == "global" and host_of_stages(sizes)["layout"] > memory_bytes:
+        sizes = replace(sizes, edges_held=False)
     device = _device_bytes(source, params, n_shards, n_workers, sizes.shard_rows, block_rows, sample_rows)
     disk, host = disk_of_stages(sizes), host_of_stages(sizes)
     stages = tuple(StageNeeds(name, disk[name], host[name], device.get(name, 0)) for name in host)
@@ -249,6 +255,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         sample_rows=sample_rows,
         coarse_rows=coarse_rows,
         resident_bytes=resident,
+        edges_held=sizes.edges_held,
         worker_bytes=max(host.values()),
         disk_bytes=disk_at_once(disk),
         device_bytes=max(device.values()),

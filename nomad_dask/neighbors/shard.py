@@ -160,9 +160,11 @@ def patch_counts(run: Run) -> np.ndarray:
 
 def load_graph(run: Run, shard: int) -> ShardGraph:
     """Read the graph of a shard."""
-    indptr, indices, weights = (np.load(run.file(graph_file(shard, what))) for what in GRAPH_FILES)
+    indptr = np.load(run.file(graph_file(shard, "indptr")))
+    indices, weights = (_edges(run, shard, what) for what in ("indices", "weights"))
     patch_of_row, counts = (np.load(run.file(graph_file(shard, what))) for what in PATCH_FILES)
-    far_indptr, far_patches, far_weights = (np.load(run.file(graph_file(shard, what))) for what in FAR_FILES)
+    far_indptr = np.load(run.file(graph_file(shard, "far_indptr")))
+    far_patches, far_weights = (_edges(run, shard, what) for what in ("far_patches", "far_weights"))
     point = run.params.normalizer == "point"
     return ShardGraph(
         cell_offsets=np.load(run.file(shard_file(shard, "cell_offsets"))),
@@ -178,6 +180,11 @@ def load_graph(run: Run, shard: int) -> ShardGraph:
         far_patches=far_patches,
         far_weights=far_weights,
     )
+
+
+def _edges(run: Run, shard: int, what: str) -> np.ndarray:
+    """Return an array of the graph, or a view of its file, of which the system holds as much as there is room for."""
+    return np.asarray(np.load(run.file(graph_file(shard, what)), mmap_mode=None if run.plan.edges_held else "r"))
 
 
 def _exact_cells(cells: AllCells, shard: int, n_exact: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -74,6 +75,19 @@ def test_little_memory_for_vectors(monkeypatch):
     held = make_map(x, n_epochs=3, n_shards=1).positions
     monkeypatch.setattr("nomad_dask.plan._RESIDENT_BYTES", 1 << 19)
     np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
+
+
+@pytest.mark.parametrize("normalizer", ["global", "point"])
+def test_little_memory_for_edges(x, tmp_path, monkeypatch, normalizer):
+    """Edges that are read from disk in every epoch; weights that change in every epoch are held all the same."""
+    settings = SETTINGS | {"n_shards": 3, "normalizer": normalizer}
+    held = make_map(x, **settings).positions
+    monkeypatch.setattr("nomad_dask.needs._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
+    monkeypatch.setattr("nomad_dask.pipeline.check_fits", lambda *_: None)
+    positions = make_map(x, workspace=tmp_path / "w", keep_stages=True, **settings).positions
+    np.testing.assert_array_equal(positions, held)
+    plan = json.loads((tmp_path / "w" / "manifest.json").read_text())["about"]["plan"]
+    assert plan["edges_held"] == (normalizer == "point")
 
 
 def test_worker_processes(x, three_shards):

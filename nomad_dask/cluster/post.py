@@ -29,7 +29,7 @@ class BatchStoppedError(Exception):
 
 
 class _Box:
-    """What has come to a worker; its methods with `batch` first are called from its event loop by the others."""
+    """What has come to a worker. `hear`, `stop` and `stands` are called by the others, on its event loop."""
 
     def __init__(self) -> None:
         self.news = threading.Condition()
@@ -39,7 +39,7 @@ class _Box:
 
     def hear(self, batch: str, turn: int, parts: dict[int, Any]) -> bool:
         with self.news:
-            if batch not in self.over:
+            if batch not in self.over and batch not in self.stopped:
                 self.parts.setdefault((batch, turn), {}).update(parts)
                 self.news.notify_all()
         return True
@@ -48,11 +48,16 @@ class _Box:
         with self.news:
             if batch not in self.stopped:
                 self.stopped.append(batch)
+            self.drop(batch)
             self.news.notify_all()
         return True
 
     def stands(self, batch: str) -> bool:
         return batch not in self.stopped
+
+    def drop(self, batch: str) -> None:
+        for key in [key for key in self.parts if key[0] == batch]:
+            del self.parts[key]
 
 
 _boxes: dict[str, _Box] = {}
@@ -100,8 +105,7 @@ class Post:
             self.stop()
         with self._box.news:
             self._box.over.append(self._batch)
-            for key in [k for k in self._box.parts if k[0] == self._batch]:
-                del self._box.parts[key]
+            self._box.drop(self._batch)
 
     def exchange(self, turn: int, own: dict[int, Any]) -> list[Any]:
         """Tell the own parts, by number, and return the parts of all in order, when all have come.

@@ -54,49 +54,39 @@ class _Shards:
         self._losses = 0
 
     def take_up(self) -> _State:
-        """Load all shards at the last checkpoint, on the workers there are now.
-
-        Raises
-        ------
-        ClusterError
-            That has been done many times and no new checkpoint was reached.
-        """
-        while True:
-            facts = self.workspace.noted("checkpoint") or {"epoch": 0, "loss": None}
-            # What still runs of before works on its own copy.
-            self._id = uuid.uuid4().hex
-            self._place()
-            parts = self._ask(begin)
-            if parts is not None:
-                self._told = max(self._told, facts["epoch"])
-                return _State(facts["epoch"], parts, facts["loss"])
+        """Load all shards at the last checkpoint, on the workers there are now."""
+        facts = self.workspace.noted("checkpoint") or {"epoch": 0, "loss": None}
+        self._id = uuid.uuid4().hex  # what still runs of before works on its own copy
+        self._place()
+        parts = self._ask(begin)
+        self._told = max(self._told, facts["epoch"])
+        return _State(facts["epoch"], parts, facts["loss"])
 
     def advance(self, state: _State, n_epochs: int) -> _State:
         """Do about so many epochs; back at the last checkpoint where a worker was lost on the way."""
         run, plan = self.run, self.plan
         stop = batch_end(state.epoch, n_epochs, run.params.exchange_every, plan.n_epochs)
         job = (self._homes, uuid.uuid4().hex, plan, state.epoch, stop, merge(state.parts))
-        answers: list[Advanced] | None = self._ask(advance, *job)
-        if answers is None:
-            self._count_loss()
-            return self.take_up()
+        answers: list[Advanced | Behind] = self._ask(advance, *job)
+        done = [a for a in answers if isinstance(a, Advanced)]
+        if len(done) < len(answers):
+            return self._go_back()
         loss = state.loss
-        for epoch, outcomes in enumerate(zip(*(a.outcomes for a in answers), strict=True), state.epoch + 1):
+        for epoch, outcomes in enumerate(zip(*(a.outcomes for a in done), strict=True), state.epoch + 1):
             measured = _loss(run, outcomes)
             loss = loss if measured is None else measured
             if epoch > self._told:  # else it is done anew
                 self.emit(EpochDone(epoch, plan.n_epochs, measured, self.exchanged(state) if self._tells(epoch) else 0))
         self._told = max(self._told, stop)
         self.emit(StageAdvanced(STAGE, self._told))
-        return _State(stop, [a.summary for a in answers], loss)
+        return _State(stop, [a.summary for a in done], loss)
 
     def save(self, state: _State) -> _State:
         """Make the state durable, then drop the checkpoint before it; back there where a worker was lost."""
         before = self.workspace.noted("checkpoint")
         artifacts = self._ask(save, state.epoch)
-        if artifacts is None:
-            self._count_loss()
-            return self.take_up()
+        if any(isinstance(a, Behind) for a in artifacts):
+            return self._go_back()
         z = [p.z for p in state.parts]
         self.workspace.record("checkpoint", artifacts, epoch=state.epoch, z=z, loss=state.loss)
         if before is not None and before["epoch"] != state.epoch:
@@ -125,8 +115,8 @@ class _Shards:
         for shard, home in enumerate(self._homes):
             self.emit(ShardPlaced(shard, home, self.cluster.device_of(home)))
 
-    def _ask(self, task: Any, *args: Any) -> list[Any] | None:
-        """Run ``task(run, id, shards, *args)`` on every home; None when a shard is not where it should be."""
+    def _ask(self, task: Any, *args: Any) -> list[Any]:
+        """Run ``task(run, id, shards, *args)`` on every home and return what it says of each shard."""
         shards_of: dict[str, list[int]] = {}
         for s, home in enumerate(self._homes):
             shards_of.setdefault(home, []).append(s)
@@ -134,10 +124,16 @@ class _Shards:
         jobs = [(self.run, self._id, tuple(group), *args) for group in shards_of.values()]
         answers = chain(*self.cluster.run(task, jobs, workers=list(shards_of)))
         answer_of = dict(zip(chain(*shards_of.values()), answers, strict=True))
-        in_order = [answer_of[s] for s in range(len(self._homes))]
-        return None if any(isinstance(a, Behind) for a in in_order) else in_order
+        return [answer_of[s] for s in range(len(self._homes))]
 
-    def _count_loss(self) -> None:
+    def _go_back(self) -> _State:
+        """Take up the last checkpoint after a loss.
+
+        Raises
+        ------
+        ClusterError
+            That has been done many times, and no new checkpoint was reached.
+        """
         self._losses += 1
         if self._losses > _MOST_LOSSES:
             raise ClusterError(
@@ -145,6 +141,7 @@ class _Shards:
                 "ends a process that takes too much memory, or the network between workers breaks. Give workers "
                 "more memory, or use more shards, and run the same again."
             )
+        return self.take_up()
 
 
 def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dict[str, Any]:

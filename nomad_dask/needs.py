@@ -9,6 +9,8 @@ from dataclasses import dataclass
 BASE_BYTES = 360 << 20
 # How far a shard may be above the mean size.
 SHARD_OVER = 1.2
+# Rows that the search of a shard looks through, those of other shards around it included, in its own.
+HALO = 1.5
 # Cells live among the leading axes: more tell them apart no better, and cost more (algorithm §2).
 MAX_AXES = 64
 # Rows from which the axes are made, at most.
@@ -67,7 +69,7 @@ def neighbors_bytes(
     Vectors and their screen are held when both fit into what may be resident, and read by cells when not; then
     come the lists of the neighbours and the graph.
     """
-    searched = rows * (1.5 if with_halo else 1)
+    searched = rows * (HALO if with_halo else 1)
     vectors = min(resident_bytes, 4 * n_dims * searched)
     screen = min(2 * resident_bytes, (4 * min(n_dims, 128) + 10 * n_neighbors + 150) * searched)
     lists = _LIST_BYTES_PER_NEIGHBOR * (n_neighbors + 8) * rows

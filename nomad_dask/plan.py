@@ -13,6 +13,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.needs import (
+    HALO,
     MAX_AXES,
     SHARD_OVER,
     Sizes,
@@ -39,6 +40,8 @@ LEAST_SHARD_ROWS = 10_000
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20
 _RESIDENT_BYTES = 1 << 30
+# Shards to make, at most, so that the neighbour search holds all rows of each.
+_MOST_TO_HOLD = 16
 _LEAST_BLOCK_BYTES = 16 << 20
 # Room that the box of a map takes, in map units^dim: at least, and by the row; twice what was measured.
 _MAP_ROOM = {2: (50_000, 4), 3: (4_000_000, 100)}
@@ -265,19 +268,27 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
 
 
 def _shards_that_fit(n: int, d: int, params: Params, n_workers: int, memory_bytes: int, resident: int) -> int:
-    """Return one shard a worker, or as many more as the neighbour search of one needs to fit into its memory."""
+    """Return one shard a worker, or as many more as the neighbour search of one needs to fit into its memory.
+
+    Where there have to be more, a few beyond that let it hold all rows of a shard, and be several times as quick.
+    """
     n_shards = max(1, min(n_workers, n // 5000))
     n_cells = params.n_cells or n // params.cell_rows
 
+    def rows_of(count: int) -> int:
+        return math.ceil((SHARD_OVER if count > 1 else 1) * n / count)
+
     def fits(count: int) -> bool:
-        rows = math.ceil((SHARD_OVER if count > 1 else 1) * n / count)
+        rows = rows_of(count)
         needed = neighbors_bytes(rows, d, params.n_neighbors, resident, count > 1, n_cells)
         return needed <= memory_bytes
 
     most = n // LEAST_SHARD_ROWS
     if fits(n_shards) or most <= n_shards:
         return n_shards
-    return n_shards + 1 + bisect_left(range(n_shards + 1, most), True, key=fits)
+    fewest = n_shards + 1 + bisect_left(range(n_shards + 1, most), True, key=fits)
+    held = (count for count in range(fewest, min(most, _MOST_TO_HOLD) + 1) if HALO * 4 * d * rows_of(count) <= resident)
+    return next(held, fewest)
 
 
 def working_size(dtype: np.dtype[Any]) -> int:

@@ -160,3 +160,12 @@ def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
 @pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
 def test_times_as_people_say_them(seconds, said):
     assert human_seconds(seconds) == said
+
+
+def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():
+    tight = make_plan(Shape(10_000_000, 64), Params(), 1, 8 * 10**9)
+    assert 3 < tight.n_shards <= 16
+    assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.resident_bytes
+    wide = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
+    fewer = make_plan(Shape(3_000_000, 1024), Params(n_shards=wide.n_shards - 1), 1, 2 * 10**9)
+    assert fewer.worker_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"

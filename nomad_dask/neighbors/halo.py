@@ -12,7 +12,8 @@ from nomad_dask.plan import Run
 
 # The cells nearest to each own cell that belong to the halo.
 _HALO_CELLS = 64
-_CHUNK = 1024
+_CHUNK = 256
+_RUN = 64
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,25 @@ def all_cells(run: Run) -> AllCells:
 
 def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int) -> np.ndarray:
     """Return for cells `first` to `last` the `m` cells (cells, m) nearest to each, nearest first, itself among them."""
-    m = min(m, len(centroids))
+    n = len(centroids)
+    m = min(m, n)
     centered = centroids - centroids.mean(axis=0)
-    norms = np.einsum("ij,ij->i", centered, centered)
+    half_norms = np.einsum("ij,ij->i", centered, centered) / 2
     near = np.empty((last - first, m), np.int64)
+    # The m nearest lie in the m runs of cells with the nearest cell: only these are sorted out.
+    n_runs = -(-n // _RUN)
+    within = np.arange(_RUN)
     for a in range(first, last, _CHUNK):
         b = min(a + _CHUNK, last)
-        gaps = norms - 2 * centered[a:b] @ centered.T
+        gaps = np.full((b - a, n_runs * _RUN), np.inf, np.float32)
+        np.subtract(half_norms, centered[a:b] @ centered.T, out=gaps[:, :n])
+        least = gaps.reshape(b - a, n_runs, _RUN).min(axis=2)
+        runs = np.argpartition(least, min(m, n_runs) - 1, axis=1)[:, :m]
+        places = (runs[:, :, None] * _RUN + within).reshape(b - a, -1)
+        gaps = np.take_along_axis(gaps, places, axis=1)
         part = np.argpartition(gaps, m - 1, axis=1)[:, :m]
-        inner = np.argsort(np.take_along_axis(gaps, part, 1), axis=1, kind="stable")
-        near[a - first : b - first] = np.take_along_axis(part, inner, 1)
+        inner = np.argsort(np.take_along_axis(gaps, part, axis=1), axis=1, kind="stable")
+        near[a - first : b - first] = np.take_along_axis(places, np.take_along_axis(part, inner, axis=1), axis=1)
     return near
 
 

@@ -14,7 +14,7 @@ import pytest
 from runs import worker_processes
 
 from nomad_dask.cluster import Cluster
-from nomad_dask.cluster.post import BatchStoppedError, Post, _boxes, listen
+from nomad_dask.cluster.post import BatchStoppedError, Post, listen
 from nomad_dask.errors import NomadError
 
 TURNS = 20
@@ -72,7 +72,9 @@ def run(client: Any, batch: str, homes: list[str], **options: Any) -> list[Any]:
 
 def left_over(client: Any) -> int:
     def messages() -> int:
-        return sum(len(box.parts) for box in _boxes.values())
+        from nomad_dask.cluster import post
+
+        return sum(len(box.parts) for box in post._boxes.values())
 
     return sum(client.run(messages).values())
 

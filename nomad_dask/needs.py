@@ -62,9 +62,9 @@ class Sizes:
 
 
 def neighbors_bytes(
-    rows: int, n_dims: int, n_neighbors: int, resident_bytes: int, with_halo: bool, n_cells: int
+    rows: int, n_dims: int, n_neighbors: int, resident_bytes: int, with_halo: bool, n_cells: int, n_rows: int
 ) -> int:
-    """Return the most memory of a process that searches the neighbours of a shard.
+    """Return the most memory of a process that searches the neighbours of a shard of so many rows.
 
     Vectors and their screen are held when both fit into what may be resident, and read by cells when not; then
     come the lists of the neighbours and the graph.
@@ -73,8 +73,11 @@ def neighbors_bytes(
     vectors = min(resident_bytes, 4 * n_dims * searched)
     screen = min(2 * resident_bytes, (4 * min(n_dims, 128) + 10 * n_neighbors + 150) * searched)
     lists = _LIST_BYTES_PER_NEIGHBOR * (n_neighbors + 8) * rows
-    centroids = 4 * n_cells * n_dims * (3 if with_halo else 1)
-    return int(BASE_BYTES + vectors + screen + lists + centroids)
+    # All cells, once more while they are read; of each shard those around it, as they are and as screened. And
+    # where each row of the map is.
+    centroids = 4 * n_cells * n_dims * (5 if with_halo else 1)
+    places = 4 * n_rows if with_halo else 0
+    return int(BASE_BYTES + vectors + screen + lists + centroids + places)
 
 
 def host_of_stages(sizes: Sizes) -> dict[str, int]:
@@ -95,13 +98,13 @@ def host_of_stages(sizes: Sizes) -> dict[str, int]:
     held = min(s.n_rows, math.ceil(s.n_shards / s.n_workers) * s.shard_rows)
     needed = {"sample": block + 8 * s.n_rows}
     if s.coarse_rows:
-        coarse = neighbors_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.resident_bytes, False, 0) - BASE_BYTES
+        coarse = neighbors_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.resident_bytes, False, 0, 0) - BASE_BYTES
         needed["coarse"] = max(coarse, min(block, 2 * s.coarse_rows * row), _cells_bytes(s, s.coarse_rows, axes))
     needed["cells"] = _cells_bytes(s, s.sample_rows, axes)
     needed["shards"] = block + 4 * s.n_cells * (s.n_dims + axes)
     across = s.n_shards > 1 and s.foreign
     needed["neighbors"] = -BASE_BYTES + neighbors_bytes(
-        s.shard_rows, s.n_dims, s.n_neighbors, s.resident_bytes, across, s.n_cells
+        s.shard_rows, s.n_dims, s.n_neighbors, s.resident_bytes, across, s.n_cells, s.n_rows
     )
     per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * s.n_neighbors
     if not s.edges_held:

@@ -280,7 +280,7 @@ def _shards_that_fit(n: int, d: int, params: Params, n_workers: int, memory_byte
 
     def fits(count: int) -> bool:
         rows = rows_of(count)
-        needed = neighbors_bytes(rows, d, params.n_neighbors, resident, count > 1, n_cells)
+        needed = neighbors_bytes(rows, d, params.n_neighbors, resident, count > 1, n_cells, n)
         return needed <= memory_bytes
 
     most = n // LEAST_SHARD_ROWS

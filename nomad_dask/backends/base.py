@@ -172,6 +172,12 @@ class Searcher(Protocol):
     def make_screen(self, n_axes: int | None) -> None:
         """Choose in how many axes distances are screened; None takes all dimensions."""
 
+    def hold(self) -> None:
+        """Take the rows into memory again, as far as there is room; `make_screen` does so the first time."""
+
+    def release(self) -> None:
+        """Give the memory of the rows back until `hold`; what was learnt of them stays."""
+
     def can_refine(self, k: int) -> bool:
         """Whether `refine` fits in memory for lists of k."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+
+_HOLD_ROWS = 1 << 16
 
 
 def normalized(rows: np.ndarray) -> np.ndarray:
@@ -53,8 +55,6 @@ class RowFile:
 class ShardVectors:
     """Vectors of a shard in cell order, followed by those of the cells of other shards around it.
 
-    When the whole fits in `resident_bytes` it is read once and kept.
-
     Parameters
     ----------
     parts : sequence of (Path, int, int)
@@ -63,7 +63,7 @@ class ShardVectors:
     metric : {'euclidean', 'cosine'}
         With 'cosine' rows are scaled to unit length as they are read.
     resident_bytes : int
-        Memory that may be used to keep all rows as float32.
+        Memory that `hold` may take to keep all rows as float32.
     """
 
     def __init__(
@@ -75,10 +75,38 @@ class ShardVectors:
         self._edges = np.concatenate([[0], np.cumsum([b - a for _, a, b in self._parts])])
         self.n_rows = int(self._edges[-1])
         self.n_dims = int(self._parts[0][0].row_shape[0])
-        self.resident = self.n_rows * self.n_dims * 4 <= resident_bytes
+        self._resident_bytes = resident_bytes
         self._all: np.ndarray | None = None
-        if self.resident:
-            self._all = self._read(0, self.n_rows)
+
+    @property
+    def resident(self) -> bool:
+        """Whether all rows are in memory."""
+        return self._all is not None
+
+    def hold(self, run: Callable[[Callable[[int, int], object], int, int], object] | None = None) -> None:
+        """Read all rows into memory, if they fit.
+
+        Parameters
+        ----------
+        run : callable, optional
+            Calls a function of two row numbers for so many rows, in chunks of so many, such as `Threads.run`.
+        """
+        if self.resident or self.n_rows * self.n_dims * 4 > self._resident_bytes:
+            return
+        rows = np.empty((self.n_rows, self.n_dims), np.float32)
+
+        def fill(start: int, stop: int) -> None:
+            rows[start:stop] = self._read(start, stop)
+
+        if run is None:
+            fill(0, self.n_rows)
+        else:
+            run(fill, self.n_rows, _HOLD_ROWS)
+        self._all = rows
+
+    def release(self) -> None:
+        """Give the memory of `hold` back."""
+        self._all = None
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         if start == stop:

@@ -20,6 +20,7 @@ from nomad_dask.workspace import leave
 
 FOLDER = "lists"
 _NOBODY = np.uint32(0xFFFFFFFF)
+_CHUNK_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,28 @@ class Opened:
     search: Search
 
 
-# The shard that this worker searched last: the next round has its rows at hand.
-_last: list[Opened] = []
+# What this worker has opened. Only the last of them has its rows in memory: two need not fit.
+_opened: dict[tuple[str, int], Opened] = {}
 
 
-def _opened(run: Run, shard: int) -> Opened:
-    """Return a shard with its halo, opened anew unless this worker searched it last."""
-    if not (_last and _last[0].key == (str(run.workspace), shard)):
-        _last.clear()  # before: two do not fit
-        _last.append(open_shard(run, shard, with_halo=True))
-    return _last[0]
+def _open(run: Run, shard: int) -> Opened:
+    """Return a shard with its halo and its rows in memory; how it is searched is chosen the first time."""
+    key = (str(run.workspace), shard)
+    if _opened and (last := next(reversed(_opened))) != key:
+        _opened[last].search.release()
+        if key in _opened:
+            _opened[key] = _opened.pop(key)
+            with backend_of_worker(run.device, worker_threads(run.shard_threads)):
+                _opened[key].search.hold()
+    if key not in _opened:
+        _opened[key] = open_shard(run, shard, with_halo=True)
+    return _opened[key]
 
 
 def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
     """Open the rows of a shard, and of its halo on request, and choose how they are searched."""
-    cells = all_cells(run)
+    known = [opened.cells for (workspace, _), opened in _opened.items() if workspace == str(run.workspace)]
+    cells = known[0] if known else all_cells(run)
     around = surroundings(cells, shard, with_halo)
     vectors = open_vectors(run, cells, shard, around)
     # The rows and what the search makes of them may each take this much.
@@ -66,13 +74,13 @@ def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
 
 def release(workspace: str) -> None:
     """Forget what was opened of a workspace."""
-    if _last and _last[0].key[0] == workspace:
-        _last.clear()
+    for key in [key for key in _opened if key[0] == workspace]:
+        del _opened[key]
 
 
 def probe(run: Run, shard: int) -> Effort:
     """Search the cells nearest to each row of a shard, and leave the lists for the other shards."""
-    opened = _opened(run, shard)
+    opened = _open(run, shard)
     with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         lists, effort = opened.search.probe(report)
     _save(run, opened, lists, effort.rounds)
@@ -81,7 +89,7 @@ def probe(run: Run, shard: int) -> Effort:
 
 def refine(run: Run, shard: int, efforts: tuple[Effort, ...]) -> Effort:
     """Do a round for the rows of a shard, with the lists that all shards left."""
-    opened = _opened(run, shard)
+    opened = _open(run, shard)
     lists = _lists_around(run, opened, [e.rounds for e in efforts])
     with backend_of_worker(run.device, worker_threads(run.shard_threads)):
         found, effort = opened.search.refine(lists, efforts[shard])
@@ -106,7 +114,8 @@ def _save(run: Run, opened: Opened, lists: Lists, rounds: int) -> None:
     around, cells = opened.around, opened.cells
     numbers = np.repeat(_first_rows(cells)[around.cells] - around.offsets[:-1], np.diff(around.offsets))
     numbers += np.arange(len(numbers))
-    ids = np.where(lists.ids >= 0, numbers[lists.ids].astype(np.uint32), _NOBODY)
+    # The last is what -1 means.
+    ids = np.append(numbers.astype(np.uint32), _NOBODY)[lists.ids]
     for what, array in zip(_FILES, (ids, lists.distances, lists.fresh), strict=True):
         leave(run.file(_file(shard, rounds, what)), array)
 
@@ -119,15 +128,15 @@ def _first_rows(cells: AllCells) -> np.ndarray:
 
 def _local(cells: AllCells, around: Surroundings, ids: np.ndarray) -> np.ndarray:
     """Return the positions around a shard of rows numbered through all shards, -1 for those elsewhere."""
-    firsts = _first_rows(cells)
-    slot_of_cell = np.full(len(firsts), -1)
-    slot_of_cell[around.cells] = np.arange(len(around.cells))
-    known = ids != _NOBODY
-    rows = ids[known].astype(np.int64)
-    cell = np.searchsorted(firsts, rows, side="right") - 1
-    slot = slot_of_cell[cell]
-    local = np.full(ids.shape, -1, np.int32)
-    local[known] = np.where(slot >= 0, around.offsets[slot] + rows - firsts[cell], -1)
+    firsts, counts = _first_rows(cells)[around.cells], cells.counts[around.cells]
+    positions = np.full(int(cells.counts.sum()) + 1, -1, np.int32)
+    for first, count, position in zip(firsts, counts, around.offsets, strict=False):
+        positions[first : first + count] = np.arange(position, position + count)
+    local = np.empty(ids.shape, np.int32)
+    for start in range(0, len(ids), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        # Nobody is beyond the last row, and clipped to the place after it.
+        np.take(positions, ids[part], mode="clip", out=local[part])
     return local
 
 

@@ -139,6 +139,15 @@ class Search:
         # Beyond that more axes would be cheaper.
         self._n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)
 
+    def hold(self) -> None:
+        """Take the rows into memory again, after `release`."""
+        if self.k > 0:
+            self.primitives.hold()
+
+    def release(self) -> None:
+        """Give the memory of the rows back until `hold`; what was chosen stays."""
+        self.primitives.release()
+
     def probe(self, advance: Callable[[int], None]) -> tuple[Lists, Effort]:
         """Search the nearest cells of each row; `advance` is told the number of rows done so far."""
         n_queries = self.primitives.n_queries

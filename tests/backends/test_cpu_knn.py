@@ -48,6 +48,21 @@ def test_exact_is_exact_with_any_screen(searcher, rows, n_axes):
     np.testing.assert_allclose(distances, np.take_along_axis(D, order, axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_axes", [None, 20])
+def test_a_search_that_gave_its_memory_back_goes_on_as_before(searcher, n_axes):
+    searcher.make_screen(n_axes)
+    picked = np.arange(7, 2500, 250, dtype=np.int32)
+    searcher.fit_screen(picked, *searcher.exact(picked, 10))
+    can_refine = searcher.can_refine(10)
+    first = searcher.probe(10, 2, 30, lambda done: None)
+    searcher.release()
+    assert not searcher.vectors.resident
+    searcher.hold()
+    assert searcher.can_refine(10) == can_refine
+    for before, after in zip(first, searcher.probe(10, 2, 30, lambda done: None), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
 def test_screen_ranks_count_the_nearer_rows(searcher, rows):
     searcher.make_screen(20)
     picked = np.arange(7, 2500, 250, dtype=np.int32)

@@ -58,7 +58,9 @@ def stored(folder: Path, n_anchors: int, resident: bool) -> tuple:
     centroids = cells.cluster_centers_
     anchors = np.sort(rng().choice(600, n_anchors, replace=False))
     positions = rng().normal(size=(n_anchors, 2)).astype(np.float32) * 50
-    vectors = ShardVectors([(folder / "x.npy", 0, 600)], resident_bytes=x.nbytes if resident else 0)
+    vectors = ShardVectors([(folder / "x.npy", 0, 600)], resident_bytes=x.nbytes)
+    if resident:
+        vectors.hold()
     return x, vectors, offsets, centroids, anchors, positions
 
 

@@ -68,11 +68,15 @@ class CellSearch(SortedCells):
         self._rng = np.random.default_rng(seed)
         self.correlation = np.float32(1)
         self.reach = np.float32(np.inf)
+        self._screen: np.ndarray | None = None
+        self.release()
 
     # --- the screen ---------------------------------------------------------------------------------
 
     def make_screen(self, n_axes: int | None) -> None:
         """Choose the axes of the screen, `n_axes` of them or all dimensions, and keep it if memory allows."""
+        self.release()
+        self.vectors.hold(self.pool.run)
         n = self.vectors.n_rows
         sample = np.sort(self._rng.choice(n, min(n, AXES_ROWS), replace=False))
         rows = self._gather(sample)
@@ -83,9 +87,14 @@ class CellSearch(SortedCells):
         self.reach = np.float32(np.inf)
         self._cell_screen = self._axes.project(self._centroids)[:, :-1].copy()
         self._cell_norms = np.einsum("ij,ij->i", self._cell_screen, self._cell_screen)
+        self._cells_in_turn = self._tour_of_cells(self._cell_screen)
+        self.hold()
+
+    def hold(self) -> None:
+        """Take rows and screen into memory, each if it fits."""
+        self.vectors.hold(self.pool.run)
+        n = self.vectors.n_rows
         self._tour = self._tour_of_rows()
-        self._screen: np.ndarray | None = None
-        self._cache = BlockCache(self.memory_bytes // 2)
         if n * self._axes.n_columns * 4 <= self.memory_bytes // 2:
             screen = np.empty((n, self._axes.n_columns), np.float32)
 
@@ -94,6 +103,13 @@ class CellSearch(SortedCells):
 
             self.pool.run(project, n, BLOCK_ROWS)
             self._screen = screen
+
+    def release(self) -> None:
+        """Give the memory of rows and screen back until `hold`."""
+        self.vectors.release()
+        self._tour = np.zeros(0, np.int32)
+        self._screen = None
+        self._cache = BlockCache(self.memory_bytes // 2)
 
     def can_refine(self, k: int) -> bool:
         """Whether rounds on lists of k are possible and of use.
@@ -141,10 +157,8 @@ class CellSearch(SortedCells):
 
     def _tour_of_rows(self) -> np.ndarray:
         """Return the rows to search for, cell after cell, so that near cells come after one another."""
-        cells = self._tour_of_cells(self._cell_screen)
-        return np.concatenate(
-            [np.arange(self._first[c], self._first[c] + self._sizes[c], dtype=np.int32) for c in cells]
-        )
+        firsts, sizes = self._first[self._cells_in_turn], self._sizes[self._cells_in_turn]
+        return np.concatenate([np.arange(a, a + n, dtype=np.int32) for a, n in zip(firsts, sizes, strict=True)])
 
     # --- the truth about a sample -------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ query, another takes their true distances in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,14 @@ _LISTED = 1024  # as many columns are selected by lists; more, or most of them, 
 _TOUR_AXES = 16
 _MAX_SCRATCH = 2 << 30
 _HELD_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What takes memory of the device: rows, and buffers for products with them."""
+
+    rows: CellRows
+    products: CellProducts
 
 
 class GpuSearch(SortedCells):
@@ -65,28 +74,44 @@ class GpuSearch(SortedCells):
         super().__init__(vectors, cell_offsets, centroids, memory_bytes, n_queries)
         self.runtime = runtime
         self.seed = seed
-        self._rows: CellRows | None = None
+        self._on_device: _Held | None = None
 
     def make_screen(self, n_axes: int | None) -> None:
-        """Bring the rows, or as many as there is room for, to the device: products have all dimensions."""
-        n, d = self.vectors.n_rows, self.vectors.n_dims
-        self._rows = None  # those of an earlier call are given back before memory is counted
+        """Take up the cells, and the rows by `hold`: products have all dimensions, whatever `n_axes`."""
         runtime = self.runtime
         # Seen from their middle, far from which distances would lose their digits.
         self._middle = runtime.upload(self._centroids.mean(axis=0, dtype=np.float64).astype(np.float32))
         self._cells = runtime.upload(self._centroids) - self._middle
         self._cell_norms = (self._cells * self._cells).sum(axis=1)
         self._tour = self._tour_of_rows()
+        self.hold()
+
+    def hold(self) -> None:
+        """Bring the rows, or as many as there is room for, to the device."""
+        self.release()  # before memory is counted
+        n, d, runtime = self.vectors.n_rows, self.vectors.n_dims, self.runtime
         free = runtime.free_bytes()
         held = 4 * n * d <= _HELD_SHARE * free
         scratch = min(_MAX_SCRATCH, (free - 4 * n * d if held else free) // 4)
         self._scratch = scratch
-        self._products = CellProducts(runtime, n, d, self.n_cells, scratch)
+        products = CellProducts(runtime, n, d, self.n_cells, scratch)
         if held:
-            self._rows = HeldRows(self.vectors, runtime)
+            rows: CellRows = HeldRows(self.vectors, runtime)
         else:
-            load = min(free // 8, max(self.memory_bytes // 4, 4 * d * self._products.piece_rows))
-            self._rows = StreamedRows(self.vectors, runtime, free // 4, load)
+            self.vectors.hold()
+            load = min(free // 8, max(self.memory_bytes // 4, 4 * d * products.piece_rows))
+            rows = StreamedRows(self.vectors, runtime, free // 4, load)
+        self._on_device = _Held(rows, products)
+
+    def release(self) -> None:
+        """Give the memory of the rows back, on the device and here, until `hold`."""
+        self.vectors.release()
+        self._on_device = None
+
+    @property
+    def _held(self) -> _Held:
+        assert self._on_device is not None  # noqa: S101 - `make_screen` or `hold` comes first
+        return self._on_device
 
     def can_refine(self, k: int) -> bool:
         """Whether `refine` may be called: never, for on a GPU further probes take less time than rounds."""
@@ -106,8 +131,8 @@ class GpuSearch(SortedCells):
     def exact(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k nearest rows of each of `rows` among all of the shard, and their squared distances."""
         ids, distances = np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.float32)
-        for start in range(0, len(rows), self._products.group_rows):
-            part = slice(start, start + self._products.group_rows)
+        for start in range(0, len(rows), self._held.products.group_rows):
+            part = slice(start, start + self._held.products.group_rows)
             queries = self._queries(rows[part], min(4 * k + 64, self.vectors.n_rows), k)
             self._search_all(queries)
             ids[part], distances[part] = self.runtime.download(queries.ids), self.runtime.download(queries.distances)
@@ -133,8 +158,8 @@ class GpuSearch(SortedCells):
         """
         ranks = np.empty(ids.shape, np.int64)
         depth = min(max(SCREEN_DEPTH, 2 * ids.shape[1]), self.vectors.n_rows)
-        for start in range(0, len(rows), self._products.group_rows):
-            part = slice(start, start + self._products.group_rows)
+        for start in range(0, len(rows), self._held.products.group_rows):
+            part = slice(start, start + self._held.products.group_rows)
             queries = self._queries(rows[part], depth, 1)
             self._search_all(queries)
             found = self.runtime.download(queries.candidates)
@@ -159,8 +184,8 @@ class GpuSearch(SortedCells):
         ids = np.full((n, k), -1, np.int32)
         distances = np.full((n, k), np.inf, np.float32)
         near = self._near_cells(max(NEAR_CELLS, 2 * n_probes)) if n_probes < self.n_cells else None
-        for start in range(0, len(self._tour), self._products.group_rows):
-            rows = self._tour[start : start + self._products.group_rows]
+        for start in range(0, len(self._tour), self._held.products.group_rows):
+            rows = self._tour[start : start + self._held.products.group_rows]
             queries = self._queries(rows, max(n_candidates, k), k)
             if n_probes >= self.n_cells:
                 self._search_all(queries)
@@ -258,16 +283,14 @@ class GpuSearch(SortedCells):
 
     def _search(self, queries: Queries, cells: np.ndarray, ordered: Any) -> None:
         """Search for each query the cells ``cells[ordered]``, none twice."""
-        assert self._rows is not None  # noqa: S101 - `make_screen` comes first
         centers = self._cells[self.runtime.upload(cells)] + self._middle
-        self._products.search(queries, self._rows, self._first[cells], self._sizes[cells], centers, ordered)
+        self._held.products.search(queries, self._held.rows, self._first[cells], self._sizes[cells], centers, ordered)
 
     def _gather(self, rows: np.ndarray) -> Any:
         """Return the rows (m, d) numbered `rows` on the device."""
-        assert self._rows is not None  # noqa: S101 - `make_screen` comes first
         cells = np.unique(self._cell_of(rows))
-        first, n_rows = _pieces(self._first[cells], self._sizes[cells], self._products.piece_rows)
-        return self._rows.gather(np.asarray(rows, np.int32), first, n_rows)
+        first, n_rows = _pieces(self._first[cells], self._sizes[cells], self._held.products.piece_rows)
+        return self._held.rows.gather(np.asarray(rows, np.int32), first, n_rows)
 
     def _tour_of_rows(self) -> np.ndarray:
         """Return the rows to search for, cell after cell, so that near cells come after one another."""

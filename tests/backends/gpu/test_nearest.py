@@ -68,7 +68,7 @@ def test_all_cells_equal_brute_force(tmp_path, d, free, metric):
     vectors, rows, offsets, means = shard(tmp_path, *blobs(500, d, per_cell=40), metric)
     search = gpu(vectors, offsets, means, free)
     found = find(search, n_probes=len(means))
-    assert isinstance(search._rows, HeldRows if free == HELD else StreamedRows)
+    assert isinstance(search._held.rows, HeldRows if free == HELD else StreamedRows)
     ids, distances = brute(rows, 15)
     assert found.recall == 1.0
     assert (found.ids.dtype, found.distances.dtype) == (np.int32, np.float32)
@@ -161,7 +161,7 @@ def test_a_cell_of_many_pieces(tmp_path):
     vectors, rows, offsets, means = shard(tmp_path, X, (labels > 3).astype(int), 2)
     search = gpu(vectors, offsets, means, STREAMED // 2)
     found = find(search, n_probes=2, k=5)
-    assert search._products.piece_rows < np.diff(offsets).max() / 4
+    assert search._held.products.piece_rows < np.diff(offsets).max() / 4
     np.testing.assert_array_equal(found.ids, brute(rows, 5)[0])
 
 

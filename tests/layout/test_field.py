@@ -11,7 +11,7 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.levels import coarse_shape, to_coarse, to_fine
-from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.backends.cpu.threads import Threads, threads
 from nomad_dask.backends.mesh import choose_mesh
 
 NONE = np.empty(0, np.float32)
@@ -38,6 +38,9 @@ def by_mesh(points, pool, weights=NONE, remote=None, remote_weights=NONE, spacin
     potential, gradient = np.empty(len(points), np.float32), np.empty_like(points)
     total = field.read(mesh, coefficients, points, potential, gradient)
     return potential, gradient, total, mesh
+
+
+ONE_THREAD = Threads(1)
 
 
 def relative(got, expected):
@@ -104,6 +107,32 @@ def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, 
     assert cut[0] <= 1.01 * whole[0] + 1e-4
     assert cut[1] <= 1.01 * whole[1] + 1e-4
     assert cut[0] <= 3e-3
+
+
+@pytest.mark.parametrize("tile", [52, 1000], ids=["tiles", "one tile"])
+@pytest.mark.parametrize(("dim", "width", "spacing", "split"), [(2, 500, 0.7, 160), (3, 70, 0.9, 20)])
+def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacing, split, tile):
+    """Own points lie in a part of the map, and only there the near part is made; further levels hold the rest."""
+    monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", {dim: split})
+    monkeypatch.setattr("nomad_dask.backends.cpu.tiles._TILE_NODES", {dim: tile})
+    monkeypatch.setattr("nomad_dask.backends.cpu.tiles._ONE_TILE", {dim: tile})
+    rng = np.random.default_rng(2)
+    centers = rng.uniform(-width / 2, width / 2, (40, dim))
+    points = (centers[rng.integers(40, size=24_000)] + rng.normal(size=(24_000, dim)) * width / 40).astype(np.float32)
+    weights = rng.uniform(0.5, 3, len(points)).astype(np.float32)
+    own = (points[:, 0] > width / 8) & (points[:, 1] > -width / 8)
+    some = np.arange(0, int(own.sum()), 20)
+    expected, slope = direct(points[own][some], points, weights)
+    with threads(2) as pool:
+        shard = points[own], pool, weights[own], points[~own], weights[~own]
+        potential, gradient, _, mesh = by_mesh(*shard, spacing=spacing)
+        alone, _, _, _ = by_mesh(points[own], ONE_THREAD, *shard[2:], spacing=spacing)
+        monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", {dim: 10_000})
+        whole_potential, whole_gradient, _, _ = by_mesh(*shard, spacing=spacing)
+    assert min(mesh.shape) >= 4 * split
+    np.testing.assert_array_equal(alone, potential)
+    assert relative(potential[some], expected) <= 1.01 * relative(whole_potential[some], expected) + 3e-4
+    assert relative(gradient[some], slope) <= 1.01 * relative(whole_gradient[some], slope) + 3e-4
 
 
 @given(st.lists(st.integers(4, 40), min_size=1, max_size=3), st.integers(0, 99))
@@ -209,7 +238,7 @@ def test_shards_of_one_map_share_the_transform_of_the_kernel():
         kept = []
         for one in fields:
             one.solve(one.cover(points, NO_POINTS), points, NONE, NO_POINTS, NONE)
-            kept.append(one._transforms["whole"][1])
+            kept.append(one._transforms[0][1])
         assert kept[0] is kept[1]
         gone = weakref.ref(kept[0])
         del kept, fields, one

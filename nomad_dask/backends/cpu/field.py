@@ -7,17 +7,15 @@ read back at the points with the same splines (algorithm §3; particle-mesh as i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
-from weakref import WeakValueDictionary
 
 import numpy as np
-import scipy.fft
 
-from nomad_dask.backends.cpu.levels import RATIO, to_coarse, to_fine
+from nomad_dask.backends.cpu.convolving import REACH, Kernel, convolve, fast_lengths
+from nomad_dask.backends.cpu.levels import RATIO, coarse_mesh, to_coarse, to_fine
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, kernel_transform, sample_step
+from nomad_dask.backends.cpu.tiles import around, tiles_of, whole_tiles
+from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 
 # Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil
 # reaches 2 rows into the next band, so bands of at least 4 rows never meet, and every sum keeps its order.
@@ -32,12 +30,10 @@ _DIRECT_CHUNK = 1 << 9
 _PAIRS_A_NODE = 30
 # Transforms of meshes up to this many nodes are not worth a second thread.
 _SMALL_MESH = 1 << 14
-# K is cut in two on meshes of at least so many nodes along every axis, by their dimensions. The near part,
-# K·e^(−rate·(1+r²)) with rate per squared spacing, is as good as over after so many nodes; of the far part the coarse
-# mesh holds all but 10⁻⁴.
+# K is cut in two on meshes of at least so many nodes along every axis, by their dimensions.
 _SPLIT_NODES = {2: 160, 3: 64}
-_NEAR_NODES = 24
-_NEAR_RATE = 0.014
+# Nodes before and after its own that the stencil of a point has.
+_BEFORE, _AFTER = 1, 2
 
 
 def sums_directly(n_points: int, n_charges: int, mesh: Mesh) -> bool:
@@ -66,7 +62,7 @@ class Field:
         self._max_nodes = max_nodes
         self._pool = pool
         self._kernels = mesh_kernels(dim)
-        self._transforms: dict[str, tuple[_Kernel, np.ndarray]] = {}
+        self._transforms: dict[int, tuple[Kernel, np.ndarray]] = {}
 
     def evaluate(
         self,
@@ -128,7 +124,11 @@ class Field:
         low, high = np.empty(self._dim, np.float32), np.empty(self._dim, np.float32)
         self._kernels.extent(points, low, high)
         low, high = held_box(low, high, points[:: sample_step(len(points))], remote)
-        return choose_mesh(low, high, self._spacing, self._max_nodes)
+        mesh = choose_mesh(low, high, self._spacing, self._max_nodes)
+        return whole_tiles(mesh) if self._is_large(mesh) else mesh
+
+    def _is_large(self, mesh: Mesh) -> bool:
+        return min(mesh.shape) >= _SPLIT_NODES[self._dim]
 
     def solve(
         self,
@@ -140,15 +140,72 @@ class Field:
     ) -> np.ndarray:
         """Return spline coefficients, of the mesh's shape, of the potential; see `evaluate`."""
         density = self._deposit(mesh, points, weights)
-        if len(remote):
-            ordered = np.empty((len(remote), self._dim + 1), np.float32)
-            _, inverse, upper, _ = _constants(mesh)
-            for axis, start in enumerate(np.asarray(mesh.origin, np.float32)):
-                units = (remote[:, axis] - start) * inverse
-                np.minimum(np.maximum(units, np.float32(1), out=units), upper[axis], out=ordered[:, axis])
-            ordered[:, -1] = remote_weights
-            self._kernels.deposit(ordered, 0, len(ordered), _strides(mesh), density.reshape(-1))
-        return self._potential(mesh, density)
+        if self._is_large(mesh):
+            return self._solve_by_tiles(mesh, density, self._marks(mesh, points), remote, remote_weights)
+        self._deposit_remote(mesh, remote, remote_weights, density)
+        return self._rest(0, density, mesh.spacing)
+
+    def _solve_by_tiles(
+        self, mesh: Mesh, density: np.ndarray, marks: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray
+    ) -> np.ndarray:
+        """Return spline coefficients of the potential in the marked tiles, those that points lie in.
+
+        The near part of K ends within a few nodes; the rest is smooth, and a mesh four times coarser holds it.
+        """
+        tiles = tiles_of(mesh.shape)
+        places = tiles.places(marks)
+        coarse = coarse_mesh(mesh)
+        charges = np.zeros(coarse.shape, np.float32)
+        parts: list[np.ndarray] = [charges] * len(places)
+
+        def down(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                parts[i] = to_coarse(density[tiles.nodes(places[i])])
+
+        self._pool.run(down, len(places), 1)
+        for place, part in zip(places, parts, strict=True):
+            charges[tiles.coarse_nodes(place)] += part
+        self._deposit_remote(coarse, remote, remote_weights, charges)
+        far = self._rest(1, charges, coarse.spacing)
+
+        near = tiles.holds(around(marks), mesh, remote)
+        self._deposit_remote(mesh, remote[near], remote_weights[near], density)
+        kernel = Kernel(0, "near", fast_lengths(tiles.padded), mesh.spacing)
+        transform = self._transform(kernel)
+        coefficients = np.zeros(mesh.shape, np.float32)
+        workers = self._pool.n if len(places) == 1 else 1
+
+        def up(start: int, stop: int) -> None:
+            for place in places[start:stop]:
+                potential = convolve(tiles.window(density, place), kernel.padded, transform, tiles.middle, workers)
+                potential += to_fine(far[tiles.coarse_nodes(place)], tiles.size)
+                coefficients[tiles.nodes(place)] = potential
+
+        self._pool.run(up, len(places), 1)
+        return coefficients
+
+    def _marks(self, mesh: Mesh, points: np.ndarray) -> np.ndarray:
+        """Mark the tiles that the stencils of points lie in."""
+        tiles = tiles_of(mesh.shape)
+        origin, inverse, upper, _ = _constants(mesh)
+        size, marks = np.array(tiles.size), np.zeros(tiles.count, np.bool_)
+
+        def mark(start: int, stop: int) -> None:
+            self._kernels.mark_tiles(points, start, stop, origin, inverse, upper, _BEFORE, _AFTER, size, marks)
+
+        self._pool.run(mark, len(points), _SORT_CHUNK)
+        return marks
+
+    def _deposit_remote(self, mesh: Mesh, remote: np.ndarray, weights: np.ndarray, density: np.ndarray) -> None:
+        if not len(remote):
+            return
+        ordered = np.empty((len(remote), self._dim + 1), np.float32)
+        _, inverse, upper, strides = _constants(mesh)
+        for axis, start in enumerate(np.asarray(mesh.origin, np.float32)):
+            units = (remote[:, axis] - start) * inverse
+            np.minimum(np.maximum(units, np.float32(1), out=units), upper[axis], out=ordered[:, axis])
+        ordered[:, -1] = weights
+        self._kernels.deposit(ordered, 0, len(ordered), strides, density.reshape(-1))
 
     def _deposit(self, mesh: Mesh, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         n = len(points)
@@ -189,39 +246,26 @@ class Field:
             self._pool.run(fill, len(groups) - 1, 1)
         return density
 
-    def _potential(self, mesh: Mesh, density: np.ndarray) -> np.ndarray:
-        """Return the spline coefficients of the potential of what was deposited.
-
-        On a large mesh K is cut in two. Its near part ends within a few nodes, so the mesh need not be doubled
-        for it; its far part is smooth, and a mesh four times coarser holds it.
-        """
-        if min(mesh.shape) < _SPLIT_NODES[self._dim]:
-            return self._convolve(density, _Kernel("whole", tuple(2 * s for s in mesh.shape), mesh.spacing))
-        around = tuple(int(scipy.fft.next_fast_len(s + _NEAR_NODES, real=True)) for s in mesh.shape)
-        near = self._convolve(density, _Kernel("near", around, mesh.spacing))
-        coarse = to_coarse(density)
-        doubled = tuple(int(scipy.fft.next_fast_len(2 * s, real=True)) for s in coarse.shape)
-        far = self._convolve(coarse, _Kernel("far", doubled, mesh.spacing))
-        near += to_fine(far, mesh.shape)
+    def _rest(self, level: int, density: np.ndarray, spacing: float) -> np.ndarray:
+        """Return spline coefficients, everywhere on the mesh, of what finer levels have left of the potential."""
+        shape = density.shape
+        if level == 0 or min(shape) < _SPLIT_NODES[self._dim]:
+            return self._convolve(density, Kernel(level, "rest", fast_lengths([2 * n for n in shape]), spacing))
+        near = self._convolve(density, Kernel(level, "near", fast_lengths([n + REACH for n in shape]), spacing))
+        near += to_fine(self._rest(level + 1, to_coarse(density), RATIO * spacing), shape)
         return near
 
-    def _convolve(self, density: np.ndarray, kernel: _Kernel) -> np.ndarray:
-        """Convolve with K/b̂². Only the occupied part is transformed along all axes but one."""
-        transform = self._transforms.get(kernel.part)
-        if transform is None or transform[0] != kernel:
-            transform = self._transforms[kernel.part] = (kernel, _shared_transform(kernel))
-        spectrum = density
-        shape, padded, last = density.shape, kernel.padded, self._dim - 1
+    def _convolve(self, density: np.ndarray, kernel: Kernel) -> np.ndarray:
         workers = self._pool.n if density.size > _SMALL_MESH else 1
-        for axis in reversed(range(self._dim)):
-            forward = scipy.fft.rfft if axis == last else scipy.fft.fft
-            spectrum = forward(spectrum, padded[axis], axis=axis, workers=workers)
-        spectrum *= transform[1]
-        for axis in range(last):
-            spectrum = scipy.fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
-            spectrum = spectrum[(slice(None),) * axis + (slice(shape[axis]),)]
-        potential = scipy.fft.irfft(spectrum, padded[last], axis=last, workers=workers)
-        return np.ascontiguousarray(potential[..., : shape[last]])
+        kept = [slice(n) for n in density.shape]
+        return np.ascontiguousarray(convolve(density, kernel.padded, self._transform(kernel), kept, workers))
+
+    def _transform(self, kernel: Kernel) -> np.ndarray:
+        """Return the transform of a kernel, and keep it for the next epoch, whose mesh mostly is alike."""
+        kept = self._transforms.get(kernel.level)
+        if kept is None or kept[0] != kernel:
+            kept = self._transforms[kernel.level] = (kernel, kernel.transform())
+        return kept[1]
 
     def read(
         self,
@@ -243,39 +287,6 @@ class Field:
 
         self._pool.run(part, n, _GATHER_CHUNK)
         return float(sums.sum())
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """K, or a part of it, on a periodic mesh; `spacing` is that of the fine mesh."""
-
-    part: Literal["whole", "near", "far"]
-    padded: tuple[int, ...]
-    spacing: float
-
-    def transform(self) -> np.ndarray:
-        """Return its transform, divided by that of the splines."""
-        # Of e^(−t·r²), which K is the sum of over all t, the near part takes those above `rate`.
-        rate = np.float32(_NEAR_RATE / self.spacing**2)
-        if self.part == "whole":
-            return np.asarray(kernel_transform(self.padded, self.spacing))
-        if self.part == "near":
-            return np.asarray(kernel_transform(self.padded, self.spacing, lambda r: np.exp(-rate * (1 + r)) / (1 + r)))
-        return np.asarray(
-            kernel_transform(self.padded, RATIO * self.spacing, lambda r: -np.expm1(-rate * (1 + r)) / (1 + r))
-        )
-
-
-# Shards of one process lie in the same map, so their meshes mostly have one shape. The kernel's transform, larger
-# than a mesh, is kept once for all of them as long as one has it.
-_transforms: WeakValueDictionary[_Kernel, np.ndarray] = WeakValueDictionary()
-
-
-def _shared_transform(kernel: _Kernel) -> np.ndarray:
-    transform = _transforms.get(kernel)
-    if transform is None:
-        transform = _transforms[kernel] = kernel.transform()
-    return transform
 
 
 def _strides(mesh: Mesh) -> np.ndarray:

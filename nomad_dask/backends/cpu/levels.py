@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from nomad_dask.backends.mesh import Mesh
+
 RATIO = 4
 """Spacing of the coarse mesh in that of the fine one."""
 
@@ -60,6 +62,12 @@ def _halved(n: int) -> int:
 def coarse_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the nodes of the coarse mesh."""
     return tuple(_halved(_halved(n)) for n in shape)
+
+
+def coarse_mesh(mesh: Mesh) -> Mesh:
+    """Return where the coarse mesh lies."""
+    # A halved mesh begins two of the fine nodes before the fine one, the next two of the halved ones before that.
+    return Mesh(tuple(o - 6 * mesh.spacing for o in mesh.origin), RATIO * mesh.spacing, coarse_shape(mesh.shape))
 
 
 def to_coarse(fine: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacin
     """Own points lie in a part of the map, and only there the near part is made; further levels hold the rest."""
     monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", {dim: split})
     monkeypatch.setattr("nomad_dask.backends.cpu.tiles._TILE_NODES", {dim: tile})
-    monkeypatch.setattr("nomad_dask.backends.cpu.tiles._ONE_TILE", {dim: tile})
+    monkeypatch.setattr("nomad_dask.backends.cpu.tiles._NODES_OF_WHOLE", 1000)
     rng = np.random.default_rng(2)
     centers = rng.uniform(-width / 2, width / 2, (40, dim))
     points = (centers[rng.integers(40, size=24_000)] + rng.normal(size=(24_000, dim)) * width / 40).astype(np.float32)

@@ -14,7 +14,7 @@ from nomad_dask.backends.cpu.convolving import REACH, Kernel, convolve, fast_len
 from nomad_dask.backends.cpu.levels import RATIO, coarse_mesh, to_coarse, to_fine
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.cpu.tiles import around, tiles_of, whole_tiles
+from nomad_dask.backends.cpu.tiles import around, choose_tiles, whole_tiles
 from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 
 # Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil
@@ -32,8 +32,6 @@ _PAIRS_A_NODE = 30
 _SMALL_MESH = 1 << 14
 # K is cut in two on meshes of at least so many nodes along every axis, by their dimensions.
 _SPLIT_NODES = {2: 160, 3: 64}
-# Nodes before and after its own that the stencil of a point has.
-_BEFORE, _AFTER = 1, 2
 
 
 def sums_directly(n_points: int, n_charges: int, mesh: Mesh) -> bool:
@@ -141,19 +139,19 @@ class Field:
         """Return spline coefficients, of the mesh's shape, of the potential; see `evaluate`."""
         density = self._deposit(mesh, points, weights)
         if self._is_large(mesh):
-            return self._solve_by_tiles(mesh, density, self._marks(mesh, points), remote, remote_weights)
+            return self._solve_by_tiles(mesh, density, remote, remote_weights)
         self._deposit_remote(mesh, remote, remote_weights, density)
         return self._rest(0, density, mesh.spacing)
 
     def _solve_by_tiles(
-        self, mesh: Mesh, density: np.ndarray, marks: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray
+        self, mesh: Mesh, density: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray
     ) -> np.ndarray:
-        """Return spline coefficients of the potential in the marked tiles, those that points lie in.
+        """Return spline coefficients of the potential in the tiles that own points have deposited in.
 
         The near part of K ends within a few nodes; the rest is smooth, and a mesh four times coarser holds it.
         """
-        tiles = tiles_of(mesh.shape)
-        places = tiles.places(marks)
+        tiles, marks = choose_tiles(density)
+        places = [tuple(place) for place in np.argwhere(marks).tolist()]
         coarse = coarse_mesh(mesh)
         charges = np.zeros(coarse.shape, np.float32)
         parts: list[np.ndarray] = [charges] * len(places)
@@ -183,18 +181,6 @@ class Field:
 
         self._pool.run(up, len(places), 1)
         return coefficients
-
-    def _marks(self, mesh: Mesh, points: np.ndarray) -> np.ndarray:
-        """Mark the tiles that the stencils of points lie in."""
-        tiles = tiles_of(mesh.shape)
-        origin, inverse, upper, _ = _constants(mesh)
-        size, marks = np.array(tiles.size), np.zeros(tiles.count, np.bool_)
-
-        def mark(start: int, stop: int) -> None:
-            self._kernels.mark_tiles(points, start, stop, origin, inverse, upper, _BEFORE, _AFTER, size, marks)
-
-        self._pool.run(mark, len(points), _SORT_CHUNK)
-        return marks
 
     def _deposit_remote(self, mesh: Mesh, remote: np.ndarray, weights: np.ndarray, density: np.ndarray) -> None:
         if not len(remote):

@@ -17,7 +17,6 @@ class MeshKernels(NamedTuple):
     """The compiled kernels for one number of dimensions."""
 
     extent: Any
-    mark_tiles: Any
     count_bands: Any
     sort_bands: Any
     deposit: Any
@@ -44,25 +43,6 @@ def mesh_kernels(dim: int) -> MeshKernels:
             for a in range(dim):
                 low[a] = min(low[a], points[i, a])
                 high[a] = max(high[a], points[i, a])
-
-    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    def mark_tiles(  # type: ignore[no-untyped-def]
-        points, start, stop, origin, inverse, upper, before, after, size, marks
-    ):
-        """Mark the tiles that hold nodes from `before` to `after` the one below each point."""
-        first, last = np.empty(dim, np.int64), np.empty(dim, np.int64)
-        for i in range(start, stop):
-            for a in range(dim):
-                node = int(min(max((points[i, a] - origin[a]) * inverse, np.float32(1)), upper[a]))
-                first[a] = (node - before) // size[a]
-                last[a] = (node + after) // size[a]
-            for x in range(first[0], last[0] + 1):
-                for y in range(first[1], last[1] + 1):
-                    if dim == 2:
-                        marks[x, y] = True
-                    else:
-                        for z in range(first[dim - 1], last[dim - 1] + 1):
-                            marks[x, y, z] = True
 
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def count_bands(  # type: ignore[no-untyped-def]
@@ -208,4 +188,4 @@ def mesh_kernels(dim: int) -> MeshKernels:
             total += value
         return total
 
-    return MeshKernels(extent, mark_tiles, count_bands, sort_bands, deposit, gather, direct)
+    return MeshKernels(extent, count_bands, sort_bands, deposit, gather, direct)

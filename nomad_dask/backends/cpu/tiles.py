@@ -16,10 +16,10 @@ from nomad_dask.backends.cpu.convolving import REACH
 from nomad_dask.backends.cpu.levels import RATIO, coarse_shape
 from nomad_dask.backends.mesh import Mesh
 
-# Most nodes of a tile along each axis, by the dimensions; and up to how many a mesh is one tile along it: what tiles
-# read beyond their edges costs more than it saves there.
+# Most nodes of a tile along each axis, by the dimensions.
 _TILE_NODES = {2: 200, 3: 104}
-_ONE_TILE = {2: 400, 3: 200}
+# A node of a tile takes less time than one of a whole mesh, which does not fit into a cache.
+_NODES_OF_WHOLE = 1.5
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Tiles:
         """Nodes of the mesh."""
         return tuple(size * count for size, count in zip(self.size, self.count, strict=True))
 
-    def places(self, marks: np.ndarray) -> list[tuple[int, ...]]:
-        """Return the marked tiles, by their number along each axis."""
-        return [tuple(place) for place in np.argwhere(marks).tolist()]
+    def occupied(self, density: np.ndarray) -> np.ndarray:
+        """Return whether there is anything in each tile."""
+        blocks = density.reshape([n for pair in zip(self.count, self.size, strict=True) for n in pair])
+        return np.asarray(blocks.max(axis=tuple(range(1, blocks.ndim, 2))) > 0)
 
     def nodes(self, place: tuple[int, ...]) -> tuple[slice, ...]:
         """Return the nodes of a tile."""
@@ -93,7 +94,7 @@ class Tiles:
 def tiles_of(shape: tuple[int, ...]) -> Tiles:
     """Return the tiles that cover a mesh; one of `Tiles.shape` has the same."""
     dim = len(shape)
-    count = [math.ceil(n / _TILE_NODES[dim]) if n > _ONE_TILE[dim] else 1 for n in shape]
+    count = [math.ceil(n / _TILE_NODES[dim]) for n in shape]
     size = (math.ceil(n / (c * RATIO)) * RATIO for n, c in zip(shape, count, strict=True))
     return Tiles(tuple(size), tuple(count))
 
@@ -103,6 +104,18 @@ def whole_tiles(mesh: Mesh) -> Mesh:
     shape = tiles_of(mesh.shape).shape
     origin = (o - mesh.spacing * (n - s) / 2 for o, n, s in zip(mesh.origin, shape, mesh.shape, strict=True))
     return Mesh(tuple(origin), mesh.spacing, shape)
+
+
+def choose_tiles(density: np.ndarray) -> tuple[Tiles, np.ndarray]:
+    """Return the tiles to take for a mesh of `whole_tiles`, and which of them have anything in them.
+
+    Where many have, what tiles read beyond their edges may cost more than it saves: then the mesh is one tile.
+    """
+    tiles, one = tiles_of(density.shape), Tiles(density.shape, (1,) * density.ndim)
+    marks = tiles.occupied(density)
+    if marks.sum() * math.prod(tiles.padded) > _NODES_OF_WHOLE * math.prod(one.padded):
+        return one, np.ones(one.count, np.bool_)
+    return tiles, marks
 
 
 def around(marks: np.ndarray) -> np.ndarray:

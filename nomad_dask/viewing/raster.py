@@ -230,7 +230,7 @@ def _ranges(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[
     return (middle_x - half_x, middle_x + half_x), (middle_y - half_y, middle_y + half_y)
 
 
-def _radius(taken: np.ndarray) -> int:
+def radius_of(taken: np.ndarray) -> int:
     """Return how far to spread points so that they cover about a third of the ground they lie on.
 
     `taken` tells which pixels have points. Few points become discs, millions stay pixels.
@@ -266,7 +266,7 @@ def _paint(
         return spread_out
 
     everything = count(np.arange(x.size))
-    radius = _radius(everything.to_numpy() > 0)
+    radius = radius_of(everything.to_numpy() > 0)
     total = spread(everything)
     taken = total > 0
     # Counts span decades; the most crowded half a percent of pixels may saturate.

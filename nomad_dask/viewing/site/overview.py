@@ -1,0 +1,53 @@
+"""Pictures of all points, which a page shows before any tile is there, and where there is no WebGL."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+
+from nomad_dask.viewing.colors import rgb
+from nomad_dask.viewing.raster import radius_of
+from nomad_dask.viewing.site.places import GRID_BITS
+
+SIZES = (512, 1024, 2048)
+_FINEST_BITS = SIZES[-1].bit_length() - 1
+# Can be seen on white and on black.
+_COLOR = "#5b8cc9"
+_FAINTEST = 0.35
+
+
+class Counts:
+    """Counts the points of every pixel of the finest picture, batch by batch."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(SIZES[-1] ** 2, np.int64)
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Count points (n,), given on the grid."""
+        shift = np.uint64(GRID_BITS - _FINEST_BITS)
+        pixels = (((y >> shift) << np.uint64(_FINEST_BITS)) | (x >> shift)).astype(np.int64)
+        self._counts += np.bincount(pixels, minlength=self._counts.size)
+
+    def picture(self, size: int) -> bytes:
+        """Return the picture of one of `SIZES` as PNG, with the greatest y on top; where no points are is no colour."""
+        import datashader.transfer_functions as tf
+        import xarray as xr
+        from PIL import Image
+
+        step = SIZES[-1] // size
+        counts = self._counts.reshape(size, step, size, step).sum(axis=(1, 3))
+        radius = radius_of(counts > 0)
+        # datashader gives unsigned counts when it counts itself, and no point its colour.
+        plane = xr.DataArray(counts.astype(np.uint32), dims=("y", "x"))
+        counts = tf.spread(plane, radius).to_numpy()[::-1].astype(np.float32) if radius else counts[::-1]
+        taken = counts > 0
+        # Counts span decades; the most crowded half a percent of pixels may saturate.
+        strength = np.minimum(np.log1p(counts) / np.log1p(np.percentile(counts[taken], 99.5)), 1)
+        opacity = np.where(taken, (_FAINTEST + (1 - _FAINTEST) * strength) * 255, 0).round().astype(np.uint8)
+        # A palette of one colour in all strengths: a quarter of the bytes of four channels.
+        picture = Image.frombytes("P", (size, size), opacity.tobytes())
+        picture.putpalette((rgb(_COLOR) * 255).round().astype(np.uint8).tolist() * 256)
+        out = BytesIO()
+        picture.save(out, format="PNG", transparency=bytes(range(256)))
+        return out.getvalue()

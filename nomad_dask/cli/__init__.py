@@ -15,12 +15,14 @@ import click
 
 from nomad_dask import __version__
 from nomad_dask.cli.demo import demo
+from nomad_dask.cli.export import export
 from nomad_dask.cli.fit import fit
 from nomad_dask.cli.options import VERBOSE
 from nomad_dask.cli.plan import plan
 from nomad_dask.cli.plot import plot
 from nomad_dask.cli.score import score
 from nomad_dask.cli.status import status
+from nomad_dask.cli.view import view
 from nomad_dask.errors import Interrupted, NomadError, NomadWarning
 
 
@@ -75,7 +77,7 @@ def cli() -> None:
     """Make maps of embedding vectors, from thousands to tens of millions."""
 
 
-for command in (fit, status, score, plot, plan, demo):
+for command in (fit, status, score, plot, view, export, plan, demo):
     cli.add_command(command)
 
 

@@ -13,14 +13,10 @@ from nomad_dask.cli import options
 from nomad_dask.errors import Interrupted
 
 
-def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
-
-
 @click.command(short_help="Make a map of a file of vectors.")
 @options.input_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map.")
-@click.option("--keep", callback=_names, metavar="A,B", help="Columns of the input to carry to the map.")
+@click.option("--keep", callback=options.read_names, metavar="A,B", help="Columns of the input to carry to the map.")
 @options.method_options
 @options.device_option
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster.")
@@ -50,7 +46,7 @@ def fit(
     input: str,  # noqa: A002 - what the user calls it
     column: str | None,
     output: Path,
-    keep: tuple[str, ...],
+    keep: tuple[str, ...] | None,
     others: tuple[str, ...],
     device: str,
     workers: int | None,
@@ -72,6 +68,7 @@ def fit(
     Writes one row for each row of INPUT, in its order: x, y, the cell, and the columns to keep.
     """
     params = options.read_params(settings, others)
+    keep = keep or ()
     if plot is not None:
         options.check_picture(plot, overwrite)
 

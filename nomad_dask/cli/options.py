@@ -170,6 +170,11 @@ def read_size(ctx: click.Context, parameter: click.Parameter, value: str) -> tup
     return int(width), int(height)
 
 
+def read_names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Read names of columns with commas between, such as ``name,section``; None when the option is not given."""
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 def read_whole_numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     """Read whole numbers with commas between, such as ``10,15,50``."""
     try:

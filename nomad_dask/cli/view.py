@@ -1,0 +1,90 @@
+"""``nomad-dask view``: a map in the browser."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from nomad_dask.cli import options
+from nomad_dask.cli.export import site_options
+from nomad_dask.errors import InputError
+
+
+@click.command(short_help="Show a map in the browser.")
+@click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for the site, kept afterwards. Without it the site is removed at the end.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Where to listen, on 127.0.0.1 only; a free one by default.",
+)
+@site_options
+@click.option("--overwrite", is_flag=True, help="Replace a site that is there.")
+@options.quiet_option
+@options.verbose_option
+def view(
+    map: Path,  # noqa: A002 - what the user calls it
+    output: Path | None,
+    port: int,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    **chosen: Any,
+) -> None:
+    """Write MAP as a site, as `export` does, and serve it until Ctrl-C. Prints the address to open.
+
+    MAP may also be a folder that `export` wrote: it is served as it is.
+    """
+    from nomad_dask.viewing.site.serving import Server
+
+    with ExitStack() as stack:
+        if map.is_dir():
+            folder = map
+            _check_served(map, output is not None or overwrite or _is_chosen())
+        elif output is not None:
+            folder = output
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nomad-dask-"))) / "site"
+        # Before the work: a port in use is known at once.
+        server = stack.enter_context(Server(folder, port))
+        if not map.is_dir():
+            options.check_plotting()
+
+            from nomad_dask.viewing.site.export import export
+
+            with options.shown_progress(quiet, verbose) as emit:
+                export(map, folder, overwrite=overwrite, emit=emit, **chosen)
+        click.echo(server.address)
+        click.echo("Ctrl-C ends.", err=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def _is_chosen() -> bool:
+    """Return whether the user has asked for anything of the site to write."""
+    context = click.get_current_context()
+    return any(
+        context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        for name in ("color", "hover", "search", "title", "tile_rows")
+    )
+
+
+def _check_served(folder: Path, chosen: bool) -> None:
+    from nomad_dask.viewing.site.growing import is_site
+
+    if not is_site(folder):
+        raise InputError(f"The folder {str(folder)!r} holds no site: give a map, or a folder that 'export' wrote.")
+    if chosen:
+        raise InputError(f"{str(folder)!r} is a site that is written already: give the map to write another one.")

@@ -200,7 +200,8 @@ def _look(file: MapFile, name: str, asked: bool) -> Column | None:
     if counted is None:
         return None
     labels = counted.labels
-    if counted.none and len(labels) == MOST_LABELS and (counted.other or len(counted.labels) > MOST_LABELS - 1):
+    if counted.none and counted.other:
+        # Both are categories, and a byte tells 256.
         labels = labels[: MOST_LABELS - 1]
     other = file.n_rows - counted.none - sum(n for _, n in labels)
     return Column(name, "category", True, labels, other, counted.none)

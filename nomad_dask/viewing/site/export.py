@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError
+from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.events import Emit, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.viewing.site.columns import Column, Shown, choose
 from nomad_dask.viewing.site.growing import growing
@@ -131,9 +132,11 @@ def export(
             work = _Work(file, parts, scratch, emit, seconds)
             extent = work.extent()
             shown = work.choose(color, hover, search)
-            index, overview = work.tiles(extent, shown, tile_rows, memory_rows)
+            _check_room(folder, file.n_rows, shown, memory_rows)
+            index, counts = work.tiles(extent, shown, tile_rows, memory_rows)
+            overview = work.pictures(counts)
             text_rows, n_search = work.texts(shown)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise InputError(f"{str(file.path)!r} holds what cannot be shown ({error}): make it anew.") from error
         about: dict[str, Any] = {
             "version": VERSION,
@@ -164,6 +167,24 @@ def export(
     return Site(
         Path(output), file.n_rows, index.num_rows, about["depth"], parts.files, parts.size, parts.largest, seconds
     )
+
+
+def _check_room(folder: Path, n: int, shown: Shown, memory_rows: int) -> None:
+    """Refuse a disk that cannot hold the tiles, and the files on the way to them; what text takes is not known.
+
+    Raises
+    ------
+    ResourceError
+    """
+    colors = sum(column.dtype.itemsize for column in shown.in_tiles)
+    row, on_the_way = 8 + colors, row_type([]).itemsize + colors
+    needed = n * row * 4 // 3 + (n * on_the_way if n > memory_rows else 0)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"The points of the site take {needed:,} bytes of disk, and {free:,} are free: free some, write it to a "
+            "larger disk, or colour by fewer columns."
+        )
 
 
 def _require_datashader() -> None:
@@ -201,10 +222,8 @@ class _Work:
         with self._stage("columns", len(self.file.schema.names), "columns") as advance:
             return choose(self.file, color, hover, search, advance)
 
-    def tiles(
-        self, extent: Extent, shown: Shown, tile_rows: int, memory_rows: int
-    ) -> tuple[pa.Table, list[dict[str, Any]]]:
-        """Write the tiles and the pictures; return the index of the one and the list of the others."""
+    def tiles(self, extent: Extent, shown: Shown, tile_rows: int, memory_rows: int) -> tuple[pa.Table, Counts]:
+        """Write the tiles; return their index, and how many points lie where."""
         import pyarrow as pa
 
         counts, made = Counts(), []
@@ -230,12 +249,17 @@ class _Work:
         made.sort()
         names = (("z", np.uint8), ("x", np.uint32), ("y", np.uint32), ("n", np.uint32))
         columns = zip(names, np.array(made, np.int64).T, strict=True)
-        overview: list[dict[str, Any]] = [
-            {"name": f"overview/{number}.png", "pixels": size} for number, size in enumerate(SIZES)
-        ]
-        for picture in overview:
-            self.parts.write_file(picture["name"], counts.picture(picture["pixels"]))
-        return pa.table({name: values.astype(kind) for (name, kind), values in columns}), overview
+        return pa.table({name: values.astype(kind) for (name, kind), values in columns}), counts
+
+    def pictures(self, counts: Counts) -> list[dict[str, Any]]:
+        """Write the pictures of all points; return their list."""
+        made: list[dict[str, Any]] = []
+        with self._stage("pictures", len(SIZES), "pictures") as advance:
+            for size in SIZES:
+                made.append({"name": f"overview/{len(made)}.png", "pixels": size})
+                self.parts.write_file(made[-1]["name"], counts.picture(size))
+                advance(len(made))
+        return made
 
     def texts(self, shown: Shown) -> tuple[int, int]:
         """Write the text parts and the search index; return the rows of the one and the number of the others."""
@@ -244,8 +268,7 @@ class _Work:
         batches = texts(self.file, shown.hover)
         first = next(batches)
         part_rows = rows_of_a_part(first)
-        index = Index(self.scratch)
-        with self._stage("text", self.file.n_rows, "rows") as advance:
+        with Index(self.scratch) as index:
 
             def read() -> Iterator[pa.RecordBatch]:
                 done = 0
@@ -255,11 +278,12 @@ class _Work:
                     yield batch
                     done += batch.num_rows
 
-            write_texts(self.parts, read(), part_rows, advance)
-        if not shown.search:
-            return part_rows, 0
-        with self._stage("search", 256, "files") as advance:
-            return part_rows, index.write(self.parts, advance)
+            with self._stage("text", self.file.n_rows, "rows") as advance:
+                write_texts(self.parts, read(), part_rows, advance)
+            if not shown.search:
+                return part_rows, 0
+            with self._stage("search", 256, "files") as advance:
+                return part_rows, index.write(self.parts, advance)
 
 
 def _rows(file: MapFile, extent: Extent, columns: Sequence[Column], dtype: np.dtype[Any]) -> Iterator[np.ndarray]:

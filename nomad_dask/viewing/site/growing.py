@@ -32,7 +32,7 @@ def growing(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     ResourceError
         The disk has no room.
     """
-    output = output.absolute()
+    output = output.resolve()
     check_folder(output, overwrite)
     _sweep(output)
     work = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")

@@ -59,19 +59,17 @@ def extent_of(file: MapFile, advance: Callable[[int], None] = lambda done: None)
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     start = 0
     for batch in file.batches(["x", "y"]):
-        for axis, name in enumerate(("x", "y")):
-            values = batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
-            bad = np.flatnonzero(~np.isfinite(values))
-            if bad.size:
-                row, what = (
-                    start + bad[0],
-                    "nothing" if batch.column(name)[int(bad[0])].as_py() is None else values[bad[0]],
-                )
-                raise InputError(
-                    f"Row {row:,} of {str(file.path)!r} has {name} = {what}, the first that is not finite: a point "
-                    "needs a place. Leave such rows out of the map."
-                )
-            low[axis], high[axis] = min(low[axis], values.min()), max(high[axis], values.max())
+        places = np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in ("x", "y")]).astype(np.float64)
+        bad = np.flatnonzero(~np.isfinite(places).all(axis=0))
+        if bad.size:
+            name = "y" if np.isfinite(places[0, bad[0]]) else "x"
+            value = batch.column(name)[int(bad[0])].as_py()
+            what = "nothing" if value is None else value
+            raise InputError(
+                f"Row {start + bad[0]:,} of {str(file.path)!r} has {name} = {what}, the first that is not finite: a "
+                "point needs a place. Leave such rows out of the map."
+            )
+        low, high = np.minimum(low, places.min(axis=1)), np.maximum(high, places.max(axis=1))
         start += batch.num_rows
         advance(start)
     with np.errstate(over="ignore"):

@@ -82,13 +82,13 @@ class MapFile:
     def bytes_a_row(self, columns: Sequence[str]) -> float:
         """Return the bytes of one row of some columns, as the file tells: the mean of the widest row group."""
         metadata = self._file.metadata
-        wanted = set(columns)
-        leaves = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path.split(".")[0] in wanted]
-        leaves += [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in wanted - set(leaves)]
+        paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        # Nested columns have a path; a name may have dots, too.
+        leaves = [i for i, path in enumerate(paths) if path in columns or path.split(".")[0] in columns]
         widest = 1.0
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            size = sum(group.column(i).total_uncompressed_size for i in set(leaves))
+            size = sum(group.column(i).total_uncompressed_size for i in leaves)
             widest = max(widest, size / max(1, group.num_rows))
         return widest
 

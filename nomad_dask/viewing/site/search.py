@@ -30,7 +30,7 @@ _HELD_BYTES = 64 << 20
 
 
 class Index:
-    """Gathers the words of rows, then writes the index.
+    """Gathers the words of rows, then writes the index. A context, which closes its files.
 
     Parameters
     ----------
@@ -48,6 +48,12 @@ class Index:
         self._sizes = np.zeros(_FILES, np.int64)
         self._files = ExitStack()
         self._streams: dict[int, Any] = {}
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._files.close()
 
     def add(self, first: int, texts: list[pa.Array]) -> None:
         """Gather the words of some rows.

@@ -1,0 +1,133 @@
+"""The site of a map: bytes on disk, the largest part, memory and time of its writer, for synthetic maps.
+
+    python benchmarks/sites.py --rows 1e6 1e7
+
+Every export is a fresh process, `nomad-dask export` as users run it. The result is written after every map.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from compare import machine, measured, versions
+
+HERE = Path(__file__).parent
+BLOCK_ROWS = 1 << 18
+N_GROUPS, N_SECTIONS, N_WORDS = 1000, 40, 50_000
+PARTS = ("tiles", "text", "search", "overview")
+
+
+def write_map(path: Path, n: int, seed: int = 0) -> None:
+    """Write a map of `n` rows block by block: heaps of unequal weight and width, with names, sections and scores.
+
+    Words are as frequent as in a language (Zipf), and each name ends in a word of its own, as identifiers do.
+    """
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.full(N_GROUPS, 0.5))
+    centers = 20 * rng.normal(size=(N_GROUPS, 2))
+    widths = rng.lognormal(-0.5, 0.7, size=N_GROUPS)
+    sections = pa.array([f"section {i}" for i in range(N_SECTIONS)])
+    syllables = np.array(["ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "ru", "sa", "te", "vi", "wo", "zu"])
+    words = pa.array(["".join(syllables[rng.integers(15, size=k)]) for k in rng.integers(2, 5, N_WORDS)])
+    chances = np.cumsum(1 / np.arange(1, N_WORDS + 1))
+    chances /= chances[-1]
+    writer = None
+    for start in range(0, n, BLOCK_ROWS):
+        rows = min(BLOCK_ROWS, n - start)
+        group = rng.choice(N_GROUPS, rows, p=weights)
+        places = (centers[group] + widths[group, None] * rng.normal(size=(rows, 2))).astype(np.float32)
+        lengths = rng.integers(2, 9, rows)
+        chosen = words.take(pa.array(np.searchsorted(chances, rng.random(lengths.sum()))))
+        lists = pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), chosen)
+        own = pc.binary_join_element_wise("id", pa.array(np.arange(start, start + rows)).cast(pa.string()), "")
+        block = pa.table(
+            {
+                "x": places[:, 0],
+                "y": places[:, 1],
+                "cell": group.astype(np.int32),
+                "name": pc.binary_join_element_wise(pc.binary_join(lists, " "), own, " "),
+                "section": sections.take(pa.array(group % N_SECTIONS)),
+                "score": rng.normal(size=rows).astype(np.float32),
+            }
+        )
+        writer = writer or pq.ParquetWriter(path, block.schema, compression="zstd")
+        writer.write_table(block)
+    if writer is not None:
+        writer.close()
+
+
+def measure(n: int, home: Path) -> dict[str, Any]:
+    """Return what an export of `n` rows cost and made."""
+    path, site = home / f"{n}.parquet", home / f"{n}"
+    write_map(path, n)
+    cost = measured(
+        [str(Path(sys.executable).with_name("nomad-dask")), "export", str(path), "-o", str(site), "--json"], home
+    )
+    told = json.loads((home / "log.txt").read_text().splitlines()[-1])
+    sizes = {part: [f.stat().st_size for f in (site / part).rglob("*") if f.is_file()] for part in PARTS}
+    result = {
+        "rows": n,
+        "map_bytes": path.stat().st_size,
+        **{name: told[name] for name in ("tiles", "levels", "files", "bytes", "largest_part", "seconds")},
+        "parts": {part: {"files": len(s), "bytes": sum(s), "largest": max(s)} for part, s in sizes.items()},
+        **cost,
+    }
+    shutil.rmtree(site)
+    path.unlink()
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the result as a Markdown page."""
+    host, runs = result["machine"], result["runs"]
+    lines = [
+        "# The site of a map",
+        "",
+        f"{result['date']}. {host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB. Synthetic maps with names of "
+        f"3 to 9 words, one of them its own, {N_SECTIONS} sections, a score and {N_GROUPS:,} cells.",
+        "",
+        "| rows | bytes a point | tiles | text | search | largest part | files | peak memory | CPU s | wall s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        each = [f"{run['parts'][part]['bytes'] / run['rows']:.1f}" for part in ("tiles", "text", "search")]
+        lines.append(
+            f"| {run['rows']:,} | {run['bytes'] / run['rows']:.1f} | " + " | ".join(each) + f" | "
+            f"{run['largest_part'] / 1e3:,.0f} kB | {run['files']:,} | {run['peak_bytes'] / 1e9:.2f} GB | "
+            f"{run['cpu_s']:,.0f} | {run['wall_s']:,.0f} |"
+        )
+    told = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return "\n".join([*lines, "", f"Versions: {told}.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=lambda text: int(float(text)), nargs="+", default=[1_000_000])
+    parser.add_argument("--dir", type=Path, help="where the maps and sites are made, and removed again")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="directory of the results")
+    args = parser.parse_args()
+
+    today = date.today().isoformat()
+    result: dict[str, Any] = {"date": today, "machine": machine(), "versions": versions([], sys.executable), "runs": []}
+    for n in args.rows:
+        with tempfile.TemporaryDirectory(prefix="nomad-sites-", dir=args.dir) as home:
+            result["runs"].append(measure(n, Path(home)))
+        print(result["runs"][-1], file=sys.stderr)
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"sites-{today}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.out / f"sites-{today}.md").write_text(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

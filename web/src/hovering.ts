@@ -1,0 +1,66 @@
+// From a point under the cursor to its card: the ring at once, the text when the cursor rests.
+
+import type { Point } from "./camera";
+import { Card, type Line } from "./card";
+import type { Found } from "./picking";
+import type { Scene } from "./scene";
+import type { Site } from "./site";
+import type { Row, Texts } from "./texts";
+
+const REACH = 14;
+const REST_MS = 50;
+
+export class Hovering {
+  readonly card = new Card();
+  found: Found | null = null;
+  private timer = 0;
+
+  constructor(
+    private readonly site: Site,
+    private readonly scene: Scene,
+    private readonly texts: Texts,
+    private readonly on: { told: (row: Row) => void; failed: (error: Error) => void },
+  ) {}
+
+  /** Looks for a point at a place, or lets go. `aloud` tells it to screen readers, too. */
+  at(place: Point | null, hint = "click to pin", aloud = false): Found | null {
+    const found = place ? this.scene.pick(place, REACH) : null;
+    const before = this.found;
+    this.found = found;
+    if (found?.row === before?.row && found !== null && !this.card.element.hidden) return found;
+    clearTimeout(this.timer);
+    this.scene.surface.style.cursor = found ? "pointer" : "";
+    if (!found) {
+      this.card.hide();
+      if (before) this.scene.redraw();
+      return null;
+    }
+    this.scene.redraw();
+    this.show(found, this.site.hover.map((name) => ({ name, value: this.known(found, name) })), hint);
+    this.timer = setTimeout(() => void this.read(found, hint, aloud), REST_MS);
+    return found;
+  }
+
+  private async read(found: Found, hint: string, aloud: boolean): Promise<void> {
+    try {
+      const row = await this.texts.row(found.row);
+      if (this.found?.row !== found.row) return;
+      this.show(found, this.site.hover.map((name, i) => ({ name, value: row.values[i] })), hint);
+      if (aloud) this.on.told(row);
+    } catch (error) {
+      this.on.failed(error as Error);
+    }
+  }
+
+  private show(found: Found, lines: Line[], hint: string): void {
+    this.card.show(found.row, lines, this.scene.camera.toScreen(found.x, found.y), hint);
+  }
+
+  /** What the tile itself knows of a column. */
+  private known(found: Found, name: string): string | undefined {
+    const column = this.site.columns.find((c) => c.name === name);
+    const value = found.points.values.get(name)?.[found.index];
+    const category = column?.kind === "category" && value !== undefined ? column.categories?.[value] : undefined;
+    return category && !category.other ? category.label : undefined;
+  }
+}

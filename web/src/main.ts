@@ -1,0 +1,23 @@
+// Where the page begins.
+
+import { App } from "./app";
+import { h } from "./dom";
+import { part, table } from "./parts";
+import { readSite } from "./site";
+import { Themes } from "./themes";
+import { readTree } from "./tiles";
+
+async function begin(): Promise<void> {
+  // The first thing, so that the page does not flash in the other theme.
+  const themes = new Themes();
+  try {
+    const site = readSite(await part("site"));
+    const [left, bottom, right] = site.extent;
+    const tree = readTree(await table(site.tiles), { left, bottom, side: right - left || 1 });
+    new App(site, tree, themes);
+  } catch (error) {
+    document.body.replaceChildren(h("p", { class: "broken", role: "alert" }, (error as Error).message));
+  }
+}
+
+void begin();

@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install map test test-rapids lint bench clean
+.PHONY: help install map web test test-rapids lint bench clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -14,6 +14,9 @@ install: .venv/plot.stamp ## Install nomad-dask into .venv
 
 map: .venv/plot.stamp ## Make a map of the documentation on this machine, in demo/
 	$(BIN)/nomad-dask demo
+
+web: web/node_modules/.package-lock.json ## Build the page of exported sites (needs Node 20 and npm)
+	cd web && npm run --silent check && npm run --silent build
 
 test: .venv/dev.stamp ## Run the tests
 	$(BIN)/python -m pytest
@@ -52,6 +55,10 @@ clean: ## Remove .venv, caches and the demo
 
 .venv/bench.stamp: .venv/dev.stamp
 	$(PIP) '.[dev,bench]'
+	@touch $@
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --silent --no-audit --no-fund
 	@touch $@
 
 # RAPIDS imports, and says what it takes, on a machine without a GPU too.

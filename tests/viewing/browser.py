@@ -14,10 +14,12 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from small_sites import Made
 
 FLAGS = (
     "--headless=new",
@@ -64,7 +66,9 @@ def served(folder: Path) -> Iterator[str]:
 def chromium(profile: Path, *flags: str, size: tuple[int, int] = (1280, 800)) -> Iterator[Page]:
     """Start a browser of its own profile; it is closed in the end."""
     options = webdriver.ChromeOptions()
-    options.binary_location = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
+    options.binary_location = next(
+        p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))
+    )
     for flag in (*FLAGS, *(flags or SOFTWARE_GL), f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -96,7 +100,10 @@ class Page:
         self.size = (width, height)
 
     def scheme(self, name: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": name}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+        features = [
+            {"name": "prefers-color-scheme", "value": name},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def wait(self, ready: Any, seconds: float = 30) -> Any:
@@ -150,6 +157,11 @@ class Page:
             self._mouse("mouseMoved", *place, shift, held=True)
         self._mouse("mouseReleased", *path[-1], shift)
 
+    def touch(self, kind: str, *fingers: tuple[float, float]) -> None:
+        """Send a touch event: ``touchStart``, ``touchMove`` or ``touchEnd``, the last without fingers."""
+        points = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(fingers)]
+        self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
     def wheel(self, x: float, y: float, delta: float) -> None:
         event = {"type": "mouseWheel", "x": x, "y": y, "deltaX": 0, "deltaY": delta}
         self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
@@ -172,3 +184,29 @@ class Page:
     def scale(self, side: float, zoom: float) -> float:
         """Return the pixels for one unit of a map."""
         return min(self.size) * MARGIN / side * 2.0**zoom
+
+    def pixels(self, made: Made, at: np.ndarray, x: float, y: float, zoom: float) -> np.ndarray:
+        """Return where positions (n, 2) are on the screen, in a view of a site."""
+        offset = (at - [x, y]) * self.scale(made.extent[2], zoom) * [1, -1]
+        return np.asarray(offset + np.array(self.size) / 2)
+
+    def panels(self) -> list[tuple[str, float, float, float, float]]:
+        """Return class, left, top, right and bottom of all panels in sight, without the card."""
+        script = (
+            "return [...document.querySelectorAll('.panel')].filter(p => p.offsetParent && p.id !== 'card')"
+            ".map(p => [p.className, p.getBoundingClientRect()])"
+            ".map(([c, b]) => [c, b.left, b.top, b.right, b.bottom])"
+        )
+        return [tuple(panel) for panel in self.run(script)]
+
+    def on_the_map(self, pixels: np.ndarray) -> np.ndarray:
+        """Tell which pixels (n, 2) lie on the map itself, not under panels nor at the edge."""
+        free = ((pixels > 20) & (pixels < np.array(self.size) - 20)).all(axis=1)
+        for _, left, top, right, bottom in self.panels():
+            free &= ~((pixels >= [left - 5, top - 5]) & (pixels <= [right + 5, bottom + 5])).all(axis=1)
+        return np.asarray(free)
+
+    def choose_color(self, i: int) -> None:
+        """Choose an entry of the colour columns."""
+        script = "const c = document.querySelector('#color'); c.selectedIndex = arguments[0];"
+        self.run(script + "c.dispatchEvent(new Event('change'))", i)

@@ -1,7 +1,7 @@
 // The page: its state, and who is told when it changes.
 
 import { rangeOf } from "./colors";
-import { count, h, iconButton, plural } from "./dom";
+import { count, h, iconButton, plural, textButton } from "./dom";
 import { listen, type Key } from "./gestures";
 import { Hovering } from "./hovering";
 import { Legend } from "./legend";
@@ -17,7 +17,6 @@ import { Themes } from "./themes";
 import type { Tile } from "./tiles";
 
 const SETTLE_MS = 200;
-const NEAR_ZOOM = 5;
 
 export class App {
   private readonly scene: Scene;
@@ -56,14 +55,19 @@ export class App {
         polygon: this.lasso.polygon,
         cross: this.byKeys && document.activeElement === this.scene.surface,
       }),
+      dimmed: () => this.searching.found,
       changed: (moved) => this.changed(moved),
       sample: (points) => this.sampled(points),
       failed,
     });
-    this.hovering = new Hovering(site, this.scene, this.texts, { told: (row) => this.tell(this.inWords(row)), failed });
+    this.hovering = new Hovering(site, this.scene, this.texts, {
+      pinned: (row) => this.pinRows.includes(row),
+      told: (row) => this.tell(this.inWords(row)),
+      failed,
+    });
     this.searching = new Searching(site, this.texts, {
       changed: () => this.scene.redraw(),
-      stepped: () => this.remember(true),
+      stepped: (fresh) => this.remember(fresh),
       fly: (row) => this.fly(row),
       tell: (words) => this.tell(words),
       failed,
@@ -96,11 +100,17 @@ export class App {
     themes.changed = () => this.recolor();
     this.build();
     listen(this.scene.surface, {
-      moveBy: (px, py) => this.scene.moveBy(px, py),
-      zoomAt: (px, py, steps) => this.scene.zoomAt(px, py, steps),
+      moveBy: (px, py) => {
+        this.hovering.at(null);
+        this.scene.moveBy(px, py);
+      },
+      zoomAt: (px, py, steps) => {
+        this.hovering.at(null);
+        this.scene.zoomAt(px, py, steps);
+      },
       hover: (at) => {
         this.byKeys = false;
-        this.hovering.at(at);
+        this.hovering.at(at, "click");
       },
       click: (at, touch) => this.click(at, touch),
       drawing: () => this.lasso.armed,
@@ -152,13 +162,17 @@ export class App {
       this.byKeys = false;
       scene.redraw();
     });
+    const bottom = h("div", { class: "bottom" }, this.alert, this.lasso.panel.element, this.pins.element);
+    // On phones the card lies above what is open below.
+    const measure = (): void => document.documentElement.style.setProperty("--below", `${bottom.offsetHeight}px`);
+    new ResizeObserver(measure).observe(bottom);
     // In the order in which keys reach them.
     document.body.replaceChildren(
       head,
       scene.element,
       this.legend.element,
       tools,
-      h("div", { class: "bottom" }, this.alert, this.lasso.panel.element, this.pins.element),
+      bottom,
       this.hovering.card.element,
       this.status,
     );
@@ -198,15 +212,14 @@ export class App {
   private changed(moved: boolean): void {
     const busy = !this.scene.settled;
     this.scene.surface.setAttribute("aria-busy", String(busy));
-    const all = this.site.n;
-    const drawn = this.scene.count;
+    const all = plural(this.site.n, "point");
     this.subtitle.textContent =
-      !this.scene.renderer || drawn >= all ? plural(all, "point") : `${count(drawn)} of ${plural(all, "point")} drawn`;
+      !this.scene.renderer || busy || this.scene.whole ? all : `${count(this.scene.count)} of ${all} drawn`;
     if (!moved) return;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       if (this.scene.settled || !this.scene.renderer) this.remember(false);
-      if (this.byKeys) this.hovering.at(this.middle(), "Enter pins it", true);
+      if (this.byKeys) this.hovering.at(this.middle(), "Enter", true);
     }, SETTLE_MS);
   }
 
@@ -235,13 +248,14 @@ export class App {
   }
 
   private click(at: { x: number; y: number }, touch: boolean): void {
-    const found = this.hovering.at(at, touch ? "" : "click to pin");
+    const found = this.hovering.at(at, touch ? "tap" : "click");
     if (found) this.togglePin(found.row);
   }
 
   private togglePin(row: number): void {
     const there = this.pinRows.includes(row);
     this.setPins(there ? this.pinRows.filter((r) => r !== row) : [...this.pinRows, row]);
+    this.hovering.refresh();
     this.tell(there ? "Pin removed" : "Pinned");
   }
 
@@ -264,7 +278,7 @@ export class App {
   }
 
   private fly(row: Row): void {
-    const zoom = Math.max(this.scene.camera.zoom, NEAR_ZOOM);
+    const zoom = Math.max(this.scene.camera.zoom, this.scene.nearZoom(row.x, row.y));
     this.scene.flyTo(row.x, row.y, zoom);
     this.remember(true, { x: row.x, y: row.y, zoom });
     this.tell(this.inWords(row));
@@ -284,7 +298,7 @@ export class App {
       this.hovering.at(null);
     } else if (name === "pin") {
       if (this.lasso.armed) return this.lasso.selectView();
-      const found = this.hovering.at(this.middle(), "Enter pins it", true);
+      const found = this.hovering.at(this.middle(), "Enter", true);
       if (found) this.togglePin(found.row);
     }
     this.scene.redraw();
@@ -299,14 +313,18 @@ export class App {
     this.status.textContent = words;
   }
 
-  private warn(words: string): void {
+  private warn(words: string, ...buttons: HTMLElement[]): void {
     const close = iconButton("close", "Close", () => (this.alert.hidden = true));
-    this.alert.replaceChildren(h("p", {}, words), close);
+    this.alert.replaceChildren(h("p", {}, words), ...buttons, close);
     this.alert.hidden = false;
   }
 
   private fail(error: Error): void {
-    this.warn(error.message);
+    const again = textButton("Try again", () => {
+      this.alert.hidden = true;
+      this.scene.retry();
+    }, "link");
+    this.warn(error.message, again);
   }
 }
 

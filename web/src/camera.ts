@@ -12,7 +12,7 @@ export interface Box {
 }
 
 /** Zoom 0 shows the whole map, and each step doubles it. */
-export const MOST_ZOOM = 14;
+export const MOST_ZOOM = 12;
 const LEAST_ZOOM = -1;
 const MARGIN = 0.94;
 

@@ -23,7 +23,7 @@ export class Card {
     this.element.replaceChildren(
       head ? valueOf("strong", head.value) : h("strong", {}, `Row ${count(row)}`),
       ...(others.length ? [list] : []),
-      h("small", {}, `Row ${count(row)}${hint ? ` · ${hint}` : ""}`),
+      h("small", {}, `Row ${count(row)} · ${hint}`),
     );
     this.element.hidden = false;
     this.place(at);

@@ -69,10 +69,9 @@ export function plural(n: number, one: string, many = `${one}s`): string {
   return `${count(n)} ${n === 1 ? one : many}`;
 }
 
-/** Writes a value in few digits. */
-export function brief(value: number): string {
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(1);
-  return Number(value.toPrecision(3)).toLocaleString("en-US", { maximumFractionDigits: 6 });
+/** Writes a value in as few digits as tell it from others of a range. */
+export function brief(value: number, span: number): string {
+  const digits = Math.max(0, 1 - Math.floor(Math.log10(span || Math.abs(value) || 1)));
+  if (Math.abs(value) >= 1e6 || digits > 4) return value.toExponential(1);
+  return value.toLocaleString("en-US", { maximumFractionDigits: digits, useGrouping: Math.abs(value) >= 1e4 });
 }

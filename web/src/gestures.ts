@@ -90,7 +90,10 @@ export function listen(element: HTMLElement, to: Gestures): void {
   };
   element.addEventListener("pointerup", (event) => end(event, false));
   element.addEventListener("pointercancel", (event) => end(event, true));
-  element.addEventListener("pointerleave", () => to.hover(null));
+  element.addEventListener("pointerleave", (event) => {
+    // A finger leaves whenever it is lifted; what it tapped stays.
+    if (event.pointerType !== "touch") to.hover(null);
+  });
 
   element.addEventListener(
     "wheel",

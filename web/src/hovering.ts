@@ -14,16 +14,17 @@ export class Hovering {
   readonly card = new Card();
   found: Found | null = null;
   private timer = 0;
+  private act = "click";
 
   constructor(
     private readonly site: Site,
     private readonly scene: Scene,
     private readonly texts: Texts,
-    private readonly on: { told: (row: Row) => void; failed: (error: Error) => void },
+    private readonly on: { pinned: (row: number) => boolean; told: (row: Row) => void; failed: (error: Error) => void },
   ) {}
 
-  /** Looks for a point at a place, or lets go. `aloud` tells it to screen readers, too. */
-  at(place: Point | null, hint = "click to pin", aloud = false): Found | null {
+  /** Looks for a point at a place, or lets go. `act` is what pins it; `aloud` tells it to screen readers, too. */
+  at(place: Point | null, act = "click", aloud = false): Found | null {
     const found = place ? this.scene.pick(place, REACH) : null;
     const before = this.found;
     this.found = found;
@@ -36,23 +37,30 @@ export class Hovering {
       return null;
     }
     this.scene.redraw();
-    this.show(found, this.site.hover.map((name) => ({ name, value: this.known(found, name) })), hint);
-    this.timer = setTimeout(() => void this.read(found, hint, aloud), REST_MS);
+    this.act = act;
+    this.show(found, this.site.hover.map((name) => ({ name, value: this.known(found, name) })));
+    this.timer = setTimeout(() => void this.read(found, aloud), REST_MS);
     return found;
   }
 
-  private async read(found: Found, hint: string, aloud: boolean): Promise<void> {
+  /** Shows the card again, as its point may have been pinned. */
+  refresh(): void {
+    if (this.found) void this.read(this.found, false);
+  }
+
+  private async read(found: Found, aloud: boolean): Promise<void> {
     try {
       const row = await this.texts.row(found.row);
       if (this.found?.row !== found.row) return;
-      this.show(found, this.site.hover.map((name, i) => ({ name, value: row.values[i] })), hint);
+      this.show(found, this.site.hover.map((name, i) => ({ name, value: row.values[i] })));
       if (aloud) this.on.told(row);
     } catch (error) {
       this.on.failed(error as Error);
     }
   }
 
-  private show(found: Found, lines: Line[], hint: string): void {
+  private show(found: Found, lines: Line[]): void {
+    const hint = `${this.act} to ${this.on.pinned(found.row) ? "unpin" : "pin"}`;
     this.card.show(found.row, lines, this.scene.camera.toScreen(found.x, found.y), hint);
   }
 

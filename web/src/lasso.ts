@@ -6,6 +6,7 @@ import type { Scene } from "./scene";
 import { csv, select, type Hidden, type Selected } from "./selection";
 import { SelectionPanel } from "./selectionpanel";
 import { colorColumns, type Site } from "./site";
+import { readPoints } from "./store";
 import type { Texts } from "./texts";
 import type { Tile } from "./tiles";
 
@@ -75,7 +76,7 @@ export class Lasso {
     try {
       const selected = await select(
         this.root,
-        colorColumns(this.site),
+        (tile) => this.scene.held(tile) ?? readPoints(tile, colorColumns(this.site)),
         polygon,
         hidden,
         (done, all) => running.signal.aborted || this.panel.progress("Reading tiles", done, all),

@@ -51,7 +51,7 @@ export class Legend {
           "button",
           { type: "button", class: "entry", title: "Click to hide or show, Shift-click to show no other" },
           h("span", { class: "swatch" }),
-          h("span", { class: "label", dir: "auto" }, category.label || "(empty)"),
+          h("span", { class: "label", dir: "auto", title: category.label }, category.label || "(empty)"),
           h("span", { class: "count" }, count(category.n)),
         );
         button.addEventListener("click", (event) => this.toggle(i, categories.length, event.shiftKey));
@@ -91,7 +91,8 @@ export class Legend {
     }
     const below = (column.min ?? low) < low ? "≤ " : "";
     const above = (column.max ?? high) > high ? "≥ " : "";
-    const ends = [below + brief(low), brief((low + high) / 2), above + brief(high)];
+    const write = (value: number): string => brief(value, high - low);
+    const ends = [below + write(low), write((low + high) / 2), above + write(high)];
     this.body.append(ramp, h("div", { class: "ends" }, ...ends.map((text) => h("span", {}, text))));
   }
 }

@@ -2,7 +2,8 @@
 
 import { App } from "./app";
 import { h } from "./dom";
-import { part, table } from "./parts";
+import { part, setEdition, table } from "./parts";
+import { hashOf } from "./search";
 import { readSite } from "./site";
 import { Themes } from "./themes";
 import { readTree } from "./tiles";
@@ -11,7 +12,9 @@ async function begin(): Promise<void> {
   // The first thing, so that the page does not flash in the other theme.
   const themes = new Themes();
   try {
-    const site = readSite(await part("site"));
+    const bytes = await part("site");
+    const site = readSite(bytes);
+    setEdition(hashOf(bytes).toString(36));
     const [left, bottom, right] = site.extent;
     const tree = readTree(await table(site.tiles), { left, bottom, side: right - left || 1 });
     new App(site, tree, themes);

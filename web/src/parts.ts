@@ -13,6 +13,8 @@ interface Waiting {
 }
 
 const TRIES = 3;
+// Tells the parts of a site from those of another that was at this address before and is still in the browser's cache.
+let edition = String(Date.now());
 const waiting = new Map<string, Waiting>();
 
 globalThis.nomad = (name, base64) => {
@@ -37,6 +39,11 @@ export function part(name: string): Promise<Uint8Array> {
   return promise;
 }
 
+/** Names the edition of all parts that are read from here on. */
+export function setEdition(name: string): void {
+  edition = name;
+}
+
 /** Returns the Arrow table of a part. */
 export async function table(name: string): Promise<Table> {
   return tableFromIPC(await part(name));
@@ -44,7 +51,7 @@ export async function table(name: string): Promise<Table> {
 
 function fetchScript(name: string, attempt: number, reject: (error: Error) => void): void {
   const script = document.createElement("script");
-  script.src = `${name.split("/").map(encodeURIComponent).join("/")}.js`;
+  script.src = `${name.split("/").map(encodeURIComponent).join("/")}.js?${edition}`;
   script.async = true;
   script.addEventListener("load", () => {
     script.remove();

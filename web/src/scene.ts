@@ -9,7 +9,7 @@ import { nearest, type Found } from "./picking";
 import { Renderer } from "./renderer";
 import { colorColumns, type Column, type Site } from "./site";
 import { Store, type Drawn, type Points } from "./store";
-import { choose, type Limits, type Tile, type Wanted } from "./tiles";
+import { choose, depthAt, type Limits, type Tile, type Wanted } from "./tiles";
 
 const LIMITS: Limits = { base: 250_000, most: 3_000_000, finest: 192 };
 const KEPT_POINTS = 8_000_000;
@@ -17,6 +17,8 @@ const FADE_MS = 220;
 /** Frames slower than this while the view moves are drawn with fewer points. */
 const SLOW_MS = 45;
 const RESTED_MS = 160;
+/** Opacity of points behind the rings of a search. */
+const DIMMED = 0.45;
 
 /** What the points are coloured by. */
 export interface Coloring {
@@ -51,6 +53,8 @@ export class Scene {
     private readonly root: Tile | null,
     private readonly on: {
       marks: () => Omit<Marks, "pointSize">;
+      /** Whether marks matter more than points. */
+      dimmed: () => boolean;
       /** The view moved, or other tiles are drawn. */
       changed: (moved: boolean) => void;
       sample: (points: Points) => void;
@@ -60,7 +64,7 @@ export class Scene {
     const [left, bottom, right] = site.extent;
     this.camera = new Camera({ left, bottom, side: right - left || 1 });
     const pointCanvas = h("canvas", { class: "points", "aria-hidden": "true" });
-    this.surface = h("canvas", { class: "surface", tabindex: "0", role: "application", "aria-describedby": "card" });
+    this.surface = h("canvas", { class: "surface", tabindex: "0", role: "application" });
     this.backdrop = new Backdrop(h("canvas", { "aria-hidden": "true" }), site, () => this.redraw());
     this.overlay = new Overlay(this.surface);
     this.element = h("main", { class: "map" }, this.backdrop.canvas, pointCanvas, this.surface);
@@ -68,7 +72,11 @@ export class Scene {
     this.store = new Store(colorColumns(site), KEPT_POINTS, {
       came: (points) => this.came(points),
       dropped: (points) => this.renderer?.drop(points),
-      failed: on.failed,
+      failed: (error) => {
+        on.failed(error);
+        this.moved = true;
+        this.redraw();
+      },
     });
     pointCanvas.addEventListener("webglcontextlost", () => on.failed(new Error("The graphics card was lost: reload the page.")));
     new ResizeObserver(() => this.resize()).observe(this.element);
@@ -77,6 +85,11 @@ export class Scene {
   /** Whether all that the view wants is drawn. */
   get settled(): boolean {
     return !this.fly && !this.moved && (!this.renderer || !this.store.busy);
+  }
+
+  /** Whether all points in view are drawn, not only a sample of them. */
+  get whole(): boolean {
+    return this.wanted.every(({ tile, count }) => count >= tile.n) && this.complete();
   }
 
   /** Points drawn. */
@@ -129,6 +142,16 @@ export class Scene {
       },
     };
     this.touch();
+  }
+
+  /** The zoom from which single points around a place can be told apart. */
+  nearZoom(x: number, y: number): number {
+    return this.root ? clamp(depthAt(this.root, x, y) + 1, 3, 10) : 0;
+  }
+
+  /** The points of a tile, if they are in memory. */
+  held(tile: Tile): Points | undefined {
+    return this.store.held(tile);
   }
 
   redraw(): void {
@@ -204,7 +227,8 @@ export class Scene {
     if (this.renderer) {
       const share = moving ? this.effort : 1;
       const drawn = share < 1 ? this.drawn.map((d) => ({ ...d, count: Math.ceil(d.count * share) })) : this.drawn;
-      const look = { size, opacity: clamp(0.62 + size * 0.06, 0.7, 0.95), fade: this.calm.matches ? 0 : FADE_MS };
+      const opacity = clamp(0.62 + size * 0.06, 0.7, 0.95) * (this.on.dimmed() ? DIMMED : 1);
+      const look = { size, opacity, fade: this.calm.matches ? 0 : FADE_MS };
       again = this.renderer.draw(drawn, camera, look, now) || again;
     }
     again = this.drawBackdrop() || again;
@@ -234,8 +258,7 @@ export class Scene {
   private drawBackdrop(): boolean {
     let goal = 1;
     if (this.renderer && this.drawn.length) {
-      const whole = this.wanted.every(({ tile, count }) => count >= tile.n) && this.complete();
-      goal = whole || this.coloring.hidden.size ? 0 : 0.3;
+      goal = this.whole || this.coloring.hidden.size ? 0 : 0.3;
     }
     const far = goal - this.veil;
     this.veil = Math.abs(far) < 0.02 || this.calm.matches ? goal : this.veil + far * 0.15;

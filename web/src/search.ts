@@ -28,16 +28,19 @@ export function wordsOf(text: string): string[] {
   return words.map((word) => [...word].slice(0, LONGEST_WORD).join(""));
 }
 
-/** Unicode casefolding, which JavaScript lacks: upper case makes ß into SS, and lower case then ends with σ, not ς. */
+/** Unicode casefolding, which JavaScript lacks: upper case makes ß into SS, and lower case then folds the rest. */
 function folded(text: string): string {
   const fold = (s: string): string => s.toLowerCase().toUpperCase().toLowerCase().replaceAll("ς", "σ");
-  return fold(text.normalize("NFKC")).normalize("NFKC");
+  // The dotless i has an upper case that is not its own, and Cherokee is folded to upper case.
+  const whole = text.normalize("NFKC").split("ı").map(fold).join("ı");
+  const cherokee = whole.replace(/[\uab70-\uabbf\u13f8-\u13fd]/g, (c) => c.toUpperCase());
+  return cherokee.normalize("NFKC");
 }
 
-/** FNV-1a, 32 bits, of the UTF-8 of a word. */
-export function hashOf(word: string): number {
+/** FNV-1a, 32 bits. */
+export function hashOf(bytes: Uint8Array): number {
   let hash = 0x811c9dc5;
-  for (const byte of new TextEncoder().encode(word)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
   return hash;
 }
 
@@ -47,7 +50,7 @@ export async function find(site: Site, text: string): Promise<Hits> {
   const nothing = { words, rows: new Uint32Array(), total: 0, unsure: [] };
   if (!site.search || !words.length) return nothing;
   const { parts } = site.search;
-  const entries = await Promise.all(words.map((word) => entryOf(word, hashOf(word) % parts)));
+  const entries = await Promise.all(words.map((word) => entryOf(word, hashOf(new TextEncoder().encode(word)) % parts)));
   if (entries.some((entry) => !entry)) return nothing;
   const known = entries as Entry[];
   const cut = known.map((entry) => entry.n > entry.rows.length);

@@ -80,7 +80,9 @@ function inWords(hits: Hits, shown: number, done: boolean): string {
   if (!hits.words.length) return "Type words made of letters and digits.";
   if (done && shown === 0) return "No row has all these words.";
   if (hits.total !== null) return plural(hits.total, "row");
-  return done ? `At least ${plural(shown, "row")}` : "More rows than are listed";
+  // Words that very many rows have: their lists are cut, so the number is a bound.
+  if (!hits.unsure.length) return `At least ${plural(hits.rows.length, "row")}`;
+  return done ? plural(shown, "row") : `At most ${plural(hits.rows.length, "row")}`;
 }
 
 /** Returns the part of a text around the first word that is found in it, or "". */

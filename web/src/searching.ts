@@ -25,7 +25,8 @@ export class Searching {
     private readonly texts: Texts,
     private readonly on: {
       changed: () => void;
-      stepped: () => void;
+      /** The query changed; `fresh` when that is a step of its own. */
+      stepped: (fresh: boolean) => void;
       fly: (row: Row) => void;
       tell: (words: string) => void;
       failed: (error: Error) => void;
@@ -38,6 +39,11 @@ export class Searching {
     });
   }
 
+  /** Whether there are hits. */
+  get found(): boolean {
+    return this.rows.length > 0;
+  }
+
   /** Searches for a text; `fly` goes to the first hit, `step` remembers the search in the address. */
   async search(text: string, fly: boolean, step: boolean): Promise<void> {
     const query = text.trim();
@@ -46,12 +52,14 @@ export class Searching {
       return;
     }
     const mine = ++this.asked;
+    // The letters of one search are one step, not many.
+    const fresh = fly || this.query === "" || query === "";
     this.query = query;
     this.box.ask(step && query ? text : query);
     this.hits = null;
     this.rows = [];
     this.ring();
-    if (step) this.on.stepped();
+    if (step) this.on.stepped(fresh);
     if (!query) return;
     try {
       const hits = await find(this.site, query);

@@ -3,7 +3,7 @@
 import type { Point } from "./camera";
 import { inside, relation } from "./polygon";
 import { colorColumns, type Column, type Site } from "./site";
-import { mapX, mapY, readPoints, type Points } from "./store";
+import { mapX, mapY, type Points } from "./store";
 import type { Tile } from "./tiles";
 import type { Texts } from "./texts";
 
@@ -28,10 +28,10 @@ export interface Hidden {
   entries: ReadonlySet<number>;
 }
 
-/** Finds the rows inside a polygon. `tell` hears how many tiles are done; an aborted search gives null. */
+/** Finds the rows inside a polygon, tile by tile. `tell` hears how many tiles are done; an aborted search gives null. */
 export async function select(
   root: Tile,
-  columns: readonly Column[],
+  read: (tile: Tile) => Points | Promise<Points>,
   polygon: Point[],
   hidden: Hidden,
   tell: (done: number, all: number) => void,
@@ -53,7 +53,7 @@ export async function select(
   const work = async (): Promise<void> => {
     while (next < tiles.length && !signal.aborted) {
       const i = next++;
-      const points = await readPoints(tiles[i].tile, columns);
+      const points = await read(tiles[i].tile);
       chunks[i] = chunkOf(points, tiles[i].whole ? null : polygon, hidden);
       tell(++done, tiles.length);
     }

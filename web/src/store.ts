@@ -60,7 +60,7 @@ export function mapY(points: Points, i: number): number {
 }
 
 export class Store {
-  private readonly held = new Map<Tile, Points>();
+  private readonly here = new Map<Tile, Points>();
   private readonly coming = new Set<Tile>();
   private readonly failed = new Set<Tile>();
   private wanted: Wanted[] = [];
@@ -81,20 +81,20 @@ export class Store {
   ) {}
 
   get busy(): boolean {
-    return this.coming.size > 0 || this.wanted.some((w) => !this.held.has(w.tile) && !this.failed.has(w.tile));
+    return this.coming.size > 0 || this.wanted.some((w) => !this.here.has(w.tile) && !this.failed.has(w.tile));
   }
 
   /** Asks for the tiles of a view, in order. */
   want(wanted: Wanted[]): void {
     this.wanted = wanted;
     for (const { tile } of wanted) {
-      const points = this.held.get(tile);
+      const points = this.here.get(tile);
       if (!points) continue;
       // A map keeps the order of insertion: the tiles used last are at its end.
-      this.held.delete(tile);
-      this.held.set(tile, points);
+      this.here.delete(tile);
+      this.here.set(tile, points);
     }
-    this.fetch();
+    this.ask();
     this.drop();
   }
 
@@ -102,32 +102,36 @@ export class Store {
   drawn(): Drawn[] {
     const drawn: Drawn[] = [];
     for (const { tile, count } of this.wanted) {
-      const points = this.held.get(tile);
+      const points = this.here.get(tile);
       if (points) drawn.push({ points, count: Math.min(count, points.n) });
     }
     return drawn;
   }
 
+  held(tile: Tile): Points | undefined {
+    return this.here.get(tile);
+  }
+
   /** All tiles that are here, of the view or not. */
   all(): Iterable<Points> {
-    return this.held.values();
+    return this.here.values();
   }
 
   /** Tries failed tiles again. */
   retry(): void {
     this.failed.clear();
-    this.fetch();
+    this.ask();
   }
 
-  private fetch(): void {
+  private ask(): void {
     for (const { tile } of this.wanted) {
       if (this.coming.size >= AT_ONCE) return;
-      if (this.held.has(tile) || this.coming.has(tile) || this.failed.has(tile)) continue;
+      if (this.here.has(tile) || this.coming.has(tile) || this.failed.has(tile)) continue;
       this.coming.add(tile);
       void readPoints(tile, this.columns)
         .then(
           (points) => {
-            this.held.set(tile, points);
+            this.here.set(tile, points);
             this.total += points.n;
             this.coming.delete(tile);
             this.on.came(points);
@@ -138,17 +142,17 @@ export class Store {
             this.on.failed(error);
           },
         )
-        .then(() => this.fetch());
+        .then(() => this.ask());
     }
   }
 
   private drop(): void {
     if (this.total <= this.most) return;
     const needed = new Set(this.wanted.map((w) => w.tile));
-    for (const [tile, points] of this.held) {
+    for (const [tile, points] of this.here) {
       if (this.total <= this.most) return;
       if (needed.has(tile)) continue;
-      this.held.delete(tile);
+      this.here.delete(tile);
       this.total -= points.n;
       this.on.dropped(points);
     }

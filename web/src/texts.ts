@@ -24,16 +24,16 @@ export class Texts {
     const number = Math.floor(row / this.site.text_rows);
     const found = await this.part(number);
     const i = row - number * this.site.text_rows;
-    const at = (name: string): unknown => {
-      const column = found.getChild(name);
-      if (!column) throw new Error(`The part text/${number}.js of the map has no column ${name}: export it again.`);
-      return column.at(i);
-    };
+    // The place comes first, then the columns of the card in their order, whatever they are called.
+    if (found.numCols !== this.site.hover.length + 2) {
+      throw new Error(`The part text/${number}.js of the map has other columns than the map: export it again.`);
+    }
+    const at = (column: number): unknown => found.getChildAt(column).at(i);
     return {
       row,
-      x: Number(at("@x")),
-      y: Number(at("@y")),
-      values: this.site.hover.map((name) => at(name) as string | null),
+      x: Number(at(0)),
+      y: Number(at(1)),
+      values: this.site.hover.map((_, k) => at(k + 2) as string | null),
     };
   }
 

@@ -75,6 +75,17 @@ export function choose(root: Tile, camera: Camera, limits: Limits): Wanted[] {
   return chosen;
 }
 
+/** Returns the level of the deepest tile at a place. */
+export function depthAt(root: Tile, x: number, y: number): number {
+  let tile: Tile | undefined = root;
+  let depth = 0;
+  while (tile) {
+    depth = tile.z;
+    tile = tile.children.find((t) => x >= t.left && y >= t.bottom && x < t.left + t.side && y < t.bottom + t.side);
+  }
+  return depth;
+}
+
 function distance(tile: Tile, camera: Camera): number {
   return (tile.left + tile.side / 2 - camera.x) ** 2 + (tile.bottom + tile.side / 2 - camera.y) ** 2;
 }

@@ -128,8 +128,9 @@ def write_site(
         part = {"@x": xy[start:stop, 0].astype(np.float32), "@y": xy[start:stop, 1].astype(np.float32)}
         part |= {name: pa.array(texts[name][start:stop], pa.string()) for name in hover}
         write_table(folder, f"text/{k}", pa.table(part))
-    searched = [c["name"] for c in told if c["kind"] != "number" and c["name"] in hover]
-    _write_search(folder, [texts[name] for name in searched], order, search_parts, most_hits)
+    searched: list[str] | None = [c["name"] for c in told if c["kind"] != "number" and c["name"] in hover]
+    if searched and search_parts:
+        _write_search(folder, [texts[name] for name in searched], order, search_parts, most_hits)
     _write_overview(folder, (xy - low) / side)
     site = {
         "version": 1,
@@ -141,7 +142,7 @@ def write_site(
         "columns": told,
         "hover": hover,
         "text_rows": text_rows,
-        "search": {"columns": searched, "parts": search_parts},
+        "search": {"columns": searched, "parts": search_parts} if searched and search_parts else None,
         "overview": [{"name": f"overview/{k}.png", "pixels": 512 << k} for k in range(2)],
         "tiles": "index",
     }
@@ -191,3 +192,31 @@ def _write_overview(folder: Path, unit: np.ndarray) -> None:
         pixels = np.full((size, size, 4), (91, 140, 201, 0), np.uint8)
         pixels[..., 3] = (alpha * 255).round()
         Image.fromarray(pixels).save(folder / "overview" / f"{k}.png")
+
+
+# The site that most tests look at.
+N = 12_000
+SECTIONS = ["astronomy", "botany", "chemistry", "dance"]
+SEARCHED = {"needle": 1234, "straße": 77, "ΣΊΣΥΦΟΣ": 4321, "ﬁligree": 9000}
+
+
+def rows() -> tuple[np.ndarray, dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    kind = rng.integers(0, 4, N)
+    xy = (np.array([[0, 0], [9, 2], [3, 8], [10, 10]])[kind] + rng.normal(size=(N, 2))).astype(np.float32)
+    words = np.array(["common", "rare", "plain", "quiet", "loud", "other"])
+    text = [" ".join(words[rng.integers(0, 6, 5)]) for _ in range(N)]
+    for word, row in SEARCHED.items():
+        text[row] = f"{word} among others"
+    title = [f"Title {row}" for row in range(N)]
+    year = rng.normal(1990, 10, N)
+    year[::50] = np.nan
+    return xy, {
+        "title": title,
+        "section": [SECTIONS[k] if row % 40 else None for row, k in enumerate(kind)],
+        "year": year,
+        "text": text,
+    }
+
+
+XY, COLUMNS = rows()

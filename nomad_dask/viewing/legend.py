@@ -1,23 +1,13 @@
-"""Title, legend and colour bar, drawn with Pillow beside the points."""
+"""Title, legend and colour bar, beside the points."""
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from nomad_dask.viewing.colors import Theme
-
-# Tried in this order for names that the font inside Pillow, which knows ASCII only, cannot write.
-_WIDE_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "LiberationSans-Regular.ttf",
-    "Arial.ttf",
-    "arial.ttf",
-)
+from nomad_dask.viewing.sheet import Sheet, clean, shortened, text_width
 
 
 @dataclass(frozen=True)
@@ -37,38 +27,6 @@ class Bar:
     low: str
     middle: str
     high: str
-
-
-def font_for(text: str, size: int) -> tuple[Any, str]:
-    """Return a font and the text as that font can write it."""
-    from PIL import ImageFont
-
-    if text.isascii():
-        return ImageFont.load_default(size), text
-    for name in _WIDE_FONTS:
-        try:
-            return ImageFont.truetype(name, size), text
-        except OSError:
-            continue
-    plain = unicodedata.normalize("NFKD", text)
-    return ImageFont.load_default(size), "".join(
-        c if c.isascii() else "?" for c in plain if not unicodedata.combining(c)
-    )
-
-
-def text_width(text: str, size: int) -> int:
-    """Return the width of a text in pixels."""
-    font, text = font_for(text, size)
-    return int(np.ceil(font.getlength(text)))
-
-
-def shortened(text: str, size: int, room: int) -> str:
-    """Return the text, cut and ended by dots when it is wider than `room`."""
-    if text_width(text, size) <= room:
-        return text
-    while text and text_width(text.rstrip() + "...", size) > room:
-        text = text[:-1]
-    return text.rstrip() + "..."
 
 
 class Panel:
@@ -117,11 +75,11 @@ class Panel:
         self.swatch = round(self.size * 1.45)
         gap = self.size
         names_room = room[0] - self.swatch - gap - counts
-        names = [shortened(e.name, self.size, max(names_room, self.size)) for e in entries]
+        names = [shortened(clean(e.name), self.size, max(names_room, self.size)) for e in entries]
         of_names = max((text_width(name, self.size) for name in names), default=0)
         of_lines = self.swatch + of_names + gap + counts if entries else 0
         self.names = names
-        self.heading = shortened(heading, self.size, room[0]) if heading else None
+        self.heading = shortened(clean(heading), self.size, room[0]) if heading else None
         self.note = shortened(note, self.small, room[0])
         widths = [of_lines, text_width(self.note, self.small), text_width(self.heading or "", self.size)]
         if bar:
@@ -135,67 +93,36 @@ class Panel:
         """Size of the lesser texts."""
         return max(9, round(self.size * 0.85))
 
-    def draw(self, picture: Any, left: int, top: int, theme: Theme) -> None:
-        """Draw onto a Pillow image, from the given corner."""
-        from PIL import ImageDraw
-
-        pen = ImageDraw.Draw(picture)
+    def draw(self, sheet: Sheet, left: int, top: int, theme: Theme) -> None:
+        """Draw onto a sheet, from the given corner."""
         y = top
         if self.heading:
-            _write(pen, (left, y + self.step // 2), self.heading, self.size, theme.text, "lm")
+            sheet.text((left, y + self.step // 2), self.heading, self.size, theme.text, "l")
             y += round(self.step * 1.4)
         for entry, name in zip(self.entries, self.names, strict=True):
             middle = y + self.step // 2
             if entry.color:
-                _dot(picture, left + self.size // 2, middle, self.size * 0.42, entry.color)
-            _write(
-                pen,
-                (left + self.swatch, middle),
-                name,
-                self.size,
-                theme.text if entry.color else theme.dim,
-                "lm",
-            )
-            _write(pen, (left + self.width, middle), f"{entry.count:,}", self.size, theme.dim, "rm")
+                sheet.disc(left + self.size // 2, middle, self.size * 0.42, entry.color)
+            color = theme.text if entry.color else theme.dim
+            sheet.text((left + self.swatch, middle), name, self.size, color, "l")
+            sheet.text((left + self.width, middle), f"{entry.count:,}", self.size, theme.dim, "r")
             y += self.step
         if self.bar:
-            y = self._draw_bar(picture, pen, self.bar, left, y, theme)
-        _write(pen, (left, y + round(self.step * 0.9)), self.note, self.small, theme.dim, "lm")
+            y = self._draw_bar(sheet, self.bar, left, y, theme)
+        sheet.text((left, y + round(self.step * 0.9)), self.note, self.small, theme.dim, "l")
 
-    def _draw_bar(self, picture: Any, pen: Any, bar: Bar, left: int, top: int, theme: Theme) -> int:
+    def _draw_bar(self, sheet: Sheet, bar: Bar, left: int, top: int, theme: Theme) -> int:
         """Draw the colour bar and return where it ends."""
-        from PIL import Image
-
         rows = (bar.colors[np.linspace(255, 0, self.bar_height).round().astype(int)] * 255).round()
-        strip = np.repeat(rows[:, None].astype(np.uint8), round(self.size * 1.2), axis=1)
         top += self.size // 2
-        picture.paste(Image.fromarray(strip), (left, top))
+        sheet.image(np.repeat(rows[:, None].astype(np.uint8), round(self.size * 1.2), axis=1), left, top)
         for share, text in ((0, bar.high), (0.5, bar.middle), (1, bar.low)):
             at = (left + round(self.size * 1.8), top + round(share * self.bar_height))
-            _write(pen, at, text, self.size, theme.dim, "lm")
+            sheet.text(at, text, self.size, theme.dim, "l")
         return top + self.bar_height + self.size // 2
 
 
-def draw_title(picture: Any, text: str, left: int, top: int, size: int, theme: Theme) -> None:
+def draw_title(sheet: Sheet, text: str, left: int, top: int, size: int, theme: Theme) -> None:
     """Write the title, cut to the width of the picture."""
-    from PIL import ImageDraw
-
-    text = shortened(text, size, picture.width - 2 * left)
-    _write(ImageDraw.Draw(picture), (left, top + size // 2), text, size, theme.text, "lm")
-
-
-def _write(pen: Any, at: tuple[int, int], text: str, size: int, color: str, anchor: str) -> None:
-    font, text = font_for(text, size)
-    pen.text(at, text, font=font, fill=color, anchor=anchor)
-
-
-def _dot(picture: Any, x: int, y: int, radius: float, color: str) -> None:
-    """Draw a smooth disc; Pillow's own ellipses have steps."""
-    from PIL import Image, ImageDraw
-
-    box = 2 * round(radius + 1)
-    mask = Image.new("L", (4 * box, 4 * box))
-    edge = 4 * (box / 2 - radius)
-    ImageDraw.Draw(mask).ellipse((edge, edge, 4 * box - edge, 4 * box - edge), fill=255)
-    mask = mask.resize((box, box), Image.Resampling.LANCZOS)
-    picture.paste(Image.new("RGB", (box, box), color), (x - box // 2, y - box // 2), mask)
+    text = shortened(clean(text), size, sheet.size[0] - 2 * left)
+    sheet.text((left, top + size // 2), text, size, theme.text, "l")

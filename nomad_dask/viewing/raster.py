@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,16 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError, near
-from nomad_dask.viewing.colors import MOST_CATEGORIES, THEMES, Theme, color_map, palette, rgb
+from nomad_dask.viewing.coloring import Categories, Numbers, as_series, coloring
+from nomad_dask.viewing.colors import THEMES, Theme, color_map, rgb
+from nomad_dask.viewing.labels import Label
 from nomad_dask.viewing.legend import Bar, Entry, Panel, draw_title
+from nomad_dask.viewing.placing import place
+from nomad_dask.viewing.sheet import PngSheet, Sheet, SvgSheet
 from nomad_dask.workspace import whole_file
 
+KINDS = (".png", ".svg")  # of files
+_THUMBNAIL_ROWS = 1_000_000
 _SMALLEST, _LARGEST = 200, 20_000
 _SHARP_PIXELS = 8_000_000  # pictures up to this are drawn at twice the size and halved, which smooths the points
 _FAINTEST = 0.5  # opacity of a single point where others lie in heaps
@@ -35,55 +43,20 @@ class _Layer:
     color: str
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """Points coloured by a value.
-
-    Attributes
-    ----------
-    rows : ndarray of int64
-        The points that have a value.
-    values : ndarray of float64, as long as `rows`
-        Their values.
-    low, high : float
-        Values of the first and the last colour.
-    colors : ndarray of shape (256, 3)
-        Colours from low to high.
-    """
-
-    rows: np.ndarray
-    values: np.ndarray
-    low: float
-    high: float
-    colors: np.ndarray
-
-    def hues(self, means: np.ndarray) -> np.ndarray:
-        """Return the colour of each mean; NaN gets the first."""
-        share = (np.nan_to_num(means, nan=self.low) - self.low) / ((self.high - self.low) or 1.0)
-        hues: np.ndarray = self.colors[(np.clip(share, 0, 1) * 255).round().astype(np.uint8)]
-        return hues
-
-    def bar(self) -> Bar:
-        """Return the colour bar; ends that stand for values beyond them say so."""
-        below = "< " if self.values.min() < self.low else ""
-        above = "> " if self.values.max() > self.high else ""
-        middle = (self.low + self.high) / 2
-        return Bar(self.colors, below + _brief(self.low), _brief(middle), above + _brief(self.high))
-
-
 def draw(
     x: np.ndarray,
     y: np.ndarray,
     *,
     color: Any = None,
     color_name: str | None = None,
+    labels: Sequence[Label] = (),
     title: str | None = None,
     size: tuple[int, int] = (1200, 1000),
     theme: str = "dark",
     legend: bool = True,
     path: str | Path,
 ) -> Path:
-    """Draw a map as a PNG file.
+    """Draw a map as a PNG file, or as an SVG with the points as a raster and text as text.
 
     Without `color` the picture shows how many points lie where. A column of names, booleans or a few whole
     numbers gives each of its 20 most frequent values a colour; any other numbers are averaged in each pixel.
@@ -97,6 +70,8 @@ def draw(
         Categories or numbers; missing values are drawn in grey.
     color_name : str, optional
         Heading of the legend or colour bar.
+    labels : sequence of Label
+        Written at their places, the largest first; those that would cover another are left out.
     title : str, optional
         Written above the points.
     size : tuple of int
@@ -106,7 +81,7 @@ def draw(
     legend : bool
         Whether to draw the legend or colour bar.
     path : path-like
-        File to write, ending in ``.png``; replaced if it exists.
+        File to write, ending in ``.png`` or ``.svg``; replaced if it exists.
 
     Returns
     -------
@@ -121,41 +96,82 @@ def draw(
     path = Path(path)
     look = _checked(x, y, color, size, theme, path)
     _require_datashader()
-    from PIL import Image
+    sheet: PngSheet | SvgSheet = PngSheet(size, look.background)
+    if path.suffix.lower() == ".svg":
+        sheet = SvgSheet(size, look.background, title or f"A map of {len(x):,} points")
+    _compose(sheet, x, y, color, color_name, labels, title, look, legend)
+    with whole_file(path) as partial:
+        sheet.save(partial)
+    return path
 
+
+def thumbnail(x: np.ndarray, y: np.ndarray, size: tuple[int, int] = (320, 260), theme: str = "light") -> bytes:
+    """Return a small picture of the density of a map, as the bytes of a PNG.
+
+    Raises
+    ------
+    InputError
+        datashader is not installed.
+    """
+    _require_datashader()
+    look = THEMES[theme]
+    sheet, buffer = PngSheet(size, look.background), io.BytesIO()
+    few = slice(None, None, max(1, len(x) // _THUMBNAIL_ROWS))
+    _compose(sheet, x[few], y[few], None, None, (), None, look, False)
+    sheet.save(buffer)
+    return buffer.getvalue()
+
+
+def _compose(
+    sheet: Sheet,
+    x: np.ndarray,
+    y: np.ndarray,
+    color: Any,
+    color_name: str | None,
+    labels: Sequence[Label],
+    title: str | None,
+    look: Theme,
+    legend: bool,
+) -> None:
+    """Draw title, legend, points and labels."""
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     xs, ys = np.asarray(x)[shown].astype(np.float64), np.asarray(y)[shown].astype(np.float64)
-    layers, numbers, entries = ([], None, []) if color is None or not shown.size else _split(color, shown, look)
+    colored = None if color is None or not shown.size else coloring(as_series(color).iloc[shown], look)
+    layers, entries = _layers(colored, look)
+    numbers = colored if isinstance(colored, Numbers) else None
 
-    unit = min(size) / 1000
+    unit = min(sheet.size) / 1000
     margin = max(8, round(32 * unit))
     title_size = max(11, round(28 * unit))
     top = margin + (round(title_size * 1.8) if title else 0)
-    width, height = size[0] - 2 * margin, size[1] - top - margin
-    picture = Image.new("RGB", size, look.background)
+    width, height = sheet.size[0] - 2 * margin, sheet.size[1] - top - margin
     if title:
-        draw_title(picture, title, margin, margin, title_size, look)
+        draw_title(sheet, title, margin, margin, title_size, look)
     if legend and (entries or numbers):
         note = f"{shown.size:,} point{'' if shown.size == 1 else 's'}"
-        bar = None if numbers is None else numbers.bar()
-        panel = Panel(color_name, entries, bar, note, (size[0] * 3 // 10, height), unit)
+        bar = None if numbers is None else _bar(numbers)
+        panel = Panel(color_name, entries, bar, note, (sheet.size[0] * 3 // 10, height), unit)
         width -= panel.width + margin
-        panel.draw(picture, margin + width + margin, top, look)
-    if shown.size:
-        fine = 2 if width * height <= _SHARP_PIXELS else 1
-        points = _paint(xs, ys, layers, numbers, (width * fine, height * fine), look)
-        points = points.reshape(height, fine, width, fine, 3).mean(axis=(1, 3))
-        picture.paste(Image.fromarray((points * 255).round().astype(np.uint8)), (margin, top))
-    with whole_file(path) as partial:
-        picture.save(partial, format="PNG", optimize=True)
-    return path
+        panel.draw(sheet, margin + width + margin, top, look)
+    if not shown.size:
+        return
+    fine = 2 if width * height <= _SHARP_PIXELS else 1
+    points = _paint(xs, ys, layers, numbers, (width * fine, height * fine), look)
+    points = points.reshape(height, fine, width, fine, 3).mean(axis=(1, 3))
+    sheet.image((points * 255).round().astype(np.uint8), margin, top)
+    (left, right), (bottom, upper) = _ranges(xs, ys, (width, height))
+    at = np.array([(label.x, label.y) for label in labels]).reshape(-1, 2)
+    at = (at - [left, upper]) / [right - left, bottom - upper] * [width, height] + [margin, top]
+    for placed in place(labels, at, (margin, top, margin + width, top + height)):
+        for middle, line in placed.rows():
+            sheet.text(middle, line, placed.size, look.text, "m", halo=look.background)
 
 
 def _checked(x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, int], theme: str, path: Path) -> Theme:
     if theme not in THEMES:
         raise InputError(f"theme={theme!r} is not accepted. {near(theme, THEMES)}")
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path} ends in {path.suffix!r}: pictures are written as PNG, so give a name ending in .png.")
+    if path.suffix.lower() not in KINDS:
+        raise InputError(f"{path} ends in {path.suffix!r}: give a name ending in .png or .svg.")
     if len(size) != 2 or not all(_SMALLEST <= s <= _LARGEST for s in size):
         raise InputError(f"size={size} is out of range: give width and height from {_SMALLEST} to {_LARGEST:,} pixels.")
     if np.ndim(x) != 1 or np.shape(x) != np.shape(y):
@@ -174,52 +190,28 @@ def _require_datashader() -> None:
         ) from error
 
 
-def _split(color: Any, shown: np.ndarray, theme: Theme) -> tuple[list[_Layer], _Numbers | None, list[Entry]]:
-    """Return the layers of one colour each, the points coloured by value, and the lines of the legend."""
-    import pandas as pd
+def _layers(colored: Categories | Numbers | None, theme: Theme) -> tuple[list[_Layer], list[Entry]]:
+    """Return the layers of one colour each, and the lines of the legend."""
+    if isinstance(colored, Categories):
+        layers = [_Layer(np.flatnonzero(colored.codes == i), hue) for i, hue in enumerate(colored.colors)]
+        return layers, list(map(Entry, colored.colors, colored.names, colored.counts))
+    missing = np.flatnonzero(np.isnan(colored.values)) if colored else np.empty(0, np.int64)
+    if not missing.size:
+        return [], []
+    return [_Layer(missing, theme.grey)], [Entry(theme.grey, "missing", missing.size)]
 
-    column = pd.Series(color.to_pandas() if hasattr(color, "to_pandas") else color).iloc[shown].reset_index(drop=True)
-    missing = np.flatnonzero(column.isna().to_numpy())
-    layers, entries, numbers = [], [], None
-    if _is_continuous(column):
-        rows = np.flatnonzero(column.notna().to_numpy())
-        values = column.to_numpy(np.float64, na_value=np.nan)[rows]
-        # A few far values would leave one colour to all the others.
-        low, high = np.percentile(values, [1, 99])
-        if low == high:
-            low, high = values.min(), values.max()
-        numbers = _Numbers(rows, values, float(low), float(high), color_map(theme.numbers, theme.numbers_part))
-    else:
-        codes, names = pd.factorize(column)
-        counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        by_count = np.lexsort((np.arange(len(names)), -counts))
-        kept, rest = by_count[:MOST_CATEGORIES], by_count[MOST_CATEGORIES:]
-        for code, hue in zip(kept, palette(len(kept), theme), strict=True):
-            layers.append(_Layer(np.flatnonzero(codes == code), hue))
-            entries.append(Entry(hue, str(names[code]), int(counts[code])))
-        if rest.size:
-            rows = np.flatnonzero(np.isin(codes, rest))
-            layers.append(_Layer(rows, theme.grey))
-            entries.append(Entry(theme.grey, f"other ({rest.size:,})", rows.size))
-    if missing.size:
-        layers.append(_Layer(missing, theme.grey))
-        entries.append(Entry(theme.grey, "missing", missing.size))
-    return layers, numbers, entries
+
+def _bar(numbers: Numbers) -> Bar:
+    """Return the colour bar; ends that stand for values beyond them say so."""
+    below = "< " if np.nanmin(numbers.values) < numbers.low else ""
+    above = "> " if np.nanmax(numbers.values) > numbers.high else ""
+    middle = (numbers.low + numbers.high) / 2
+    return Bar(numbers.colors, below + _brief(numbers.low), _brief(middle), above + _brief(numbers.high))
 
 
 def _brief(value: float) -> str:
     """Write a number in few characters."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-
-
-def _is_continuous(column: Any) -> bool:
-    """Tell numbers to be averaged from names, booleans and a few whole numbers."""
-    import pandas as pd
-
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return False
-    present = column.dropna()
-    return not (present.nunique() <= MOST_CATEGORIES and bool((present == present.round()).all()))
 
 
 def _ranges(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -246,7 +238,7 @@ def _paint(
     x: np.ndarray,
     y: np.ndarray,
     layers: list[_Layer],
-    numbers: _Numbers | None,
+    numbers: Numbers | None,
     size: tuple[int, int],
     theme: Theme,
 ) -> np.ndarray:
@@ -284,9 +276,10 @@ def _paint(
         mixed += weight[..., None] * rgb(layer.color)
         weights += weight
     if numbers is not None:
-        frame = pd.DataFrame({"x": x[numbers.rows], "y": y[numbers.rows], "value": numbers.values})
-        n, of_values = spread(count(numbers.rows)), spread(canvas.points(frame, "x", "y", ds.sum("value")))
-        weight = n**2 / numbers.rows.size
+        rows = np.flatnonzero(~np.isnan(numbers.values))
+        frame = pd.DataFrame({"x": x[rows], "y": y[rows], "value": numbers.values[rows]})
+        n, of_values = spread(count(rows)), spread(canvas.points(frame, "x", "y", ds.sum("value")))
+        weight = n**2 / rows.size
         mixed += weight[..., None] * numbers.hues(of_values / np.maximum(n, 1))
         weights += weight
     mixed /= np.maximum(weights, np.finfo(np.float32).tiny)[..., None]

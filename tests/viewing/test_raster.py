@@ -10,8 +10,9 @@ from PIL import Image
 
 from nomad_dask.errors import InputError
 from nomad_dask.viewing.colors import MOST_CATEGORIES, THEMES, contrast, palette, rgb
-from nomad_dask.viewing.legend import Entry, Panel, font_for, shortened, text_width
+from nomad_dask.viewing.legend import Entry, Panel
 from nomad_dask.viewing.raster import draw
+from nomad_dask.viewing.sheet import font_for, shortened, text_width
 
 SIZE = (300, 240)
 
@@ -193,7 +194,7 @@ def test_a_small_panel_shows_what_fits_and_counts_the_rest():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": "map.jpg"}, "ends in '.jpg'.*give a name ending in .png"),
+        ({"path": "map.jpg"}, "ends in '.jpg'.*give a name ending in .png or .svg"),
         ({"path": "map"}, "ends in ''"),
         ({"theme": "drak"}, "Did you mean 'dark'"),
         ({"size": (100, 100)}, "from 200 to 20,000 pixels"),

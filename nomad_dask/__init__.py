@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from nomad_dask.maps import Map as Map
+    from nomad_dask.maps import plot as plot
+    from nomad_dask.maps import read_map as read_map
     from nomad_dask.params import Params as Params
     from nomad_dask.projection import NomadProjection as NomadProjection
 
-__all__ = ["NomadProjection", "Params", "__version__"]
+__all__ = ["Map", "NomadProjection", "Params", "__version__", "plot", "read_map"]
 
 # Loaded on first use, so that `import nomad_dask` costs next to nothing.
-_HOMES = {"NomadProjection": "nomad_dask.projection", "Params": "nomad_dask.params"}
+_HOMES = {
+    "Map": "nomad_dask.maps",
+    "NomadProjection": "nomad_dask.projection",
+    "Params": "nomad_dask.params",
+    "plot": "nomad_dask.maps",
+    "read_map": "nomad_dask.maps",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError, near
+from nomad_dask.kinds import AXES
 from nomad_dask.workspace import whole_file
 
 if TYPE_CHECKING:
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
 
     from nomad_dask.sources.base import Source
 
-AXES = ("x", "y", "z")
 _KEY = b"nomad_dask"
 _BLOCK_ROWS = 1 << 18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Map:
-    """A map read from disk.
+    """A map: positions, and columns beside them.
 
     Attributes
     ----------
@@ -41,6 +41,14 @@ class Map:
     table: pa.Table
     metadata: dict[str, Any]
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns: ``x``, ``y``, ``z`` if there is one, ``cell`` and what was carried along."""
+        return [*AXES[: self.positions.shape[1]], *self.table.column_names]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
     def to_arrow(self) -> pa.Table:
         """Return positions and columns as one Arrow table: ``x``, ``y``, ``z`` if there is one, and the others."""
         import pyarrow as pa
@@ -50,6 +58,29 @@ class Map:
         for name in self.table.column_names:
             table = table.append_column(self.table.schema.field(name), self.table.column(name))
         return table
+
+    def to_pandas(self) -> Any:
+        """Return the columns of `to_arrow` as a ``pandas.DataFrame``."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                f"A pandas frame was asked for, and pandas cannot be imported ({error}): pip install pandas, or take "
+                "to_arrow()."
+            ) from error
+        return self.to_arrow().to_pandas()
+
+    def to_dask(self, chunk_rows: int = _BLOCK_ROWS) -> Any:
+        """Return the columns of `to_pandas` as a ``dask.dataframe`` in partitions of `chunk_rows` rows."""
+        try:
+            import dask.dataframe as dd
+        except ImportError as error:
+            raise InputError(
+                f"A Dask frame was asked for, and dask.dataframe cannot be imported ({error}): "
+                "pip install 'dask[dataframe]'."
+            ) from error
+        from_pandas: Any = dd.from_pandas
+        return from_pandas(self.to_pandas(), chunksize=chunk_rows)
 
     def to_cudf(self) -> Any:
         """Return the columns of `to_arrow` as a ``cudf.DataFrame``; needs cuDF and a GPU."""
@@ -62,44 +93,158 @@ class Map:
             ) from error
         return cudf.DataFrame.from_arrow(self.to_arrow())
 
+    def to_parquet(self, path: str | os.PathLike[str]) -> Path:
+        """Write the map as `nomad-dask fit` does, whole or not at all; a file that is there is replaced."""
+        import pyarrow.parquet as pq
 
-def in_kind_of(x: Any, positions: np.ndarray) -> Any:
-    """Return a map in the kind of its input: on the GPU for what was there, else as it is.
+        table = self.to_arrow().replace_schema_metadata({_KEY: json.dumps(self.metadata)})
+        with whole_file(Path(path)) as partial:
+            pq.write_table(table, partial, compression="zstd", row_group_size=_BLOCK_ROWS)
+        return Path(path)
 
-    A CuPy array gives a CuPy array; a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the same
-    index. The map of a Dask collection is a NumPy array, as its rows are in no single place.
-    """
-    root = type(x).__module__.partition(".")[0]
-    if root == "cupy":
-        import cupy
+    def plot(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        color: str | None = None,
+        labels: str | None = None,
+        label_text: str | None = None,
+        title: str | None = None,
+        size: tuple[int, int] = (1200, 1000),
+        theme: str = "dark",
+        legend: bool = True,
+    ) -> Path:
+        """Draw the map as a PNG or SVG.
 
-        return cupy.asarray(positions)
-    if root == "cudf":
-        import cudf
+        Parameters
+        ----------
+        path : path-like
+            File to write, ending in ``.png`` or ``.svg``; replaced if it exists.
+        color : str, optional
+            Column of categories or numbers; without it the picture shows how many points lie where.
+        labels : str, optional
+            Column of names: each is written where most of its points are.
+        label_text : str, optional
+            Column of text: parts of the map are labelled with the words that tell them from the others.
+        title : str, optional
+            Written above the points.
+        size : tuple of int
+            Width and height of the picture in pixels, from 200 to 20,000 each.
+        theme : {'dark', 'light'}
+            Ground and colours.
+        legend : bool
+            Whether to draw the legend or colour bar.
 
-        axes = dict(zip(AXES, np.ascontiguousarray(positions.T), strict=False))
-        return cudf.DataFrame(axes, index=x.index, nan_as_null=False)
-    return positions
+        Returns
+        -------
+        Path
+            `path`.
+
+        Raises
+        ------
+        InputError
+            A column does not exist, an argument is wrong, or datashader is not installed.
+        """
+        from nomad_dask.viewing.labels import labels_of_column, labels_of_text
+        from nomad_dask.viewing.raster import draw
+
+        x, y = self.positions[:, 0], self.positions[:, 1]
+        if labels is not None and label_text is not None:
+            raise InputError("Labels are taken from one column: give labels or label_text, not both.")
+        colors = None if color is None else self._column(color)
+        written = [] if labels is None else labels_of_column(x, y, self._column(labels))
+        if label_text is not None:
+            text = self._column(label_text)
+            cells = self.table.column("cell") if "cell" in self.table.column_names else None
+            written = labels_of_text(x, y, text, cells)
+        return draw(
+            x,
+            y,
+            color=colors,
+            color_name=color,
+            labels=written,
+            title=title,
+            size=size,
+            theme=theme,
+            legend=legend,
+            path=Path(path),
+        )
+
+    def explore(
+        self,
+        color: str | None = None,
+        hover: Sequence[str] = (),
+        *,
+        theme: str = "dark",
+        size: tuple[int, int] = (900, 700),
+    ) -> Any:
+        """Return a view to move about in, in a notebook; see `nomad_dask.viewing.explore.explore`.
+
+        Parameters
+        ----------
+        color : str, optional
+            Column of categories or numbers; density without it.
+        hover : sequence of str
+            Columns to show of the point under the pointer.
+        theme : {'dark', 'light'}
+        size : tuple of int
+            Width and height in pixels.
+        """
+        from nomad_dask.viewing.explore import explore
+
+        x, y = (np.ascontiguousarray(axis) for axis in self.positions[:, :2].T)
+        return explore(x, y, self.to_arrow(), color, hover, theme, size)
+
+    def _repr_html_(self) -> str:
+        from nomad_dask.viewing.summary import html_of_map
+
+        return html_of_map(self.positions, self.to_arrow().schema, self.metadata)
+
+    def __repr__(self) -> str:
+        return f"<Map of {len(self):,} rows: {', '.join(self.columns)}>"
+
+    def _column(self, name: str) -> Any:
+        if name in self.table.column_names:
+            return self.table.column(name)
+        if name in self.columns:
+            return self.positions[:, AXES.index(name)]
+        raise InputError(f"The map has no column {name!r}. {near(name, self.columns)}")
 
 
-def positions_on_host(positions: Any) -> np.ndarray:
-    """Return positions (n, dim) as a NumPy array, from a NumPy or CuPy array or a cuDF frame with ``x`` and ``y``.
+def as_map(x: Any) -> Map:
+    """Return anything that holds a map as one.
+
+    Parameters
+    ----------
+    x : Map, path-like, pyarrow.Table, or data frame of pandas, cuDF or Polars
+        With the columns ``x`` and ``y``, and ``z`` if there is one.
 
     Raises
     ------
+    MissingInputError
+        There is no such file.
     InputError
-        A frame without these columns.
+        It has no positions, or cannot be read.
     """
-    root = type(positions).__module__.partition(".")[0]
-    if root == "cupy":
-        return np.asarray(positions.get())
-    if root == "cudf":
-        axes = [a for a in AXES if a in positions.columns]
-        if axes[:2] != ["x", "y"]:
-            raise InputError(f"The frame of positions has the columns {list(positions.columns)}: x and y are needed.")
-        # Missing values, which cuDF makes of NaN, become NaN again.
-        return np.stack([positions[a].to_pandas().to_numpy(np.float32, na_value=np.nan) for a in axes], axis=1)
-    return np.asarray(positions)
+    import pyarrow as pa
+
+    if isinstance(x, Map):
+        return x
+    if isinstance(x, str | os.PathLike):
+        return read_map(x)
+    root = type(x).__module__.partition(".")[0]
+    if root == "pandas":
+        return _map_of(pa.Table.from_pandas(x, preserve_index=False), "The frame")
+    if root in ("cudf", "polars"):
+        return _map_of(x.to_arrow(), "The frame")
+    if isinstance(x, pa.Table):
+        return _map_of(x, "The table")
+    raise InputError(f"A {type(x).__name__} is no map: give a map, its path, an Arrow table or a data frame.")
+
+
+def plot(found: Any, path: str | os.PathLike[str], **settings: Any) -> Path:
+    """Draw a map as a PNG or SVG: anything that `as_map` takes, with the settings of `Map.plot`."""
+    return as_map(found).plot(path, **settings)
 
 
 def check_kept(keep: Sequence[str]) -> None:
@@ -112,6 +257,21 @@ def check_kept(keep: Sequence[str]) -> None:
     for name in keep:
         if name in (*AXES, "cell"):
             raise InputError(f"The column {name!r} cannot be kept, the map has its own: rename it in the source.")
+
+
+def map_in_memory(
+    positions: np.ndarray, cells: np.ndarray, source: Source, keep: Sequence[str], metadata: dict[str, Any]
+) -> Map:
+    """Return what `write_map` writes."""
+    import pyarrow as pa
+
+    table = pa.table({"cell": cells})
+    if keep:
+        starts = range(0, max(1, len(positions)), _BLOCK_ROWS)
+        kept = [source.columns(list(keep), start, min(start + _BLOCK_ROWS, len(positions))) for start in starts]
+        for name, column in zip(keep, pa.concat_tables(kept).select(list(keep)).columns, strict=True):
+            table = table.append_column(kept[0].schema.field(name), column)
+    return Map(positions, table, metadata)
 
 
 def write_map(
@@ -158,15 +318,23 @@ def write_map(
             writer.close()
 
 
-def read_map(path: str | os.PathLike[str]) -> Map:
+def read_map(path: str | os.PathLike[str], columns: Sequence[str] | None = None, also: Sequence[str] = ()) -> Map:
     """Read a map, or any Parquet file with the columns ``x`` and ``y``.
+
+    Parameters
+    ----------
+    path : path-like
+    columns : sequence of str, optional
+        Columns to read beside the positions; None reads all.
+    also : sequence of str
+        Further ones, where they are there.
 
     Raises
     ------
     MissingInputError
         There is no such file.
     InputError
-        It is no Parquet file, or has no positions.
+        It is no Parquet file, or has no positions or not such a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -175,15 +343,26 @@ def read_map(path: str | os.PathLike[str]) -> Map:
     if not file.exists():
         raise MissingInputError(f"There is no map {str(file)!r}: give a file that 'nomad-dask fit' made.")
     try:
-        table = pq.read_table(file)
+        there = pq.read_schema(file).names
+        for name in columns or ():
+            if name not in there:
+                raise InputError(f"{file} has no column {name!r}. {near(name, there)}")
+        wanted = None if columns is None else [a for a in there if a in {*AXES, *columns, *also}]
+        table = pq.read_table(file, columns=wanted)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{str(file)!r} cannot be read as Parquet ({error}): give a map.") from error
+    return _map_of(table, repr(str(file)))
+
+
+def _map_of(table: pa.Table, name: str) -> Map:
+    """Take a table apart into positions and the rest."""
     axes = [a for a in AXES if a in table.column_names]
     if axes[:2] != ["x", "y"]:
         missing = "x" if "x" not in axes else "y"
-        raise InputError(
-            f"{str(file)!r} has no column {missing!r}, so it is no map. {near(missing, table.column_names)}"
-        )
+        raise InputError(f"{name} has no column {missing!r}, so it is no map. {near(missing, table.column_names)}")
     raw = (table.schema.metadata or {}).get(_KEY)
-    positions = np.stack([table.column(a).to_numpy() for a in axes], axis=1).astype(np.float32)
+    try:
+        positions = np.stack([table.column(a).to_numpy() for a in axes], axis=1).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The positions of {name} are no numbers ({error}): give a map.") from error
     return Map(positions, table.drop_columns(axes), json.loads(raw) if raw else {})

@@ -16,7 +16,7 @@ import numpy as np
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.vectors import normalized
 from nomad_dask.errors import InputError, ResourceError, near
-from nomad_dask.maps import positions_on_host
+from nomad_dask.kinds import positions_on_host
 from nomad_dask.nearest import QUERIES_AT_ONCE, Nearest, Wanted, pair_distances
 from nomad_dask.params import METRICS
 from nomad_dask.sources import open_source

@@ -62,6 +62,8 @@ class Result:
         Wall time by stage.
     map_path : Path or None
         The file written, if one was asked for.
+    metadata : dict
+        Version, parameters, source and diagnostics, as the file has them.
     """
 
     positions: np.ndarray
@@ -69,6 +71,7 @@ class Result:
     diagnostics: dict[str, Any]
     seconds: dict[str, float]
     map_path: Path | None
+    metadata: dict[str, Any]
 
 
 def _no_listener(event: Event) -> None:
@@ -165,13 +168,13 @@ def project(
             stages = _Stages(run, cluster, home, emit, keep_stages, memory)
             positions, cells = stages.all()
             diagnostics.warn(stages.diagnostics, params)
+            metadata = {
+                "version": __version__,
+                "params": params.as_dict(),
+                "source": {"name": source.name, "fingerprint": source.fingerprint(), "rows": source.n_rows},
+                "diagnostics": stages.diagnostics,
+            }
             if output is not None:
-                metadata = {
-                    "version": __version__,
-                    "params": params.as_dict(),
-                    "source": {"name": source.name, "fingerprint": source.fingerprint(), "rows": source.n_rows},
-                    "diagnostics": stages.diagnostics,
-                }
                 write_map(output, positions, cells, source, keep, metadata)
             if own_place:
                 shutil.rmtree(workspace, ignore_errors=True)
@@ -183,7 +186,7 @@ def project(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    return Result(positions, cells, stages.diagnostics, stages.seconds, output)
+    return Result(positions, cells, stages.diagnostics, stages.seconds, output, metadata)
 
 
 class _Stages:

@@ -61,6 +61,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         The map, rows in the order of the input.
     cells_ : ndarray of int32 (n_samples,)
         K-Means cell of each row.
+    map_ : nomad_dask.maps.Map
+        Positions, cells and the columns to keep: to draw, to explore in a notebook, and to give to others.
     diagnostics_ : dict
         What was measured during the fit: ``recall`` of the neighbour search, ``imbalance`` of the shards,
         ``components`` of the neighbour graph and the share of rows ``outside_largest`` of them, whether
@@ -162,7 +164,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         del settings["seed"]
         return cls(**(settings | changes))
 
-    def fit(self, X: Any, y: Any = None, *, column: str | None = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, column: str | None = None, keep: Sequence[str] = ()) -> Self:
         """Make the map of X.
 
         Parameters
@@ -173,6 +175,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Not used.
         column : str, optional
             Column of the vectors, when a file or data frame has several that could be it.
+        keep : sequence of str
+            Columns of a file or data frame to carry to ``map_``.
 
         Raises
         ------
@@ -181,13 +185,15 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from contextlib import ExitStack
 
+        from nomad_dask.maps import check_kept, map_in_memory
         from nomad_dask.pipeline import project
         from nomad_dask.sources import open_source
 
         seed = self._seed()
         names = self.get_params(deep=False).keys() - _NOT_PARAMS
         params = Params(**{name: getattr(self, name) for name in names}, seed=seed)
-        source = open_source(X, column=column)
+        check_kept(keep)
+        source = open_source(X, column=column, keep=keep)
         listeners = list(self.callbacks or ())
         with ExitStack() as shown:
             if self.verbose:
@@ -207,21 +213,22 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             )
         self.embedding_ = result.positions
         self.cells_ = result.cells
+        self.map_ = map_in_memory(result.positions, result.cells, source, keep, result.metadata)
         self.diagnostics_ = result.diagnostics
         self.seed_ = seed
         self.n_features_in_ = source.n_dims
         _check_feature_names(self, X, reset=True)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None, *, column: str | None = None) -> Any:
+    def fit_transform(self, X: Any, y: Any = None, *, column: str | None = None, keep: Sequence[str] = ()) -> Any:
         """Make the map of X and return it: float32 (n_samples, n_components). See `fit`.
 
         A CuPy array gives a CuPy array, and a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the
         same index, unless `set_output` asks for another kind. Everything else gives a NumPy array.
         """
-        from nomad_dask.maps import in_kind_of
+        from nomad_dask.kinds import in_kind_of
 
-        layout = self.fit(X, y, column=column).embedding_
+        layout = self.fit(X, y, column=column, keep=keep).embedding_
         return in_kind_of(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
     def _seed(self) -> int:

@@ -141,6 +141,19 @@ def test_score_of_a_map_with_labels_kept_or_in_the_input(
     assert f"{scores['labels']['low']:.3f} to {scores['labels']['high']:.3f}" in accuracy
 
 
+def test_plot_writes_labels(call: Call, fitted: tuple[Path, object], tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    for option, column, said in [
+        ("--labels", "group", {f"group {i}" for i in range(4)}),
+        ("--label-text", "name", {"row"}),
+    ]:
+        picture = tmp_path / f"{column}.svg"
+        assert call("plot", fitted[0], "-o", picture, option, column) == (0, f"{picture}\n", "")
+        found = ElementTree.parse(picture).getroot().iter("{http://www.w3.org/2000/svg}text")
+        assert {text.text for text in found} == said
+
+
 @pytest.mark.parametrize("color", [None, "group", "cell"])
 def test_plot_draws_the_size_asked_for(
     call: Call, fitted: tuple[Path, object], tmp_path: Path, color: str | None
@@ -372,7 +385,11 @@ def test_score_and_plot_refuse_what_is_no_map_of_the_input(
         (["plot", path, "-o", picture, "--color", "grup"], "no column 'grup'.*Did you mean 'group'"),
         (["plot", path, "-o", picture, "--size", "big"], "'big' is not a size"),
         (["plot", path, "-o", picture, "--size", "3x3"], "out of range: give width and height"),
-        (["plot", path, "-o", tmp_path / "p.gif"], r"p\.gif.*\.png"),
+        (["plot", path, "-o", tmp_path / "p.gif"], r"p\.gif.*\.png or \.svg"),
+        (["plot", path, "-o", picture, "--labels", "grup"], "no column 'grup'.*Did you mean 'group'"),
+        (["plot", path, "-o", picture, "--label-text", "nmae"], "no column 'nmae'.*Did you mean 'name'"),
+        (["plot", path, "-o", picture, "--labels", "group", "--label-text", "name"], "not both"),
+        (["plot", path, "-o", picture, "--label-text", "cell"], "Labels cannot be made of this column"),
     ]:
         assert_refused(call(*arguments), said)
     assert not picture.exists()

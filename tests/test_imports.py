@@ -18,8 +18,8 @@ HEAVY = ["dask", "datashader", "distributed", "matplotlib", "numba", "pandas", "
 # From the ground up: a room imports only from rooms above it in this list, and from itself.
 ROOMS = [
     "errors", "params", "events", "memory", "lock", "workspace", "stages", "sources", "backends", "cluster", "needs",
-    "plan", "begin", "partition", "neighbors", "layout", "diagnostics", "maps", "pipeline", "calibration", "status",
-    "nearest", "metrics", "viewing", "progress", "projection", "demo", "cli",
+    "plan", "begin", "partition", "neighbors", "layout", "diagnostics", "viewing", "kinds", "maps", "pipeline",
+    "calibration", "status", "nearest", "metrics", "progress", "projection", "demo", "cli",
 ]  # fmt: skip
 
 

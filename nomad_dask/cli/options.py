@@ -205,8 +205,8 @@ def check_picture(path: Path, overwrite: bool) -> None:
     """
     from nomad_dask.begin import check_output
 
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path} is not accepted: pictures are written as PNG, give a name ending in .png.")
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise InputError(f"{path} is not accepted: pictures are PNG or SVG, give a name ending in .png or .svg.")
     check_output(path, overwrite)
     check_plotting()
 

@@ -7,13 +7,22 @@ from pathlib import Path
 import click
 
 from nomad_dask.cli import options
-from nomad_dask.errors import InputError, near
+from nomad_dask.errors import InputError
 
 
-@click.command(short_help="Draw a map as a PNG.")
+@click.command(short_help="Draw a map as a PNG or SVG.")
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="PNG", help="The picture.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PICTURE",
+    help="The picture, a .png or .svg.",
+)
 @click.option("--color", metavar="COLUMN", help="Column of the map, categories or numbers; density without it.")
+@click.option("--labels", metavar="COLUMN", help="Column of names to write where most of their points are.")
+@click.option("--label-text", metavar="COLUMN", help="Column of text: label parts of the map with their own words.")
 @click.option(
     "--size",
     callback=options.read_size,
@@ -31,6 +40,8 @@ def plot(
     map: Path,  # noqa: A002 - what the user calls it
     output: Path,
     color: str | None,
+    labels: str | None,
+    label_text: str | None,
     size: tuple[int, int],
     theme: str,
     title: str | None,
@@ -38,24 +49,25 @@ def plot(
     overwrite: bool,
     verbose: bool,
 ) -> None:
-    """Draw MAP, which `fit` wrote, as a PNG."""
+    """Draw MAP, which `fit` wrote, as a PNG, or as an SVG with text as text."""
     options.check_picture(output, overwrite)
+    if labels is not None and label_text is not None:
+        raise InputError("Labels are taken from one column: give --labels or --label-text, not both.")
 
+    from nomad_dask.kinds import AXES
     from nomad_dask.maps import read_map
-    from nomad_dask.viewing.raster import draw
 
-    found = read_map(map)
-    if color is not None and color not in found.table.column_names:
-        raise InputError(f"{map} has no column {color!r}. {near(color, found.table.column_names)}")
-    draw(
-        found.positions[:, 0],
-        found.positions[:, 1],
-        color=None if color is None else found.table.column(color),
-        color_name=color,
+    named = [name for name in (color, labels, label_text) if name is not None and name not in AXES]
+    # The cells say which rows are near each other; a map of another make may have none.
+    found = read_map(map, columns=named, also=["cell"] if label_text else [])
+    found.plot(
+        output,
+        color=color,
+        labels=labels,
+        label_text=label_text,
         title=title,
         size=size,
         theme=theme,
         legend=legend,
-        path=output,
     )
     click.echo(output)

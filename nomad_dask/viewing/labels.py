@@ -65,8 +65,8 @@ def labels_of_column(x: np.ndarray, y: np.ndarray, column: Any) -> list[Label]:
     shares = counts[kept] / max(1, shown.sum())
     levels = (shares[:, None] < _OFTEN).sum(axis=1)
     return [
-        Label(names[code], *at, weight=int(counts[code]), level=int(level))
-        for code, at, level in zip(kept, places.tolist(), levels, strict=True)
+        Label(names[code], x_at, y_at, int(counts[code]), int(level))
+        for code, (x_at, y_at), level in zip(kept, places.tolist(), levels, strict=True)
     ]
 
 
@@ -115,7 +115,8 @@ def labels_of_text(x: np.ndarray, y: np.ndarray, text: Any, cells: Any = None) -
             own = _best(scores[group], words, before)
             chosen.append(before + own)
             if own:
-                labels.append(Label(", ".join(own), *places[group].tolist(), weight=int(weights[group]), level=level))
+                x_at, y_at = places[group].tolist()
+                labels.append(Label(", ".join(own), x_at, y_at, int(weights[group]), level))
         said, above = chosen, of_row
     return labels
 

@@ -69,6 +69,7 @@ def place(labels: Sequence[Label], at: np.ndarray, area: tuple[float, float, flo
     unit = min(area[2] - area[0], area[3] - area[1]) / 1000
     placed: list[Placed] = []
     boxes = np.empty((len(labels), 4))
+    low, high = np.array(area[:2] * 2), np.array(area[2:] * 2)
     room = _COVERED * (area[2] - area[0]) * (area[3] - area[1])
     for i in sorted(range(len(labels)), key=lambda i: (labels[i].level, -labels[i].weight, labels[i].text)):
         # Large pictures are looked into: their letters grow less than they do, and more labels have room.
@@ -82,10 +83,10 @@ def place(labels: Sequence[Label], at: np.ndarray, area: tuple[float, float, flo
             continue
         middles = at[i] + _OFFSETS * extent
         tried = np.hstack([middles - extent / 2, middles + extent / 2])
-        inside = (tried[:, :2] >= area[:2]).all(axis=1) & (tried[:, 2:] <= area[2:]).all(axis=1)
+        inside = np.all((tried >= low) & (tried <= high), axis=1)
         taken = boxes[: len(placed)]
         apart = (tried[:, None, :2] >= taken[None, :, 2:]) | (tried[:, None, 2:] <= taken[None, :, :2])
-        free = np.flatnonzero(inside & apart.any(axis=2).all(axis=1))
+        free = np.flatnonzero(inside & np.all(apart.any(axis=2), axis=1))
         if not free.size:
             continue
         room -= extent.prod()

@@ -119,7 +119,7 @@ class PngSheet:
     ) -> None:
         """Write one line."""
         font, text = font_for(text, size)
-        edge = {} if halo is None else {"stroke_width": halo_width(size), "stroke_fill": halo}
+        edge: dict[str, Any] = {} if halo is None else {"stroke_width": halo_width(size), "stroke_fill": halo}
         self._pen.text(at, text, font=font, fill=color, anchor=f"{anchor}m", **edge)
 
     def save(self, to: str | Path | IO[bytes]) -> None:

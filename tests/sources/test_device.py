@@ -18,7 +18,8 @@ from source_kinds import arrow_numbers, list_table
 
 from nomad_dask import NomadProjection, metrics
 from nomad_dask.errors import InputError
-from nomad_dask.maps import Map, in_kind_of, positions_on_host
+from nomad_dask.kinds import in_kind_of, positions_on_host
+from nomad_dask.maps import Map
 from nomad_dask.sources import open_source
 from nomad_dask.sources.npy import staged
 

@@ -198,7 +198,8 @@ class Map:
     def _repr_html_(self) -> str:
         from nomad_dask.viewing.summary import html_of_map
 
-        return html_of_map(self.positions, self.to_arrow().schema, self.metadata)
+        kinds = dict.fromkeys(self.columns, "float") | {f.name: str(f.type) for f in self.table.schema}
+        return html_of_map(self.positions, kinds, self.metadata)
 
     def __repr__(self) -> str:
         return f"<Map of {len(self):,} rows: {', '.join(self.columns)}>"

@@ -102,8 +102,8 @@ def _scatter(
         names = columns[str(by)].categories
         of_color = {"by": by, "map": dict(zip(names, colored.colors, strict=True)), "order": list(names)}
     elif isinstance(colored, Numbers):
-        columns[str(by)] = np.nan_to_num(colored.values, nan=colored.low).astype(np.float32)
-        of_color = {"by": by, "map": _hex(colored.colors), "norm": (colored.low, colored.high)}
+        columns[str(by)], of_color = _scale(colored, look)
+        of_color["by"] = by
     frame = pd.DataFrame(columns)
     frame.index = pd.Index(rows)
     # Both axes over one span: a map is not to be stretched.
@@ -155,24 +155,25 @@ def _shaded(
 
     hv.extension("bokeh")
     frame = pd.DataFrame({"x": x, "y": y})
+    axes = [hv.Dimension(name, range=_padded(axis)) for name, axis in (("x", x), ("y", y))]
     pixels = {"width": size[0], "height": size[1]}
     if isinstance(colored, Categories):
         frame["color"] = _categorical(colored)
         names = list(frame["color"].cat.categories)
-        counted = rasterize(hv.Points(frame, ["x", "y"], ["color"]), aggregator=ds.count_cat("color"), **pixels)
+        counted = rasterize(hv.Points(frame, axes, ["color"]), aggregator=ds.count_cat("color"), **pixels)
         picture = shade(counted, color_key=dict(zip(names, colored.colors, strict=True)), min_alpha=90)
         picture = dynspread(picture, max_px=3, threshold=0.5).opts(hv.opts.RGB(legend_position="right"))
     elif isinstance(colored, Numbers):
         frame["color"] = colored.values
-        means = rasterize(hv.Points(frame, ["x", "y"], ["color"]), aggregator=ds.mean("color"), **pixels)
+        means = rasterize(hv.Points(frame, axes, ["color"]), aggregator=ds.mean("color"), **pixels)
         scale = {"cmap": _hex(colored.colors), "clim": (colored.low, colored.high), "colorbar": True}
         picture = dynspread(means, max_px=3, threshold=0.5).opts(hv.opts.Image(**scale, clabel=str(color)))
     else:
-        counted = rasterize(hv.Points(frame, ["x", "y"]), aggregator=ds.count(), **pixels)
+        counted = rasterize(hv.Points(frame, axes), aggregator=ds.count(), **pixels)
         colors = _hex(color_map(look.density, look.density_part))
         picture = dynspread(counted, max_px=3, threshold=0.5).opts(hv.opts.Image(cmap=colors, cnorm="eq_hist"))
     if hover:
-        picture = picture * _under_pointer(hv, x, y, table, hover, look, size)
+        picture = picture * _under_pointer(hv, axes, x, y, table, hover, look, size)
     frame_of = {"width": size[0], "height": size[1], "bgcolor": look.background, "data_aspect": 1}
     frame_of |= {"xaxis": None, "yaxis": None, "active_tools": ["pan", "wheel_zoom"], "tools": []}
     kinds = (hv.opts.Image, hv.opts.RGB, hv.opts.Points, hv.opts.Overlay)
@@ -181,7 +182,14 @@ def _shaded(
 
 
 def _under_pointer(
-    hv: Any, x: np.ndarray, y: np.ndarray, table: Any, hover: list[str], look: Theme, size: tuple[int, int]
+    hv: Any,
+    axes: list[Any],
+    x: np.ndarray,
+    y: np.ndarray,
+    table: Any,
+    hover: list[str],
+    look: Theme,
+    size: tuple[int, int],
 ) -> Any:
     """Return a ring around the point nearest to the pointer, with a card of its columns."""
     from bokeh.models import HoverTool
@@ -197,7 +205,7 @@ def _under_pointer(
         if row is not None:
             values = [_as_text(table.column(name).slice(row, 1))[0].as_py() for name in hover]
             found = [(float(all_x[row]), float(all_y[row]), *values)]
-        return hv.Points(found, ["x", "y"], fields).opts(
+        return hv.Points(found, axes, fields).opts(
             tools=[card], size=12, fill_alpha=0, line_color=look.text, line_width=2
         )
 
@@ -234,6 +242,21 @@ def _mean_length(column: Any) -> float:
     """Return how long the texts of a column are, in characters, by its first rows."""
     texts = _as_text(column.slice(0, 1000)).to_pylist()
     return sum(map(len, texts)) / max(1, len(texts))
+
+
+def _scale(numbers: Numbers, look: Theme) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return values within the scale, and the scale as jupyter-scatter has it; missing ones are grey, below it."""
+    values, colors, low = np.clip(numbers.values, numbers.low, numbers.high), _hex(numbers.colors), numbers.low
+    if np.isnan(values).any():
+        low -= (numbers.high - numbers.low) / (len(colors) - 1) or 1.0
+        values, colors = np.nan_to_num(values, nan=low), [look.grey, *colors]
+    return values.astype(np.float32), {"map": colors, "norm": (low, numbers.high)}
+
+
+def _padded(axis: np.ndarray) -> tuple[float, float]:
+    """Return a range that holds all of an axis, and is never empty."""
+    low, span = float(axis.min()), float(np.ptp(axis))
+    return low - 0.02 * (span or 50.0), low + span + 0.02 * (span or 50.0)
 
 
 def _categorical(colored: Categories) -> Any:

@@ -232,9 +232,7 @@ def _words_of(texts: list[str]) -> tuple[Any, np.ndarray]:
     try:
         has_word = counter.fit_transform(texts)
     except ValueError as error:
-        raise InputError(
-            f"Labels cannot be made of a column without words ({error}): name a column of text."
-        ) from error
+        raise InputError(f"Labels cannot be made of this column ({error}): name one of text, with words.") from error
     return has_word, counter.get_feature_names_out()
 
 
@@ -255,4 +253,4 @@ def _best(scores: np.ndarray, words: np.ndarray, before: list[str]) -> list[str]
 def alike(a: str, b: str) -> bool:
     """Tell whether two words are forms of one, such as ``library`` and ``libraries``."""
     same = next((i for i, (c, d) in enumerate(zip(a, b, strict=False)) if c != d), min(len(a), len(b)))
-    return a == b or same >= max(3, 0.7 * max(len(a), len(b)))
+    return a == b or same >= max(3, 0.65 * max(len(a), len(b)))

@@ -14,20 +14,20 @@ _MOST_COLUMNS = 50
 _CELL = "text-align: left; padding: 0 1em 0 0"
 
 
-def html_of_map(positions: np.ndarray, schema: Any, metadata: dict[str, Any]) -> str:
+def html_of_map(positions: np.ndarray, kinds: dict[str, str], metadata: dict[str, Any]) -> str:
     """Return a description as HTML; names of columns and other texts of the map are escaped.
 
     Parameters
     ----------
     positions : ndarray of float32 (n_rows, dim)
-    schema : pyarrow.Schema
-        Of all columns.
+    kinds : dict of str
+        Type of each column by its name.
     metadata : dict
         Of the run that made the map.
     """
-    rows = [(field.name, str(field.type)) for field in schema][:_MOST_COLUMNS]
-    if len(schema) > _MOST_COLUMNS:
-        rows.append((f"and {len(schema) - _MOST_COLUMNS:,} more", ""))
+    rows = list(kinds.items())[:_MOST_COLUMNS]
+    if len(kinds) > _MOST_COLUMNS:
+        rows.append((f"and {len(kinds) - _MOST_COLUMNS:,} more", ""))
     lines = "".join(
         f'<tr><td style="{_CELL}">{_text(name)}</td><td style="{_CELL}"><code>{_text(kind)}</code></td></tr>'
         for name, kind in rows

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from nomad_dask.maps import read_map as read_map
     from nomad_dask.params import Params as Params
     from nomad_dask.projection import NomadProjection as NomadProjection
+    from nomad_dask.viewing.live import LiveMap as LiveMap
 
-__all__ = ["Map", "NomadProjection", "Params", "__version__", "plot", "read_map"]
+__all__ = ["LiveMap", "Map", "NomadProjection", "Params", "__version__", "plot", "read_map"]
 
 # Loaded on first use, so that `import nomad_dask` costs next to nothing.
 _HOMES = {
+    "LiveMap": "nomad_dask.viewing.live",
     "Map": "nomad_dask.maps",
     "NomadProjection": "nomad_dask.projection",
     "Params": "nomad_dask.params",

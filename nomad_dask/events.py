@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
 class Event:
     """Base of all events."""
+
+
+@dataclass(frozen=True)
+class ClusterJoined(Event):
+    """The run has its workers.
+
+    Attributes
+    ----------
+    workers : int
+        How many there are.
+    dashboard : str or None
+        Address of Dask's dashboard, where there is one.
+    """
+
+    workers: int
+    dashboard: str | None
 
 
 @dataclass(frozen=True)
@@ -58,11 +78,14 @@ class ShardPlaced(Event):
         Address of the worker that lays it out.
     device : str
         ``"CPU"``, or the GPU's number in CUDA_VISIBLE_DEVICES, name and UUID.
+    rows : int
+        Rows of the shard.
     """
 
     shard: int
     worker: str
     device: str
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,31 @@ class EpochDone(Event):
     n_epochs: int
     loss: float | None
     exchanged_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class PositionsSeen(Event):
+    """Where some rows are during the layout; told only when a listener asks for it, see `Sight`.
+
+    The rows are the same throughout a run: every so many-th of the rows in the order of their cells, so that each
+    part of the map has its share.
+
+    Attributes
+    ----------
+    epoch, n_epochs : int
+        Epochs done so far, and in all.
+    n_rows : int
+        Rows of the whole map.
+    rows : ndarray of int64 (k,)
+        Numbers of the rows in the input.
+    positions : ndarray of float32 (k, n_components)
+    """
+
+    epoch: int
+    n_epochs: int
+    n_rows: int
+    rows: np.ndarray
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,6 +156,28 @@ class Measured(Event):
 
 
 Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a listener wants to see of the layout while it goes on: its attribute `sight`, None for nothing.
+
+    Attributes
+    ----------
+    every : float
+        Seconds between two events `PositionsSeen`, at least.
+    most : int
+        Rows to tell of, at most.
+    """
+
+    every: float
+    most: int
+
+
+def sight_of(listeners: Iterable[Emit]) -> Sight | None:
+    """Return what is enough for all listeners that want to see the layout; None when no one does."""
+    wanted = [w for w in (getattr(listener, "sight", None) for listener in listeners) if isinstance(w, Sight)]
+    return Sight(min(w.every for w in wanted), max(w.most for w in wanted)) if wanted else None
 
 
 def fan_out(listeners: Iterable[Emit]) -> Emit:

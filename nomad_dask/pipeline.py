@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask import __version__, diagnostics
+from nomad_dask import diagnostics
 from nomad_dask.begin import about, bytes_in, check_output, memory_of_a_worker, open_workspace, plan_of
-from nomad_dask.cluster import Cluster, check_reach, connect, spread
+from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of, spread
 from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
 from nomad_dask.events import (
     CheckpointWritten,
+    ClusterJoined,
     Emit,
     Event,
     Measured,
+    Sight,
     StageAdvanced,
     StageFinished,
     StageStarted,
     of_coarse_map,
 )
-from nomad_dask.layout.driver import lay_out, positions_of
+from nomad_dask.gathering import gather, metadata_of
+from nomad_dask.layout.driver import lay_out
 from nomad_dask.lock import locked
 from nomad_dask.maps import check_kept, write_map
 from nomad_dask.memory import read_bytes
@@ -96,6 +99,7 @@ def project(
     keep_stages: bool = False,
     command: Sequence[str] = (),
     emit: Emit = _no_listener,
+    sight: Sight | None = None,
 ) -> Result:
     """Make a map of a source.
 
@@ -130,6 +134,8 @@ def project(
         What the user typed, for those who ask how to go on.
     emit : callable
         Told every event.
+    sight : Sight, optional
+        What `emit` is told of the positions during the layout; nothing by default.
 
     Raises
     ------
@@ -158,6 +164,7 @@ def project(
                 client, scheduler, n_workers, device, here=not source.shareable, scheduler_file=scheduler_file
             ) as cluster,
         ):
+            emit(ClusterJoined(len(cluster.workers()), dashboard_of(cluster.client)))
             memory = memory_of_a_worker(cluster, limit)
             plan = plan_of(workspace, source, params, len(cluster.workers()), memory)
             told = about(source, plan, output, command)
@@ -165,15 +172,10 @@ def project(
             check_fits(plan, memory, shutil.disk_usage(home.path).free + bytes_in(home.path), cluster.gpu_bytes())
             check_reach(cluster, home.path, source)
             run = Run(source, params, plan, home.path, cluster.device, cluster.host_threads())
-            stages = _Stages(run, cluster, home, emit, keep_stages, memory)
+            stages = _Stages(run, cluster, home, emit, keep_stages, memory, sight)
             positions, cells = stages.all()
             diagnostics.warn(stages.diagnostics, params)
-            metadata = {
-                "version": __version__,
-                "params": params.as_dict(),
-                "source": {"name": source.name, "fingerprint": source.fingerprint(), "rows": source.n_rows},
-                "diagnostics": stages.diagnostics,
-            }
+            metadata = metadata_of(source, params, stages.diagnostics)
             if output is not None:
                 write_map(output, positions, cells, source, keep, metadata)
             if own_place:
@@ -193,10 +195,17 @@ class _Stages:
     """The stages of one run; each is skipped when the workspace holds what it makes."""
 
     def __init__(
-        self, run: Run, cluster: Cluster, workspace: Workspace, emit: Emit, keep_stages: bool, memory: int
+        self,
+        run: Run,
+        cluster: Cluster,
+        workspace: Workspace,
+        emit: Emit,
+        keep_stages: bool,
+        memory: int,
+        sight: Sight | None = None,
     ) -> None:
         self.run, self.cluster, self.workspace = run, cluster, workspace
-        self.keep_stages, self.memory, self._tell = keep_stages, memory, emit
+        self.keep_stages, self.memory, self._tell, self._sight = keep_stages, memory, emit, sight
         self.diagnostics: dict[str, Any] = {"n_shards": run.plan.n_shards}
         self.seconds: dict[str, float] = {}
         self._coarse_start = run.plan.coarse_rows > 0
@@ -226,7 +235,7 @@ class _Stages:
         self.workspace.file("input.npy").unlink(missing_ok=True)
         self._stage("neighbors", n, self._neighbors)
         self._stage("layout", None, self._layout)
-        return self._gather()
+        return gather(self.workspace, self.run.plan.n_shards, self.diagnostics["epochs"])
 
     def _stage(self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]) -> None:
         started = time.monotonic()
@@ -367,20 +376,5 @@ class _Stages:
         return efforts
 
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:
-        facts = lay_out(self.run.without_vectors(), self.cluster, self.workspace, self.emit)
+        facts = lay_out(self.run.without_vectors(), self.cluster, self.workspace, self.emit, self._sight)
         return [], facts
-
-    def _gather(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions and cells in input order."""
-        run = self.run
-        positions = np.empty((run.plan.n_rows, run.params.n_components), np.float32)
-        cells = np.empty(run.plan.n_rows, np.int32)
-        epoch = self.diagnostics["epochs"]
-        first = 0
-        for s in range(run.plan.n_shards):
-            rows = self.workspace.load(exchange.shard_file(s, "rows"))
-            sizes = np.diff(self.workspace.load(exchange.shard_file(s, "cell_offsets")))
-            positions[rows] = positions_of(run, epoch, s)
-            cells[rows] = np.repeat(np.arange(first, first + len(sizes)), sizes)
-            first += len(sizes)
-        return positions, cells

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from nomad_dask.events import (
+    ClusterJoined,
     Emit,
     EpochDone,
     Event,
@@ -118,6 +119,8 @@ class _Lines:
                 self._write(f"shard {shard}: on {worker}, {device}")
             case WorkerLost(address):
                 self._write(f"worker {address} was lost")
+            case ClusterJoined(_, str(dashboard)):
+                self._write(f"Dask dashboard: {dashboard}")
             case _:
                 pass
 
@@ -161,6 +164,8 @@ class _Bars:
                 self._finish(self._tasks.pop(stage), seconds, resumed)
             case WorkerLost(address) if self._lines is None:
                 self._progress.console.print(f"worker {address} was lost", markup=False, highlight=False)
+            case ClusterJoined(_, str(dashboard)) if self._lines is None:
+                self._progress.console.print(f"Dask dashboard: {dashboard}", markup=False, highlight=False)
             case _:
                 pass
 

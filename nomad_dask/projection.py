@@ -5,16 +5,23 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names
 
-from nomad_dask.errors import InputError
-from nomad_dask.events import fan_out
+from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, ResourceError
+from nomad_dask.events import fan_out, sight_of
 from nomad_dask.params import Params
+from nomad_dask.resuming import Kept
+from nomad_dask.workspace import MANIFEST
+
+if TYPE_CHECKING:
+    from nomad_dask.gathering import SoFar
+    from nomad_dask.pipeline import Result
+    from nomad_dask.sources.base import Source
 
 _NOT_PARAMS = {
     "random_state",
@@ -51,7 +58,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     keep_stages : bool, default=False
         Keep in the workspace what no later stage needs, too.
     callbacks : sequence of callable or None, default=None
-        Each is told every event of `nomad_dask.events`.
+        Each is told every event of `nomad_dask.events`, such as `nomad_dask.LiveMap`. One that is a context
+        manager is entered for the time of the fit.
     verbose : bool, default=False
         Show progress bars.
 
@@ -67,6 +75,10 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         What was measured during the fit: ``recall`` of the neighbour search, ``imbalance`` of the shards,
         ``components`` of the neighbour graph and the share of rows ``outside_largest`` of them, whether
         ``kmeans_converged``, ``loss``, bytes exchanged.
+    epochs_done_ : int
+        Epochs of the layout that the map has behind it.
+    finished_ : bool
+        False for the map of a fit that was stopped: the layout is partial, and ``fit(X, resume=True)`` goes on.
     seed_ : int
         The seed that was used.
     n_features_in_ : int
@@ -164,8 +176,20 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         del settings["seed"]
         return cls(**(settings | changes))
 
-    def fit(self, X: Any, y: Any = None, *, column: str | None = None, keep: Sequence[str] = ()) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        column: str | None = None,
+        keep: Sequence[str] = (),
+        resume: bool = False,
+    ) -> Self:
         """Make the map of X.
+
+        Ctrl-C, or the stop button of a notebook, stops it. During the layout the epochs under way are ended first,
+        and the estimator has the partial map. What was done is kept for ``fit(X, resume=True)``: in the workspace,
+        or without one until the estimator is fitted anew or goes.
 
         Parameters
         ----------
@@ -177,50 +201,71 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Column of the vectors, when a file or data frame has several that could be it.
         keep : sequence of str
             Columns of a file or data frame to carry to ``map_``.
+        resume : bool
+            Go on with the fit of the same X that was stopped, to the map it would have made.
 
         Raises
         ------
         InputError
-            Parameters out of range, or data that cannot be mapped; rows are named.
+            Parameters out of range, or data that cannot be mapped; rows are named. Nothing to resume.
+        Interrupted
+            It was stopped.
         """
-        from contextlib import ExitStack
+        from contextlib import AbstractContextManager, ExitStack
 
-        from nomad_dask.maps import check_kept, map_in_memory
+        from nomad_dask.maps import check_kept
         from nomad_dask.pipeline import project
         from nomad_dask.sources import open_source
 
-        seed = self._seed()
+        seed = self._seed(resume)
         names = self.get_params(deep=False).keys() - _NOT_PARAMS
         params = Params(**{name: getattr(self, name) for name in names}, seed=seed)
         check_kept(keep)
         source = open_source(X, column=column, keep=keep)
+        place = self._place(resume)
         listeners = list(self.callbacks or ())
-        with ExitStack() as shown:
-            if self.verbose:
-                from nomad_dask.progress import progress_bars
+        try:
+            with ExitStack() as shown:
+                for listener in self.callbacks or ():
+                    if isinstance(listener, AbstractContextManager):
+                        shown.enter_context(listener)
+                if self.verbose and not any(getattr(listener, "shows_progress", False) for listener in listeners):
+                    from nomad_dask.progress import progress_bars
 
-                listeners.append(shown.enter_context(progress_bars()))
-            result = project(
-                source,
-                params,
-                workspace=None if self.workspace is None else Path(self.workspace),
-                client=self.client,
-                n_workers=self.n_workers,
-                device=self.device,
-                memory_limit=self.memory_limit,
-                keep_stages=self.keep_stages,
-                emit=fan_out(listeners),
-            )
-        self.embedding_ = result.positions
-        self.cells_ = result.cells
-        self.map_ = map_in_memory(result.positions, result.cells, source, keep, result.metadata)
-        self.diagnostics_ = result.diagnostics
-        self.seed_ = seed
-        self.n_features_in_ = source.n_dims
-        _check_feature_names(self, X, reset=True)
+                    listeners.append(shown.enter_context(progress_bars()))
+                result = project(
+                    source,
+                    params,
+                    workspace=place,
+                    resume=resume,
+                    client=self.client,
+                    n_workers=self.n_workers,
+                    device=self.device,
+                    memory_limit=self.memory_limit,
+                    keep_stages=self.keep_stages,
+                    emit=fan_out(listeners),
+                    sight=sight_of(listeners),
+                )
+        except (Interrupted, ClusterError, ResourceError) as stop:
+            self._stopped(stop, X, source, keep, params, place)
+        except BaseException:
+            if not resume:
+                self._forget_place()
+            raise
+        self._forget_place()
+        self._take(X, source, keep, result)
+        self.seed_, self.finished_ = seed, True
         return self
 
-    def fit_transform(self, X: Any, y: Any = None, *, column: str | None = None, keep: Sequence[str] = ()) -> Any:
+    def fit_transform(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        column: str | None = None,
+        keep: Sequence[str] = (),
+        resume: bool = False,
+    ) -> Any:
         """Make the map of X and return it: float32 (n_samples, n_components). See `fit`.
 
         A CuPy array gives a CuPy array, and a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the
@@ -228,10 +273,64 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from nomad_dask.kinds import in_kind_of
 
-        layout = self.fit(X, y, column=column, keep=keep).embedding_
+        layout = self.fit(X, y, column=column, keep=keep, resume=resume).embedding_
         return in_kind_of(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
-    def _seed(self) -> int:
+    def _place(self, resume: bool) -> Path:
+        """Return the workspace: the one given, else one that is kept until the map is done."""
+        if not resume:
+            self._forget_place()
+            if self.workspace is None:
+                self._kept = Kept(self)
+        kept = getattr(self, "_kept", None)
+        place = Path(self.workspace) if self.workspace is not None else None if kept is None else kept.workspace
+        if place is None or (resume and not (place / MANIFEST).exists()):
+            where = "" if place is None else f" in {place}"
+            raise InputError(f"There is nothing to resume{where}: no fit was stopped. Leave resume out to start one.")
+        return place
+
+    def _forget_place(self) -> None:
+        if hasattr(self, "_kept"):
+            self._kept.drop()
+            del self._kept
+
+    def _stopped(
+        self, stop: NomadError, X: Any, source: Source, keep: Sequence[str], params: Params, place: Path
+    ) -> NoReturn:
+        """Take what there is of the map, and say how to go on."""
+        from nomad_dask.gathering import so_far
+
+        if not (place / MANIFEST).exists():
+            self._forget_place()
+            raise stop
+        self.seed_ = params.seed
+        found = so_far(place, source, params)
+        how = "Nothing of the layout is there yet"
+        if found is not None:
+            self._take(X, source, keep, found)
+            self.finished_ = False
+            how = f"embedding_ and map_ are as after {found.epoch} of {found.n_epochs} epochs of the layout"
+        raise type(stop)(f"{stop} {how}; fit(X, resume=True) goes on.") from stop
+
+    def _take(self, X: Any, source: Source, keep: Sequence[str], found: Result | SoFar) -> None:
+        """Keep a map, whole or partial."""
+        from nomad_dask.maps import map_in_memory
+
+        self.embedding_ = found.positions
+        self.cells_ = found.cells
+        self.map_ = map_in_memory(found.positions, found.cells, source, keep, found.metadata)
+        self.diagnostics_ = found.diagnostics
+        self.epochs_done_ = found.diagnostics["epochs"]
+        self.n_features_in_ = source.n_dims
+        _check_feature_names(self, X, reset=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy must not take the workspace with it, nor remove it when it goes.
+        return {name: value for name, value in super().__getstate__().items() if name != "_kept"}
+
+    def _seed(self, resume: bool) -> int:
+        if resume and hasattr(self, "seed_") and not isinstance(self.random_state, numbers.Integral):
+            return int(self.seed_)  # that of the fit that was stopped: another one would be drawn
         if isinstance(self.random_state, numbers.Integral):
             return int(self.random_state)
         try:

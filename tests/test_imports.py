@@ -17,9 +17,10 @@ HEAVY = ["dask", "datashader", "distributed", "matplotlib", "numba", "pandas", "
 
 # From the ground up: a room imports only from rooms above it in this list, and from itself.
 ROOMS = [
-    "errors", "params", "events", "memory", "lock", "workspace", "stages", "sources", "backends", "cluster", "needs",
-    "plan", "begin", "partition", "neighbors", "layout", "diagnostics", "viewing", "kinds", "maps", "pipeline",
-    "calibration", "status", "nearest", "metrics", "progress", "projection", "demo", "cli",
+    "errors", "params", "events", "progress", "memory", "lock", "workspace", "stages", "sources", "backends",
+    "cluster", "needs", "plan", "begin", "partition", "neighbors", "layout", "gathering", "diagnostics", "viewing",
+    "kinds", "maps", "pipeline", "calibration", "status", "nearest", "metrics", "resuming", "projection", "demo",
+    "cli",
 ]  # fmt: skip
 
 

@@ -213,6 +213,9 @@ class ShardLayout(Protocol):
     def state(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of positions and velocities on the host."""
 
+    def positions(self, rows: slice) -> np.ndarray:
+        """Return a copy of the positions (k, dim) float32 of some rows on the host."""
+
     def epoch(self, step: Step, remote: Remote) -> Outcome:
         """Move every row once."""
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from nomad_dask.backends.base import Outcome
 from nomad_dask.cluster import Cluster, spread
 from nomad_dask.errors import ClusterError
-from nomad_dask.events import CheckpointWritten, Emit, EpochDone, ShardPlaced, StageAdvanced, StageStarted, WorkerLost
-from nomad_dask.layout.schedule import batch_end, schedule, tells
-from nomad_dask.layout.shard import Advanced, Behind, advance, begin, checkpoint_file, release, save
+from nomad_dask.events import (
+    CheckpointWritten,
+    Emit,
+    EpochDone,
+    ShardPlaced,
+    Sight,
+    StageAdvanced,
+    StageStarted,
+    WorkerLost,
+)
+from nomad_dask.layout.looking import Looks, rows_of_shards
+from nomad_dask.layout.schedule import batch_end, mean_loss, schedule, tells
+from nomad_dask.layout.shard import Advanced, Behind, advance, begin, checkpoint_file, look, release, save
+from nomad_dask.layout.stopping import stop_asked
 from nomad_dask.layout.summary import ShardSummary, merge
 from nomad_dask.plan import Run
 from nomad_dask.workspace import Workspace
@@ -73,7 +80,7 @@ class _Shards:
             return self._go_back()
         loss = state.loss
         for epoch, outcomes in enumerate(zip(*(a.outcomes for a in done), strict=True), state.epoch + 1):
-            measured = _loss(run, outcomes)
+            measured = mean_loss(run.params, run.plan.n_rows, outcomes)
             loss = loss if measured is None else measured
             if epoch > self._told:  # else it is done anew
                 self.emit(EpochDone(epoch, plan.n_epochs, measured, self.exchanged(state) if self._tells(epoch) else 0))
@@ -98,6 +105,13 @@ class _Shards:
             return self.take_up()
         return state
 
+    def show(self, state: _State, looks: Looks) -> None:
+        """Tell where some rows are; where a worker was lost nothing is told, and the next batch goes back."""
+        began = time.monotonic()
+        positions = self._ask(look, state.epoch, looks.parts)
+        if not any(isinstance(p, Behind) for p in positions):
+            self.emit(looks.seen(state.epoch, positions, began))
+
     def exchanged(self, state: _State) -> int:
         """Return the bytes that shards tell each other at a time, each all others."""
         return sum(part.nbytes for part in state.parts) * (len(state.parts) - 1)
@@ -112,8 +126,8 @@ class _Shards:
         before, self._homes = set(self._homes), self._spread()
         for address in sorted(before - {w.address for w in self.cluster.workers()}):
             self.emit(WorkerLost(address))
-        for shard, home in enumerate(self._homes):
-            self.emit(ShardPlaced(shard, home, self.cluster.device_of(home)))
+        for shard, (home, rows) in enumerate(zip(self._homes, rows_of_shards(self.run), strict=True)):
+            self.emit(ShardPlaced(shard, home, self.cluster.device_of(home), len(rows)))
 
     def _ask(self, task: Any, *args: Any) -> list[Any]:
         """Run ``task(run, id, shards, *args)`` on every home and return what it says of each shard."""
@@ -144,42 +158,39 @@ class _Shards:
         return self.take_up()
 
 
-def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> dict[str, Any]:
-    """Lay out all shards and leave their last state as a checkpoint; return what was measured."""
+def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit, sight: Sight | None = None) -> dict[str, Any]:
+    """Lay out all shards and leave their last state as a checkpoint; return what was measured.
+
+    Positions are told as `sight` wants them. Ctrl-C ends it with a KeyboardInterrupt: the first one lets the epochs
+    under way end, and leaves their state as a checkpoint.
+    """
     shards = _Shards(run, cluster, workspace, emit)
     plan = shards.plan
+    looks = None if sight is None else Looks(run, sight, plan.n_epochs)
     emit(StageStarted(STAGE, plan.n_epochs, "epochs"))
-    try:
-        state = shards.take_up()
-        batch, saved, saved_at, saving = 1, state.epoch, time.monotonic(), 0.0
-        while state.epoch < plan.n_epochs:
-            started = time.monotonic()
-            state = shards.advance(state, batch)
-            now = time.monotonic()
-            batch = max(1, min(2 * batch, math.ceil(batch * _BATCH_SECONDS / max(now - started, 1e-6))))
-            due = max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * saving)
-            if state.epoch > saved and (state.epoch == plan.n_epochs or now - saved_at > due):
-                state = shards.save(state)
-                saved, saved_at = state.epoch, time.monotonic()
-                saving = saved_at - now
-    finally:
-        cluster.tell(release, str(run.workspace))
+    with stop_asked() as stop:
+        try:
+            state = shards.take_up()
+            batch, saved, saved_at, saving = 1, state.epoch, time.monotonic(), 0.0
+            while state.epoch < plan.n_epochs:
+                if looks is not None and looks.due():
+                    shards.show(state, looks)
+                started = time.monotonic()
+                state = shards.advance(state, batch)
+                now = time.monotonic()
+                batch = max(1, min(2 * batch, math.ceil(batch * _BATCH_SECONDS / max(now - started, 1e-6))))
+                due = max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * saving)
+                last = state.epoch == plan.n_epochs or stop.is_set()
+                if state.epoch > saved and (last or now - saved_at > due):
+                    state = shards.save(state)
+                    saved, saved_at = state.epoch, time.monotonic()
+                    saving = saved_at - now
+                if stop.is_set():
+                    break
+            if looks is not None:
+                shards.show(state, looks)
+            if stop.is_set():
+                raise KeyboardInterrupt
+        finally:
+            cluster.tell(release, str(run.workspace))
     return {"epochs": plan.n_epochs, "loss": state.loss, "exchanged_bytes_per_epoch": shards.exchanged(state)}
-
-
-def _loss(run: Run, outcomes: Sequence[Outcome]) -> float | None:
-    """Return the mean loss a row, when every shard measured its part."""
-    losses = [o.loss for o in outcomes]
-    if any(part is None for part in losses):
-        return None
-    n = run.plan.n_rows
-    total = sum(losses) / n  # type: ignore[arg-type]
-    if run.params.normalizer == "point":
-        return float(total)
-    return float(total + math.log(max(sum(o.z for o in outcomes), 1e-300) / n))
-
-
-def positions_of(run: Run, epoch: int, shard: int) -> np.ndarray:
-    """Return the positions (n, dim) of a shard's rows in a checkpoint."""
-    state = np.load(run.file(checkpoint_file(epoch, shard)), mmap_mode="r")
-    return np.array(state[:, : run.params.n_components])

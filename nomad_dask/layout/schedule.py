@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nomad_dask.backends.base import Step
+from nomad_dask.backends.base import Outcome, Step
 from nomad_dask.params import Params
 
 # Presets: epochs, learning rate, momentum; measured in algorithm §4. `refine` are the epochs after a coarse start.
@@ -65,3 +67,14 @@ def batch_end(epoch: int, n_epochs: int, exchange_every: int, last: int) -> int:
     """Return how far to go from `epoch`: `n_epochs` on, or a bit more, where shards can begin again; or to `last`."""
     stop = epoch + n_epochs
     return min(stop if exchange_every == 1 else -(-stop // _PERIOD) * _PERIOD, last)
+
+
+def mean_loss(params: Params, n_rows: int, outcomes: Sequence[Outcome]) -> float | None:
+    """Return the mean loss a row of an epoch, when every shard measured its part."""
+    losses = [o.loss for o in outcomes]
+    if any(part is None for part in losses):
+        return None
+    total = sum(losses) / n_rows  # type: ignore[arg-type]
+    if params.normalizer == "point":
+        return float(total)
+    return float(total + math.log(max(sum(o.z for o in outcomes), 1e-300) / n_rows))

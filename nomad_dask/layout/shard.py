@@ -164,6 +164,17 @@ def save(run: Run, run_id: str, shards: tuple[int, ...], epoch: int) -> list[Art
     return [workspace.save(checkpoint_file(epoch, live.shard), np.hstack(live.layout.state())) for live in lives]
 
 
+def look(
+    run: Run, run_id: str, shards: tuple[int, ...], epoch: int, parts: tuple[slice, ...]
+) -> list[np.ndarray | Behind]:
+    """Return the positions (k, dim) float32 of the rows ``parts[shard]`` of each shard."""
+    try:
+        lives = [_at(run, run_id, shard, epoch) for shard in shards]
+    except _NotHere:
+        return [Behind() for _ in shards]
+    return [live.layout.positions(parts[live.shard]) for live in lives]
+
+
 class _NotHere(Exception):  # noqa: N818 - nothing is wrong
     """A shard is not at the epoch that is asked for, in the memory of this worker."""
 

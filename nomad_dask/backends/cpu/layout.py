@@ -61,6 +61,10 @@ class CpuShardLayout:
         """Return copies of positions and velocities."""
         return self._positions.copy(), self._velocity.copy()
 
+    def positions(self, rows: slice) -> np.ndarray:
+        """Return a copy of the positions (k, dim) float32 of some rows."""
+        return self._positions[rows].copy()
+
     def patches(self) -> np.ndarray:
         """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
         return patch_moments(self._positions, self._graph.patch_of_row, self._graph.patch_counts)

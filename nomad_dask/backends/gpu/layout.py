@@ -149,6 +149,10 @@ class GpuShardLayout:
         """Return copies of positions and velocities on the host."""
         return self._runtime.download(self._positions), self._runtime.download(self._velocity)
 
+    def positions(self, rows: slice) -> np.ndarray:
+        """Return a copy of the positions (k, dim) float32 of some rows on the host."""
+        return self._runtime.download(self._positions[rows])
+
     def patches(self) -> np.ndarray:
         """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
         return np.array(self._told["patches"])

@@ -215,18 +215,13 @@ function table(name, rows) {
   return made;
 }
 
-function panel(figures, stopping, stop) {
+function panel(figures) {
   const parts = [];
   const head = node("div", "nomad-head");
-  head.append(node("strong", "", stopping && figures.state === "running" ? "Stopping" : STATES[figures.state]));
+  head.append(node("strong", "", STATES[figures.state]));
   head.append(node("span", "", time(figures.seconds)));
-  if (figures.state === "running") {
-    const button = node("button", "", "Stop");
-    button.disabled = stopping;
-    button.title = "Works while the kernel hears of widgets; the notebook's own stop button always does.";
-    button.addEventListener("click", stop);
-    head.append(button);
-  }
+  // A button here would not be heard: a kernel reads the messages of widgets when the cell has ended.
+  if (figures.state === "running") head.append(node("span", "nomad-hint", "interrupt the kernel to stop"));
   parts.push(head);
   if (figures.said) parts.push(node("p", "nomad-said", figures.said));
   parts.push(table("nomad-stages", stageRows(figures.stages)));
@@ -261,16 +256,9 @@ function render({ model, el }) {
   root.append(left, side);
   el.append(root);
   const picture = new Picture(canvas, size);
-  let stopping = false;
-
-  const stop = () => {
-    stopping = true;
-    model.send({ stop: true });
-    showFigures();
-  };
   const showFigures = () => {
     const figures = model.get("figures");
-    if (figures.state) side.replaceChildren(...panel(figures, stopping, stop));
+    if (figures.state) side.replaceChildren(...panel(figures));
   };
   let waiting = false;
   const showFrame = () => {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from contextlib import ExitStack
 from types import TracebackType
@@ -95,7 +93,7 @@ class LiveMap:
             return self
         from nomad_dask.viewing.live.widget import live_widget
 
-        self.widget = live_widget(self._figures.as_dict(), self.size, self._stop)
+        self.widget = live_widget(self._figures.as_dict(), self.size)
         return self
 
     def __exit__(
@@ -131,11 +129,6 @@ class LiveMap:
     def _send(self) -> None:
         self.widget.figures = self._figures.as_dict()
         self._sent = time.monotonic()
-
-    def _stop(self) -> None:
-        """Stop the fit as Ctrl-C does; called by the kernel where it hears of the widget while a cell runs."""
-        if self._figures.state == "running":
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _in_notebook() -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 from nomad_dask.errors import InputError
 
 
-def live_widget(figures: dict[str, Any], size: tuple[int, int], stop: Callable[[], None]) -> Any:
+def live_widget(figures: dict[str, Any], size: tuple[int, int]) -> Any:
     """Return a widget, shown under the running cell.
 
     Its traits are `figures` (see `Figures.as_dict`), `frame` and `data` (see `frame_of`), and `size`.
@@ -20,8 +19,6 @@ def live_widget(figures: dict[str, Any], size: tuple[int, int], stop: Callable[[
         To begin with.
     size : tuple of int
         Width and height of the picture in pixels.
-    stop : callable
-        Called when the button that stops the fit is pressed.
 
     Raises
     ------
@@ -49,7 +46,6 @@ def live_widget(figures: dict[str, Any], size: tuple[int, int], stop: Callable[[
         size: Any = traitlets.List().tag(sync=True)
 
     widget = LiveWidget(figures=figures, size=list(size))
-    widget.on_msg(lambda _widget, content, _buffers: stop() if content == {"stop": True} else None)
     show: Any = display.display
     show(widget)
     return widget

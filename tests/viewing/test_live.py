@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import pickle
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import Page, missing, served
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from kernels import Kernel, kernel
+from PIL import Image
+from runs import blobs
+from sklearn.base import clone
+from terminals import on_a_terminal
+
+import nomad_dask
+from nomad_dask import LiveMap, NomadProjection
+from nomad_dask.errors import InputError
+from nomad_dask.events import (
+    ClusterJoined,
+    EpochDone,
+    Measured,
+    PositionsSeen,
+    ShardPlaced,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    WorkerLost,
+)
+from nomad_dask.viewing import live as live_package
+from nomad_dask.viewing.live.figures import Figures
+from nomad_dask.viewing.live.picture import BYTES_A_SECOND, MOST_SENT, frame_of, seconds_between
 
 N, MOST, EPOCHS = 600, 100, 60
 TESTS = Path(__file__).parents[1]
@@ -135,7 +166,7 @@ def test_a_terminal_shows_the_bars():
 
 def test_a_pipe_stays_silent(capfd):
     live = LiveMap()
-    NomadProjection(n_epochs=3, callbacks=[live]).fit(np.random.default_rng(0).normal(size=(100, 4)))
+    NomadProjection(n_epochs=3, callbacks=[live]).fit(blobs(100, 4))
     assert capfd.readouterr() == ("", "")
     assert live.sight is None
 

@@ -37,8 +37,8 @@ def frame_of(seen: PositionsSeen, size: tuple[int, int], theme: str) -> tuple[di
     plane = seen.positions[:, :2]
     plane = plane[np.isfinite(plane).all(axis=1)].astype(np.float64)
     low, high = (plane.min(axis=0), plane.max(axis=0)) if len(plane) else (np.zeros(2), np.zeros(2))
-    half = max(float((high - low).max()), float(np.finfo(np.float32).tiny)) / 2
     middle = (low + high) / 2
+    half = float((high - low).max()) / 2 or max(1.0, float(np.abs(middle).max()))
     frame = {
         "kind": "points" if len(plane) <= MOST_SENT else "png",
         "epoch": seen.epoch,

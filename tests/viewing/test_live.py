@@ -284,6 +284,10 @@ window.put = (name, value) => {
 };
 window.end = live.render({ model, el: document.getElementById("at") });
 </script>"""
+BOX = """
+const canvas = document.querySelector("canvas"), box = canvas.getBoundingClientRect();
+return [box.left + canvas.clientLeft, box.top + canvas.clientTop, canvas.clientWidth];
+"""
 LIT = """
 const canvas = document.querySelector("canvas");
 const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -332,11 +336,14 @@ def test_the_view_in_a_browser(jupyter, page, tmp_path):
         assert page.all(".nomad-live a, .nomad-live img") == []
         assert page.run("return document.title") == ""
 
-        # Zoomed in at a point, that point stays where it is.
-        box = page.run("const b = document.querySelector('canvas').getBoundingClientRect(); return [b.x, b.y, b.width]")
-        ratio = box[2] / width
-        page.wheel(box[0] + at[0, 0] * ratio, box[1] + at[0, 1] * ratio, -800)
-        page.wait(lambda: np.abs(lit(page, width) + 0.5 - at[0]).max(axis=1).min() <= 2)
+        # Zoomed in at a place, what is there stays there, and the rest moves away from it.
+        left, top, shown = page.run(BOX)
+        pointer = (at[0] * shown / width).round()
+        page.wheel(left + pointer[0], top + pointer[1], -400)
+        there = pointer * width / shown
+        expected = there + (at[0] - there) * np.e
+        page.wait(lambda: np.abs(lit(page, width) + 0.5 - expected).max(axis=1).min() <= 2)
+        assert len(lit(page, width)) < len(distances)
         page.run("document.querySelector('canvas').dispatchEvent(new MouseEvent('dblclick'))")
 
         page.run("put('figures', arguments[0])", state["figures"] | {"dashboard": "http://127.0.0.1:1/status"})

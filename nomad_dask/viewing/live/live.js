@@ -86,10 +86,9 @@ class Picture {
     event.preventDefault();
     const before = this.scale();
     this.zoom = Math.min(MOST_ZOOM, Math.max(1, this.zoom * Math.exp(-event.deltaY / 400)));
-    const box = this.canvas.getBoundingClientRect();
     const away = [
-      ((event.clientX - box.left) / box.width - 0.5) * this.width,
-      (0.5 - (event.clientY - box.top) / box.height) * this.height,
+      (event.offsetX / this.canvas.clientWidth - 0.5) * this.width,
+      (0.5 - event.offsetY / this.canvas.clientHeight) * this.height,
     ];
     // What is under the pointer stays there.
     this.middle = this.middle.map((m, axis) => m + away[axis] / before - away[axis] / this.scale());
@@ -99,13 +98,13 @@ class Picture {
 
   drag(event) {
     if (!event.buttons) return;
-    const per = this.width / this.canvas.getBoundingClientRect().width / this.scale();
+    const per = this.width / this.canvas.clientWidth / this.scale();
     this.middle = [this.middle[0] - event.movementX * per, this.middle[1] + event.movementY * per];
     this.draw();
   }
 
   draw() {
-    const context = this.canvas.getContext("2d");
+    const context = this.canvas.getContext("2d", { willReadFrequently: true });
     const { width, height } = this;
     context.clearRect(0, 0, width, height);
     const scale = this.scale();

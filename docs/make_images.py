@@ -1,0 +1,174 @@
+"""Make the pictures of the documentation, and the figures beside them, from maps that are made here and now.
+
+python docs/make_images.py
+
+Writes docs/images/. Takes some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+import nomad_dask.layout.driver as driver
+from nomad_dask import Map, NomadProjection
+from nomad_dask.events import CheckpointWritten, Event
+from nomad_dask.layout.shard import checkpoint_file
+from nomad_dask.metrics import Scores, score
+from nomad_dask.partition.exchange import shard_file
+from nomad_dask.viewing.raster import draw
+
+HERE = Path(__file__).parent
+IMAGES = HERE / "images"
+PACKAGES = HERE.parent / "notebooks/packages.parquet"
+KEPT = ["name", "section", "text"]
+PANEL = (640, 540)
+
+
+def panels(name: str, *drawn: dict[str, Any]) -> None:
+    """Draw pictures side by side; each is given as the arguments of `draw`."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [draw(**one, size=PANEL, legend=False, path=Path(folder) / f"{i}.png") for i, one in enumerate(drawn)]
+        images = [Image.open(file).convert("RGB") for file in files]
+    columns = 2 if len(images) != 3 else 3
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * PANEL[0] + 4 * (columns - 1), rows * PANEL[1] + 4 * (rows - 1)), "#444a52")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (PANEL[0] + 4), i // columns * (PANEL[1] + 4)))
+    save(sheet, name)
+
+
+def save(image: Image.Image, name: str) -> None:
+    image.quantize(256, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+
+
+def columns(positions: np.ndarray) -> dict[str, np.ndarray]:
+    return {"x": positions[:, 0], "y": positions[:, 1]}
+
+
+def hero(packages: Map) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = packages.plot(Path(folder) / "map.png", color="section", label_text="text", size=(1100, 900))
+        save(Image.open(file).convert("RGB"), "packages.png")
+
+
+def growing(sections: Any) -> None:
+    """The layout after some of its epochs, by a checkpoint after every one."""
+    wanted, seen = (1, 20, 60), {}
+    driver._CHECKPOINT_SECONDS, driver._CHECKPOINT_COST, driver._BATCH_SECONDS = 0.0, 0, 0.0
+    with tempfile.TemporaryDirectory() as workspace:
+
+        def look(event: Event) -> None:
+            if isinstance(event, CheckpointWritten) and event.epoch in wanted:
+                seen[event.epoch] = np.load(Path(workspace) / checkpoint_file(event.epoch, 0))[:, :2]
+
+        nomad = NomadProjection(workspace=workspace, keep_stages=True, callbacks=[look]).fit(PACKAGES)
+        rows = np.load(Path(workspace) / shard_file(0, "rows"))
+    titles = {1: "after 1 epoch", 20: "after 20 epochs", 60: "after 60 epochs"}
+    shown = []
+    for epoch, title in titles.items():
+        positions = np.empty_like(nomad.embedding_)
+        positions[rows] = seen[epoch]
+        shown.append((positions, title))
+    shown.append((nomad.embedding_, f"after {nomad.diagnostics_['epochs']} epochs, the last"))
+    panels("layout.png", *({**columns(p), "color": sections, "title": title} for p, title in shown))
+
+
+def divided() -> None:
+    """Cells, and the shards that are made of them."""
+    with tempfile.TemporaryDirectory() as workspace:
+        nomad = NomadProjection(n_shards=4, workspace=workspace, keep_stages=True).fit(PACKAGES)
+        shards = np.empty(len(nomad.embedding_), "<U8")
+        for s in range(4):
+            shards[np.load(Path(workspace) / shard_file(s, "rows"))] = f"shard {s}"
+    # Seven colours that everybody can tell apart, dealt to the cells in turn.
+    cells = np.char.add("cell ", (nomad.cells_ % 7).astype(str))
+    n_cells = nomad.cells_.max() + 1
+    at = columns(nomad.embedding_)
+    panels(
+        "cells.png",
+        {**at, "color": cells, "title": f"{n_cells} cells in seven colours"},
+        {**at, "color": shards, "title": "the same cells in four shards"},
+    )
+
+
+def common_neighbors(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
+    """Return the share of the k nearest that two layouts have in common."""
+    found = [NearestNeighbors(n_neighbors=k).fit(p).kneighbors(return_distance=False) for p in (a, b)]
+    return float(np.mean([len(set(i) & set(j)) / k for i, j in zip(*found, strict=True)]))
+
+
+def figures_of(scores: Scores) -> dict[str, float]:
+    labels = {} if scores.labels is None else {"label accuracy": scores.labels.value}
+    return {f"NP@{k}": e.value for k, e in scores.neighbors.items()} | {"RTA": scores.triplets.value} | labels
+
+
+def seeds(first: Map, sections: Any) -> dict[str, Any]:
+    """Two maps of the same data that differ by the seed only."""
+    maps = [first.positions, NomadProjection(random_state=1).fit_transform(PACKAGES)]
+    panels(
+        "seeds.png",
+        *({**columns(p), "color": sections, "title": f"seed {seed}"} for seed, p in enumerate(maps)),
+    )
+    return {
+        "common neighbors": common_neighbors(*maps),
+        "scores": [figures_of(score(PACKAGES, p, labels=sections)) for p in maps],
+    }
+
+
+def noise() -> dict[str, float]:
+    """A map of data without any structure."""
+    data = np.random.default_rng(0).normal(size=(10_000, 48)).astype(np.float32)
+    layout = NomadProjection().fit_transform(data)
+    few = NomadProjection(n_neighbors=3).fit_transform(data)
+    panels(
+        "noise.png",
+        {**columns(layout), "title": "noise, 15 neighbours"},
+        {**columns(few), "title": "noise, 3 neighbours"},
+    )
+    return figures_of(score(data, layout))
+
+
+def widths() -> dict[str, Any]:
+    """Groups in the plane, of which width and distance are known, and their map."""
+    rng = np.random.default_rng(0)
+    names, centers, spread = ["narrow", "middle", "wide", "far"], [[0, 0], [25, 0], [70, 0], [400, 0]], [1, 3, 9, 3]
+    data = np.concatenate([rng.normal(c, s, (2500, 2)) for c, s in zip(centers, spread, strict=True)])
+    labels = np.repeat(names, 2500)
+    layout = NomadProjection().fit_transform(data.astype(np.float32))
+    panels(
+        "widths.png",
+        {**columns(data), "color": labels, "title": "four groups in the plane"},
+        {**columns(layout), "color": labels, "title": "their map"},
+    )
+
+    def of(positions: np.ndarray) -> dict[str, float]:
+        middle = {n: np.median(positions[labels == n], axis=0) for n in names}
+        width = {n: float(np.median(np.linalg.norm(positions[labels == n] - middle[n], axis=1))) for n in names}
+        gap = {f"to {n}": float(np.linalg.norm(middle[n] - middle["middle"])) for n in ("narrow", "wide", "far")}
+        return {n: w / width["middle"] for n, w in width.items()} | {n: g / gap["to narrow"] for n, g in gap.items()}
+
+    return {"data": of(data), "map": of(layout)}
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    packages = NomadProjection(random_state=0).fit(PACKAGES, keep=KEPT).map_
+    sections = packages.table.column("section")
+    hero(packages)
+    figures = {"seeds": seeds(packages, sections), "noise": noise(), "widths": widths()}
+    divided()
+    growing(sections)
+    text = json.dumps(figures, indent=1, default=float)
+    (IMAGES / "figures.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

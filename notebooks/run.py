@@ -1,0 +1,46 @@
+"""Run notebooks and keep their outputs in them.
+
+python notebooks/run.py [NAME.ipynb ...]
+
+Without a name, all that can run here: rapids.ipynb needs a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+ON_GPU = "rapids.ipynb"
+
+
+def run(path: Path, folder: Path = HERE) -> Any:
+    """Return a notebook with the outputs that its cells have in a folder."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=200,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+    )
+    client.execute()
+    notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
+    notebook.metadata["language_info"] = {"name": "python"}
+    return notebook
+
+
+def main(names: list[str]) -> None:
+    for path in [HERE / name for name in names] or sorted(HERE.glob("*.ipynb")):
+        if path.name != ON_GPU or names:
+            nbformat.write(run(path), path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -7,6 +7,7 @@ Without a name, all that can run here: rapids.ipynb needs a GPU.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ ON_GPU = "rapids.ipynb"
 
 def run(path: Path, folder: Path = HERE) -> Any:
     """Return a notebook with the outputs that its cells have in a folder."""
+    # The commands of this environment, whether or not it was activated.
+    variables = dict(os.environ) | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -30,7 +33,7 @@ def run(path: Path, folder: Path = HERE) -> Any:
         store_widget_state=False,
         coalesce_streams=True,
     )
-    client.execute()
+    client.execute(env=variables)
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook

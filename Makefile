@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install map web test test-rapids lint bench clean
+.PHONY: help install map web docs notebooks test test-rapids lint bench clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,12 @@ map: .venv/plot.stamp ## Make a map of the documentation on this machine, in dem
 
 web: web/node_modules/.package-lock.json ## Build the page of exported sites (needs Node 20 and npm)
 	cd web && npm run --silent check && npm run --silent build
+
+docs: .venv/docs.stamp ## Build the site of the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: .venv/dev.stamp ## Run the notebooks and keep what they show
+	$(BIN)/python notebooks/run.py
 
 test: .venv/dev.stamp ## Run the tests
 	$(BIN)/python -m pytest
@@ -34,7 +40,7 @@ bench: .venv/bench.stamp ## Measure kernels, and compare with openTSNE, UMAP and
 	$(BIN)/python benchmarks/compare.py
 
 clean: ## Remove .venv, caches and the demo
-	rm -rf .venv .venv-rapids demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-rapids demo site .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is newer than pyproject.toml when the environment holds what that asks for.
 .venv/python.stamp:
@@ -52,6 +58,10 @@ clean: ## Remove .venv, caches and the demo
 	@echo "Installing into .venv: this takes a minute or two."
 	$(PIP) '.[dev]'
 	@touch $@ .venv/plot.stamp
+
+.venv/docs.stamp: .venv/plot.stamp
+	$(PIP) '.[docs]'
+	@touch $@
 
 .venv/bench.stamp: .venv/dev.stamp
 	$(PIP) '.[dev,bench]'

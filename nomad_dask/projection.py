@@ -350,7 +350,9 @@ def _document(cls: type) -> None:
     from dataclasses import fields
 
     texts = [
-        f"{f.name} : default={f.default!r}\n        {f.metadata['doc']}" for f in fields(Params) if f.name != "seed"
+        f"{f.name} : {f.type}, default={f.default!r}\n        {f.metadata['doc']}"
+        for f in fields(Params)
+        if f.name != "seed"
     ]
     cls.__doc__ = (cls.__doc__ or "").format(params="\n    ".join(texts))
 

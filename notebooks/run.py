@@ -26,7 +26,7 @@ def run(path: Path, folder: Path = HERE) -> Any:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=200,
+        timeout=280,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,

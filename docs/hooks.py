@@ -41,6 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
         read = nbformat.read(notebook, as_version=4)
         resources: dict[str, Any] = {"unique_key": notebook.stem, "output_files_dir": f"{notebook.stem}_files"}
         body, resources = MarkdownExporter().from_notebook_node(read, resources)
+        body = body.replace(' border="1" class="dataframe"', "")  # the site's own look of tables
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=body))
         for name, image in resources["outputs"].items():
             files.append(File.generated(config, f"notebooks/{name}", content=image))

@@ -160,7 +160,7 @@ class Runner:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -183,7 +183,7 @@ class Runner:
             cwd=self.folder, env=self.environment, stdout=log.open("wb"), stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.serving.append((process, log))
-        wait_until(lambda: sign in log.read_text() or process.poll() is not None, what=command)
+        wait_until(lambda: sign in log.read_text() or process.poll() is not None, 120, command)
         assert process.poll() is None, f"{command}\n{log.read_text()}"
 
     def _view(self, command: str) -> str:
@@ -227,6 +227,7 @@ def runner(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> I
         started.close()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_page(page: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)

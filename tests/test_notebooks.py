@@ -56,6 +56,7 @@ def row(text: str, name: str) -> list[float]:
     return [x for line in shown.splitlines() if line.startswith(name) for x in numbers(line)]
 
 
+@pytest.mark.slow
 def test_five_minutes(tmp_path: Path) -> None:
     ran = Ran("five_minutes.ipynb", tmp_path)
     assert ran.warned() == []
@@ -68,6 +69,7 @@ def test_five_minutes(tmp_path: Path) -> None:
     assert of_axes[1] > 0.6  # "the axes do well on RTA"
 
 
+@pytest.mark.slow
 def test_larger_than_memory(tmp_path: Path) -> None:
     ran = Ran("larger_than_memory.ipynb", tmp_path)
     assert ran.warned() == []
@@ -79,6 +81,7 @@ def test_larger_than_memory(tmp_path: Path) -> None:
     assert len(ast.literal_eval(ran.cell("client.run(peak)"))) == 2
 
 
+@pytest.mark.slow
 def test_judging_a_map(tmp_path: Path) -> None:
     ran = Ran("judging_a_map.ipynb", tmp_path)
     assert ran.warned() == []
@@ -90,10 +93,11 @@ def test_judging_a_map(tmp_path: Path) -> None:
     in_one, in_both = numbers(ran.cell("in_both"))
     assert in_both > in_one + 0.05
     assert "'components': 1" in ran.cell("nomad.diagnostics_")
-    assert "small pieces of the neighbour graph" in ran.cell("n_neighbors=1")
+    assert "small pieces of the neighbour graph" in ran.cell("n_neighbors=1,")
     assert ran.pictures() == 2
 
 
+@pytest.mark.slow
 def test_exploring(tmp_path: Path) -> None:
     ran = Ran("exploring.ipynb", tmp_path)
     assert ran.warned() == []

@@ -121,6 +121,7 @@ class Runner:
     def here(self, text: str) -> str:
         """Put what is on this machine in the place of what is elsewhere."""
         text = re.sub(r"\b(10\.0\.0\.1|scheduler):8786", f"127.0.0.1:{self.port}", text)
+        text = text.replace("6000x5000", "1200x1000")  # a poster of few rows, in a fifth of the time
         return text.replace("10.0.0.1", "127.0.0.1").replace("/shared/", f"{self.folder}/shared/")
 
     def run(self, block: Block) -> str:

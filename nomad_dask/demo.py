@@ -80,8 +80,8 @@ class Demo:
 
     Attributes
     ----------
-    embeddings, map, picture : pathlib.Path
-        The files.
+    embeddings, map, picture, page : pathlib.Path
+        The files; the page lies in the folder of its site.
     n_items : int
         Rows of the map.
     scores : Any
@@ -91,18 +91,19 @@ class Demo:
     embeddings: Path
     map: Path
     picture: Path
+    page: Path
     n_items: int
     scores: Any
 
 
 def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit) -> Demo:
-    """Collect, vectorise, fit, score and draw.
+    """Collect, vectorise, fit, score, draw, and write the page.
 
     Parameters
     ----------
     folder : path-like
         Where the files go; made when missing. Embeddings found there are taken when the installed packages
-        are still the same; the map and the picture are made anew.
+        are still the same; the map, the picture and the page are made anew.
     device : {"auto", "cpu", "gpu"}
         Where to lay out.
     emit : Emit
@@ -112,12 +113,16 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     ------
     InputError
         The folder cannot be written, or Python's sources are not there.
+    ResourceError
+        Memory or disk are too small.
     """
     from nomad_dask.maps import read_map
     from nomad_dask.metrics import score
     from nomad_dask.pipeline import project
     from nomad_dask.sources import open_source
     from nomad_dask.viewing.raster import draw
+    from nomad_dask.viewing.site.export import export
+    from nomad_dask.viewing.site.growing import check_folder
 
     folder = Path(folder)
     try:
@@ -125,6 +130,8 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}): give another directory.") from error
     embeddings, map_path, picture = folder / "embeddings.parquet", folder / "map.parquet", folder / "map.png"
+    site = folder / "site"
+    check_folder(site, overwrite=True)
     if not is_current(embeddings):
         write_embeddings(embeddings, list(collect(emit)), emit)
 
@@ -143,15 +150,17 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     packages = found.table.column("package")
     with stage(emit, "score", source.n_rows, "rows") as advance:
         scores = score(source, found.positions, labels=packages, metric=params.metric, advance=advance)
+    title = f"{source.n_rows:,} docstrings"
     draw(
         found.positions[:, 0],
         found.positions[:, 1],
         color=packages,
         color_name="package",
-        title=f"{source.n_rows:,} docstrings",
+        title=title,
         path=picture,
     )
-    return Demo(embeddings, map_path, picture, source.n_rows, scores)
+    export(map_path, site, color=("package", "kind"), title=title, overwrite=True, emit=emit)
+    return Demo(embeddings, map_path, picture, site / "index.html", source.n_rows, scores)
 
 
 def collect(emit: Emit, roots: Iterable[tuple[Path, str]] | None = None) -> Iterator[Item]:

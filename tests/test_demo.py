@@ -8,6 +8,8 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -201,9 +203,12 @@ def test_the_command_maps_scores_draws_and_reuses_the_embeddings(
         return out.splitlines()
 
     said = run()
-    paths = [tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture "))]
-    assert sorted(paths) == sorted((tmp_path / "demo").iterdir())
-    embeddings, map_path, picture = paths
+    paths = [tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture ", "page "))]
+    embeddings, map_path, picture, page = paths
+    assert sorted((tmp_path / "demo").iterdir()) == sorted([embeddings, map_path, picture, page.parent])
+    (address,) = (line.strip() for line in said if line.startswith("  file://"))
+    assert Path(url2pathname(urlsplit(address).path)) == page.resolve()
+    assert {"index.html", "site.js", "tiles", "text", "search"} <= {p.name for p in page.parent.iterdir()}
     made, given = pq.read_table(map_path), pq.read_table(embeddings)
     assert made.column_names == ["x", "y", "cell", "name", "package", "kind", "text"]
     assert made.column("name").equals(given.column("name"))

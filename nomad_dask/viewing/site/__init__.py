@@ -7,7 +7,7 @@ that was opened from disk. The parts hold an Arrow stream each, but for ``site``
 ``site``           what there is: number of rows, extent, columns with their categories, and how the rest is cut
 ``index``          the tiles that exist: ``z``, ``x``, ``y`` and the number of rows
 ``tiles/z/x-y``    the rows of a quad that come first by chance and that no tile above holds
-``text/k``         what is shown of some rows, as text
+``text/k``         some rows as people read them: where they are, ``@x`` and ``@y``, then the columns shown, as text
 ``search/h``       the words whose hash is h, each with its first rows by chance
 =================  ================================================================================================
 

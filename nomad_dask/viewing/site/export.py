@@ -263,8 +263,6 @@ class _Work:
 
     def texts(self, shown: Shown) -> tuple[int, int]:
         """Write the text parts and the search index; return the rows of the one and the number of the others."""
-        if not shown.hover:
-            return 1, 0
         batches = texts(self.file, shown.hover)
         first = next(batches)
         part_rows = rows_of_a_part(first)
@@ -274,7 +272,8 @@ class _Work:
                 done = 0
                 for batch in chain([first], batches):
                     if shown.search:
-                        index.add(done, [batch.column(name) for name in shown.search])
+                        # The place of a row comes first; a column of text may be called as it is.
+                        index.add(done, [batch.column(2 + shown.hover.index(name)) for name in shown.search])
                     yield batch
                     done += batch.num_rows
 

@@ -30,21 +30,31 @@ def rows_of_a_part(first: pa.RecordBatch) -> int:
 
 
 def texts(file: MapFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield some columns of all rows in order as text."""
+    """Yield where each row is, then some columns as text, of all rows in order."""
     import pyarrow as pa
 
-    schema = pa.schema([(name, pa.string()) for name in columns])
-    for batch in file.batches(columns, _BATCH_BYTES):
+    places = [(f"@{axis}", _kind_of_place(file.schema.field(axis).type)) for axis in ("x", "y")]
+    schema = pa.schema([*places, *((name, pa.string()) for name in columns)])
+    others = [name for name in columns if name not in ("x", "y")]
+    for batch in file.batches(["x", "y", *others], _BATCH_BYTES):
         # A batch of codes may be short, and the text that they stand for long.
-        for start, stop in _pieces([batch.column(name) for name in columns]):
+        for start, stop in _pieces(batch):
             piece = batch.slice(start, stop - start)
-            yield pa.record_batch([as_text(piece.column(name)) for name in columns], schema=schema)
+            at = [piece.column(axis).cast(kind, safe=False) for axis, (_, kind) in zip(("x", "y"), places, strict=True)]
+            yield pa.record_batch([*at, *(as_text(piece.column(name)) for name in columns)], schema=schema)
 
 
-def _pieces(columns: list[pa.Array]) -> Iterator[tuple[int, int]]:
+def _kind_of_place(kind: pa.DataType) -> pa.DataType:
+    """Return a type of numbers that JavaScript knows and that loses nothing of a position."""
+    import pyarrow as pa
+
+    return pa.float32() if pa.types.is_float16(kind) or pa.types.is_float32(kind) else pa.float64()
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[tuple[int, int]]:
     """Yield ranges of rows whose text takes about `_BATCH_BYTES` at most."""
-    sizes = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
         if is_words(column.type):
             sizes += np.minimum(_lengths(column), 4 * LONGEST_TEXT)
     number = (np.cumsum(sizes) - sizes) // _BATCH_BYTES
@@ -75,7 +85,7 @@ def write_texts(
     ----------
     parts : Parts
     batches : iterator of RecordBatch
-        The text of all rows in order.
+        What `texts` yields.
     part_rows : int
     advance : callable
         Told the rows written so far.

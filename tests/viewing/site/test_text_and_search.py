@@ -82,7 +82,10 @@ def check_index(site: Path, expected: dict[str, list[int]], most: int = 10_000) 
 def test_text_is_that_of_the_map_and_search_finds_it(blobs, tmp_path):
     made = export(blobs, tmp_path / "s")
     about, given_, texts = sites.about(tmp_path / "s"), pq.read_table(blobs), sites.texts(tmp_path / "s")
-    assert about["hover"] == texts.column_names == ["name", "group", "score", "open"]
+    assert about["hover"] == ["name", "group", "score", "open"]
+    assert texts.column_names == ["@x", "@y", *about["hover"]]
+    for axis in ("x", "y"):
+        assert texts.column(f"@{axis}").combine_chunks().equals(given_.column(axis).combine_chunks())
     for name in ("name", "group"):
         assert texts.column(name).to_pylist() == given_.column(name).to_pylist()
     assert texts.column("open").to_pylist() == [str(v).lower() for v in given_.column("open").to_pylist()]
@@ -191,7 +194,7 @@ def test_numbers_and_times_as_people_write_them(tmp_path):
     }
     path = write_map(tmp_path / "m.parquet", np.arange(6), np.arange(6), **columns, lists=pa.array([[1]] * 6))
     export(path, tmp_path / "s")
-    assert sites.texts(tmp_path / "s").to_pydict() == {
+    assert sites.texts(tmp_path / "s").drop_columns(["@x", "@y"]).to_pydict() == {
         "f4": ["0.1", "3", "12345678", "1e-7", None, "nan"],
         "f8": ["0.1", "-3", "12345678901", "1e+300", None, "inf"],
         "f2": ["0.5", "3", "1000", "-1", "0", "2"],
@@ -241,12 +244,27 @@ def test_letters_and_digits_are_those_that_a_page_knows():
     assert folded("STRASSE") == folded("straße")
 
 
-def test_a_map_without_other_columns_has_neither_text_nor_search(tmp_path):
-    path = write_map(tmp_path / "m.parquet", np.arange(5), np.arange(5))
+def test_a_map_without_other_columns_tells_where_its_rows_are_and_has_no_search(tmp_path):
+    path = write_map(tmp_path / "m.parquet", np.arange(5), np.arange(5) - 2**40)
     export(path, tmp_path / "s")
     about = sites.about(tmp_path / "s")
     assert (about["columns"], about["hover"], about["search"]) == ([], [], None)
-    assert not (tmp_path / "s" / "text").exists()
+    assert sites.texts(tmp_path / "s").to_pydict() == {"@x": [*range(5)], "@y": [-(2**40) + i for i in range(5)]}
+    assert not (tmp_path / "s" / "search").exists()
+
+
+def test_columns_may_be_called_as_the_place_is_and_the_place_may_be_shown(tmp_path):
+    n = 40
+    names = [f"name {i}" for i in range(n)]
+    x = np.arange(n, dtype=np.float32) / 4
+    path = write_map(tmp_path / "m.parquet", x, x, **{"@x": names})
+    export(path, tmp_path / "s", hover=["x", "@x"], search=["@x"])
+    texts = sites.texts(tmp_path / "s")
+    assert texts.column_names == ["@x", "@y", "x", "@x"]
+    assert texts.column(0).to_pylist() == x.tolist()
+    assert [float(v) for v in texts.column(2).to_pylist()] == x.tolist()
+    assert texts.column(3).to_pylist() == names
+    check_index(tmp_path / "s", index_by_hand([names]))
 
 
 def test_chosen_columns_only(blobs, tmp_path):

@@ -10,7 +10,7 @@ pytest.importorskip("selenium", reason="selenium is not installed: it is in the 
 
 from browser import missing
 from matplotlib.path import Path as Polygon
-from small_sites import COLUMNS, NONE, SEARCHED, N
+from small_sites import COLUMNS, NONE, SEARCHED, XY, N
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -83,7 +83,7 @@ def test_the_csv_of_a_lasso_holds_exactly_the_rows_inside(page, site, address, t
     corners = [(420, 330), (620, 150), (900, 180), (860, 500), (700, 420), (560, 640), (450, 520)]
     polygon, found = lassoed(page, site, x, y, zoom, corners, tmp_path)
     assert before > 0
-    inside = np.flatnonzero(Polygon(polygon).contains_points(site.seen))
+    inside = np.flatnonzero(Polygon(polygon).contains_points(XY))
     assert 1000 < len(inside) < N
     assert [int(line["row"]) for line in found] == inside.tolist()
     for line in found[::97]:
@@ -98,7 +98,7 @@ def test_the_lasso_leaves_hidden_entries_out_and_adds_texts(page, site, address,
     first = page.open(address, x=9, y=2, zoom=1, color="section", hide="0.4") or page.text(".entry .label")
     corners = [(500, 250), (800, 260), (780, 560), (520, 540)]
     polygon, found = lassoed(page, site, 9, 2, 1, corners, tmp_path, texts=True)
-    inside = np.flatnonzero(Polygon(polygon).contains_points(site.seen))
+    inside = np.flatnonzero(Polygon(polygon).contains_points(XY))
     shown = [row for row in inside if COLUMNS["section"][row] not in (first, None)]
     assert [int(line["row"]) for line in found] == shown
     assert [line["text"] for line in found] == [COLUMNS["text"][row] for row in shown]

@@ -77,6 +77,7 @@ export class Lasso {
       const selected = await select(
         this.root,
         (tile) => this.scene.held(tile) ?? readPoints(tile, colorColumns(this.site)),
+        this.texts,
         polygon,
         hidden,
         (done, all) => running.signal.aborted || this.panel.progress("Reading tiles", done, all),

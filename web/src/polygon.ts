@@ -13,12 +13,16 @@ export function inside(polygon: readonly Point[], x: number, y: number): boolean
   return within;
 }
 
-/** Tells how a square lies to a polygon: wholly in, wholly out, or cut by its edge. */
-export function relation(polygon: readonly Point[], box: Box): "in" | "out" | "cut" {
-  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
-    if (crosses(polygon[j], polygon[i], box)) return "cut";
-  }
-  return inside(polygon, box.left + box.side / 2, box.bottom + box.side / 2) ? "in" : "out";
+export type Edge = readonly [Point, Point];
+
+/** The edges of a polygon. */
+export function edgesOf(polygon: readonly Point[]): Edge[] {
+  return polygon.map((end, i) => [polygon.at(i - 1) as Point, end]);
+}
+
+/** The edges that touch a square: none where all of it lies inside a polygon, or all of it outside. */
+export function touching(edges: readonly Edge[], box: Box): Edge[] {
+  return edges.filter(([start, end]) => crosses(start, end, box));
 }
 
 /** Tells whether a line touches a square (Liang and Barsky). */

@@ -1,14 +1,13 @@
 // The rows inside a polygon, all of them: tiles that are not drawn are fetched for it, one after the other.
 
 import type { Point } from "./camera";
-import { inside, relation } from "./polygon";
+import { edgesOf, inside, touching, type Edge } from "./polygon";
 import { colorColumns, type Column, type Site } from "./site";
-import { mapX, mapY, type Points } from "./store";
+import { mapX, mapY, STEPS, type Points } from "./store";
 import type { Tile } from "./tiles";
 import type { Texts } from "./texts";
 
 export interface Selected {
-  polygon: Point[];
   n: number;
   chunks: Chunk[];
 }
@@ -32,19 +31,21 @@ export interface Hidden {
 export async function select(
   root: Tile,
   read: (tile: Tile) => Points | Promise<Points>,
+  texts: Texts,
   polygon: Point[],
   hidden: Hidden,
   tell: (done: number, all: number) => void,
   signal: AbortSignal,
 ): Promise<Selected | null> {
-  const tiles: { tile: Tile; whole: boolean }[] = [];
-  const visit = (tile: Tile, within: boolean): void => {
-    const how = within ? "in" : relation(polygon, tile);
-    if (how === "out") return;
-    tiles.push({ tile, whole: how === "in" });
-    for (const child of tile.children) visit(child, how === "in");
+  const tiles: { tile: Tile; edges: Edge[] }[] = [];
+  const visit = (tile: Tile, among: Edge[]): void => {
+    const edges = touching(among, tile);
+    const { left, bottom, side } = tile;
+    if (!edges.length && !inside(polygon, left + side / 2, bottom + side / 2)) return;
+    tiles.push({ tile, edges });
+    for (const child of tile.children) visit(child, edges);
   };
-  visit(root, false);
+  visit(root, edgesOf(polygon));
 
   const chunks: Chunk[] = [];
   let next = 0;
@@ -53,23 +54,35 @@ export async function select(
   const work = async (): Promise<void> => {
     while (next < tiles.length && !signal.aborted) {
       const i = next++;
-      const points = await read(tiles[i].tile);
-      chunks[i] = chunkOf(points, tiles[i].whole ? null : polygon, hidden);
+      const { tile, edges } = tiles[i];
+      const points = await read(tile);
+      chunks[i] = chunkOf(points, await within(points, polygon, edges, hidden, texts));
       tell(++done, tiles.length);
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   if (signal.aborted) return null;
-  return { polygon, n: chunks.reduce((n, chunk) => n + chunk.x.length, 0), chunks };
+  return { n: chunks.reduce((n, chunk) => n + chunk.x.length, 0), chunks };
 }
 
-function chunkOf(points: Points, polygon: readonly Point[] | null, hidden: Hidden): Chunk {
+/** The points of a tile that lie in a polygon, of which some edges touch the tile. */
+async function within(points: Points, polygon: readonly Point[], edges: readonly Edge[], hidden: Hidden, texts: Texts): Promise<number[]> {
   const values = hidden.column && hidden.entries.size ? points.values.get(hidden.column.name) : undefined;
+  const side = points.tile.side / STEPS;
   const kept: number[] = [];
   for (let i = 0; i < points.n; i++) {
     if (values && hidden.entries.has(values[i])) continue;
-    if (!polygon || inside(polygon, mapX(points, i), mapY(points, i))) kept.push(i);
+    let [x, y] = [mapX(points, i), mapY(points, i)];
+    if (edges.length && touching(edges, { left: x - side / 2, bottom: y - side / 2, side }).length) {
+      // The line runs through the step in which the tile has this point: its row tells where it is.
+      ({ x, y } = await texts.row(points.row[i]));
+    }
+    if (!edges.length || inside(polygon, x, y)) kept.push(i);
   }
+  return kept;
+}
+
+function chunkOf(points: Points, kept: readonly number[]): Chunk {
   const picked = new Map<string, Uint8Array | Float32Array>();
   for (const [name, all] of points.values) {
     const few = all instanceof Uint8Array ? new Uint8Array(kept.length) : new Float32Array(kept.length);
@@ -97,8 +110,9 @@ export async function csv(
   let done = 0;
   for (const { chunk, i } of ordered(selected)) {
     const row = chunk.points.row[i];
-    const cells: (string | null)[] = [String(row), shortest(chunk.x[i]), shortest(chunk.y[i])];
-    if (texts) cells.push(...(await texts.row(row)).values);
+    const read = texts ? await texts.row(row) : null;
+    const { x, y } = read ?? { x: chunk.x[i], y: chunk.y[i] };
+    const cells: (string | null)[] = [String(row), shortest(x), shortest(y), ...(read?.values ?? [])];
     for (const column of columns) {
       const value = (chunk.points.values.get(column.name) as Uint8Array | Float32Array)[i];
       if (column.kind === "category") cells.push(column.categories?.[value]?.label ?? null);

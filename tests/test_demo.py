@@ -203,7 +203,9 @@ def test_the_command_maps_scores_draws_and_reuses_the_embeddings(
         return out.splitlines()
 
     said = run()
-    paths = [tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture ", "page "))]
+    paths = [
+        tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture ", "page "))
+    ]
     embeddings, map_path, picture, page = paths
     assert sorted((tmp_path / "demo").iterdir()) == sorted([embeddings, map_path, picture, page.parent])
     (address,) = (line.strip() for line in said if line.startswith("  file://"))

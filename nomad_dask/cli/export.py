@@ -52,8 +52,6 @@ def export(
     The page needs no server: open DIR/index.html, or put the folder on any web host. Takes up to 2 GB of memory,
     however large the map is.
     """
-    options.check_plotting()
-
     from nomad_dask.viewing.site.export import export as write_site
 
     with options.shown_progress(quiet, verbose) as emit:

@@ -60,8 +60,6 @@ def view(
         # Before the work: a port in use is known at once.
         server = stack.enter_context(Server(folder, port))
         if not map.is_dir():
-            options.check_plotting()
-
             from nomad_dask.viewing.site.export import export
 
             with options.shown_progress(quiet, verbose) as emit:

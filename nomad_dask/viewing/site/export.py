@@ -123,7 +123,7 @@ def export(
     low, high = _TILE_ROWS_RANGE
     if not low <= tile_rows <= high:
         raise InputError(f"tile_rows={tile_rows} is out of range: give a whole number from {low} to {high:,}.")
-    _require_datashader()
+    _require_pillow()
     file = MapFile(Path(path))
     seconds: dict[str, float] = {}
     with growing(Path(output), overwrite) as (folder, scratch):
@@ -187,12 +187,12 @@ def _check_room(folder: Path, n: int, shown: Shown, memory_rows: int) -> None:
         )
 
 
-def _require_datashader() -> None:
+def _require_pillow() -> None:
     try:
-        import datashader  # noqa: F401
+        import PIL  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"A site has pictures by datashader, which cannot be imported ({error}): pip install 'nomad-dask[plot]'."
+            f"A site has pictures by Pillow, which cannot be imported ({error}): pip install 'nomad-dask[plot]'."
         ) from error
 
 

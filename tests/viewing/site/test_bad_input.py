@@ -288,9 +288,9 @@ def test_what_grows_is_left_alone_by_another_export(large, small, tmp_path):
         assert sites.about(site)["n"] == 200
 
 
-def test_without_datashader_it_says_what_to_install(small, tmp_path):
+def test_without_pillow_it_says_what_to_install(small, tmp_path):
     code = (
-        "import sys; sys.modules['datashader'] = None\n"
+        "import sys; sys.modules['PIL'] = None\n"
         "from nomad_dask.viewing.site.export import export\nexport(*sys.argv[1:])"
     )
     done = subprocess.run(

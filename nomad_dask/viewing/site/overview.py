@@ -15,6 +15,7 @@ _FINEST_BITS = SIZES[-1].bit_length() - 1
 # Can be seen on white and on black.
 _COLOR = "#5b8cc9"
 _FAINTEST = 0.35
+_STRENGTHS = 24
 
 
 class Counts:
@@ -39,12 +40,13 @@ class Counts:
         taken = counts > 0
         # Counts span decades; the most crowded half a percent of pixels may saturate.
         strength = np.minimum(np.log1p(counts) / np.log1p(np.percentile(counts[taken], 99.5)), 1)
-        opacity = np.where(taken, (_FAINTEST + (1 - _FAINTEST) * strength) * 255, 0).round().astype(np.uint8)
-        # A palette of one colour in all strengths: a quarter of the bytes of four channels.
-        picture = Image.frombytes("P", (size, size), opacity.tobytes())
-        picture.putpalette((rgb(_COLOR) * 255).round().astype(np.uint8).tolist() * 256)
+        # A palette of one colour in a few strengths, first none: a fraction of the bytes of four channels.
+        steps = np.where(taken, 1 + (strength * (_STRENGTHS - 1)).round(), 0).astype(np.uint8)
+        picture = Image.frombytes("P", (size, size), steps.tobytes())
+        picture.putpalette((rgb(_COLOR) * 255).round().astype(np.uint8).tolist() * (1 + _STRENGTHS))
+        opacity = (np.linspace(_FAINTEST, 1, _STRENGTHS) * 255).round().astype(np.uint8)
         out = BytesIO()
-        picture.save(out, format="PNG", transparency=bytes(range(256)))
+        picture.save(out, format="PNG", transparency=bytes([0, *opacity.tolist()]), optimize=True)
         return out.getvalue()
 
 

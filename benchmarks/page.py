@@ -119,9 +119,9 @@ def markdown(result: dict[str, Any]) -> str:
             f"{one['slowest_tenth_fps']:g} |"
             for one in result["moving"]
         ),
-        f"| random rows pointed at, at random zooms | {hover['right']} of {cards} cards right; {hover['nothing_near']} times "
-        f"nothing was drawn near; where all is drawn, {hover['nearest_of_all']} of {hover['all_drawn']} nearest of all rows "
-        "within a pixel |",
+        f"| random rows pointed at, at random zooms | {hover['right']} of {cards} cards right; "
+        f"{hover['nothing_near']} times nothing was drawn near; where all is drawn, {hover['nearest_of_all']} of "
+        f"{hover['all_drawn']} nearest of all rows within a pixel |",
         f"| words searched | {search['right']} of {search['times']} right, {search['ms']} ms typed to told |",
         *(
             f"| lasso at zoom {one['zoom']:g} | {one['rows']:,} rows, {one['differ']} differ from NumPy's, "

@@ -23,7 +23,7 @@ SIZE = (1280, 800)
 SIZES = ((375, 812), SIZE, (2560, 1440))
 REACH = 14  # pixels from the cursor within which the page looks for a point
 STEPS = 65536
-CACHED = 8
+SAME = 8  # levels of a pixel that rounding the view to a tenth of a pixel may change
 # Notes when a picture is first on a canvas of the page, and when the page comes to rest.
 WATCH = """
 (() => {
@@ -97,6 +97,11 @@ class Shown:
         self.page.run("location.hash = arguments[0]", told)
         self.page.settle()
 
+    def view(self) -> tuple[float, float, float]:
+        """Return the centre and the zoom in the address."""
+        told = self.page.run("return Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
+        return float(told["x"]), float(told["y"]), float(told["zoom"])
+
 
 def first_picture(shown: Shown, times: int = 5) -> dict[str, Any]:
     """Load the page some times with an empty cache; return milliseconds from the start of each to what was seen."""
@@ -160,10 +165,9 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
     for _ in range(times):
         row, zoom = int(rng.integers(len(shown.at))), float(rng.uniform(0, 9))
         x, y = shown.at[row] + rng.uniform(-200, 200, 2) / page.scale(shown.made.extent[2], zoom)
-        page.move_to(1, page.size[1] - 1)
+        page.move_to(30, 30)
         shown.look(x, y, zoom)
-        view = page.run("return Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
-        pixels = page.pixels(shown.made, shown.at, *(float(view[k]) for k in ("x", "y", "zoom")))
+        pixels = page.pixels(shown.made, shown.at, *shown.view())
         at = pixels[row].round()
         page.move_to(*at)
         time.sleep(0.1)
@@ -299,10 +303,12 @@ def changed_view(shown: Shown, fresh: Page) -> dict[str, Any]:
     page.one(".entry").click()
     page.search(str(shown.table.column(shown.about["search"]["columns"][0])[row].as_py()))
     page.wait(lambda: page.text(".found .note"))
-    pixels = page.pixels(shown.made, shown.at, *shown.middle, 0)
+    page.settle()
+    pixels = page.pixels(shown.made, shown.at, *shown.view())
     page.click(*pixels[np.flatnonzero(page.on_the_map(pixels))[0]].round())
     page.run("document.activeElement.blur()")
-    page.move_to(1, page.size[1] - 1)
+    # Onto the title: nothing is pointed at.
+    page.move_to(30, 30)
     page.settle()
     url = page.driver.current_url
     fresh.driver.get(url)
@@ -310,7 +316,7 @@ def changed_view(shown: Shown, fresh: Page) -> dict[str, Any]:
     fresh.settle()
     time.sleep(1)
     pictures = [picture(one) for one in (page, fresh)]
-    differ = np.abs(pictures[0] - pictures[1]).max(axis=2) > CACHED
+    differ = np.abs(pictures[0] - pictures[1]).max(axis=2) > SAME
     return {
         "url": url.partition("#")[2],
         "same_url": fresh.driver.current_url == url,

@@ -11,6 +11,8 @@ const MISSING = 255;
 const NUMBERS = 255;
 
 interface Paint {
+  /** As in the style sheet. */
+  ground: string;
   /** Points without a colour column. */
   plain: string;
   missing: string;
@@ -24,6 +26,7 @@ interface Paint {
 
 const PAINTS: Record<Theme, Paint> = {
   dark: {
+    ground: "#101318",
     plain: "#6fb1f0",
     missing: "#5c616a",
     few: ["#e69f00", "#56b4e9", "#00c290", "#f0e442", "#5a7dff", "#ef6a1a", "#e58fbe"],
@@ -32,6 +35,7 @@ const PAINTS: Record<Theme, Paint> = {
     part: [0.3, 1],
   },
   light: {
+    ground: "#ffffff",
     plain: "#2f6db5",
     missing: "#b4b8be",
     few: ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7f5f3a"],
@@ -47,6 +51,11 @@ const RAMP = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", 
 /** Colour of the points where there is no column. */
 export function plainColor(theme: Theme): string {
   return PAINTS[theme].plain;
+}
+
+/** The colour behind the points, from 0 to 1. */
+export function groundColor(theme: Theme): readonly number[] {
+  return parsed(PAINTS[theme].ground).map((v) => v / 255);
 }
 
 /** Colours of the categories of a column, in order. */

@@ -1,6 +1,6 @@
 // Draws points with WebGL 2: five bytes a point on the card, one draw call a tile.
 
-import type { Camera } from "./camera";
+import { clamp, type Camera } from "./camera";
 import { STEPS, type Drawn, type Points } from "./store";
 
 // regl makes its code by eval, which the page's security policy forbids, and the layers of deck.gl take the whole
@@ -27,14 +27,22 @@ void main() {
 const FRAGMENT = `#version 300 es
 precision highp float;
 uniform float size;
+uniform float rim;      // pixels
+uniform vec3 ground;
 in vec4 ink;
 out vec4 result;
 void main() {
   float far = length(gl_PointCoord - 0.5) * (size + 1.0);
   float cover = clamp(size * 0.5 + 0.5 - far, 0.0, 1.0);
   if (cover <= 0.0) discard;
-  result = ink * cover;
+  // A rim of the ground keeps points apart that lie on each other.
+  float inner = rim > 0.0 ? clamp(size * 0.5 + 0.5 - rim - far, 0.0, 1.0) : 1.0;
+  result = mix(vec4(ground * ink.a, ink.a), ink, inner) * cover;
 }`;
+
+const UNIFORMS = ["origin", "step", "view", "size", "opacity", "rim", "ground"] as const;
+/** Points of fewer pixels have no rim; larger ones have more of it, up to a limit. */
+const RIM = { from: 5, share: 0.35, most: 1.1 };
 
 interface Buffers {
   array: WebGLVertexArrayObject;
@@ -47,6 +55,8 @@ export interface Look {
   /** Diameter in pixels of the page. */
   size: number;
   opacity: number;
+  /** What is behind the map: red, green and blue from 0 to 1. */
+  ground: readonly number[];
   /** Milliseconds over which a new tile appears. */
   fade: number;
 }
@@ -54,7 +64,7 @@ export interface Look {
 export class Renderer {
   private readonly held = new Map<Points, Buffers>();
   private readonly program: WebGLProgram;
-  private readonly places: Record<"origin" | "step" | "view" | "size" | "opacity", WebGLUniformLocation | null>;
+  private readonly places: Record<(typeof UNIFORMS)[number], WebGLUniformLocation | null>;
   private readonly palette: WebGLTexture;
 
   private constructor(
@@ -62,8 +72,8 @@ export class Renderer {
     private readonly gl: WebGL2RenderingContext,
   ) {
     this.program = program(gl);
-    const at = (name: string): WebGLUniformLocation | null => gl.getUniformLocation(this.program, name);
-    this.places = { origin: at("origin"), step: at("step"), view: at("view"), size: at("size"), opacity: at("opacity") };
+    const found = UNIFORMS.map((name) => [name, gl.getUniformLocation(this.program, name)]);
+    this.places = Object.fromEntries(found) as typeof this.places;
     this.palette = gl.createTexture();
     gl.bindTexture(gl.TEXTURE_2D, this.palette);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
@@ -135,6 +145,8 @@ export class Renderer {
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     gl.uniform2f(places.view, camera.width, camera.height);
     gl.uniform1f(places.size, look.size * ratio);
+    gl.uniform1f(places.rim, clamp((look.size - RIM.from) * RIM.share, 0, RIM.most) * ratio);
+    gl.uniform3f(places.ground, look.ground[0], look.ground[1], look.ground[2]);
     let fading = false;
     for (const { points, count } of drawn) {
       const buffers = this.held.get(points);

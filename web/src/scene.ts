@@ -2,7 +2,7 @@
 
 import { Backdrop } from "./backdrop";
 import { Camera, clamp, flight, type Point } from "./camera";
-import { indicesOf, paletteOf, plainColor, type Theme } from "./colors";
+import { groundColor, indicesOf, paletteOf, plainColor, type Theme } from "./colors";
 import { h } from "./dom";
 import { Overlay, type Marks } from "./overlay";
 import { nearest, type Found } from "./picking";
@@ -228,7 +228,7 @@ export class Scene {
       const share = moving ? this.effort : 1;
       const drawn = share < 1 ? this.drawn.map((d) => ({ ...d, count: Math.ceil(d.count * share) })) : this.drawn;
       const opacity = clamp(0.62 + size * 0.06, 0.7, 0.95) * (this.on.dimmed() ? DIMMED : 1);
-      const look = { size, opacity, fade: this.calm.matches ? 0 : FADE_MS };
+      const look = { size, opacity, ground: groundColor(this.theme), fade: this.calm.matches ? 0 : FADE_MS };
       again = this.renderer.draw(drawn, camera, look, now) || again;
     }
     again = this.drawBackdrop() || again;

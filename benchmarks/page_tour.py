@@ -22,7 +22,6 @@ from small_sites import Made
 SIZE = (1280, 800)
 SIZES = ((375, 812), SIZE, (2560, 1440))
 REACH = 14  # pixels from the cursor within which the page looks for a point
-STEPS = 65536
 SAME = 8  # levels of a pixel that rounding the view to a tenth of a pixel may change
 # Notes when a picture is first on a canvas of the page, and when the page comes to rest.
 WATCH = """
@@ -163,7 +162,7 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
     page, rng = shown.page, np.random.default_rng(1)
     told = {"times": times, "right": 0, "nearest_of_all": 0, "all_drawn": 0, "nothing_near": 0, "wrong": []}
     for _ in range(times):
-        row, zoom = int(rng.integers(len(shown.at))), float(rng.uniform(0, 9))
+        row, zoom = int(rng.integers(len(shown.at))), float(rng.uniform(0, 12))
         x, y = shown.at[row] + rng.uniform(-200, 200, 2) / page.scale(shown.made.extent[2], zoom)
         page.move_to(30, 30)
         shown.look(x, y, zoom)
@@ -180,8 +179,8 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
         page.wait(lambda: not page.all("#card .waiting"))
         found = int(page.text("#card small").split()[1].replace(",", ""))
         distance = np.hypot(*(pixels - at).T)
-        # A tile tells where a row is in 65,536 steps of its side; the largest steps are those of the first tile.
-        step = page.scale(shown.made.extent[2], zoom) * shown.made.extent[2] / STEPS
+        # Tiles tell where a row is in steps.
+        step = page.scale(shown.made.extent[2], zoom) * shown.made.extent[2] / shown.about["steps"]
         wrong = _wrong_texts(shown, found)
         if distance[found] > REACH + step:
             wrong.append(f"row {found} is {distance[found]:.1f} pixels away at zoom {zoom:.2f}")

@@ -138,6 +138,7 @@ def write_site(
         "n": n,
         "extent": [left, bottom, left + side, bottom + side],
         "tile_rows": tile_rows,
+        "steps": STEPS,
         "depth": 1 + max(t[0] for t in tiles),
         "columns": told,
         "hover": hover,

@@ -16,7 +16,7 @@ async function begin(): Promise<void> {
     const site = readSite(bytes);
     setEdition(hashOf(bytes).toString(36));
     const [left, bottom, right] = site.extent;
-    const tree = readTree(await table(site.tiles), { left, bottom, side: right - left || 1 });
+    const tree = readTree(await table(site.tiles), { left, bottom, side: right - left || 1 }, site.steps);
     new App(site, tree, themes);
   } catch (error) {
     document.body.replaceChildren(h("p", { class: "broken", role: "alert" }, (error as Error).message));

@@ -2,7 +2,7 @@
 
 import type { Camera, Point } from "./camera";
 import type { Column } from "./site";
-import { mapX, mapY, STEPS, type Drawn, type Points } from "./store";
+import { mapX, mapY, type Drawn, type Points } from "./store";
 
 export interface Found extends Point {
   row: number;
@@ -33,7 +33,7 @@ export function nearest(
     ) {
       continue;
     }
-    const unit = tile.side / STEPS;
+    const unit = tile.side / tile.steps;
     const px = (here.x - tile.left) / unit - 0.5;
     const py = (here.y - tile.bottom) / unit - 0.5;
     const values = hidden.size && column?.kind === "category" ? points.values.get(column.name) : undefined;

@@ -3,7 +3,7 @@
 import type { Point } from "./camera";
 import { edgesOf, inside, touching, type Edge } from "./polygon";
 import { colorColumns, type Column, type Site } from "./site";
-import { mapX, mapY, STEPS, type Points } from "./store";
+import { mapX, mapY, type Points } from "./store";
 import type { Tile } from "./tiles";
 import type { Texts } from "./texts";
 
@@ -68,7 +68,7 @@ export async function select(
 /** The points of a tile that lie in a polygon, of which some edges touch the tile. */
 async function within(points: Points, polygon: readonly Point[], edges: readonly Edge[], hidden: Hidden, texts: Texts): Promise<number[]> {
   const values = hidden.column && hidden.entries.size ? points.values.get(hidden.column.name) : undefined;
-  const side = points.tile.side / STEPS;
+  const side = points.tile.side / points.tile.steps;
   const kept: number[] = [];
   for (let i = 0; i < points.n; i++) {
     if (values && hidden.entries.has(values[i])) continue;

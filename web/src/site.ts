@@ -21,6 +21,8 @@ export interface Site {
   n: number;
   extent: [number, number, number, number];
   tile_rows: number;
+  /** Steps of the whole square that positions have at least; tiles deeper down have finer ones. */
+  steps: number;
   depth: number;
   columns: Column[];
   hover: string[];

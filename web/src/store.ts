@@ -10,8 +10,8 @@ export interface Points {
   tile: Tile;
   n: number;
   row: Uint32Array;
-  x: Uint16Array;
-  y: Uint16Array;
+  x: Uint16Array | Uint32Array;
+  y: Uint16Array | Uint32Array;
   /** For each column in tiles: the number of the category, or the value. */
   values: Map<string, Uint8Array | Float32Array>;
   /** When it came, in milliseconds, for fading in. */
@@ -24,7 +24,6 @@ export interface Drawn {
 }
 
 const AT_ONCE = 6;
-export const STEPS = 65536;
 
 /** Reads a tile. */
 export async function readPoints(tile: Tile, columns: readonly Column[]): Promise<Points> {
@@ -43,8 +42,8 @@ export async function readPoints(tile: Tile, columns: readonly Column[]): Promis
     tile,
     n: found.numRows,
     row: found.getChild("row").toArray() as Uint32Array,
-    x: found.getChild("x").toArray() as Uint16Array,
-    y: found.getChild("y").toArray() as Uint16Array,
+    x: found.getChild("x").toArray() as Uint16Array | Uint32Array,
+    y: found.getChild("y").toArray() as Uint16Array | Uint32Array,
     values,
     since: performance.now(),
   };
@@ -52,11 +51,11 @@ export async function readPoints(tile: Tile, columns: readonly Column[]): Promis
 
 /** Position of a point of a tile in the units of the map: the middle of its step. */
 export function mapX(points: Points, i: number): number {
-  return points.tile.left + ((points.x[i] + 0.5) / STEPS) * points.tile.side;
+  return points.tile.left + ((points.x[i] + 0.5) / points.tile.steps) * points.tile.side;
 }
 
 export function mapY(points: Points, i: number): number {
-  return points.tile.bottom + ((points.y[i] + 0.5) / STEPS) * points.tile.side;
+  return points.tile.bottom + ((points.y[i] + 0.5) / points.tile.steps) * points.tile.side;
 }
 
 export class Store {

@@ -7,8 +7,13 @@ export interface Tile extends Box {
   name: string;
   z: number;
   n: number;
+  /** Steps of its side in which it has positions. */
+  steps: number;
   children: Tile[];
 }
+
+/** Steps of a tile: a position takes two bytes, or four in the first levels. */
+const STEPS = 65536;
 
 export interface Wanted {
   tile: Tile;
@@ -25,7 +30,7 @@ export interface Limits {
 }
 
 /** Builds the tree from the part "index" and returns its root, or null for a map without points. */
-export function readTree(index: Table, whole: Box): Tile | null {
+export function readTree(index: Table, whole: Box, leastSteps: number): Tile | null {
   const [z, x, y, n] = ["z", "x", "y", "n"].map((name) => index.getChild(name).toArray() as ArrayLike<number>);
   const known = new Map<string, Tile>();
   let root: Tile | null = null;
@@ -38,6 +43,7 @@ export function readTree(index: Table, whole: Box): Tile | null {
       left: whole.left + x[i] * side,
       bottom: whole.bottom + y[i] * side,
       side,
+      steps: Math.max(STEPS, leastSteps / 2 ** z[i]),
       children: [],
     };
     known.set(`${z[i]}/${x[i]}-${y[i]}`, tile);

@@ -22,7 +22,7 @@ from nomad_dask.viewing.site.growing import growing
 from nomad_dask.viewing.site.overview import SIZES, Counts
 from nomad_dask.viewing.site.page import write_page
 from nomad_dask.viewing.site.parts import Parts
-from nomad_dask.viewing.site.places import Extent, extent_of
+from nomad_dask.viewing.site.places import INNER_BITS, LEAST_BITS, Extent, extent_of, inner_bits
 from nomad_dask.viewing.site.reading import MapFile
 from nomad_dask.viewing.site.search import MOST_ROWS, Index
 from nomad_dask.viewing.site.text import rows_of_a_part, texts, write_texts
@@ -144,6 +144,7 @@ def export(
             "n": file.n_rows,
             "extent": extent.as_list(),
             "tile_rows": tile_rows,
+            "steps": 1 << LEAST_BITS,
             "depth": int(index.column("z")[-1].as_py()) + 1,
             "columns": [column.as_dict() for column in shown.columns],
             "hover": list(shown.hover),
@@ -302,8 +303,9 @@ def _rows(file: MapFile, extent: Extent, columns: Sequence[Column], dtype: np.dt
 def _write_tile(parts: Parts, tile: Tile, columns: Sequence[Column]) -> None:
     import pyarrow as pa
 
+    place = pa.uint16() if inner_bits(tile.quad.z) == INNER_BITS else pa.uint32()
     schema = pa.schema(
-        [("row", pa.uint32()), ("x", pa.uint16()), ("y", pa.uint16())]
+        [("row", pa.uint32()), ("x", place), ("y", place)]
         + [(f"c.{c.name}", pa.from_numpy_dtype(c.dtype)) for c in columns]
     )
 

@@ -15,6 +15,14 @@ LEVELS = 24
 DEEPEST = LEVELS - 1
 INNER_BITS = 16
 GRID_BITS = DEEPEST + INNER_BITS
+# Bits of a coordinate of the whole square that all tiles have at least. So the few tiles of the first levels have more
+# than `INNER_BITS`: their points are looked at from as near as all others.
+LEAST_BITS = 20
+
+
+def inner_bits(level: int) -> int:
+    """Return the bits of a coordinate inside a tile."""
+    return max(INNER_BITS, LEAST_BITS - level)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nomad_dask.viewing.site.places import DEEPEST, GRID_BITS, INNER_BITS, priority
+from nomad_dask.viewing.site.places import DEEPEST, GRID_BITS, INNER_BITS, inner_bits, priority
 
 # Levels that rows fall through at once on their way to files: 4**4 files are open at a time.
 _FAN_LEVELS = 4
@@ -38,8 +38,10 @@ class Quad(NamedTuple):
         )
 
     def inside(self, steps: np.ndarray) -> np.ndarray:
-        """Return coordinates (n,) on the grid as uint16 inside this quad."""
-        return np.asarray((steps >> np.uint64(DEEPEST - self.z)) & np.uint64((1 << INNER_BITS) - 1)).astype(np.uint16)
+        """Return coordinates (n,) on the grid inside this quad, in the type that its bits take."""
+        bits = inner_bits(self.z)
+        kind = np.uint16 if bits == INNER_BITS else np.uint32
+        return np.asarray((steps >> np.uint64(GRID_BITS - self.z - bits)) & np.uint64((1 << bits) - 1)).astype(kind)
 
     def places(self, rows: np.ndarray, levels: int) -> np.ndarray:
         """Return for rows (n,) of this quad which of the quads `levels` down they lie in (n,)."""

@@ -42,10 +42,12 @@ def check_tiles(site: Path, x: np.ndarray, y: np.ndarray) -> None:
             assert priority(found[parent].column("row").to_numpy()).max() < priority(rows).min()
         assert (np.diff(priority(rows).astype(np.int64)) > 0).all()
         width = side / 2.0**z
+        steps = max(65536, about["steps"] / 2**z)
+        assert tile.schema.field("x").type == tile.schema.field("y").type == (pa.uint32() if z < 4 else pa.uint16())
         for values, name, origin in ((x, "x", left + i * width), (y, "y", bottom + j * width)):
-            inside = origin + (tile.column(name).to_numpy() + 0.5) / 65536 * width
+            inside = origin + (tile.column(name).to_numpy() + 0.5) / steps * width
             # Half a step, and what float64 cannot tell apart.
-            slack = 0.501 * width / 65536 + 8 * np.spacing(np.abs(values).max())
+            slack = 0.501 * width / steps + 8 * np.spacing(np.abs(values).max())
             assert np.abs(inside - values[rows].astype(np.float64)).max() <= slack
     everyone = np.concatenate(seen)
     assert len(everyone) == len(x)
@@ -192,7 +194,8 @@ def test_one_point(tmp_path):
     path = write_map(tmp_path / "m.parquet", [0.0], [0.0], name=["only"], value=[3.5])
     export(path, tmp_path / "s")
     check_tiles(tmp_path / "s", np.zeros(1), np.zeros(1))
-    assert sites.texts(tmp_path / "s").to_pydict() == {"name": ["only"], "value": ["3.5"]}
+    texts = sites.texts(tmp_path / "s").to_pydict()
+    assert texts == {"@x": [0.0], "@y": [0.0], "name": ["only"], "value": ["3.5"]}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16, np.int64])

@@ -25,7 +25,6 @@ const PATHS = {
   list: "M2.5 4h1M6 4h7.5M2.5 8h1M6 8h7.5M2.5 12h1M6 12h7.5",
   close: "M4 4l8 8M12 4l-8 8",
   search: "M7 2.5a4.5 4.5 0 1 0 0 9a4.5 4.5 0 0 0 0-9M10.3 10.3l3.5 3.5",
-  pin: "M8 14s4.5-4.3 4.5-7.700a4.5 4.5 0 0 0-9 0C3.5 9.700 8 14 8 14M8 8a1.700 1.700 0 1 0 0-3.4A1.700 1.700 0 0 0 8 8",
 };
 
 /** Makes a picture of 16 pixels that screen readers pass over. */
@@ -53,7 +52,7 @@ export function iconButton(name: keyof typeof PATHS, label: string, act: () => v
 }
 
 /** Makes a button with words on it. */
-export function textButton(label: string, act: () => void, kind = "plain"): HTMLButtonElement {
+export function textButton(label: string, act: () => void, kind: "link" | "main"): HTMLButtonElement {
   const button = h("button", { type: "button", class: kind }, label);
   button.addEventListener("click", act);
   return button;

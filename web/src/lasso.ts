@@ -96,10 +96,12 @@ export class Lasso {
     const { selected } = this;
     if (!selected) return;
     try {
-      const tell = (done: number, all: number): void => this.panel.progress("Writing rows", done, all);
+      const tell = (done: number, all: number): void => {
+        // Whoever dropped the selection does not want to see it again.
+        if (selected === this.selected) this.panel.progress("Writing rows", done, all);
+      };
       const blob = await csv(selected, this.site, texts ? this.texts : null, tell);
       if (selected !== this.selected) return;
-      this.panel.done(selected.n, this.on.hidden().entries.size > 0);
       const link = document.createElement("a");
       link.href = URL.createObjectURL(blob);
       link.download = "selection.csv";
@@ -109,6 +111,7 @@ export class Lasso {
     } catch (error) {
       this.on.failed(error as Error);
     }
+    if (selected === this.selected) this.panel.done(selected.n, this.on.hidden().entries.size > 0);
   }
 }
 

@@ -130,7 +130,7 @@ def markdown(result: dict[str, Any]) -> str:
         ),
         f"| address in a new browser | {'the same' if result['address']['same_url'] else 'another'}, "
         f"{result['address']['pixels_differ']:.2%} of pixels differ |",
-        f"| JavaScript memory, first view and after wandering | "
+        f"| JavaScript memory without the points, first view and after wandering | "
         f"{result['memory_at_first']['heap'] / mega:.0f} MB, {later['heap'] / mega:.0f} MB |",
         f"| memory of the process of the page | {result['memory_at_first']['renderer'] / mega:.0f} MB, "
         f"{later['renderer'] / mega:.0f} MB |",

@@ -175,6 +175,7 @@ def test_killed_during_the_coarse_map(client, monkeypatch):
 def test_workers_lost_again_and_again_are_given_up(x, client, tmp_path, monkeypatch):
     """Something must be wrong with them; what was done is kept."""
     monkeypatch.setattr("nomad_dask.layout.driver._MOST_LOSSES", 2)
+    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 1e9)  # one would begin the count anew
     monkeypatch.setattr("nomad_dask.layout.driver._BATCH_SECONDS", 0.0)
     asked = []
 

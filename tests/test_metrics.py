@@ -160,7 +160,7 @@ def test_intervals_hold_the_truth_19_times_in_20(kind, metric):
     assert estimate.high - estimate.low < 0.25
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     n=st.integers(3, 200),

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError, ResourceError
@@ -33,7 +33,6 @@ class Shape(Source):
 GIB = 1 << 30
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 100_000_000),
     d=st.integers(1, 4096),

@@ -100,7 +100,7 @@ def test_threads_and_repetition_change_nothing(n_cells):
         np.testing.assert_array_equal(labels, made[0][1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 60),
     d=st.integers(1, 4),

@@ -70,7 +70,7 @@ def test_the_sign_of_an_axis_is_fixed():
     np.testing.assert_allclose(turned, components, atol=0.05)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 30),
     d=st.integers(1, 12),

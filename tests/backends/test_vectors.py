@@ -18,7 +18,7 @@ def in_chunks(work, n_items, chunk):
         work(start, min(start + 7, n_items))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parts=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=5),
     ends=st.tuples(st.integers(0, 250), st.integers(0, 250)),

@@ -170,7 +170,7 @@ def test_three_dimensions_weights_and_remote_means():
     assert relative(gradient, slope) <= 1e-2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4))
 def test_any_number_of_points_at_any_scale(n, seed, scale):
     points = (np.random.default_rng(seed).normal(size=(n, 2)) * scale).astype(np.float32)
@@ -185,7 +185,7 @@ def test_any_number_of_points_at_any_scale(n, seed, scale):
         assert total == pytest.approx(potential.sum(), rel=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4), st.sampled_from([2, 3]))
 def test_few_points_are_summed_exactly(n, seed, scale, dim):
     rng = np.random.default_rng(seed)

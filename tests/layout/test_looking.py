@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.layout.looking import fair_parts
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=12), st.integers(1, 3000))
 def test_every_stretch_of_rows_is_shown_in_proportion(sizes, most):
     parts = fair_parts(sizes, most)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.backends.cpu.summaries import patch_moments
 from nomad_dask.layout.summary import Charges, ShardSummary, merge
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(0, 60),
     n_patches=st.integers(1, 9),

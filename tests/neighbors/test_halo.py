@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runs import blobs, make_map
 from sklearn.neighbors import NearestNeighbors
@@ -100,7 +100,6 @@ def test_without_foreign_attraction_shards_know_nothing_of_each_other(tmp_path):
         assert len(np.load(tmp_path / "w" / graph_file(s, "far_patches"))) == 0
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 60), m=st.integers(1, 70), d=st.integers(1, 5), far=st.sampled_from([0.0, 1e3]),
     seed=st.integers(0, 20), ends=st.tuples(st.integers(0, 60), st.integers(0, 60)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
@@ -24,7 +24,6 @@ def graph(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nda
     return points, edges.indptr, edges.indices, edges.weights
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 80), k=st.integers(0, 6), quota=st.integers(1, 100), share=st.floats(0, 1), seed=st.integers(0, 20)
 )

@@ -163,7 +163,7 @@ def test_progress_ends_at_all_rows(tmp_path):
     assert told[-1] == 5000
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 200), st.integers(1, 12), st.integers(1, 20), st.integers(1, 30), st.integers(0, 99))
 def test_lists_are_ascending_and_hold_distinct_other_rows(tmp_path, n, d, k, n_cells, seed):
     rng = np.random.default_rng(seed)

@@ -26,7 +26,7 @@ def cut(shards: np.ndarray, shared: np.ndarray) -> float:
     return float(shared[shards[:, None] != shards].sum() / shared.sum())
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     n_cells=st.integers(1, 60),
     n_shards=st.integers(1, 16),
@@ -57,7 +57,7 @@ def test_sizes_are_balanced_and_few_edges_cut(n_shards):
     assert cut(shards, shared) < 0.5 * cut(by_chance, shared)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), n_shards=st.integers(2, 8))
 def test_refining_never_cuts_more(seed, n_shards):
     centroids, sizes, shared = case(60, seed)
@@ -86,7 +86,6 @@ def test_one_cell_that_holds_nearly_all():
     assert set(shards) == {0, 1, 2}
 
 
-@settings(deadline=None)
 @given(n=st.integers(2, 300), n_cells=st.integers(1, 24), k=st.integers(1, 20), seed=st.integers(0, 99))
 def test_sample_neighbors_of_few_cells_are_the_nearest_of_all(n: int, n_cells: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

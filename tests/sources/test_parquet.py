@@ -22,7 +22,7 @@ def written(path, table, **more):
     return path
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any),
     group=st.integers(1, 50),
@@ -218,7 +218,7 @@ def test_a_literal_name_comes_before_a_pattern(tmp_path, x):
     assert open_source(tmp_path / "x[12].parquet").n_rows == 3
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_damaged_files_give_input_errors_or_rows(tmp_path, position, byte):
     x = np.random.default_rng(0).standard_normal((41, 5)).astype("f4")

@@ -179,7 +179,7 @@ some_labels = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(some_labels, st.sampled_from([200, 300, 1200, 6000]), st.sampled_from([0.5, 1, 2]))
 def test_no_two_labels_overlap_and_all_are_inside(drawn, height, shape):
     width = int(height * shape)

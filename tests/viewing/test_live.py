@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Page, missing, served
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from kernels import Kernel, kernel
@@ -210,7 +210,6 @@ def seen(positions: np.ndarray, n_rows: int = 10**6) -> PositionsSeen:
     return PositionsSeen(3, 9, n_rows, np.arange(len(positions)), positions)
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.float32, st.tuples(st.integers(0, 30), st.integers(2, 3)), elements=st.floats(width=32)))
 def test_points_are_where_they_are(positions):
     frame, data = frame_of(seen(positions), (200, 200), "light")

@@ -88,7 +88,7 @@ def test_script_in_labels_columns_and_titles_is_text(tmp_path):
     draw(x, y, **more, size=(600, 400), path=tmp_path / "map.png")
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(), max_size=30))
 def test_any_text_gives_xml(tmp_path, text):
     sheet = SvgSheet((100, 100), "#000000", text)

@@ -75,7 +75,7 @@ def test_projection(free):
     np.testing.assert_allclose(project(x.astype(np.float16), axes, RUNTIME), expected, atol=0.05)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 30),
     d=st.integers(1, 12),
@@ -192,7 +192,7 @@ def test_a_repetition_changes_nothing():
     np.testing.assert_array_equal(assign(x, one, RUNTIME), assign(x, two, HostRuntime(seed=5)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 60),
     d=st.integers(1, 4),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from host_runtime import HostRuntime
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from on_card import Card, to_card, to_frame
 from runs import blobs
@@ -173,7 +173,6 @@ def test_parquet_is_decoded_on_the_device(tmp_path, monkeypatch, kind, dtype):
         np.testing.assert_array_equal(rows.get(), x[start:stop])
 
 
-@settings(deadline=None)
 @given(st.tuples(st.integers(0, 40), st.integers(1, 41)).filter(lambda ab: ab[0] < ab[1]))
 def test_only_the_row_groups_of_a_range_are_decoded(parquet_source, ends):
     start, stop = ends

@@ -154,7 +154,7 @@ def test_z_is_not_needed() -> None:
     np.testing.assert_array_equal(repulsion, by_gpu(shard, shard.shares)[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any),
     st.integers(1, 4),

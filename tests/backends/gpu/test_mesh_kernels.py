@@ -105,7 +105,7 @@ def test_deposit_is_the_splines_sum(dim, runtime, make, weighted):
 
 
 @dims
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 600), shuffle=st.integers(1, 2**32))
 def test_deposit_conserves_mass_and_knows_no_order(dim, seed, n, shuffle):
     random, mesh = np.random.default_rng(seed), MESHES[dim]

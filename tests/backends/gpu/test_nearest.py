@@ -215,7 +215,7 @@ def test_ranks_count_what_is_nearer(tmp_path):
     assert not search.can_refine(15)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 90), st.integers(1, 9), st.integers(1, 40), st.integers(1, 20), st.integers(0, 99))
 def test_lists_are_ascending_and_hold_distinct_other_rows(tmp_path, n, d, k, n_cells, seed):
     rng = np.random.default_rng(seed)
@@ -231,7 +231,7 @@ def test_lists_are_ascending_and_hold_distinct_other_rows(tmp_path, n, d, k, n_c
         np.testing.assert_allclose(found.distances[i], ((rows[row] - rows[i]) ** 2).sum(axis=1), rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 90), st.integers(0, 99))
 def test_selected_columns_are_the_least(n, m, kept, seed):
     runtime = HostRuntime()

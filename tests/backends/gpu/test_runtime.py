@@ -185,7 +185,7 @@ def test_a_sparse_map_of_three_dimensions_is_summed_directly():
     assert not sums_directly(1_000_000, 1_000_000, 1 << 26, 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([("f4", (3, 2)), ("f8", (1,)), ("i4", (0, 2)), ("f4", (5,))]), min_size=1))
 def test_a_report_gives_back_what_was_written(kinds):
     report = Report(np, {str(i): kind for i, kind in enumerate(kinds)})

@@ -200,7 +200,7 @@ def test_one_point_alone(dim: int) -> None:
     assert_same_step(move(case, numbers, 400.0), exact_step(case, case.repulsion, numbers, 2 * 3000 / 2000))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=70),
     st.sampled_from([2, 3]),

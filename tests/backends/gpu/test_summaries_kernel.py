@@ -19,7 +19,7 @@ def on_device(runtime, points, patch_of_row, counts):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(0, 2000),

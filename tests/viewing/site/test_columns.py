@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import sites
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sites import write_map
 
@@ -118,7 +118,6 @@ def test_a_label_that_looks_like_missing_is_another(tmp_path):
     st.lists(st.lists(st.none() | st.sampled_from("abcdefghij") | st.text(max_size=2), max_size=40), max_size=8),
     st.integers(1, 6),
 )
-@settings(deadline=None)
 def test_counts_are_exact(batches, most):
     arrays = [pa.array([v and v.encode("utf-8", "replace").decode() for v in b], pa.string()) for b in batches]
     counted = count_values(lambda: iter(arrays), most)

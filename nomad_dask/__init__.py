@@ -13,13 +13,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nomad_dask.maps import Map as Map
+    from nomad_dask.maps import explore as explore
     from nomad_dask.maps import plot as plot
     from nomad_dask.maps import read_map as read_map
     from nomad_dask.params import Params as Params
     from nomad_dask.projection import NomadProjection as NomadProjection
     from nomad_dask.viewing.live import LiveMap as LiveMap
 
-__all__ = ["LiveMap", "Map", "NomadProjection", "Params", "__version__", "plot", "read_map"]
+__all__ = ["LiveMap", "Map", "NomadProjection", "Params", "__version__", "explore", "plot", "read_map"]
 
 # Loaded on first use, so that `import nomad_dask` costs next to nothing.
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "Map": "nomad_dask.maps",
     "NomadProjection": "nomad_dask.projection",
     "Params": "nomad_dask.params",
+    "explore": "nomad_dask.maps",
     "plot": "nomad_dask.maps",
     "read_map": "nomad_dask.maps",
 }

@@ -243,9 +243,39 @@ def as_map(x: Any) -> Map:
     raise InputError(f"A {type(x).__name__} is no map: give a map, its path, an Arrow table or a data frame.")
 
 
-def plot(found: Any, path: str | os.PathLike[str], **settings: Any) -> Path:
-    """Draw a map as a PNG or SVG: anything that `as_map` takes, with the settings of `Map.plot`."""
-    return as_map(found).plot(path, **settings)
+def plot(
+    found: Any,
+    path: str | os.PathLike[str],
+    *,
+    color: str | None = None,
+    labels: str | None = None,
+    label_text: str | None = None,
+    **settings: Any,
+) -> Path:
+    """Draw a map as a PNG or SVG: anything that `as_map` takes, with the settings of `Map.plot`.
+
+    Of a file only the columns that are named are read.
+    """
+    # The cells say which rows are near each other; a map of another make may have none.
+    also = [] if label_text is None else ["cell"]
+    shown = _with_columns(found, [color, labels, label_text], also)
+    return shown.plot(path, color=color, labels=labels, label_text=label_text, **settings)
+
+
+def explore(found: Any, color: str | None = None, hover: Sequence[str] = (), **settings: Any) -> Any:
+    """Return a view of a map to move about in: anything that `as_map` takes, with the settings of `Map.explore`.
+
+    Of a file only the columns that are named are read.
+    """
+    told = [] if isinstance(hover, str) else hover
+    return _with_columns(found, [color, *told]).explore(color, hover, **settings)
+
+
+def _with_columns(found: Any, names: Sequence[str | None], also: Sequence[str] = ()) -> Map:
+    """Return anything that holds a map as one; of a file, no other columns than these and the positions."""
+    if isinstance(found, str | os.PathLike):
+        return read_map(found, [name for name in names if name is not None and name not in AXES], also)
+    return as_map(found)
 
 
 def check_kept(keep: Sequence[str]) -> None:

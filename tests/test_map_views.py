@@ -138,6 +138,34 @@ def test_plot_draws_maps_files_and_frames(a_map, tmp_path):
     assert not (tmp_path / "no.png").exists()
 
 
+def test_explore_takes_maps_files_and_frames(a_map, tmp_path):
+    path = a_map.to_parquet(tmp_path / "m.parquet")
+    found = [a_map, path, str(path), a_map.to_pandas(), pl.from_arrow(a_map.to_arrow())]
+    views = [nomad_dask.explore(x, "section", ["name", "x"], size=(400, 300)) for x in found]
+    for view in views:
+        np.testing.assert_array_equal(view.widget.points, views[0].widget.points)
+        assert view.widget.color == views[0].widget.color
+        assert view.widget.tooltip_properties == ["color", "name", "x"]
+    with pytest.raises(InputError, match=r"no column 'sektion'.*Did you mean 'section'"):
+        nomad_dask.explore(path, "sektion")
+    with pytest.raises(InputError, match="is one name"):
+        nomad_dask.explore(path, hover="name")
+
+
+def test_of_a_file_only_what_is_shown_is_read(a_map, tmp_path, monkeypatch):
+    path = a_map.to_parquet(tmp_path / "m.parquet")
+    read = []
+    whole = pq.read_table
+    monkeypatch.setattr(
+        pq, "read_table", lambda *a, columns, **k: read.append(columns) or whole(*a, columns=columns, **k)
+    )
+    nomad_dask.explore(path, "value", ["name"])
+    nomad_dask.plot(path, tmp_path / "a.png", color="x", size=(200, 200))
+    nomad_dask.plot(path, tmp_path / "b.png", label_text="name", size=(200, 200))
+    axes = a_map.columns[: a_map.positions.shape[1]]
+    assert read == [[*axes, "name", "value"], axes, [*axes, "cell", "name"]]
+
+
 class Parts(HTMLParser):
     """Collects tags, attributes and texts."""
 

@@ -54,13 +54,10 @@ def plot(
     if labels is not None and label_text is not None:
         raise InputError("Labels are taken from one column: give --labels or --label-text, not both.")
 
-    from nomad_dask.kinds import AXES
-    from nomad_dask.maps import read_map
+    from nomad_dask import maps
 
-    named = [name for name in (color, labels, label_text) if name is not None and name not in AXES]
-    # The cells say which rows are near each other; a map of another make may have none.
-    found = read_map(map, columns=named, also=["cell"] if label_text else [])
-    found.plot(
+    maps.plot(
+        map,
         output,
         color=color,
         labels=labels,

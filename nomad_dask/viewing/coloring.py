@@ -63,6 +63,18 @@ def as_series(column: Any) -> Any:
     return pd.Series(column.to_pandas() if hasattr(column, "to_pandas") else column).reset_index(drop=True)
 
 
+def rows_of(found: Any, rows: np.ndarray) -> Any:
+    """Return some rows of an Arrow column or table, in their order there.
+
+    Not by Arrow's ``take``, which joins the chunks of a column first: more than 2 GB of text are no one array.
+    """
+    import pyarrow as pa
+
+    wanted = np.zeros(len(found), bool)
+    wanted[rows] = True
+    return found.filter(pa.array(wanted))
+
+
 def coloring(column: Any, theme: Theme) -> Categories | Numbers:
     """Return the colours of a column.
 
@@ -110,4 +122,5 @@ def is_continuous(column: Any) -> bool:
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
     present = column.dropna()
-    return not (present.nunique() <= MOST_CATEGORIES and bool((present == present.round()).all()))
+    # Whether they are whole is quicker to tell than how many there are.
+    return not (bool((present == present.round()).all()) and present.nunique() <= MOST_CATEGORIES)

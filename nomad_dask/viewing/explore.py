@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError, near
-from nomad_dask.viewing.coloring import Categories, Numbers, coloring
+from nomad_dask.viewing.coloring import Categories, Numbers, coloring, rows_of
 from nomad_dask.viewing.colors import THEMES, Theme, color_map
+from nomad_dask.viewing.raster import radius_of, ranges_of
 
 MOST_POINTS = 5_000_000  # that jupyter-scatter is given
 _LONG_TEXT = 40  # characters, from which a column is shown in lines below the others
+_LONGEST = 1000  # characters of a text that are shown
+_LARGEST_RADIUS = 4  # pixels of a point
 _REACH = 8  # pixels from the pointer within which a point is told of
 
 
@@ -65,12 +68,12 @@ def explore(
         raise InputError("The map has no point with a position: there is nothing to explore.")
     look = THEMES[theme]
     if shown.size < len(x):
-        import pyarrow as pa
-
-        x, y, table = x[shown], y[shown], table.take(pa.array(shown))
+        x, y, table = x[shown], y[shown], rows_of(table, shown)
     colored = None if color is None else coloring(table.column(color), look)
-    show = _scatter if shown.size <= MOST_POINTS else _shaded
-    return show(x, y, shown, table, color, colored, list(dict.fromkeys(hover)), look, size)
+    told = list(dict.fromkeys(hover))
+    if shown.size <= MOST_POINTS:
+        return _scatter(x, y, shown, table, color, colored, told, look, size)
+    return _shaded(x, y, table, color, colored, told, look, size)
 
 
 def _scatter(
@@ -136,7 +139,6 @@ def _scatter(
 def _shaded(
     x: np.ndarray,
     y: np.ndarray,
-    rows: np.ndarray,
     table: Any,
     color: str | None,
     colored: Categories | Numbers | None,
@@ -147,7 +149,7 @@ def _shaded(
     """Return a picture that is made anew from all points at every zoom."""
     try:
         import holoviews as hv
-        from holoviews.operation.datashader import dynspread, rasterize, shade
+        from holoviews.operation.datashader import rasterize, shade
     except ImportError as error:
         raise _missing("holoviews", error) from error
     import datashader as ds
@@ -155,30 +157,44 @@ def _shaded(
 
     hv.extension("bokeh")
     frame = pd.DataFrame({"x": x, "y": y})
-    axes = [hv.Dimension(name, range=_padded(axis)) for name, axis in (("x", x), ("y", y))]
+    # A unit is as long across as up from the start, and stays so: holoviews' own `data_aspect` moves the ranges in
+    # the browser, and then the picture covers a part of the view.
+    axes = [hv.Dimension(name, range=shown) for name, shown in zip("xy", ranges_of(x, y, size), strict=True)]
     pixels = {"width": size[0], "height": size[1]}
     if isinstance(colored, Categories):
         frame["color"] = _categorical(colored)
         names = list(frame["color"].cat.categories)
         counted = rasterize(hv.Points(frame, axes, ["color"]), aggregator=ds.count_cat("color"), **pixels)
-        picture = shade(counted, color_key=dict(zip(names, colored.colors, strict=True)), min_alpha=90)
-        picture = dynspread(picture, max_px=3, threshold=0.5).opts(hv.opts.RGB(legend_position="right"))
+        picture = shade(counted.apply(_spread), color_key=dict(zip(names, colored.colors, strict=True)), min_alpha=90)
+        picture = picture.opts(hv.opts.RGB(legend_position="right"))
     elif isinstance(colored, Numbers):
         frame["color"] = colored.values
         means = rasterize(hv.Points(frame, axes, ["color"]), aggregator=ds.mean("color"), **pixels)
         scale = {"cmap": _hex(colored.colors), "clim": (colored.low, colored.high), "colorbar": True}
-        picture = dynspread(means, max_px=3, threshold=0.5).opts(hv.opts.Image(**scale, clabel=str(color)))
+        picture = means.apply(_spread).opts(hv.opts.Image(**scale, clabel=str(color)))
     else:
         counted = rasterize(hv.Points(frame, axes), aggregator=ds.count(), **pixels)
         colors = _hex(color_map(look.density, look.density_part))
-        picture = dynspread(counted, max_px=3, threshold=0.5).opts(hv.opts.Image(cmap=colors, cnorm="eq_hist"))
+        picture = counted.apply(_spread).opts(hv.opts.Image(cmap=colors, cnorm="eq_hist"))
     if hover:
         picture = picture * _under_pointer(hv, axes, x, y, table, hover, look, size)
-    frame_of = {"width": size[0], "height": size[1], "bgcolor": look.background, "data_aspect": 1}
-    frame_of |= {"xaxis": None, "yaxis": None, "active_tools": ["pan", "wheel_zoom"], "tools": []}
+    frame_of = {"frame_width": size[0], "frame_height": size[1], "bgcolor": look.background}
+    frame_of |= {"xlim": axes[0].range, "ylim": axes[1].range, "xaxis": None, "yaxis": None}
+    frame_of |= {"default_tools": ["pan", "wheel_zoom", "reset", "save"], "active_tools": ["pan", "wheel_zoom"]}
     kinds = (hv.opts.Image, hv.opts.RGB, hv.opts.Points, hv.opts.Overlay)
-    shared = {"width", "height", "bgcolor", "data_aspect", "xaxis", "yaxis", "active_tools"}
-    return picture.opts(*(kind(**{k: v for k, v in frame_of.items() if k in shared}) for kind in kinds))
+    return picture.opts(*(kind(**frame_of) for kind in kinds))
+
+
+def _spread(picture: Any) -> Any:
+    """Spread the points of a picture as `raster` does: few become discs, millions stay pixels."""
+    from holoviews.operation.datashader import spread
+
+    planes = [picture.dimension_values(plane, flat=False) for plane in picture.vdims]
+    taken = np.any([np.isfinite(p) if p.dtype.kind == "f" else p > 0 for p in planes], axis=0)
+    if not taken.any():
+        return picture
+    # Where points meet the larger value holds: added up, as is usual, they would be values that no point has.
+    return spread(picture, px=min(radius_of(taken), _LARGEST_RADIUS), how="max")
 
 
 def _under_pointer(
@@ -210,7 +226,7 @@ def _under_pointer(
         )
 
     all_x, all_y = x, y
-    whole_x, whole_y = (float(x.min()), float(x.max())), (float(y.min()), float(y.max()))
+    whole_x, whole_y = (axis.range for axis in axes)
 
     def nearest(at_x: float, at_y: float, x_range: Any, y_range: Any) -> int | None:
         reach = [
@@ -227,7 +243,7 @@ def _under_pointer(
 
 
 def _as_text(column: Any) -> Any:
-    """Return an Arrow column as strings; missing values are empty."""
+    """Return an Arrow column as strings of what can be shown; missing values are empty."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -235,7 +251,7 @@ def _as_text(column: Any) -> Any:
         column = pc.cast(column, pa.large_string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         column = pa.chunked_array([[None if v is None else str(v) for v in column.to_pylist()]], pa.large_string())
-    return pc.fill_null(column, "")
+    return pc.fill_null(pc.utf8_slice_codeunits(column, 0, _LONGEST), "")
 
 
 def _mean_length(column: Any) -> float:
@@ -251,12 +267,6 @@ def _scale(numbers: Numbers, look: Theme) -> tuple[np.ndarray, dict[str, Any]]:
         low -= (numbers.high - numbers.low) / (len(colors) - 1) or 1.0
         values, colors = np.nan_to_num(values, nan=low), [look.grey, *colors]
     return values.astype(np.float32), {"map": colors, "norm": (low, numbers.high)}
-
-
-def _padded(axis: np.ndarray) -> tuple[float, float]:
-    """Return a range that holds all of an axis, and is never empty."""
-    low, span = float(axis.min()), float(np.ptp(axis))
-    return low - 0.02 * (span or 50.0), low + span + 0.02 * (span or 50.0)
 
 
 def _categorical(colored: Categories) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError
-from nomad_dask.viewing.coloring import as_series
+from nomad_dask.viewing.coloring import as_series, rows_of
 
 LEVELS = (16, 64, 256)  # groups of the map at each zoom level
 _WORDS = 2  # of a label
@@ -207,11 +207,11 @@ def _means(x: np.ndarray, y: np.ndarray, groups: np.ndarray, n: int | None = Non
 
 
 def _taken(text: Any, rows: np.ndarray) -> list[str]:
-    """Return the texts of some rows, cut; missing ones are empty."""
+    """Return the texts of some rows, in order, cut; missing ones are empty."""
     import pyarrow as pa
 
     if isinstance(text, pa.Array | pa.ChunkedArray):
-        values = text.take(pa.array(rows)).to_pylist()
+        values = rows_of(text, rows).to_pylist()
     else:
         values = as_series(text).iloc[rows].tolist()
     return [value[:_LONGEST_TEXT] if isinstance(value, str) else "" for value in values]

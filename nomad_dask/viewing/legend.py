@@ -68,7 +68,7 @@ class Panel:
             hidden = entries[fits - 1 :]
             entries = [
                 *entries[: fits - 1],
-                Entry("", f"and {len(hidden)} more", sum(e.count for e in hidden)),
+                Entry("", f"{len(hidden)} more", sum(e.count for e in hidden)),
             ]
         self.bar, self.entries = bar, entries
         counts = max((text_width(f"{e.count:,}", self.size) for e in entries), default=0)

@@ -159,7 +159,7 @@ def _compose(
     points = _paint(xs, ys, layers, numbers, (width * fine, height * fine), look)
     points = points.reshape(height, fine, width, fine, 3).mean(axis=(1, 3))
     sheet.image((points * 255).round().astype(np.uint8), margin, top)
-    (left, right), (bottom, upper) = _ranges(xs, ys, (width, height))
+    (left, right), (bottom, upper) = ranges_of(xs, ys, (width, height))
     at = np.array([(label.x, label.y) for label in labels]).reshape(-1, 2)
     at = (at - [left, upper]) / [right - left, bottom - upper] * [width, height] + [margin, top]
     for placed in place(labels, at, (margin, top, margin + width, top + height)):
@@ -214,10 +214,10 @@ def _brief(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _ranges(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+def ranges_of(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return what the picture shows of both axes: all points, one unit as long across as up."""
-    middle_x, middle_y = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
-    per_pixel = 1.02 * max(np.ptp(x) / size[0], np.ptp(y) / size[1]) or 1.0
+    middle_x, middle_y = (float(axis.min()) + float(np.ptp(axis)) / 2 for axis in (x, y))
+    per_pixel = 1.02 * max(float(np.ptp(x)) / size[0], float(np.ptp(y)) / size[1]) or 1.0
     half_x, half_y = per_pixel * size[0] / 2, per_pixel * size[1] / 2
     return (middle_x - half_x, middle_x + half_x), (middle_y - half_y, middle_y + half_y)
 
@@ -247,7 +247,7 @@ def _paint(
     import datashader.transfer_functions as tf
     import pandas as pd
 
-    canvas = ds.Canvas(size[0], size[1], *_ranges(x, y, size))
+    canvas = ds.Canvas(size[0], size[1], *ranges_of(x, y, size))
 
     def count(rows: np.ndarray) -> Any:
         return canvas.points(pd.DataFrame({"x": x[rows], "y": y[rows]}), "x", "y", ds.count())

@@ -80,6 +80,22 @@ def test_the_card_tells_of_the_row(a_map):
     assert sent[2]["properties"] == {EVIL: f"n{rows[2]}", "value": f"{rows[2] / 2:g}"}
 
 
+def test_endless_texts_are_cut(monkeypatch):
+    import holoviews as hv
+
+    table = pa.table({"text": ["ab" * 500_000, "שלום 🦆", None]})
+    found = Map(np.arange(6, dtype=np.float32).reshape(3, 2), table, {})
+    monkeypatch.setattr(explore_module, "MOST_POINTS", 0)
+    view = found.explore(hover=["text"])
+    rendered(view)
+    (pointer,) = streams_of(view, hv.streams.PointerXY)
+    told = []
+    for x, y in found.positions.tolist():
+        pointer.update(x=x, y=y)
+        told.append(view[()].traverse(lambda p: p, [hv.Points])[-1].dimension_values("column_0")[0])
+    assert told == ["ab" * 500, "שלום 🦆", ""]
+
+
 def test_numbers_have_a_scale(a_map):
     view = a_map.explore("value")
     widget = view.widget
@@ -92,7 +108,7 @@ def test_numbers_have_a_scale(a_map):
     np.testing.assert_allclose(widget.color[0][:3], rgb(THEMES["dark"].grey), atol=1e-6)
     whole = a_map.explore("x").widget
     assert len(whole.color) == 256
-    assert (whole.points[:, 2].min(), whole.points[:, 2].max()) == pytest.approx((0, 1))
+    assert (whole.points[:, 2].min(), whole.points[:, 2].max()) == pytest.approx((0, 1), abs=1e-6)
 
 
 def test_many_categories_are_the_twenty_most_frequent_and_other(a_map):
@@ -173,9 +189,10 @@ def test_a_zoom_is_a_new_picture(a_map, shaded):
         inside = (np.abs(a_map.positions[SHOWN]) < 2).all(axis=1)
         if color is None:
             counts = values[np.isfinite(values)]
-            assert (counts > 0).any()
             assert inside.sum() == 300
-            assert np.nansum(values) == 300
+            # Points are spread, and no point becomes two.
+            assert 300 < (counts > 0).sum() <= 300 * 69
+            assert counts.max() <= 2
         else:
             shown = np.array(a_map.table.column("value").to_pylist(), float)[SHOWN][inside]
             assert np.nanmin(values) >= np.nanmin(shown)

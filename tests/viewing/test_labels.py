@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from nomad_dask.errors import InputError
 from nomad_dask.viewing import labels as labels_module
+from nomad_dask.viewing.coloring import rows_of
 from nomad_dask.viewing.labels import (
     LEVELS,
     Label,
@@ -150,6 +151,13 @@ def test_none_and_one_point(n):
         assert {label.text for label in labels_of_text(empty, empty, ["one word"])} >= {"word"}
     with pytest.raises(InputError, match="name one of text"):
         labels_of_text(np.zeros(3), np.zeros(3), [None, "", "12 34"])
+
+
+def test_some_rows_of_a_column_in_chunks():
+    column = pa.chunked_array([["a", None], [], ["b", "c", "d"]])
+    assert rows_of(column, np.array([1, 2, 4])).to_pylist() == [None, "b", "d"]
+    assert rows_of(pa.table({"t": column}), np.array([0, 3])).column("t").to_pylist() == ["a", "c"]
+    assert rows_of(column, np.array([], int)).to_pylist() == []
 
 
 def test_equal_points_and_endless_texts():

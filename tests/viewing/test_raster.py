@@ -187,7 +187,7 @@ def test_a_small_panel_shows_what_fits_and_counts_the_rest():
     panel = Panel("heading", entries, None, "210 points", (90, 200), 0.2)
     assert len(panel.entries) < 21
     assert sum(e.count for e in panel.entries) == 210
-    assert panel.entries[-1].name == f"and {21 - len(panel.entries) + 1} more"
+    assert panel.entries[-1].name == f"{21 - len(panel.entries) + 1} more"
     assert panel.width <= 90
 
 

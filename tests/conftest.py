@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Shells start what runs in the background with Ctrl-C ignored, and all that it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts how long anything takes: a busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

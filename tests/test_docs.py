@@ -199,7 +199,7 @@ class Runner:
             with urllib.request.urlopen(address, timeout=30) as answer:
                 assert b"<html" in answer.read()
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=120)
             assert process.returncode == 0, said
         finally:
             kill_tree(process.pid)

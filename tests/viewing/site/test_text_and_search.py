@@ -118,7 +118,7 @@ def test_spilled_often_and_cut_short_the_index_is_the_same(blobs, tmp_path, monk
 
 
 @given(st.lists(st.none() | st.text() | st.sampled_from(NASTY), min_size=1, max_size=30))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("any")
     values = [v if v is None else v.encode("utf-8", "replace").decode() for v in values]

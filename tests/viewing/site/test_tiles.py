@@ -72,7 +72,7 @@ PLACES = st.lists(
 
 
 @given(places=PLACES, tile_rows=st.integers(1, 9), memory_rows=st.integers(1, 70))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_places(tmp_path_factory, places, tile_rows, memory_rows):
     folder = tmp_path_factory.mktemp("any")
     x, y = np.array(places, np.float32).T
@@ -101,7 +101,7 @@ def by_hand(rows: np.ndarray, tile_rows: int) -> dict[Quad, list[int]]:
     tile_rows=st.integers(1, 20),
     memory_rows=st.integers(1, 300),
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_tree_is_that_of_rows_dropped_one_by_one(tmp_path_factory, seed, n, spots, tile_rows, memory_rows):
     rng = np.random.default_rng(seed)
     rows = np.zeros(n, row_type([("c.0", np.dtype(np.uint8))]))

@@ -25,7 +25,7 @@ notebooks: .venv/dev.stamp ## Run the notebooks and keep what they show
 	$(BIN)/python notebooks/run.py
 
 test: .venv/dev.stamp ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-rapids: .venv-rapids/rapids.stamp ## Check what we call in RAPIDS, in .venv-rapids (5 GB)
 	.venv-rapids/bin/python -m pytest tests/contract tests/test_devices.py

@@ -33,7 +33,7 @@ def own_processes() -> list[int]:
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_an_own_cluster_listens_on_loopback_only(n_workers):
     """Scheduler, workers, nannies, and the HTTP servers of all of them."""
-    before = listening([os.getpid()])
+    before = listening(own_processes())  # servers and browsers of other tests
     with connect(n_workers=n_workers) as cluster:
         found = listening(own_processes())
         assert found - before <= {"127.0.0.1"}

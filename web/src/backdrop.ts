@@ -19,6 +19,12 @@ export class Backdrop {
     private readonly came: () => void,
   ) {}
 
+  /** Pixels of the page that one of the finest picture takes. */
+  stretch(camera: Camera): number {
+    const finest = this.site.overview?.at(-1)?.pixels ?? 1;
+    return (camera.whole.side * camera.scale) / finest;
+  }
+
   /** Draws the part of the map in view, in one colour. */
   draw(camera: Camera, ratio: number, color: string, opacity: number): void {
     const width = Math.max(1, Math.round(camera.width * ratio));

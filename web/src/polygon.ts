@@ -22,26 +22,16 @@ export function edgesOf(polygon: readonly Point[]): Edge[] {
 
 /** The edges that touch a square: none where all of it lies inside a polygon, or all of it outside. */
 export function touching(edges: readonly Edge[], box: Box): Edge[] {
-  return edges.filter(([start, end]) => crosses(start, end, box));
+  return edges.filter((edge) => touches(edge, box.left, box.bottom, box.side));
 }
 
-/** Tells whether a line touches a square (Liang and Barsky). */
-function crosses(a: Point, b: Point, box: Box): boolean {
-  let from = 0;
-  let to = 1;
-  for (const [start, way, low] of [
-    [a.x, b.x - a.x, box.left],
-    [a.y, b.y - a.y, box.bottom],
-  ]) {
-    const high = low + box.side;
-    if (way === 0) {
-      if (start < low || start > high) return false;
-      continue;
-    }
-    const [near, far] = [(low - start) / way, (high - start) / way].sort((p, q) => p - q);
-    from = Math.max(from, near);
-    to = Math.min(to, far);
-    if (from > to) return false;
-  }
-  return true;
+/** Tells whether an edge touches a square. */
+export function touches([a, b]: Edge, left: number, bottom: number, side: number): boolean {
+  if (Math.max(a.x, b.x) < left || Math.min(a.x, b.x) > left + side) return false;
+  if (Math.max(a.y, b.y) < bottom || Math.min(a.y, b.y) > bottom + side) return false;
+  // All corners lie on one side of its line where the middle is farther from that than any corner from the middle.
+  const half = side / 2;
+  const [dx, dy] = [b.x - a.x, b.y - a.y];
+  const far = dx * (bottom + half - a.y) - dy * (left + half - a.x);
+  return Math.abs(far) <= half * (Math.abs(dx) + Math.abs(dy));
 }

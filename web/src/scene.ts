@@ -254,11 +254,11 @@ export class Scene {
     return clamp(2 * Math.sqrt(room / Math.PI), 1.7, 9);
   }
 
-  /** The overview goes back as points come, and away when all points in view are drawn. */
+  /** The overview goes back as points come, and away when all points in view are drawn or its pixels would be seen. */
   private drawBackdrop(): boolean {
     let goal = 1;
     if (this.renderer && this.drawn.length) {
-      goal = this.whole || this.coloring.hidden.size ? 0 : 0.3;
+      goal = this.whole || this.coloring.hidden.size ? 0 : 0.3 * clamp(2 - Math.log2(this.backdrop.stretch(this.camera)), 0, 1);
     }
     const far = goal - this.veil;
     this.veil = Math.abs(far) < 0.02 || this.calm.matches ? goal : this.veil + far * 0.15;

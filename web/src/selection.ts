@@ -1,7 +1,7 @@
 // The rows inside a polygon, all of them: tiles that are not drawn are fetched for it, one after the other.
 
 import type { Point } from "./camera";
-import { edgesOf, inside, touching, type Edge } from "./polygon";
+import { edgesOf, inside, touches, touching, type Edge } from "./polygon";
 import { colorColumns, type Column, type Site } from "./site";
 import { mapX, mapY, type Points } from "./store";
 import type { Tile } from "./tiles";
@@ -73,7 +73,7 @@ async function within(points: Points, polygon: readonly Point[], edges: readonly
   for (let i = 0; i < points.n; i++) {
     if (values && hidden.entries.has(values[i])) continue;
     let [x, y] = [mapX(points, i), mapY(points, i)];
-    if (edges.length && touching(edges, { left: x - side / 2, bottom: y - side / 2, side }).length) {
+    if (edges.some((edge) => touches(edge, x - side / 2, y - side / 2, side))) {
       // The line runs through the step in which the tile has this point: its row tells where it is.
       ({ x, y } = await texts.row(points.row[i]));
     }

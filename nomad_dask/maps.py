@@ -305,6 +305,14 @@ def map_in_memory(
     return Map(positions, table, metadata)
 
 
+def _arrow(numbers: np.ndarray) -> pa.Array:
+    """Return numbers as an Arrow array; `pyarrow.array` imports pandas first, to ask whether they are a series."""
+    import pyarrow as pa
+
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(numbers))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), buffers)
+
+
 def write_map(
     path: Path,
     positions: np.ndarray,
@@ -333,11 +341,9 @@ def write_map(
         writer = None
         for start in range(0, max(1, len(positions)), _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, len(positions))
-            columns: dict[str, Any] = {
-                name: np.ascontiguousarray(positions[start:stop, a])
-                for a, name in enumerate(AXES[: positions.shape[1]])
-            }
-            table = pa.table(columns | {"cell": cells[start:stop]})
+            columns = {name: positions[start:stop, a] for a, name in enumerate(AXES[: positions.shape[1]])}
+            columns["cell"] = cells[start:stop]
+            table = pa.table({name: _arrow(column) for name, column in columns.items()})
             for name in keep:
                 kept = source.columns([name], start, stop)
                 table = table.append_column(kept.schema.field(name), kept.column(name))

@@ -171,7 +171,8 @@ def _local(n_workers: int) -> Any:
     # Dask has workers give freed memory back at once, to take it anew in the next epoch: a third of their time.
     environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}
     try:
-        with dask.config.set({_ENVIRONMENT: environment}):
+        # Its profiler stops them a hundred times a second.
+        with dask.config.set({_ENVIRONMENT: environment, "distributed.worker.profile.enabled": False}):
             return LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=max(1, cores // n_workers),
@@ -182,7 +183,7 @@ def _local(n_workers: int) -> Any:
                 worker_class=None if several else _worker_in_this_process(),
                 scheduler_kwargs={"dashboard": False, "worker_ttl": WORKER_TTL_SECONDS if several else _NEVER_SECONDS},
                 memory_limit="auto" if several else None,
-                preload=["nomad_dask.cluster.ignoring"] if several else [],
+                preload=["nomad_dask.cluster.own_worker"] if several else [],
                 silence_logs=50,
             )
     except RuntimeError as error:  # of Dask's nanny

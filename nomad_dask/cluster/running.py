@@ -184,7 +184,8 @@ class Cluster:
         advanced : callable, optional
             Told ``(job number, units done)`` as tasks report with `report`, in this thread.
         workers : sequence of str, optional
-            The worker to prefer for each job; another one takes it when that one is gone.
+            The worker to prefer for each job; another one takes it when that one is gone. By default any; a lone
+            job prefers the one where lone jobs ran before, which has loaded what they need.
 
         Raises
         ------
@@ -193,6 +194,8 @@ class Cluster:
         Interrupted
             By Ctrl-C. Tasks that run stop when they next report.
         """
+        if workers is None and len(jobs) == 1:
+            workers = [max(self.workers(), key=lambda worker: worker.threads).address]
         inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         topic = f"{_TOPIC}-{uuid.uuid4().hex}"
         channel = topic if advanced is not None else None

@@ -8,6 +8,7 @@ from nomad_dask.backends.base import Axes, Cells, ShardGraph
 from nomad_dask.backends.cpu import kmeans, pca
 from nomad_dask.backends.cpu.knn import CellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
+from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.vectors import ShardVectors, working_rows
 from nomad_dask.params import Params
@@ -88,3 +89,9 @@ class CpuBackend:
     def close(self) -> None:
         """End the threads."""
         self.pool.close()
+
+
+def load() -> None:
+    """Have Numba load all that it takes up with the first kernel it runs, which is most of a second."""
+    corner = np.zeros(2, np.float32)
+    mesh_kernels(2).extent(np.zeros((1, 2), np.float32), corner, corner.copy())

@@ -20,8 +20,8 @@ _EDGE_QUERIES = 4000
 _EDGE_NEIGHBORS = 15
 # Cells around a query that are looked through, more than neighbours wanted as each holds a row at least; and queries
 # that look together.
-_EDGE_CELLS = 24
-_EDGE_BLOCK = 16
+_EDGE_CELLS = 16
+_EDGE_BLOCK = 8
 _AXES_ROWS = 10_000
 # The sample is read by blocks; a multiple of what backends work on at once, so that blocks round like the whole.
 _BLOCK_ROWS = 1 << 15

@@ -14,7 +14,7 @@ from nomad_dask.backends.cpu.convolving import REACH, Kernel, convolve, fast_len
 from nomad_dask.backends.cpu.levels import RATIO, coarse_mesh, to_coarse, to_fine
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.cpu.tiles import around, choose_tiles, whole_tiles
+from nomad_dask.backends.cpu.tiles import BLOCK_BITS, around, choose_tiles, occupied, whole_blocks
 from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 
 # Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil
@@ -60,7 +60,7 @@ class Field:
         self._max_nodes = max_nodes
         self._pool = pool
         self._kernels = mesh_kernels(dim)
-        self._transforms: dict[int, tuple[Kernel, np.ndarray]] = {}
+        self._transforms: dict[int, dict[Kernel, np.ndarray]] = {}
 
     def evaluate(
         self,
@@ -123,7 +123,7 @@ class Field:
         self._kernels.extent(points, low, high)
         low, high = held_box(low, high, points[:: sample_step(len(points))], remote)
         mesh = choose_mesh(low, high, self._spacing, self._max_nodes)
-        return whole_tiles(mesh) if self._is_large(mesh) else mesh
+        return whole_blocks(mesh) if self._is_large(mesh) else mesh
 
     def _is_large(self, mesh: Mesh) -> bool:
         return min(mesh.shape) >= _SPLIT_NODES[self._dim]
@@ -146,52 +146,58 @@ class Field:
     def _solve_by_tiles(
         self, mesh: Mesh, density: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray
     ) -> np.ndarray:
-        """Return spline coefficients of the potential in the tiles that own points have deposited in.
+        """Return spline coefficients of the potential in tiles that cover what own points have deposited.
 
         The near part of K ends within a few nodes; the rest is smooth, and a mesh four times coarser holds it.
         """
-        tiles, marks = choose_tiles(density)
-        places = [tuple(place) for place in np.argwhere(marks).tolist()]
+        blocks = occupied(density)
+        tiles = choose_tiles(blocks)
         coarse = coarse_mesh(mesh)
         charges = np.zeros(coarse.shape, np.float32)
-        parts: list[np.ndarray] = [charges] * len(places)
+        parts: list[np.ndarray] = [charges] * len(tiles)
 
         def down(start: int, stop: int) -> None:
             for i in range(start, stop):
-                parts[i] = to_coarse(density[tiles.nodes(places[i])])
+                parts[i] = to_coarse(density[tiles[i].nodes])
 
-        self._pool.run(down, len(places), 1)
-        for place, part in zip(places, parts, strict=True):
-            charges[tiles.coarse_nodes(place)] += part
+        self._pool.run(down, len(tiles), 1)
+        for tile, part in zip(tiles, parts, strict=True):
+            charges[tile.coarse_nodes] += part
         self._deposit_remote(coarse, remote, remote_weights, charges)
         far = self._rest(1, charges, coarse.spacing)
 
-        near = tiles.holds(around(marks), mesh, remote)
-        self._deposit_remote(mesh, remote[near], remote_weights[near], density)
-        kernel = Kernel(0, "near", fast_lengths(tiles.padded), mesh.spacing)
-        transform = self._transform(kernel)
+        self._deposit_remote(mesh, remote, remote_weights, density, around(blocks))
+        transforms = [self._transform(Kernel(0, "near", tile.padded, mesh.spacing), len(tiles)) for tile in tiles]
         coefficients = np.zeros(mesh.shape, np.float32)
-        workers = self._pool.n if len(places) == 1 else 1
+        workers = self._pool.n if len(tiles) == 1 else 1
 
         def up(start: int, stop: int) -> None:
-            for place in places[start:stop]:
-                potential = convolve(tiles.window(density, place), kernel.padded, transform, tiles.middle, workers)
-                potential += to_fine(far[tiles.coarse_nodes(place)], tiles.size)
-                coefficients[tiles.nodes(place)] = potential
+            for tile, transform in zip(tiles[start:stop], transforms[start:stop], strict=True):
+                potential = convolve(tile.window(density), tile.padded, transform, tile.middle, workers)
+                potential += to_fine(far[tile.coarse_nodes], tile.size)
+                coefficients[tile.nodes] = potential
 
-        self._pool.run(up, len(places), 1)
+        self._pool.run(up, len(tiles), 1)
         return coefficients
 
-    def _deposit_remote(self, mesh: Mesh, remote: np.ndarray, weights: np.ndarray, density: np.ndarray) -> None:
+    def _deposit_remote(
+        self,
+        mesh: Mesh,
+        remote: np.ndarray,
+        weights: np.ndarray,
+        density: np.ndarray,
+        blocks: np.ndarray | None = None,
+    ) -> None:
+        """Add charges to the density, those in marked blocks of the mesh or all."""
         if not len(remote):
             return
+        bits = BLOCK_BITS
+        if blocks is None:
+            blocks, bits = np.ones([1] * self._dim, np.bool_), max(mesh.shape).bit_length()
+        *constants, strides = _constants(mesh)
         ordered = np.empty((len(remote), self._dim + 1), np.float32)
-        _, inverse, upper, strides = _constants(mesh)
-        for axis, start in enumerate(np.asarray(mesh.origin, np.float32)):
-            units = (remote[:, axis] - start) * inverse
-            np.minimum(np.maximum(units, np.float32(1), out=units), upper[axis], out=ordered[:, axis])
-        ordered[:, -1] = weights
-        self._kernels.deposit(ordered, 0, len(ordered), strides, density.reshape(-1))
+        n = self._kernels.choose(remote, weights, *constants, bits, _strides(blocks.shape), blocks.reshape(-1), ordered)
+        self._kernels.deposit(ordered, 0, n, strides, density.reshape(-1))
 
     def _deposit(self, mesh: Mesh, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         n = len(points)
@@ -246,12 +252,17 @@ class Field:
         kept = [slice(n) for n in density.shape]
         return np.ascontiguousarray(convolve(density, kernel.padded, self._transform(kernel), kept, workers))
 
-    def _transform(self, kernel: Kernel) -> np.ndarray:
-        """Return the transform of a kernel, and keep it for the next epoch, whose mesh mostly is alike."""
-        kept = self._transforms.get(kernel.level)
-        if kept is None or kept[0] != kernel:
-            kept = self._transforms[kernel.level] = (kernel, kernel.transform())
-        return kept[1]
+    def _transform(self, kernel: Kernel, n_meshes: int = 1) -> np.ndarray:
+        """Return the transform of a kernel, and keep it for the next epoch, whose meshes mostly are alike.
+
+        Of a level that has several meshes, those of other sizes are kept, too.
+        """
+        kept = self._transforms.setdefault(kernel.level, {})
+        if kernel not in kept:
+            if n_meshes == 1 or any(other.spacing != kernel.spacing for other in kept):
+                kept.clear()
+            kept[kernel] = kernel.transform()
+        return kept[kernel]
 
     def read(
         self,
@@ -275,14 +286,14 @@ class Field:
         return float(sums.sum())
 
 
-def _strides(mesh: Mesh) -> np.ndarray:
-    return np.array([math.prod(mesh.shape[a + 1 :]) for a in range(len(mesh.shape))], np.int64)
+def _strides(shape: tuple[int, ...]) -> np.ndarray:
+    return np.array([math.prod(shape[a + 1 :]) for a in range(len(shape))], np.int64)
 
 
 def _constants(mesh: Mesh) -> tuple[np.ndarray, np.float32, np.ndarray, np.ndarray]:
     """Return origin, 1/spacing, the last place with a full stencil, and strides, as the kernels take them."""
     upper = np.array([s - 2.001 for s in mesh.shape], np.float32)
-    return np.asarray(mesh.origin, np.float32), np.float32(1 / mesh.spacing), upper, _strides(mesh)
+    return np.asarray(mesh.origin, np.float32), np.float32(1 / mesh.spacing), upper, _strides(mesh.shape)
 
 
 def _even_groups(sizes: np.ndarray, n_groups: int) -> np.ndarray:

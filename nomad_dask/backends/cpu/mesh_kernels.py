@@ -19,6 +19,7 @@ class MeshKernels(NamedTuple):
     extent: Any
     count_bands: Any
     sort_bands: Any
+    choose: Any
     deposit: Any
     gather: Any
     direct: Any
@@ -67,6 +68,21 @@ def mesh_kernels(dim: int) -> MeshKernels:
                 ordered[to, a] = min(max((points[i, a] - origin[a]) * inverse, np.float32(1)), upper[a])
             if weighted:
                 ordered[to, dim] = weights[i]
+
+    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+    def choose(  # type: ignore[no-untyped-def]
+        points, weights, origin, inverse, upper, bits, strides, marks, ordered
+    ):
+        """Write the points that lie in marked blocks, as `deposit` takes them; return their number."""
+        n = 0
+        for i in range(points.shape[0]):
+            at = 0
+            for a in range(dim):
+                ordered[n, a] = min(max((points[i, a] - origin[a]) * inverse, np.float32(1)), upper[a])
+                at += (int(ordered[n, a]) >> bits) * strides[a]
+            ordered[n, dim] = weights[i]
+            n += marks[at]
+        return n
 
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def deposit(ordered, start, stop, strides, mesh):  # type: ignore[no-untyped-def]
@@ -188,4 +204,4 @@ def mesh_kernels(dim: int) -> MeshKernels:
             total += value
         return total
 
-    return MeshKernels(extent, count_bands, sort_bands, deposit, gather, direct)
+    return MeshKernels(extent, count_bands, sort_bands, choose, deposit, gather, direct)

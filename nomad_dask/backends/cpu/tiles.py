@@ -7,117 +7,130 @@ that hold them, whatever the size of the map; and tiles fit into a processor's c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage
+from numba import njit
 
-from nomad_dask.backends.cpu.convolving import REACH
+from nomad_dask.backends.cpu.convolving import REACH, fast_lengths
 from nomad_dask.backends.cpu.levels import RATIO, coarse_shape
 from nomad_dask.backends.mesh import Mesh
 
-# Most nodes of a tile along each axis, by the dimensions.
-_TILE_NODES = {2: 200, 3: 104}
+BLOCK_BITS = 5
+"""Bits of a node's number along an axis within its block; no charge is near to what is beyond the next block."""
+_BLOCK = 1 << BLOCK_BITS
+# Most blocks of a tile along each axis, by the dimensions.
+_TILE_BLOCKS = {2: 6, 3: 3}
 # A node of a tile takes less time than one of a whole mesh, which does not fit into a cache.
 _NODES_OF_WHOLE = 1.5
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Equal tiles that cover a mesh.
+class Tile:
+    """A box of the nodes of a mesh.
 
     Attributes
     ----------
+    start : tuple of int
+        Its first node.
     size : tuple of int
-        Nodes of a tile along each axis.
-    count : tuple of int
-        Tiles along each axis.
+        Nodes along each axis.
+    mesh_shape : tuple of int
     """
 
+    start: tuple[int, ...]
     size: tuple[int, ...]
-    count: tuple[int, ...]
+    mesh_shape: tuple[int, ...]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Nodes of the mesh."""
-        return tuple(size * count for size, count in zip(self.size, self.count, strict=True))
+    def nodes(self) -> tuple[slice, ...]:
+        """Where it is in the mesh."""
+        return _slices(self.start, self.size)
 
-    def occupied(self, density: np.ndarray) -> np.ndarray:
-        """Return whether there is anything in each tile."""
-        blocks = density.reshape([n for pair in zip(self.count, self.size, strict=True) for n in pair])
-        return np.asarray(blocks.max(axis=tuple(range(1, blocks.ndim, 2))) > 0)
-
-    def nodes(self, place: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return the nodes of a tile."""
-        return tuple(slice(p * n, (p + 1) * n) for p, n in zip(place, self.size, strict=True))
-
-    def coarse_nodes(self, place: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return the nodes of the coarse mesh that a tile's splines are made of."""
-        starts = (p * n // RATIO for p, n in zip(place, self.size, strict=True))
-        return tuple(slice(start, start + n) for start, n in zip(starts, coarse_shape(self.size), strict=True))
-
-    def holds(self, marks: np.ndarray, mesh: Mesh, points: np.ndarray) -> np.ndarray:
-        """Return whether each point (n, dim) lies in a marked tile; those beyond the mesh count for its edge."""
-        numbers = [
-            np.clip((axis - origin) / (mesh.spacing * n), 0, count - 1).astype(np.int64)
-            for axis, origin, n, count in zip(points.T, mesh.origin, self.size, self.count, strict=True)
-        ]
-        return np.asarray(marks[tuple(numbers)])
-
-    def window(self, density: np.ndarray, place: tuple[int, ...]) -> np.ndarray:
-        """Return a tile of a mesh with what the near part reaches around it, zero beyond the mesh."""
-        window = np.zeros([n + 2 * r for n, r in zip(self.size, self.reach, strict=True)], density.dtype)
-        source, target = [], []
-        for p, n, r, end in zip(place, self.size, self.reach, density.shape, strict=True):
-            start, stop = max(p * n - r, 0), min((p + 1) * n + r, end)
-            source.append(slice(start, stop))
-            target.append(slice(start - p * n + r, stop - p * n + r))
-        window[tuple(target)] = density[tuple(source)]
-        return window
+    @property
+    def coarse_nodes(self) -> tuple[slice, ...]:
+        """The nodes of the coarse mesh that its splines are made of."""
+        return _slices([start // RATIO for start in self.start], coarse_shape(self.size))
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """Nodes around a tile that its windows have along each axis: none where one tile covers it."""
-        return tuple(REACH if count > 1 else 0 for count in self.count)
+        """Nodes around it that are near, along each axis: none where it is as wide as the mesh."""
+        return tuple(REACH if size < n else 0 for size, n in zip(self.size, self.mesh_shape, strict=True))
 
     @property
     def padded(self) -> tuple[int, ...]:
-        """Nodes that a periodic mesh needs so that a window does not feel itself around the edge."""
-        return tuple(n + (2 if count > 1 else 1) * REACH for n, count in zip(self.size, self.count, strict=True))
+        """Nodes of a periodic mesh on which its window does not feel itself around the edge."""
+        return fast_lengths([n + max(2 * reach, REACH) for n, reach in zip(self.size, self.reach, strict=True)])
 
     @property
     def middle(self) -> tuple[slice, ...]:
-        """Where in its window the tile is."""
-        return tuple(slice(r, r + n) for r, n in zip(self.reach, self.size, strict=True))
+        """Where it is in its window."""
+        return _slices(self.reach, self.size)
+
+    def window(self, density: np.ndarray) -> np.ndarray:
+        """Return what a mesh has in it and near to it, with zeros beyond the mesh."""
+        window = np.zeros([n + 2 * reach for n, reach in zip(self.size, self.reach, strict=True)], density.dtype)
+        source, target = [], []
+        for start, n, reach, end in zip(self.start, self.size, self.reach, density.shape, strict=True):
+            source.append(slice(max(start - reach, 0), min(start + n + reach, end)))
+            target.append(slice(source[-1].start - start + reach, source[-1].stop - start + reach))
+        window[tuple(target)] = density[tuple(source)]
+        return window
 
 
-def tiles_of(shape: tuple[int, ...]) -> Tiles:
-    """Return the tiles that cover a mesh; one of `Tiles.shape` has the same."""
-    dim = len(shape)
-    count = [math.ceil(n / _TILE_NODES[dim]) for n in shape]
-    size = (math.ceil(n / (c * RATIO)) * RATIO for n, c in zip(shape, count, strict=True))
-    return Tiles(tuple(size), tuple(count))
+def _slices(starts: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
 
-def whole_tiles(mesh: Mesh) -> Mesh:
-    """Return a mesh widened on all sides so that whole tiles cover it."""
-    shape = tiles_of(mesh.shape).shape
+def whole_blocks(mesh: Mesh) -> Mesh:
+    """Return a mesh widened on all sides so that whole blocks cover it."""
+    shape = tuple(math.ceil(n / _BLOCK) * _BLOCK for n in mesh.shape)
     origin = (o - mesh.spacing * (n - s) / 2 for o, n, s in zip(mesh.origin, shape, mesh.shape, strict=True))
     return Mesh(tuple(origin), mesh.spacing, shape)
 
 
-def choose_tiles(density: np.ndarray) -> tuple[Tiles, np.ndarray]:
-    """Return the tiles to take for a mesh of `whole_tiles`, and which of them have anything in them.
+@njit(nogil=True, cache=True)
+def _mark(density, marks):  # type: ignore[no-untyped-def]
+    for i in range(density.shape[0]):
+        for j in range(density.shape[1]):
+            row = marks[i >> BLOCK_BITS, j >> BLOCK_BITS]
+            for block in range(row.size):
+                if not row[block]:
+                    for k in range(block << BLOCK_BITS, (block + 1) << BLOCK_BITS):
+                        row[block] |= density[i, j, k] > 0
 
-    Where many have, what tiles read beyond their edges may cost more than it saves: then the mesh is one tile.
+
+def occupied(density: np.ndarray) -> np.ndarray:
+    """Return which blocks of a mesh have anything in them."""
+    marks = np.zeros([n >> BLOCK_BITS for n in density.shape], np.bool_)
+    _mark(density.reshape(-1, *density.shape[-2:]), marks.reshape(-1, *marks.shape[-2:]))
+    return marks
+
+
+def choose_tiles(marks: np.ndarray) -> list[Tile]:
+    """Return tiles that cover all marked blocks of a mesh, and few others.
+
+    Where many are marked, what tiles read beyond their edges may cost more than it saves: then the mesh is one tile.
     """
-    tiles, one = tiles_of(density.shape), Tiles(density.shape, (1,) * density.ndim)
-    marks = tiles.occupied(density)
-    if marks.sum() * math.prod(tiles.padded) > _NODES_OF_WHOLE * math.prod(one.padded):
-        return one, np.ones(one.count, np.bool_)
-    return tiles, marks
+    shape = tuple(_BLOCK * n for n in marks.shape)
+    counts = [math.ceil(n / _TILE_BLOCKS[marks.ndim]) for n in marks.shape]
+    groups = np.ix_(*(np.arange(n) * count // n for n, count in zip(marks.shape, counts, strict=True)))
+    numbers = np.ravel_multi_index(groups, counts) + 1
+    tiles = []
+    for box in scipy.ndimage.find_objects(np.where(marks, numbers, 0)):
+        if box is not None:
+            start, stop = (
+                [_BLOCK * end for end in ends] for ends in zip(*((s.start, s.stop) for s in box), strict=True)
+            )
+            tiles.append(Tile(tuple(start), tuple(b - a for a, b in zip(start, stop, strict=True)), shape))
+    whole = Tile((0,) * marks.ndim, shape, shape)
+    if sum(math.prod(tile.padded) for tile in tiles) > _NODES_OF_WHOLE * math.prod(whole.padded):
+        return [whole]
+    return tiles
 
 
 def around(marks: np.ndarray) -> np.ndarray:
-    """Return the marked tiles and those next to them."""
+    """Return the marked blocks and those next to them."""
     return np.asarray(scipy.ndimage.binary_dilation(marks, np.ones([3] * marks.ndim)))

@@ -76,7 +76,8 @@ def labels_of_text(x: np.ndarray, y: np.ndarray, text: Any, cells: Any = None) -
     Near cells are joined to 16, 64 and 256 groups, each within one of the level above. A word counts once a row. Its
     score in a group is class-based TF-IDF: its share of the words of the group, times ``log(1 + mean words of a
     group / rows that have it)``. A label has the best word, and the next one where that says half as much; words of
-    the groups that hold a group, and other forms of a word, are passed over.
+    the groups that hold a group, and other forms of a word, are passed over. It stands where most rows of the group
+    say its first word.
 
     Parameters
     ----------
@@ -99,6 +100,7 @@ def labels_of_text(x: np.ndarray, y: np.ndarray, text: Any, cells: Any = None) -
     if shown.size > _MOST_TEXTS:
         rows = np.sort(np.random.default_rng(0).choice(shown.size, _MOST_TEXTS, replace=False, shuffle=False))
     has_word, words = _words_of(_taken(text, shown[rows]))
+    number_of = {str(word): number for number, word in enumerate(words)}
     labels: list[Label] = []
     said: list[list[str]] = []
     above = np.zeros(shown.size, np.int64)
@@ -106,18 +108,19 @@ def labels_of_text(x: np.ndarray, y: np.ndarray, text: Any, cells: Any = None) -
         n_groups = int(of_row.max(initial=-1)) + 1
         scores = class_tf_idf(has_word, of_row[rows], n_groups)
         weights = np.bincount(of_row, minlength=n_groups)
-        places = most_crowded(x, y, of_row, n_groups)
         parents = np.zeros(n_groups, np.int64)
         parents[of_row] = above
-        chosen = []
-        for group in range(n_groups):
-            before = said[parents[group]] if said else []
-            own = _best(scores[group], words, before)
-            chosen.append(before + own)
-            if own:
+        before = [said[parent] if said else [] for parent in parents]
+        own = [_best(of_group, words, known) for of_group, known in zip(scores, before, strict=True)]
+        # A label belongs where its first word is said: most rows of the group may be elsewhere.
+        first = np.array([number_of[found[0]] if found else -1 for found in own], np.int64)
+        of_said = np.where(_have(has_word, first[of_row[rows]]), of_row[rows], -1)
+        places = most_crowded(x[rows], y[rows], of_said, n_groups)
+        for group, found in enumerate(own):
+            if found:
                 x_at, y_at = places[group].tolist()
-                labels.append(Label(", ".join(own), x_at, y_at, int(weights[group]), level))
-        said, above = chosen, of_row
+                labels.append(Label(", ".join(found), x_at, y_at, int(weights[group]), level))
+        said, above = [known + found for known, found in zip(before, own, strict=True)], of_row
     return labels
 
 
@@ -234,6 +237,12 @@ def _words_of(texts: list[str]) -> tuple[Any, np.ndarray]:
     except ValueError as error:
         raise InputError(f"Labels cannot be made of this column ({error}): name one of text, with words.") from error
     return has_word, counter.get_feature_names_out()
+
+
+def _have(has_word: Any, words: np.ndarray) -> np.ndarray:
+    """Return whether each row has the word of this number (n_rows,); -1 is none."""
+    found = np.asarray(has_word[np.arange(len(words)), words]).ravel() > 0
+    return np.asarray(found & (words >= 0))
 
 
 def _best(scores: np.ndarray, words: np.ndarray, before: list[str]) -> list[str]:

@@ -95,6 +95,19 @@ def test_labels_of_text_are_the_best_words_of_their_groups(topics, monkeypatch):
     assert not {lab.text for lab in found if lab.level > 0} & whole
 
 
+def test_a_label_of_text_is_where_its_first_word_is_said(monkeypatch):
+    """Not where most rows of its group are, which may say many other things."""
+    monkeypatch.setattr(labels_module, "LEVELS", (1, 2, 4))
+    rng = np.random.default_rng(0)
+    said = np.arange(1000) < 400
+    texts = ["perl module" if here else f"word{i % 100}" for i, here in enumerate(said)]
+    x, y = np.where(said, 5, -5) + rng.normal(size=(2, 1000)) * np.where(said, 1, 0.3)
+    label = next(label for label in labels_of_text(x, y, texts, np.arange(1000) % 20) if label.level == 0)
+    assert label.text.split(", ")[0] in ("module", "perl")
+    assert label.weight == 1000
+    assert math.hypot(label.x - 5, label.y - 5) < 1
+
+
 def test_each_level_is_within_the_one_above(topics):
     x, y, cells, _ = topics
     groups = groups_of_cells(x, y, cells)

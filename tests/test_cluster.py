@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import dask.config
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from runs import worker_processes
 
 from nomad_dask.cluster import Cluster, WorkerInfo, connect, report, spread
 from nomad_dask.cluster import connecting as module
-from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError
+from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, NomadWarning
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +224,23 @@ def test_shards_are_spread_by_threads(threads, n_shards):
     for a, b in itertools.permutations(range(len(threads)), 2):
         if threads[a] >= threads[b]:
             assert held[a] >= held[b] - (threads[a] == threads[b])
+
+
+def processes_of_a_hasty_run() -> list[psutil.Process]:
+    with connect(n_workers=2) as cluster:
+        workers = [psutil.Process(nanny.pid) for nanny in cluster.client.cluster.workers.values()]
+        assert cluster.run(abs, [(-2,), (3,)]) == [2, 3]
+        cluster.client._timeout = 0  # what Dask has for closing is twice that
+    return workers
+
+
+def test_a_cluster_that_does_not_close_in_time_is_no_error_of_the_run():
+    """Its workers are gone all the same."""
+    with pytest.warns(NomadWarning, match="did not close in time"):
+        workers = processes_of_a_hasty_run()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
+def test_workers_that_do_not_start_in_time():
+    with dask.config.set({"distributed.comm.timeouts.connect": "1ms"}), pytest.raises(ClusterError, match="start"):
+        connect(n_workers=2).__enter__()

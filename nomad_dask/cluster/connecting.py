@@ -133,21 +133,48 @@ def _client_of(cluster: Any) -> Iterator[Any]:
 
     Client: Any = distributed.Client
     try:
-        try:
-            # So long after it has lost a worker, Dask closes the worker's nanny if there is none at that moment:
-            # because it died again, or because the machine is slow to start one.
-            with (
-                dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
-                Client(cluster, set_as_default=False) as client,
-            ):
+        # So long after it has lost a worker, Dask closes the worker's nanny if there is none at that moment:
+        # because it died again, or because the machine is slow to start one.
+        with _closed(cluster, cluster), dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}):
+            try:
+                client = Client(cluster, set_as_default=False)
+            except OSError as error:
+                raise _too_busy(f"The scheduler of the own cluster did not answer ({_told(error)})") from error
+            with _closed(client, cluster):
                 yield client
-        finally:
-            cluster.close()
     except Interrupted:
         raise
     except KeyboardInterrupt:
         _kill_workers(cluster)
         raise
+
+
+@contextmanager
+def _closed(what: Any, cluster: Any) -> Iterator[None]:
+    """Close a cluster or its client in the end; what came of the run stands, however long Dask takes for that."""
+    try:
+        yield
+    finally:
+        try:
+            what.close()
+        except TimeoutError as error:
+            _kill_workers(cluster)
+            warnings.warn(
+                f"The own cluster did not close in time ({_told(error)}); its workers were killed.",
+                NomadWarning,
+                stacklevel=2,
+            )
+
+
+def _told(error: BaseException) -> str:
+    """Return what an error says; some of Dask's have no words."""
+    return str(error) or type(error).__name__
+
+
+def _too_busy(what: str) -> ClusterError:
+    return ClusterError(
+        f"{what}: is the machine very busy, or short of memory? Run the same again then, or with fewer workers."
+    )
 
 
 def _kill_workers(cluster: Any) -> None:
@@ -186,6 +213,8 @@ def _local(n_workers: int) -> Any:
                 preload=["nomad_dask.cluster.own_worker"] if several else [],
                 silence_logs=50,
             )
+    except TimeoutError as error:
+        raise _too_busy(f"The {n_workers} worker processes did not start in time ({_told(error)})") from error
     except RuntimeError as error:  # of Dask's nanny
         raise ClusterError(
             f"The {n_workers} worker processes did not start ({error}). {_GUARD}. "

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numba import njit
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ class Summary:
         """Return means and variances, summed over the axes, (all patches, dim + 1) float32, shard by shard."""
         flat, dim = self.flat(), self.patches.shape[2] // 2
         moments = np.empty((len(flat), dim + 1), np.float32)
-        _sum_variances(flat, moments)
+        moments[:, :dim] = flat[:, :dim]
+        np.einsum("ij,ij->i", flat[:, dim:], flat[:, dim:], out=moments[:, dim])
         return moments
 
     def flat(self) -> np.ndarray:
@@ -110,41 +110,22 @@ class Charges:
 
     def points(self, summary: Summary) -> np.ndarray:
         """Return where they are now, (charges, dim) float32."""
-        dim = summary.patches.shape[2] // 2
+        flat, dim = summary.flat(), summary.patches.shape[2] // 2
+        n_single, corners = len(self.single), _corners(dim)
         points = np.empty((len(self.weights), dim), np.float32)
-        _spread(summary.flat(), self.single, self.several, _corners(dim), points)
+        points[:n_single] = flat[self.single, :dim]
+        moments = flat[self.several]
+        # All corners of a patch in one row: NumPy's loops are slow on rows as short as `dim`.
+        spread = points[n_single:].reshape(len(moments), corners.size)
+        axes = np.tile(np.arange(dim), len(corners))
+        np.multiply(moments[:, dim + axes], corners.reshape(-1), out=spread)
+        spread += moments[:, axes]
         return points
-
-
-# NumPy's loops are slow on rows as short as these.
-
-
-@njit(nogil=True, cache=True)
-def _sum_variances(patches, moments):  # type: ignore[no-untyped-def]
-    dim = moments.shape[1] - 1
-    for i in range(moments.shape[0]):
-        moments[i, dim] = 0
-        for a in range(dim):
-            moments[i, a] = patches[i, a]
-            moments[i, dim] += patches[i, dim + a] * patches[i, dim + a]
-
-
-@njit(nogil=True, cache=True)
-def _spread(patches, single, several, corners, points):  # type: ignore[no-untyped-def]
-    dim, at = points.shape[1], single.size
-    for i in range(single.size):
-        for a in range(dim):
-            points[i, a] = patches[single[i], a]
-    for patch in several:
-        for corner in corners:
-            for a in range(dim):
-                points[at, a] = patches[patch, a] + corner[a] * patches[patch, dim + a]
-            at += 1
 
 
 def _corners(dim: int) -> np.ndarray:
     """Return the corners (2^dim, dim) float32 of the box from -1 to 1."""
-    return np.array(np.meshgrid(*[[-1, 1]] * dim), np.float32).reshape(dim, -1).T.copy()
+    return np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T.astype(np.float32)
 
 
 def merge(parts: Sequence[ShardSummary]) -> Summary:

@@ -154,7 +154,7 @@ def test_a_terminal_shows_the_bars():
         from nomad_dask import LiveMap, NomadProjection
         live = LiveMap()
         sights = []
-        NomadProjection(n_epochs=40, callbacks=[live, lambda event: sights.append(live.sight)], verbose=True).fit(
+        NomadProjection(n_epochs=1000, callbacks=[live, lambda event: sights.append(live.sight)], verbose=True).fit(
             blobs(600, 8)
         )
         assert set(sights) == {{None}} and live.widget is None

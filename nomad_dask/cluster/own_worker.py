@@ -11,11 +11,8 @@ def dask_setup(worker: Any) -> None:
     """Ready a worker process; called by Dask in its main thread."""
     # Ctrl-C in a terminal reaches the workers too, but is for the driver.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The stages begin with tasks that run on one worker: meanwhile the others load what they will need.
-    threading.Thread(target=_load, name="nomad-load", daemon=True).start()
-
-
-def _load() -> None:
+    # Imported here, not by the first task beside another import: SciPy's modules import each other in circles.
     from nomad_dask.backends.cpu.backend import load
 
-    load()
+    # The stages begin with tasks that run on one worker: meanwhile the others load what their kernels will need.
+    threading.Thread(target=load, name="nomad-load", daemon=True).start()

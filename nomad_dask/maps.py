@@ -53,8 +53,7 @@ class Map:
         """Return positions and columns as one Arrow table: ``x``, ``y``, ``z`` if there is one, and the others."""
         import pyarrow as pa
 
-        columns = {a: pa.array(np.ascontiguousarray(p)) for a, p in zip(AXES, self.positions.T, strict=False)}
-        table = pa.table(columns)
+        table = pa.table({a: _arrow(p) for a, p in zip(AXES, self.positions.T, strict=False)})
         for name in self.table.column_names:
             table = table.append_column(self.table.schema.field(name), self.table.column(name))
         return table

@@ -121,10 +121,9 @@ def choose_tiles(marks: np.ndarray) -> list[Tile]:
     tiles = []
     for box in scipy.ndimage.find_objects(np.where(marks, numbers, 0)):
         if box is not None:
-            start, stop = (
-                [_BLOCK * end for end in ends] for ends in zip(*((s.start, s.stop) for s in box), strict=True)
-            )
-            tiles.append(Tile(tuple(start), tuple(b - a for a, b in zip(start, stop, strict=True)), shape))
+            start = tuple(_BLOCK * side.start for side in box)
+            size = tuple(_BLOCK * (side.stop - side.start) for side in box)
+            tiles.append(Tile(start, size, shape))
     whole = Tile((0,) * marks.ndim, shape, shape)
     if sum(math.prod(tile.padded) for tile in tiles) > _NODES_OF_WHOLE * math.prod(whole.padded):
         return [whole]

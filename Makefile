@@ -28,7 +28,7 @@ test: .venv/dev.stamp ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-rapids: .venv-rapids/rapids.stamp ## Check what we call in RAPIDS, in .venv-rapids (5 GB)
-	.venv-rapids/bin/python -m pytest tests/contract tests/test_devices.py
+	.venv-rapids/bin/python -m pytest tests/contract tests/backends/gpu/test_device_info.py
 
 lint: .venv/dev.stamp ## Check style and types
 	$(BIN)/ruff check .
@@ -36,8 +36,8 @@ lint: .venv/dev.stamp ## Check style and types
 	$(BIN)/mypy
 
 bench: .venv/bench.stamp ## Measure kernels, and compare with openTSNE, UMAP and PaCMAP (long)
-	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.compare
 
 clean: ## Remove .venv, caches and the demo
 	rm -rf .venv .venv-rapids demo site .mypy_cache .ruff_cache .pytest_cache

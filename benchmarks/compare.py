@@ -1,10 +1,10 @@
 """Compare nomad_dask with openTSNE, umap-learn and PaCMAP: what a map costs and how good it is, in one run.
 
-    python benchmarks/compare.py --data fashion --seeds 0 1 2 --peers-python PEERS/bin/python
+    python -m benchmarks.compare --data fashion --seeds 0 1 2 --peers-python PEERS/bin/python
 
 Every fit is a fresh process, from a file of vectors to a file of positions. Its CPU seconds count from the
 start of the process, imports included. Compiled code is cached before: every method makes one map that does
-not count. The order of the methods turns with every seed. All maps are scored by nomad_dask.metrics on the
+not count. The order of the methods turns with every seed. All maps are scored by nomad_dask.metrics.scores on the
 same rows.
 """
 
@@ -27,8 +27,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-import datasets
+from benchmarks import datasets
 
 HERE = Path(__file__).parent
 NOMAD = {"nomad": [], "nomad-fast": ["--preset", "fast"], "nomad-best": ["--preset", "best"]}
@@ -102,7 +101,7 @@ def measured(command: list[str], scratch: Path) -> dict[str, Any]:
 
 def scored(data: Data, positions: Path) -> dict[str, Any]:
     """Score a map; the queries and triplets are the same for all maps of the same data."""
-    from nomad_dask.metrics import score
+    from nomad_dask.metrics.scores import score
     from nomad_dask.sources import open_source
 
     if positions.suffix == ".npy":

@@ -1,6 +1,6 @@
 """Data sets of the benchmarks, prepared once under benchmarks/data/ (which git ignores).
 
-python benchmarks/datasets.py fashion
+python -m benchmarks.datasets fashion
 """
 
 from __future__ import annotations

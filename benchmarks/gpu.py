@@ -1,7 +1,7 @@
 """Figures of one GPU, with what it cannot go beyond beside each: kernels, epochs, neighbours, whole maps.
 
-    python benchmarks/gpu.py
-    python benchmarks/gpu.py --parts kernels maps --rows 1000000 --limit 300 --out results/
+    python -m benchmarks.gpu
+    python -m benchmarks.gpu --parts kernels maps --rows 1000000 --limit 300 --out results/
 
 Every measurement is a process of its own, ended after `--limit` seconds, and is written at once: what a killed
 run has measured is there. A later run of the same day on the same kind of card adds to the file, and takes the
@@ -26,12 +26,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_card import Card, CudaCard, about, ceilings
+from benchmarks.gpu_kernels import epoch, kernels
+from benchmarks.gpu_report import markdown
+from benchmarks.gpu_vectors import neighbors, umap, whole_map
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from gpu_card import Card, CudaCard, about, ceilings  # noqa: E402
-from gpu_kernels import epoch, kernels  # noqa: E402
-from gpu_report import markdown  # noqa: E402
-from gpu_vectors import neighbors, umap, whole_map  # noqa: E402
 
 MILLION = 1_000_000
 PARTS: dict[str, tuple[int, ...]] = {

@@ -8,8 +8,8 @@ import numpy as np
 
 from nomad_dask.backends.gpu.runtime import current
 from nomad_dask.errors import InputError
-from nomad_dask.sources.device import DeviceSource
-from nomad_dask.sources.digest import digest_of
+from nomad_dask.sources.cuda import DeviceSource
+from nomad_dask.sources.fingerprint import digest_of
 
 # Rows made at one time: a number takes 8 bytes while it is drawn.
 _PIECE_ROWS = 1 << 17

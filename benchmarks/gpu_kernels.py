@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from gpu_card import Card, copy_rate, waited
 
+from benchmarks.gpu_card import Card, copy_rate, waited
 from nomad_dask.backends.base import Remote, ShardGraph, Step
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.field import (

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_card import Card, matrix_rate, waited
-from gpu_data import MixtureSource
 
+from benchmarks.gpu_card import Card, matrix_rate, waited
+from benchmarks.gpu_data import MixtureSource
 from nomad_dask.backends.base import Cells
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.vectors import ShardVectors
-from nomad_dask.events import EpochDone, Event, ShardPlaced, StageFinished
-from nomad_dask.metrics import score
+from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, StageFinished
+from nomad_dask.metrics.scores import score
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
-from nomad_dask.pipeline import project
-from nomad_dask.plan import make_plan
+from nomad_dask.pipeline.run import project
+from nomad_dask.planning.plan import make_plan
 
 N_NEIGHBORS = 15
 TARGET_RECALL = 0.95

@@ -1,8 +1,8 @@
 """What an epoch costs when the shards lie on several hosts, by latency and bandwidth of the network.
 
-    python benchmarks/hosts.py --data mixture200k --hosts 2 4 --rtt-ms 0.1 1 10 --mbit 100 1000 10000
+    python -m benchmarks.hosts --data mixture200k --hosts 2 4 --rtt-ms 0.1 1 10 --mbit 100 1000 10000
 
-Needs root's rights. The hosts are network namespaces of this machine (tests/faults/network.py): scheduler and
+Needs root's rights. The hosts are network namespaces of this machine (tests/helpers/network.py): scheduler and
 driver on one, a worker of one thread on each of the others, all on one switch. They share this machine's cores.
 All runs of one number of hosts take up copies of one workspace, so that they lay out the same shards.
 """
@@ -25,11 +25,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from compare import load, machine, versions
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 import network
+import numpy as np
+
+from benchmarks.compare import load, machine, versions
 
 HERE = Path(__file__).parent
 # Epochs that do not count: in the first ones workers compile and load.
@@ -70,9 +69,9 @@ def child(job: dict[str, Any]) -> None:
     """Run a fit as `job` says, and write a line of JSON after every batch of epochs. In a process of its own."""
     import distributed
 
-    from nomad_dask.events import EpochDone, Event, StageAdvanced, StageStarted
+    from nomad_dask.callbacks.events import EpochDone, Event, StageAdvanced, StageStarted
     from nomad_dask.params import Params
-    from nomad_dask.pipeline import project
+    from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
     told = 0

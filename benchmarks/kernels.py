@@ -1,6 +1,6 @@
 """Cost of the kernels by the number of rows: ns a point for deposit, field, attraction; ns a row for neighbours.
 
-    python benchmarks/kernels.py --rows 10000 100000 1000000
+    python -m benchmarks.kernels --rows 10000 100000 1000000
 
 CPU seconds on one thread, the least of three runs, compiled code cached. Points lie as dense as in a finished
 map, rows in the order of their cells; vectors are a mixture of Gaussians in 64 dimensions.
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import machine, versions
 from threadpoolctl import threadpool_limits
 
+from benchmarks.compare import machine, versions
 from nomad_dask.backends.base import Remote, ShardGraph, Step
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.threads import threads
-from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params

@@ -1,6 +1,6 @@
 """Kill workers and drivers of one small fit at random moments, finish it, and compare the maps bit for bit.
 
-    python benchmarks/kills.py --trials 200
+    python -m benchmarks.kills --trials 200
 
 Every trial is one fit by a process of its own (the driver) on a cluster of two worker processes with nannies.
 At a random moment of a random stage a random victim gets SIGKILL: one worker, all workers, or the driver. A driver
@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from compare import HERE, machine, versions
+from benchmarks.compare import HERE, machine, versions
 
 N_ROWS, N_DIMS, N_EPOCHS, N_SHARDS = 3000, 16, 60, 2
 STAGES = ("sample", "cells", "shards", "neighbors", "layout")
@@ -50,13 +49,13 @@ def data(path: Path) -> None:
 
 def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
     """Make the map and save it; tell the stages on standard output as they start and end."""
-    from nomad_dask.events import Event, StageFinished, StageStarted
-    from nomad_dask.layout import driver
+    from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
+    from nomad_dask.layout import optimize
     from nomad_dask.params import Params
-    from nomad_dask.pipeline import project
+    from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
-    driver._CHECKPOINT_SECONDS, driver._CHECKPOINT_COST = CHECKPOINT_SECONDS, 0
+    optimize._CHECKPOINT_SECONDS, optimize._CHECKPOINT_COST = CHECKPOINT_SECONDS, 0
 
     def emit(event: Event) -> None:
         if isinstance(event, StageStarted):

@@ -1,7 +1,7 @@
 """The page on a map, in headless Chromium: how soon, how smooth, how large, and whether it tells the truth.
 
-    python benchmarks/page.py --map packages.parquet
-    python benchmarks/page.py --rows 1e7 --dir /scratch --shots /tmp/shots
+    python -m benchmarks.page --map packages.parquet
+    python -m benchmarks.page --rows 1e7 --dir /scratch --shots /tmp/shots
 
 With `--rows` a map is made as for the sites. The site is written by `nomad-dask export` and served by
 `nomad-dask view`. Needs Chromium with its driver.
@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from compare import machine, versions
-from sites import write_map
+
+from benchmarks import page_tour as tour
+from benchmarks.compare import machine, versions
+from tests.helpers.browser import chromium
+from tests.helpers.site_maps import write_map
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "viewing"))
-
-import page_tour as tour  # noqa: E402 - it drives the page as the tests do
-from browser import chromium  # noqa: E402
 
 NOMAD = str(Path(sys.executable).with_name("nomad-dask"))
 

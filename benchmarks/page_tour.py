@@ -15,9 +15,10 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
-from browser import Page
 from PIL import Image
-from small_sites import Made
+
+from tests.helpers.browser import Page
+from tests.helpers.small_sites import Made
 
 SIZE = (1280, 800)
 SIZES = ((375, 812), SIZE, (2560, 1440))

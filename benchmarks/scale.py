@@ -1,9 +1,9 @@
 """Big runs: data made on the fly, a fit held by a memory cgroup, what every stage used, and a projection.
 
-    python benchmarks/scale.py --bytes 12e9 --dims 1024 --limit 2e9 -- --memory 2GB
-    python benchmarks/scale.py --rows 4e6 --dims 64 --dtype float16
-    python benchmarks/scale.py --rows 1e7 --dims 64 --dtype float16
-    python benchmarks/scale.py --project 6e7 results/scale-4mx64-DATE.json results/scale-10mx64-DATE.json
+    python -m benchmarks.scale --bytes 12e9 --dims 1024 --limit 2e9 -- --memory 2GB
+    python -m benchmarks.scale --rows 4e6 --dims 64 --dtype float16
+    python -m benchmarks.scale --rows 1e7 --dims 64 --dtype float16
+    python -m benchmarks.scale --project 6e7 results/scale-4mx64-DATE.json results/scale-10mx64-DATE.json
 
 What follows `--` is given to `nomad-dask fit`. With root's rights the source lies on a file system of its own (a
 loop device), whose reads are counted: these are the reads of the source and of nothing else.
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import machine, versions
-from watch import watched
+
+from benchmarks.compare import machine, versions
+from benchmarks.watch import watched
 
 HERE = Path(__file__).parent
 _BLOCK_ROWS = 1 << 15

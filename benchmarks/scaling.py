@@ -1,8 +1,8 @@
 """How cost and quality go with the number of rows, of shards, and of worker processes on the same cores.
 
-    python benchmarks/scaling.py rows --data paths1m --rows 50000 200000 1000000
-    python benchmarks/scaling.py shards --data fashion --shards 1 2 4 8 16 --workers 1 2 4 1 1
-    python benchmarks/scaling.py workers --data paths200k --workers 1 2 4 --repeats 3
+    python -m benchmarks.scaling rows --data paths1m --rows 50000 200000 1000000
+    python -m benchmarks.scaling shards --data fashion --shards 1 2 4 8 16 --workers 1 2 4 1 1
+    python -m benchmarks.scaling workers --data paths200k --workers 1 2 4 --repeats 3
 
 Every fit is a fresh process, compiled code cached; measured and scored as in `compare.py`.
 """
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import Data, command, load, machine, measured, scored
+
+from benchmarks.compare import Data, command, load, machine, measured, scored
 
 RESULTS = Path(__file__).parent / "results"
 

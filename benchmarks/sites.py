@@ -1,7 +1,7 @@
 """The site of a map: bytes on disk, the largest part, memory and time of its writer, for synthetic maps.
 
-    python benchmarks/sites.py --rows 1e6 1e7
-    python benchmarks/sites.py --rows 6e7 --nameless
+    python -m benchmarks.sites --rows 1e6 1e7
+    python -m benchmarks.sites --rows 6e7 --nameless
 
 Every export is a fresh process, `nomad-dask export` as users run it. The result is written after every map, beside
 those of the same day.
@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from compare import machine, measured, versions
+
+from benchmarks.compare import machine, measured, versions
 
 HERE = Path(__file__).parent
 BLOCK_ROWS = 1 << 18

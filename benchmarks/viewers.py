@@ -2,7 +2,7 @@
 
     python -m venv peers && peers/bin/pip install embedding-atlas datamapplot jupyter-scatter jupyterlab quadfeather
     npm install --prefix web deepscatter deck.gl@9.1 apache-arrow d3 jquery@3.7.1
-    python benchmarks/viewers.py --peers-python peers/bin/python --modules web/node_modules --rows 1e6 1e7
+    python -m benchmarks.viewers --peers-python peers/bin/python --modules web/node_modules --rows 1e6 1e7
 
 Needs Chromium with its driver, and nomad-dask with its `dev` extra. deepscatter is measured here and used nowhere else:
 its licence forbids commercial use, and quadfeather, which makes its tiles, has none. All see the same maps
@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import machine
 from PIL import Image
 from selenium.common.exceptions import TimeoutException
-from sites import write_map
-from viewer_peers import VIEWERS, Peers, Viewer
+
+from benchmarks.compare import machine
+from benchmarks.viewer_peers import VIEWERS, Peers, Viewer
+from tests.helpers.browser import SOFTWARE_GL, Page, chromium, served
+from tests.helpers.site_maps import write_map
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "viewing"))
-from browser import SOFTWARE_GL, Page, chromium, served  # noqa: E402
 
 SIZE = (1280, 800)
 MIDDLE = {"x": 340, "y": 150, "width": 600, "height": 500}  # what is watched: no panels lie there

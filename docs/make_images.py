@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-import nomad_dask.layout.driver as driver
+import nomad_dask.layout.optimize as driver
 from nomad_dask import Map, NomadProjection
-from nomad_dask.events import CheckpointWritten, Event
-from nomad_dask.layout.shard import checkpoint_file
-from nomad_dask.metrics import Scores, score
-from nomad_dask.partition.exchange import shard_file
-from nomad_dask.viewing.raster import draw
+from nomad_dask.callbacks.events import CheckpointWritten, Event
+from nomad_dask.layout.worker import checkpoint_file
+from nomad_dask.metrics.scores import Scores, score
+from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.plotting.raster import draw
 
 HERE = Path(__file__).parent
 IMAGES = HERE / "images"

@@ -9,24 +9,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nomad_dask._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from nomad_dask.callbacks.live import LiveMap as LiveMap
+    from nomad_dask.estimator import NomadProjection as NomadProjection
     from nomad_dask.maps import Map as Map
     from nomad_dask.maps import explore as explore
     from nomad_dask.maps import plot as plot
     from nomad_dask.maps import read_map as read_map
     from nomad_dask.params import Params as Params
-    from nomad_dask.projection import NomadProjection as NomadProjection
-    from nomad_dask.viewing.live import LiveMap as LiveMap
 
 __all__ = ["LiveMap", "Map", "NomadProjection", "Params", "__version__", "explore", "plot", "read_map"]
 
 # Loaded on first use, so that `import nomad_dask` costs next to nothing.
 _HOMES = {
-    "LiveMap": "nomad_dask.viewing.live",
+    "LiveMap": "nomad_dask.callbacks.live",
     "Map": "nomad_dask.maps",
-    "NomadProjection": "nomad_dask.projection",
+    "NomadProjection": "nomad_dask.estimator",
     "Params": "nomad_dask.params",
     "explore": "nomad_dask.maps",
     "plot": "nomad_dask.maps",

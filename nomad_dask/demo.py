@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.callbacks.events import Emit
+from nomad_dask.callbacks.progress_bars import stage
 from nomad_dask.errors import InputError
-from nomad_dask.events import Emit
 from nomad_dask.params import Params
-from nomad_dask.progress import stage
-from nomad_dask.workspace import whole_file
+from nomad_dask.storage.workspace import whole_file
 
 N_DIMS = 256
 SHORTEST_DOCSTRING = 40
@@ -85,7 +85,7 @@ class Demo:
     n_items : int
         Rows of the map.
     scores : Any
-        Quality of the map, as `nomad_dask.metrics.score` gives it.
+        Quality of the map, as `nomad_dask.metrics.scores.score` gives it.
     """
 
     embeddings: Path
@@ -117,12 +117,12 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
         Memory or disk are too small.
     """
     from nomad_dask.maps import read_map
-    from nomad_dask.metrics import score
-    from nomad_dask.pipeline import project
+    from nomad_dask.metrics.scores import score
+    from nomad_dask.pipeline.run import project
+    from nomad_dask.plotting.raster import draw
+    from nomad_dask.site.atomic_folder import check_folder
+    from nomad_dask.site.export import export
     from nomad_dask.sources import open_source
-    from nomad_dask.viewing.raster import draw
-    from nomad_dask.viewing.site.export import export
-    from nomad_dask.viewing.site.growing import check_folder
 
     folder = Path(folder)
     try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError, near
-from nomad_dask.kinds import AXES
-from nomad_dask.workspace import whole_file
+from nomad_dask.storage.workspace import whole_file
+from nomad_dask.utils.array_types import AXES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,8 +144,8 @@ class Map:
         InputError
             A column does not exist, an argument is wrong, or datashader is not installed.
         """
-        from nomad_dask.viewing.labels import labels_of_column, labels_of_text
-        from nomad_dask.viewing.raster import draw
+        from nomad_dask.plotting.labels import labels_of_column, labels_of_text
+        from nomad_dask.plotting.raster import draw
 
         x, y = self.positions[:, 0], self.positions[:, 1]
         if labels is not None and label_text is not None:
@@ -177,7 +177,7 @@ class Map:
         theme: str = "dark",
         size: tuple[int, int] = (900, 700),
     ) -> Any:
-        """Return a view to move about in, in a notebook; see `nomad_dask.viewing.explore.explore`.
+        """Return a view to move about in, in a notebook; see `nomad_dask.plotting.interactive.explore`.
 
         Parameters
         ----------
@@ -189,13 +189,13 @@ class Map:
         size : tuple of int
             Width and height in pixels.
         """
-        from nomad_dask.viewing.explore import explore
+        from nomad_dask.plotting.interactive import explore
 
         x, y = (np.ascontiguousarray(axis) for axis in self.positions[:, :2].T)
         return explore(x, y, self.to_arrow(), color, hover, theme, size)
 
     def _repr_html_(self) -> str:
-        from nomad_dask.viewing.summary import html_of_map
+        from nomad_dask.plotting.html_repr import html_of_map
 
         kinds = dict.fromkeys(self.columns, "float") | {f.name: str(f.type) for f in self.table.schema}
         return html_of_map(self.positions, kinds, self.metadata)

@@ -1,15 +1,11 @@
-"""Makes `runs.py` importable for the tests in all folders, and skips what needs a card where there is none."""
+"""Settings of all tests; those marked `gpu` are skipped where there is no GPU."""
 
 from __future__ import annotations
 
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 # Shells start what runs in the background with Ctrl-C ignored, and all that it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,14 +17,14 @@ settings.load_profile("no deadline")
 @pytest.fixture
 def epoch_by_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client hear of every epoch before the next one begins."""
-    monkeypatch.setattr("nomad_dask.layout.driver._BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("nomad_dask.layout.optimize._BATCH_SECONDS", 0.0)
 
 
 @pytest.fixture
 def checkpoints_at_once(monkeypatch: pytest.MonkeyPatch, epoch_by_epoch: None) -> None:
     """Write a checkpoint after every epoch."""
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_COST", 0)
+    monkeypatch.setattr("nomad_dask.layout.optimize._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nomad_dask.layout.optimize._CHECKPOINT_COST", 0)
 
 
 def _lacks() -> str | None:

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from runs import blobs
 
 import nomad_dask
 from nomad_dask import NomadProjection, read_map
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.maps import Map, as_map
+from tests.helpers.runs import blobs
 
 N = 700
 EVIL = "<script>alert(1)</script>"

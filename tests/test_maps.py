@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import blobs, make_map
 
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.maps import read_map, write_map
 from nomad_dask.params import Params
 from nomad_dask.sources import open_source
+from tests.helpers.runs import blobs, make_map
 
 N = 700
 
@@ -114,7 +114,7 @@ def test_what_is_no_map_is_refused(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_work(table, tmp_path, monkeypatch):
-    monkeypatch.setattr("nomad_dask.pipeline.connect", None)  # no work: it would not even connect
+    monkeypatch.setattr("nomad_dask.pipeline.run.connect", None)  # no work: it would not even connect
     (tmp_path / "there.parquet").write_text("")
     for output, said in [
         (tmp_path / "there.parquet", "exists"),

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const out = resolve(process.argv[2] ?? join(here, "../nomad_dask/viewing/web/dist"));
+const out = resolve(process.argv[2] ?? join(here, "../nomad_dask/site/web"));
 
 const result = await build({
   absWorkingDir: here,

@@ -14,7 +14,7 @@ import numpy as np
 from nomad_dask.params import Params
 
 if TYPE_CHECKING:
-    from nomad_dask.backends.vectors import ShardVectors
+    from nomad_dask.backends.row_reader import ShardVectors
     from nomad_dask.sources.base import Source
 
 

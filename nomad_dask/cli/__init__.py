@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import click
 
-from nomad_dask import __version__
+from nomad_dask._version import __version__
 from nomad_dask.cli.demo import demo
 from nomad_dask.cli.export import export
 from nomad_dask.cli.fit import fit

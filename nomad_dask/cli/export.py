@@ -52,7 +52,7 @@ def export(
     The page needs no server: open DIR/index.html, or put the folder on any web host. Takes up to 2 GB of memory,
     however large the map is.
     """
-    from nomad_dask.viewing.site.export import export as write_site
+    from nomad_dask.site.export import export as write_site
 
     with options.shown_progress(quiet, verbose) as emit:
         made = write_site(map, output, overwrite=overwrite, emit=emit, **chosen)

@@ -72,7 +72,7 @@ def fit(
     if plot is not None:
         options.check_picture(plot, overwrite)
 
-    from nomad_dask.pipeline import project
+    from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
     source = open_source(input, column=column, keep=keep)
@@ -100,7 +100,7 @@ def fit(
         # A run takes up what its workspace holds, with or without --resume.
         raise Interrupted(f"{stop} Go on with: {shlex.join(again)}") from stop
     if plot is not None:
-        from nomad_dask.viewing.raster import draw
+        from nomad_dask.plotting.raster import draw
 
         draw(result.positions[:, 0], result.positions[:, 1], path=plot)
     if as_json:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nomad_dask.callbacks.events import Emit
 from nomad_dask.errors import InputError, near
-from nomad_dask.events import Emit
 from nomad_dask.params import METRICS, PRESETS, WEIGHTS, Params
 
 if TYPE_CHECKING:
-    from nomad_dask.metrics import Scores
+    from nomad_dask.metrics.scores import Scores
 
 Command = Callable[..., Any]
 
@@ -150,7 +150,7 @@ def memory_option(command: Command) -> Command:
     """Add ``--memory``."""
 
     def read(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-        from nomad_dask.memory import read_bytes
+        from nomad_dask.utils.memory import read_bytes
 
         return read_bytes(value)
 
@@ -189,7 +189,7 @@ def shown_progress(quiet: bool, verbose: bool) -> Iterator[Emit]:
     if quiet:
         yield lambda event: None
         return
-    from nomad_dask.progress import progress_bars
+    from nomad_dask.callbacks.progress_bars import progress_bars
 
     with progress_bars(verbose=verbose) as emit:
         yield emit
@@ -203,7 +203,7 @@ def check_picture(path: Path, overwrite: bool) -> None:
     InputError
         Its path is refused, or what draws is not installed.
     """
-    from nomad_dask.begin import check_output
+    from nomad_dask.pipeline.setup import check_output
 
     if path.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"{path} is not accepted: pictures are PNG or SVG, give a name ending in .png or .svg.")

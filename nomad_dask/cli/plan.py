@@ -43,9 +43,9 @@ def plan(
     """
     params = options.read_params(settings, others)
 
-    from nomad_dask.memory import memory_of_process
-    from nomad_dask.plan import check_fits, make_plan
+    from nomad_dask.planning.plan import check_fits, make_plan
     from nomad_dask.sources import open_source
+    from nomad_dask.utils.memory import memory_of_process
 
     source = open_source(input, column=column)
     there = memory_of_process() // workers
@@ -53,7 +53,7 @@ def plan(
     made = make_plan(source, params, workers, room)
     seconds: dict[str, float] = {}
     if not no_time:
-        from nomad_dask.calibration import estimate
+        from nomad_dask.pipeline.time_estimate import estimate
 
         seconds = estimate(source, params, made, device)
     if as_json:

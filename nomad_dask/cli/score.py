@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from nomad_dask.callbacks.progress_bars import stage
 from nomad_dask.cli import options
-from nomad_dask.progress import stage
 
 
 @click.command(short_help="Score a map against the vectors it was made from.")

@@ -19,7 +19,7 @@ def status(workspace: Path, quick: bool, as_json: bool, verbose: bool) -> None:
 
     Changes nothing, and may be asked while the run goes on.
     """
-    from nomad_dask.status import look, report
+    from nomad_dask.pipeline.status import look, report
 
     found = look(workspace, sizes_only=quick)
     if as_json:

@@ -47,7 +47,7 @@ def view(
 
     MAP may also be a folder that `export` wrote: it is served as it is.
     """
-    from nomad_dask.viewing.site.serving import Server
+    from nomad_dask.site.server import Server
 
     with ExitStack() as stack:
         if map.is_dir():
@@ -60,7 +60,7 @@ def view(
         # Before the work: a port in use is known at once.
         server = stack.enter_context(Server(folder, port))
         if not map.is_dir():
-            from nomad_dask.viewing.site.export import export
+            from nomad_dask.site.export import export
 
             with options.shown_progress(quiet, verbose) as emit:
                 export(map, folder, overwrite=overwrite, emit=emit, **chosen)
@@ -80,7 +80,7 @@ def _is_chosen() -> bool:
 
 
 def _check_served(folder: Path, chosen: bool) -> None:
-    from nomad_dask.viewing.site.growing import is_site
+    from nomad_dask.site.atomic_folder import is_site
 
     if not is_site(folder):
         raise InputError(f"The folder {str(folder)!r} holds no site: give a map, or a folder that 'export' wrote.")

@@ -1,9 +1,9 @@
 """The Dask cluster: the client given, or an embedded one; what is checked first, and running tasks with progress."""
 
-from nomad_dask.cluster.connecting import connect
+from nomad_dask.cluster.connect import connect
 from nomad_dask.cluster.dashboard import dashboard_of
+from nomad_dask.cluster.executor import Cluster, WorkerInfo, spread
 from nomad_dask.cluster.preflight import check_reach
-from nomad_dask.cluster.running import Cluster, WorkerInfo, spread
 from nomad_dask.cluster.tasks import report, worker_threads
 
 __all__ = ["Cluster", "WorkerInfo", "check_reach", "connect", "dashboard_of", "report", "spread", "worker_threads"]

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nomad_dask import __version__
-from nomad_dask.cluster.running import Cluster
-from nomad_dask.cluster.watch import bound
+from nomad_dask._version import __version__
+from nomad_dask.cluster.executor import Cluster
+from nomad_dask.cluster.watchdog import bound
 from nomad_dask.errors import ClusterError
 from nomad_dask.sources.base import Source
 

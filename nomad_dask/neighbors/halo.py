@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.vectors import ShardVectors
-from nomad_dask.partition.exchange import shard_file
-from nomad_dask.plan import Run
+from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.planning.plan import Run
 
 # The cells nearest to each own cell that belong to the halo.
 _HALO_CELLS = 64

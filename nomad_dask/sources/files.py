@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, NamedTuple, Self, TypeVar, cast
 from urllib.parse import unquote
 
 from nomad_dask.errors import InputError, MissingInputError
-from nomad_dask.sources import remote
-from nomad_dask.sources.again import in_our_words, patiently
+from nomad_dask.sources import fsspec
 from nomad_dask.sources.base import Source, rows_named
+from nomad_dask.sources.retry import in_our_words, patiently
 
 # Files that are looked at together: what they cost is waiting.
 _AT_ONCE = 16
@@ -40,9 +40,9 @@ class State(NamedTuple):
 
 def absolute(path: str | Path) -> str:
     """Return the path that every worker can open: absolute, or the URL as its storage spells it."""
-    if not remote.is_url(path):
+    if not fsspec.is_url(path):
         return str(Path(path).absolute())
-    fs, inner = remote.filesystem(str(path))
+    fs, inner = fsspec.filesystem(str(path))
     return str(fs.unstrip_protocol(inner))
 
 
@@ -61,8 +61,8 @@ def state_of(path: str) -> State:
     MissingInputError, InputError
         It does not exist, or may not be looked at.
     """
-    if remote.is_url(path):
-        return remote_state(remote.info(path), path)
+    if fsspec.is_url(path):
+        return remote_state(fsspec.info(path), path)
     with in_our_words(path):
         found = Path(path).stat()
     return State(found.st_size, str(found.st_mtime_ns))
@@ -70,13 +70,13 @@ def state_of(path: str) -> State:
 
 def remote_state(found: dict[str, Any], url: str) -> State:
     """Return the state in what a storage tells of an object."""
-    return State(remote.size(found, url), remote.stamp(found))
+    return State(fsspec.size(found, url), fsspec.stamp(found))
 
 
 def open_binary(path: str, size: int) -> BinaryIO:
     """Open a file for reading, buffered; behind a URL one of `size` bytes by ranges."""
-    if remote.is_url(path):
-        return cast("BinaryIO", io.BufferedReader(remote.RangeFile(path, size), 1 << 16))
+    if fsspec.is_url(path):
+        return cast("BinaryIO", io.BufferedReader(fsspec.RangeFile(path, size), 1 << 16))
     return Path(path).open("rb")
 
 
@@ -92,7 +92,7 @@ class FileSource(Source):
     """Vectors in files, on disk or behind URLs, which have to stay as they are while they are read.
 
     After every read its files are looked at again: those of another size or time than at the opening are an
-    error that names them. What failed is read again, see `nomad_dask.sources.again`.
+    error that names them. What failed is read again, see `nomad_dask.sources.retry`.
     """
 
     _given_fingerprint: str | None = None

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from nomad_dask.errors import InputError
-from nomad_dask.sources.again import patiently
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.digest import file_digest
 from nomad_dask.sources.files import FileSource, State, absolute, open_binary, state_of
-from nomad_dask.sources.remote import PIECE, read_ranges
-from nomad_dask.sources.rows import check_shape, native_dtype
-from nomad_dask.workspace import whole_file, write_header
+from nomad_dask.sources.fingerprint import file_digest
+from nomad_dask.sources.fsspec import PIECE, read_ranges
+from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.validation import check_shape, native_dtype
+from nomad_dask.storage.workspace import whole_file, write_header
 
 _PIECES_AT_ONCE = 4
 

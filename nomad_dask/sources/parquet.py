@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nomad_dask.errors import InputError, NomadError
-from nomad_dask.sources.again import patiently
+from nomad_dask.sources.arrow import find_vectors, first_length, rows_of
 from nomad_dask.sources.base import PerThread
-from nomad_dask.sources.digest import digest_of, file_digest
 from nomad_dask.sources.files import FileSource, State, absolute, for_each, open_binary, state_of
-from nomad_dask.sources.remote import PIECE, RangeFile, is_url
-from nomad_dask.sources.rows import check_shape
-from nomad_dask.sources.tables import find_vectors, first_length, rows_of
+from nomad_dask.sources.fingerprint import digest_of, file_digest
+from nomad_dask.sources.fsspec import PIECE, RangeFile, is_url
+from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.validation import check_shape
 
 _BATCH_BYTES = 4 << 20
 # Read at once of a column; of many columns together, each less.
@@ -45,7 +45,7 @@ class _ParquetRows(FileSource):
     paths : sequence of path-like or URL
         At least one.
     column, keep
-        As in `nomad_dask.sources.tables.find_vectors`.
+        As in `nomad_dask.sources.arrow.find_vectors`.
     name : str
         How messages call the data.
     states : sequence of State, optional

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError
-from nomad_dask.sources import remote
-from nomad_dask.sources.again import patiently
+from nomad_dask.sources import fsspec
 from nomad_dask.sources.base import PerThread
-from nomad_dask.sources.digest import digest_of, file_digest
 from nomad_dask.sources.files import FileSource, State, absolute, for_each, remote_state, state_of
-from nomad_dask.sources.rows import check_shape, native_dtype
+from nomad_dask.sources.fingerprint import digest_of, file_digest
+from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.validation import check_shape, native_dtype
 
 
 class ZarrSource(FileSource):
@@ -132,8 +132,8 @@ class ZarrSource(FileSource):
 
 def _list_files(place: str) -> dict[str, State]:
     """Return all files of an array by their names in it."""
-    if remote.is_url(place):
-        found = remote.find(place)
+    if fsspec.is_url(place):
+        found = fsspec.find(place)
         return {url[len(place) + 1 :]: remote_state(about, url) for url, about in found.items()}
     files = [p for p in Path(place).rglob("*") if p.is_file()]
     return {p.relative_to(place).as_posix(): state_of(str(p)) for p in files}
@@ -146,8 +146,8 @@ def _open(place: str, name: str) -> Any:
         raise InputError(f"{name} is of zarr, which needs the package zarr: pip install nomad-dask[zarr]") from error
     try:
         store: Any = place
-        if remote.is_url(place):
-            remote.filesystem(place)  # tells what is not installed
+        if fsspec.is_url(place):
+            fsspec.filesystem(place)  # tells what is not installed
             store = zarr.storage.FsspecStore.from_url(place, read_only=True)
         found = zarr.open(store, mode="r")
     except (ValueError, KeyError, TypeError, OSError) as error:

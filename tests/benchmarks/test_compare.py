@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 BURN = "import time; t = time.process_time()\nwhile time.process_time() - t < {s}: pass"
 
 
 @pytest.fixture
-def compare(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import compare
+def compare():
+    from benchmarks import compare
 
     return compare
 
 
 @pytest.fixture
 def datasets(compare):
-    import datasets
+    from benchmarks import datasets
 
     return datasets
 
@@ -157,6 +156,6 @@ def test_machine_is_described(compare):
 
 def test_help_works_without_the_peers():
     shown = subprocess.run(
-        [sys.executable, BENCHMARKS / "compare.py", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "benchmarks.compare", "--help"], capture_output=True, text=True, check=True
     )
     assert "--peers-python" in shown.stdout

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_small_run(tmp_path):
-    command = [sys.executable, BENCHMARKS / "sites.py", "--rows", "3000", "--dir", tmp_path, "--out", tmp_path / "out"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "benchmarks.sites", "--rows", "3000", "--dir", tmp_path, "--out", tmp_path / "out"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     result = json.loads(next((tmp_path / "out").glob("sites-*.json")).read_text())
     (run,) = result["runs"]
     assert run["rows"] == 3000

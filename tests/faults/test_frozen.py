@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import scheduler_process
-from runs import blobs, make_map
 
+from nomad_dask.callbacks.events import EpochDone, Event, StageStarted
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError
-from nomad_dask.events import EpochDone, Event, StageStarted
+from tests.helpers.processes import scheduler_process
+from tests.helpers.runs import blobs, make_map
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
@@ -64,7 +64,7 @@ class Freezer:
 
 def test_a_frozen_worker_of_an_own_cluster_is_replaced(data, undisturbed, monkeypatch):
     """By its scheduler, which waits for heartbeats no longer than five seconds here."""
-    monkeypatch.setattr("nomad_dask.cluster.connecting.WORKER_TTL_SECONDS", 5)
+    monkeypatch.setattr("nomad_dask.cluster.connect.WORKER_TTL_SECONDS", 5)
     freezer = Freezer(10)
     with connect(n_workers=2) as own:
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import blobs, make_map, worker_processes
 
+from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
 from nomad_dask.errors import ResourceError
-from nomad_dask.events import Event, StageFinished, StageStarted
-from nomad_dask.pipeline import Result
-from nomad_dask.workspace import Workspace, whole_file
+from nomad_dask.pipeline.run import Result
+from nomad_dask.storage.workspace import Workspace, whole_file
+from tests.helpers.runs import blobs, make_map, worker_processes
 
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_rows": 60}
 
@@ -69,7 +69,7 @@ class Filler:
 @pytest.fixture
 def room_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what refuses to begin on a small disk: the plan is generous for so few rows."""
-    monkeypatch.setattr("nomad_dask.pipeline.check_fits", lambda *_: None)
+    monkeypatch.setattr("nomad_dask.pipeline.run.check_fits", lambda *_: None)
 
 
 @pytest.mark.parametrize("stage", ["sample", "cells", "shards", "neighbors", "layout"])

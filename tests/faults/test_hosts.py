@@ -9,15 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import network
 import numpy as np
 import pytest
-from runs import Heard, blobs, make_map
 
+from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, StageStarted, WorkerLost
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
-from nomad_dask.events import EpochDone, Event, ShardPlaced, StageStarted, WorkerLost
 from nomad_dask.maps import read_map
+from tests.helpers import network
+from tests.helpers.runs import Heard, blobs, make_map
 
 # A test that takes longer is called a hang. The longest wait in it is that for a worker to be called lost.
 LOST_SECONDS = 6

@@ -13,11 +13,11 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from processes import command_line, descendants, stages_done, wait_until, worker_pids
-from runs import blobs, make_map, worker_processes
 
 from nomad_dask.cluster import Cluster, report
 from nomad_dask.errors import Interrupted
+from tests.helpers.processes import command_line, descendants, stages_done, wait_until, worker_pids
+from tests.helpers.runs import blobs, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)

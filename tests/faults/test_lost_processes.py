@@ -13,11 +13,11 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from processes import command_line, descendants, scheduler_process, stages_done, wait_until, worker_pids
-from runs import blobs, make_map
 
+from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageStarted
 from nomad_dask.errors import ClusterError
-from nomad_dask.events import CheckpointWritten, EpochDone, Event, StageStarted
+from tests.helpers.processes import command_line, descendants, scheduler_process, stages_done, wait_until, worker_pids
+from tests.helpers.runs import blobs, make_map
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(150)
@@ -114,7 +114,7 @@ def test_the_driver_of_a_running_cluster_is_killed(data, undisturbed, tmp_path):
 
 def test_all_workers_are_killed_again_and_again(data, undisturbed, tmp_path, checkpoints_at_once):
     """Nannies start new ones; the run waits for them and takes up its last checkpoint."""
-    from runs import worker_processes
+    from tests.helpers.runs import worker_processes
 
     with worker_processes(2) as client:
 

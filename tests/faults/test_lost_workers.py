@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import Heard, blobs, make_map, worker_processes
 
+from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
-from nomad_dask.events import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
+from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
@@ -158,7 +158,7 @@ def kill(pid: int) -> None:
 
 
 def test_killed_during_the_coarse_map(client, monkeypatch):
-    monkeypatch.setattr("nomad_dask.plan.COARSE_MIN_ROWS", 100)
+    monkeypatch.setattr("nomad_dask.planning.plan.COARSE_MIN_ROWS", 100)
     x, settings = blobs(2400), SETTINGS | {"coarse": "always", "n_epochs": 10}
     plain = make_map(x, **settings).positions
     heard, killer = Heard(), Killer(client, when_begins("coarse neighbors"))
@@ -174,9 +174,9 @@ def test_killed_during_the_coarse_map(client, monkeypatch):
 
 def test_workers_lost_again_and_again_are_given_up(x, client, tmp_path, monkeypatch):
     """Something must be wrong with them; what was done is kept."""
-    monkeypatch.setattr("nomad_dask.layout.driver._MOST_LOSSES", 2)
-    monkeypatch.setattr("nomad_dask.layout.driver._CHECKPOINT_SECONDS", 1e9)  # one would begin the count anew
-    monkeypatch.setattr("nomad_dask.layout.driver._BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("nomad_dask.layout.optimize._MOST_LOSSES", 2)
+    monkeypatch.setattr("nomad_dask.layout.optimize._CHECKPOINT_SECONDS", 1e9)  # one would begin the count anew
+    monkeypatch.setattr("nomad_dask.layout.optimize._BATCH_SECONDS", 0.0)
     asked = []
 
     def run(self: Cluster, task: Any, jobs: Any, *args: Any, **more: Any) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import scheduler_process
-from runs import blobs, make_map, worker_processes
 
-from nomad_dask.events import CheckpointWritten, Event, StageStarted
+from nomad_dask.callbacks.events import CheckpointWritten, Event, StageStarted
+from tests.helpers.processes import scheduler_process
+from tests.helpers.runs import blobs, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
@@ -68,9 +68,9 @@ def workers_with_shards(address: str) -> set[str]:
     from distributed import Client
 
     def shards_here() -> int:
-        from nomad_dask.layout import shard
+        from nomad_dask.layout import worker
 
-        return len(shard._live)
+        return len(worker._live)
 
     with Client(address, set_as_default=False) as client:
         return {worker for worker, count in client.run(shards_here).items() if count}

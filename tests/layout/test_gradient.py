@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from reference import Case, direction, finite_differences, noise
 
 from nomad_dask.backends.base import Remote, ShardGraph, Step
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.params import Params
+from tests.helpers.reference_layout import Case, direction, finite_differences, noise
 
 OPTIONS = [
     (n, r, s, d) for n in ("global", "point") for r, s in (("field", 0), ("means", 0), ("means", 3)) for d in (2, 3)

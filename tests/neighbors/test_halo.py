@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import blobs, make_map
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.neighbors.graph import neighbor_weights
 from nomad_dask.neighbors.halo import nearest_cells
-from nomad_dask.neighbors.shard import graph_file
-from nomad_dask.partition.exchange import shard_file
+from nomad_dask.neighbors.stage import graph_file
+from nomad_dask.partition.shuffle import shard_file
+from tests.helpers.runs import blobs, make_map
 
 N, K, SHARDS = 900, 6, 3
 # So few cells that all of them are in every halo, and all are probed: the search is exact.

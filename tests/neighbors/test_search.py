@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
-from nomad_dask.backends.cpu.knn import CellSearch
+from nomad_dask.backends.cpu.cell_search import CellSearch
 from nomad_dask.backends.cpu.threads import threads
-from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import Neighbors, choose_effort, find_neighbors, measure_recall
 
 

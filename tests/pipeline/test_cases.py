@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import blobs, make_map
 from scipy.spatial import cKDTree
 
 from nomad_dask.errors import InputError, NomadWarning
+from tests.helpers.runs import blobs, make_map
 
 
 def kept_neighbors(x: np.ndarray, positions: np.ndarray, k: int = 10) -> float:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from runs import blobs, make_map, worker_processes
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 
-from nomad_dask import diagnostics
 from nomad_dask.errors import NomadWarning
 from nomad_dask.maps import read_map
 from nomad_dask.params import Params
-from nomad_dask.partition.cells import settled
+from nomad_dask.partition.clustering import settled
+from nomad_dask.pipeline.run import diagnostics
+from tests.helpers.runs import blobs, make_map, worker_processes
 
 FIGURES = {
     "recall", "imbalance", "components", "outside_largest", "in_small_components", "kmeans_shift", "kmeans_converged",

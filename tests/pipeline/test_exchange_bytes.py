@@ -1,8 +1,7 @@
 """What shards tell each other depends on the number of cells and shards, never on the number of rows."""
 
-from runs import Heard, blobs, make_map
-
-from nomad_dask.events import EpochDone
+from nomad_dask.callbacks.events import EpochDone
+from tests.helpers.runs import Heard, blobs, make_map
 
 
 def test_bytes_do_not_grow_with_rows():

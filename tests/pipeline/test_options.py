@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import Heard, blobs, make_map
 from scipy.spatial import cKDTree
 from sklearn.manifold import trustworthiness
 
+from nomad_dask.callbacks.events import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, NomadWarning
-from nomad_dask.events import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.params import NORMALIZERS, PRESETS, REPULSIONS, WEIGHTS, Params
+from tests.helpers.runs import Heard, blobs, make_map
 
 
 @pytest.fixture(scope="module")

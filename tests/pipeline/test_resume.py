@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import Heard, blobs, make_map, worker_processes
 
+from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
 from nomad_dask.errors import InputError, Interrupted, NomadWarning, WorkspaceError
-from nomad_dask.events import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
-from nomad_dask.pipeline import Result
-from nomad_dask.workspace import Workspace
+from nomad_dask.pipeline.run import Result
+from nomad_dask.storage.workspace import Workspace
+from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 60}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from source_kinds import FILES, IN_MEMORY, LAZY
 
 from nomad_dask.sources import open_source
+from tests.helpers.source_kinds import FILES, IN_MEMORY, LAZY
 
 
 @pytest.fixture

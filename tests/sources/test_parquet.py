@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_kinds import list_table
 
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.sources import open_source, parquet
+from tests.helpers.source_kinds import list_table
 
 
 def written(path, table, **more):

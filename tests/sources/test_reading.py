@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from source_kinds import FILES, LAZY
 
 from nomad_dask.errors import InputError
 from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import NpySource, staged
+from tests.helpers.source_kinds import FILES, LAZY
 
 
 def test_reads_what_numpy_slices(make_source, x):

@@ -6,14 +6,14 @@ import numpy as np
 
 from nomad_dask.backends.base import Axes, Cells, ShardGraph
 from nomad_dask.backends.cpu import kmeans, pca
-from nomad_dask.backends.cpu.knn import CellSearch
+from nomad_dask.backends.cpu.cell_search import CellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.vectors import ShardVectors, working_rows
+from nomad_dask.backends.row_reader import ShardVectors, working_rows
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.rows import check_finite
+from nomad_dask.sources.validation import check_finite
 
 _PROJECT_CHUNK = 8192
 

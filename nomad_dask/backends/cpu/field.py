@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 
-from nomad_dask.backends.cpu.convolving import REACH, Kernel, convolve, fast_lengths
-from nomad_dask.backends.cpu.levels import RATIO, coarse_mesh, to_coarse, to_fine
+from nomad_dask.backends.cpu.fft_convolution import REACH, Kernel, convolve, fast_lengths
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.cpu.mesh_tiles import BLOCK_BITS, around, choose_tiles, occupied, whole_blocks
+from nomad_dask.backends.cpu.multigrid import RATIO, coarse_mesh, to_coarse, to_fine
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.cpu.tiles import BLOCK_BITS, around, choose_tiles, occupied, whole_blocks
 from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 
 # Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from nomad_dask.backends.base import Outcome, Remote, ShardGraph, Step
+from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import force_kernels
-from nomad_dask.backends.cpu.means_kernels import means_kernel
-from nomad_dask.backends.cpu.summaries import patch_moments
+from nomad_dask.backends.cpu.group_moments import patch_moments
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.params import Params
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import Axes, Cells, ShardGraph
-from nomad_dask.backends.gpu import kmeans, pca, reading
+from nomad_dask.backends.gpu import block_reader, kmeans, pca
+from nomad_dask.backends.gpu.cell_search import GpuSearch
 from nomad_dask.backends.gpu.layout import GpuShardLayout
-from nomad_dask.backends.gpu.nearest import GpuSearch
 from nomad_dask.backends.gpu.runtime import CudaRuntime, Runtime, current, told_of_memory
-from nomad_dask.backends.vectors import ShardVectors
+from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 
@@ -38,22 +38,22 @@ class GpuBackend:
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source on the device; never write into them."""
         with told_of_memory(self.runtime, f"a block of {stop - start:,} rows"):
-            return reading.read(source, start, stop, self.runtime)
+            return block_reader.read(source, start, stop, self.runtime)
 
     def check_finite(self, rows: Any, start: int, name: str) -> None:
         """Raise an `InputError` that names the first of the rows with NaN or infinity."""
         with told_of_memory(self.runtime, f"a block of {len(rows):,} rows"):
-            reading.check_finite(rows, start, name, self.runtime)
+            block_reader.check_finite(rows, start, name, self.runtime)
 
     def working(self, rows: Any, metric: str) -> Any:
         """Return rows as the method sees them, on the device: float32, of unit length for cosine."""
         with told_of_memory(self.runtime, f"a block of {len(rows):,} rows"):
-            return reading.working(rows, metric, self.runtime)
+            return block_reader.working(rows, metric, self.runtime)
 
     def take(self, rows: Any, order: np.ndarray) -> np.ndarray:
         """Return some rows, in the order of their numbers, on the host."""
         with told_of_memory(self.runtime, f"a block of {len(rows):,} rows"):
-            return reading.take(rows, order, self.runtime)
+            return block_reader.take(rows, order, self.runtime)
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> Axes:
         """Return the principal axes of a sample (rows, n_dims)."""

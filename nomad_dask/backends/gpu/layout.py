@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import Outcome, Remote, ShardGraph, Step
-from nomad_dask.backends.gpu.edges import pack, pack_values
+from nomad_dask.backends.gpu.cell_mean_repulsion import MeansRepulsion
 from nomad_dask.backends.gpu.field import (
     FRAME,
     MAX_NODES,
@@ -25,8 +25,8 @@ from nomad_dask.backends.gpu.field import (
     frame_of,
     sums_directly,
 )
-from nomad_dask.backends.gpu.means import MeansRepulsion
-from nomad_dask.backends.gpu.report import Report
+from nomad_dask.backends.gpu.packed_csr import pack, pack_values
+from nomad_dask.backends.gpu.readback import Report
 from nomad_dask.backends.gpu.runtime import Runtime, blocks, told_of_memory
 from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 from nomad_dask.params import Params

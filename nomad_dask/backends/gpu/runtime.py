@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nomad_dask.backends.gpu import devices
+from nomad_dask.backends.gpu import device_info
 from nomad_dask.errors import ClusterError, DeviceMemoryError, ResourceError
 
 BLOCK = 256
@@ -209,7 +209,7 @@ class CudaRuntime:
 
     def free_bytes(self) -> int:
         """Return the free memory of the device, and what the pools of CuPy and RMM hold without using it."""
-        return devices.free_bytes(self.xp)
+        return device_info.free_bytes(self.xp)
 
     def synchronize(self) -> None:
         """Wait until all work is done."""
@@ -223,7 +223,7 @@ class CudaRuntime:
 
     def half_products(self, queries: Any, targets: Any, jobs: np.ndarray, products: Any) -> None:
         """Multiply stretches of rows of half precision, see `cell_products.half_products`."""
-        from nomad_dask.backends.gpu.cell_products import half_products
+        from nomad_dask.backends.gpu.batched_gemm import half_products
 
         half_products(queries, targets, jobs, products)
 

@@ -6,18 +6,16 @@ import json
 import pickle
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from host_runtime import HostRuntime
-from runs import worker_processes
 
-from nomad_dask.backends.gpu.devices import Gpu, look
+from nomad_dask.backends.gpu.device_info import Gpu, look
 from nomad_dask.backends.gpu.runtime import use
+from tests.helpers.host_runtime import HostRuntime
+from tests.helpers.runs import worker_processes
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 MACHINE = {
     "card": "the host", "memory_gb": 1.0, "cuda": {"driver": 13000, "runtime": 13000}, "nvidia_smi": None,
     "cores": 2, "system": "Linux", "versions": {"python": "3"},
@@ -41,8 +39,7 @@ class HostCard:
 
 
 @pytest.fixture(autouse=True)
-def _host(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def _host():
     use(HostRuntime())
     yield
     use(None)
@@ -56,7 +53,7 @@ def told(monkeypatch):
 
 
 def test_rows_follow_from_their_number_and_the_seed():
-    from gpu_data import MixtureSource
+    from benchmarks.gpu_data import MixtureSource
 
     source = MixtureSource(5000)
     x = source.read(0, 5000)
@@ -71,7 +68,7 @@ def test_rows_follow_from_their_number_and_the_seed():
 
 def test_rows_are_bells_around_the_centres_of_their_groups():
     """One group: mean and variance of every axis are known, and axes do not depend on one another."""
-    from gpu_data import MixtureSource
+    from benchmarks.gpu_data import MixtureSource
 
     source = MixtureSource(40_000, n_dims=8, n_groups=1)
     x = source.read(0, source.n_rows).astype(np.float64)
@@ -83,7 +80,7 @@ def test_rows_are_bells_around_the_centres_of_their_groups():
 
 
 def test_ceilings_count_bytes_and_operations(monkeypatch):
-    import gpu_card
+    from benchmarks import gpu_card
 
     class Slow(HostCard):
         def seconds(self, work, repeats=7):
@@ -95,7 +92,7 @@ def test_ceilings_count_bytes_and_operations(monkeypatch):
 
 
 def test_kernels():
-    import gpu_kernels
+    from benchmarks import gpu_kernels
 
     found = gpu_kernels.kernels(HostCard(), 900)
     must = gpu_kernels.moved_bytes(900, int(np.prod(found["mesh"])))
@@ -109,7 +106,7 @@ def test_kernels():
 
 
 def test_points_lie_as_in_a_map_and_edges_are_near_in_the_order_of_rows():
-    import gpu_kernels
+    from benchmarks import gpu_kernels
 
     n = 20_000
     points = gpu_kernels.points_of(HostCard(), n)
@@ -125,7 +122,7 @@ def test_points_lie_as_in_a_map_and_edges_are_near_in_the_order_of_rows():
 
 
 def test_epochs(monkeypatch):
-    import gpu_kernels
+    from benchmarks import gpu_kernels
 
     monkeypatch.setattr(gpu_kernels, "_EPOCHS", 2)
     found = gpu_kernels.epoch(HostCard(), 1500)
@@ -134,7 +131,7 @@ def test_epochs(monkeypatch):
 
 
 def test_neighbors(tmp_path, told, monkeypatch):
-    import gpu_vectors
+    from benchmarks import gpu_vectors
 
     monkeypatch.setattr("nomad_dask.neighbors.search.SMALL_SHARD", 100)  # or every row is compared with all
     records, tell = told
@@ -155,7 +152,7 @@ def test_neighbors(tmp_path, told, monkeypatch):
 
 
 def test_lists_of_others_are_read_with_or_without_the_row_itself():
-    from gpu_vectors import _without_themselves
+    from benchmarks.gpu_vectors import _without_themselves
 
     ids = np.array([[0, 2, 1], [2, 0, 1], [1, 0, 3], [3, 3, 0]])
     ids[3] = [2, 1, 3]
@@ -163,7 +160,7 @@ def test_lists_of_others_are_read_with_or_without_the_row_itself():
 
 
 def test_recall_counts_what_is_as_near_as_the_truth():
-    from gpu_vectors import _true_distances, recall_of
+    from benchmarks.gpu_vectors import _true_distances, recall_of
 
     x = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
     order = np.argsort(((x[:, None] - x) ** 2).sum(axis=2), axis=1)[:, 1:]
@@ -175,11 +172,10 @@ def test_recall_counts_what_is_as_near_as_the_truth():
 
 def test_whole_maps(tmp_path, told):
     """On a worker process that has the host in the place of a card."""
-    import gpu_vectors
+    from benchmarks import gpu_vectors
 
     records, tell = told
-    with worker_processes(1, preload="host_runtime") as client:
-        client.run(sys.path.insert, 0, str(BENCHMARKS))
+    with worker_processes(1, preload="tests.helpers.host_runtime") as client:
         gpu_vectors.whole_map(800, tmp_path, tell, client, n_epochs=4)
     made, scored = records
     assert {"sample", "cells", "shards", "neighbors", "layout"} <= set(made["stages"])
@@ -199,7 +195,7 @@ def python(code: str) -> list[str]:
 
 
 def test_a_measurement_that_takes_too_long_is_stopped_and_keeps_what_it_told(tmp_path):
-    import gpu
+    from benchmarks import gpu
 
     path = tmp_path / "told.json"
     code = f"import pathlib, time; pathlib.Path({str(path)!r}).write_text('{{\"a\": 1}}'); time.sleep(60)"
@@ -209,14 +205,14 @@ def test_a_measurement_that_takes_too_long_is_stopped_and_keeps_what_it_told(tmp
 
 
 def test_a_measurement_that_fails_says_why(tmp_path):
-    import gpu
+    from benchmarks import gpu
 
     record = gpu.measured_apart(python("raise MemoryError('no room for it')"), tmp_path / "told.json", 60)
     assert record["ended"] == "failed with exit code 1: MemoryError: no room for it"
 
 
 def test_the_smaller_come_first():
-    import gpu
+    from benchmarks import gpu
 
     tasks = gpu.tasks_of(["maps", "ceilings", "kernels"], None)
     assert tasks[0] == gpu.Task("ceilings", 0)
@@ -226,9 +222,7 @@ def test_the_smaller_come_first():
 
 def test_results_are_added_to_and_make_a_page(tmp_path, told, monkeypatch):
     """Every part is measured, written, and a second time takes the place of the first."""
-    import gpu
-    import gpu_card
-    import gpu_kernels
+    from benchmarks import gpu, gpu_card, gpu_kernels
 
     monkeypatch.setattr(gpu_kernels, "_EPOCHS", 1)
     monkeypatch.setattr(gpu, "ceilings", lambda card: gpu_card.ceilings(card, 1 << 16, 32))
@@ -260,7 +254,7 @@ def test_results_are_added_to_and_make_a_page(tmp_path, told, monkeypatch):
 
 @pytest.mark.skipif(isinstance(look(), Gpu), reason="there is a GPU here")
 def test_without_a_card_it_says_so_and_writes_nothing(tmp_path):
-    import gpu
+    from benchmarks import gpu
 
     with pytest.raises(SystemExit, match=r"measures a GPU.*(not installed|no NVIDIA driver)"):
         gpu.main(["--out", str(tmp_path / "results")])
@@ -269,15 +263,14 @@ def test_without_a_card_it_says_so_and_writes_nothing(tmp_path):
 
 @pytest.mark.parametrize("argv", [["--rows", "0"], ["--parts", "nothing"]])
 def test_what_cannot_be_measured(argv):
-    import gpu
+    from benchmarks import gpu
 
     with pytest.raises(SystemExit):
         gpu.main(argv)
 
 
-def test_the_script_for_the_sanitizer_launches_every_kernel(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "tests/gpu"))
-    import every_kernel
+def test_the_script_for_the_sanitizer_launches_every_kernel():
+    from tests.helpers import every_kernel
 
     launched = every_kernel.launch_all(HostRuntime())
     assert every_kernel.missing(launched) == []

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from host_runtime import HostRuntime
 
 from nomad_dask.backends.base import Remote, ShardGraph, Step
 from nomad_dask.backends.cpu.layout import CpuShardLayout
@@ -11,6 +10,7 @@ from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.gpu import layout
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.params import Params
+from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
 STEP = Step(0, rate=0.5, momentum=0.9, max_step=5.0, attract=1.0, measure_loss=True)

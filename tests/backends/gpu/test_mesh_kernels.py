@@ -3,11 +3,9 @@
 import math
 import pickle
 
-import host_runtime
 import numpy as np
 import pytest
 import scipy.fft
-from host_runtime import HostRuntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
@@ -17,6 +15,8 @@ from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.gpu.field import fixed_point_scale, frame_of, padded_shape
 from nomad_dask.backends.gpu.runtime import blocks
 from nomad_dask.backends.mesh import Mesh, kernel_transform
+from tests.helpers import host_runtime
+from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
 SHUFFLED = HostRuntime(seed=7)

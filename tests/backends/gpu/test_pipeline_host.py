@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import Heard, blobs, make_map, worker_processes
 
-from nomad_dask.events import ShardPlaced
-from nomad_dask.metrics import Estimate, score
+from nomad_dask.callbacks.events import ShardPlaced
+from nomad_dask.metrics.scores import Estimate, score
+from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 N_ROWS, N_EPOCHS, N_QUERIES = 1500, 40, 400
 
@@ -29,7 +29,7 @@ def workers() -> Iterator[Any]:
 def device_workers(n: int) -> Any:
     """Give a client of workers that have the host runtime in place of a CUDA device."""
     # By its name, which the processes find on this one's path: Dask copies a file, away from what it needs.
-    return worker_processes(n, preload="host_runtime")
+    return worker_processes(n, preload="tests.helpers.host_runtime")
 
 
 def positions_on(client: Any, x: np.ndarray, device: str, **settings: Any) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_each_worker_lays_out_a_shard_on_its_device(x, workers):
 )
 def test_other_settings(x, workers, settings, monkeypatch):
     x = x[:800]
-    monkeypatch.setattr("nomad_dask.plan.COARSE_MIN_ROWS", 50)
+    monkeypatch.setattr("nomad_dask.planning.plan.COARSE_MIN_ROWS", 50)
     ours, theirs = (positions_on(workers, x, device, n_shards=2, **settings) for device in ("gpu", "cpu"))
     got, expected = (score(x, p, metric=settings.get("metric", "euclidean")) for p in (ours, theirs))
     assert got.neighbors[10].value == pytest.approx(expected.neighbors[10].value, abs=0.03)

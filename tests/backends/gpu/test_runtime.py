@@ -6,13 +6,10 @@ import subprocess
 import tracemalloc
 from pathlib import Path
 
-import host_runtime
 import numpy as np
 import pytest
-from host_runtime import HostRuntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_layout import STEP, graph_of, remote_of, start
 
 from nomad_dask.backends.gpu import runtime as runtime_module
 from nomad_dask.backends.gpu.backend import GpuBackend
@@ -26,11 +23,14 @@ from nomad_dask.backends.gpu.field import (
     sums_directly,
 )
 from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout, device_bytes
-from nomad_dask.backends.gpu.report import Report
+from nomad_dask.backends.gpu.readback import Report
 from nomad_dask.backends.gpu.runtime import blocks, current, kernel_files, kernel_source, told_of_memory, use
 from nomad_dask.backends.mesh import Mesh, choose_mesh
 from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
+from tests.backends.gpu.test_layout import STEP, graph_of, remote_of, start
+from tests.helpers import host_runtime
+from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
 KERNELS = Path(runtime_module.__file__).with_name("kernels")

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from host_runtime import HostRuntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.force_kernels import force_kernels
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
-from nomad_dask.backends.gpu.edges import pack, pack_values
 from nomad_dask.backends.gpu.field import frame_of
 from nomad_dask.backends.gpu.layout import NUMBERS
+from nomad_dask.backends.gpu.packed_csr import pack, pack_values
 from nomad_dask.backends.gpu.runtime import blocks
 from nomad_dask.backends.mesh import Mesh
+from tests.helpers.host_runtime import HostRuntime
 
 LANES = 8
 N_PATCHES = 9

@@ -1,0 +1,68 @@
+"""What the neighbour searches of all backends know of rows that are sorted by cell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nomad_dask.backends.row_reader import ShardVectors
+
+
+class SortedCells:
+    """Rows of one shard in cell order.
+
+    Parameters
+    ----------
+    vectors : ShardVectors
+        Rows (n, d), sorted by cell.
+    cell_offsets : ndarray (R + 1,) int64
+        Cell c owns rows ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
+    centroids : ndarray (R, d) float32
+        Means of the cells; those of empty cells are not looked at.
+    memory_bytes : int
+        Host memory to stay within, the results apart.
+    n_queries : int, optional
+        The first so many rows (whole cells) are searched for; the others are only found. None takes all.
+    """
+
+    def __init__(
+        self,
+        vectors: ShardVectors,
+        cell_offsets: np.ndarray,
+        centroids: np.ndarray,
+        memory_bytes: int,
+        n_queries: int | None,
+    ) -> None:
+        self.vectors = vectors
+        self.n_queries = vectors.n_rows if n_queries is None else n_queries
+        self.memory_bytes = memory_bytes
+        filled = np.flatnonzero(np.diff(cell_offsets) > 0)
+        self._first = np.asarray(cell_offsets)[filled].astype(np.int64)
+        self._sizes = np.diff(cell_offsets)[filled].astype(np.int64)
+        self._centroids = np.asarray(centroids, np.float32)[filled]
+        self.n_cells = len(filled)
+
+    @property
+    def mean_probed_rows(self) -> float:
+        """Rows that a probe of one cell meets in the mean: large cells are met more often."""
+        return float((self._sizes.astype(np.float64) ** 2).sum() / self._sizes.sum())
+
+    def _cell_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._first, rows, side="right") - 1
+
+    def _tour_of_cells(self, places: np.ndarray) -> np.ndarray:
+        """Return the cells to search for, so that near ones come after one another: halves of halves.
+
+        Parameters
+        ----------
+        places : ndarray (n_cells, axes)
+            Where the cells are.
+        """
+        parts = [np.arange(int(np.searchsorted(self._first, self.n_queries)))]
+        while any(len(part) > 2 for part in parts):
+            halves: list[np.ndarray] = []
+            for part in parts:
+                widest = int(places[part].var(axis=0).argmax())
+                order = part[np.argsort(places[part, widest], kind="stable")]
+                halves += [order[: len(order) // 2], order[len(order) // 2 :]] if len(part) > 2 else [part]
+            parts = halves
+        return np.concatenate(parts)

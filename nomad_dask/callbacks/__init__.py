@@ -1,0 +1,1 @@
+"""What a run reports while it runs: typed events, progress bars, the live map."""

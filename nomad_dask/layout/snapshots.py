@@ -1,0 +1,66 @@
+"""Which rows of the layout are shown while it goes on, and when: nothing of it changes what the layout does."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from nomad_dask.callbacks.events import PositionsSeen, Sight
+from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.planning.plan import Run
+
+# Looks may take a twentieth of the time of the layout.
+_COST = 20
+
+
+def rows_of_shards(run: Run) -> list[np.ndarray]:
+    """Return the numbers in the input of each shard's rows, left on disk."""
+    return [np.load(run.file(shard_file(s, "rows")), mmap_mode="r") for s in range(run.plan.n_shards)]
+
+
+def fair_parts(sizes: list[int], most: int) -> tuple[slice, ...]:
+    """Return of each shard the rows to show: every so many-th of all, counted through the shards, at most `most`.
+
+    Rows are sorted by cell, so every part of the map is shown in proportion to its rows.
+    """
+    step = max(1, math.ceil(sum(sizes) / most))
+    begins = np.cumsum([0, *sizes[:-1]])
+    return tuple(slice(int(-begin % step), size, step) for begin, size in zip(begins, sizes, strict=True))
+
+
+class Looks:
+    """The looks at the layout that listeners have asked for.
+
+    Parameters
+    ----------
+    run : Run
+    sight : Sight
+    n_epochs : int
+        Of the layout.
+
+    Attributes
+    ----------
+    parts : tuple of slice
+        Of each shard the rows to show.
+    """
+
+    def __init__(self, run: Run, sight: Sight, n_epochs: int) -> None:
+        numbers = rows_of_shards(run)
+        self.parts = fair_parts([len(rows) for rows in numbers], sight.most)
+        self._every, self._n_epochs, self._n_rows = sight.every, n_epochs, run.plan.n_rows
+        self._rows = np.concatenate(
+            [rows[part] for rows, part in zip(numbers, self.parts, strict=True)], dtype=np.int64
+        )
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Return whether it is time for one."""
+        return time.monotonic() >= self._next
+
+    def seen(self, epoch: int, positions: list[np.ndarray], began: float) -> PositionsSeen:
+        """Return what was seen in a look that began at a time of `time.monotonic`."""
+        now = time.monotonic()
+        self._next = now + max(self._every, _COST * (now - began))
+        return PositionsSeen(epoch, self._n_epochs, self._n_rows, self._rows, np.concatenate(positions))

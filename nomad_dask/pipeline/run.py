@@ -1,0 +1,380 @@
+"""The stages in order: sample, coarse map, cells, shards, neighbours, layout, gather."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.callbacks.events import (
+    CheckpointWritten,
+    ClusterJoined,
+    Emit,
+    Event,
+    Measured,
+    Sight,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    of_coarse_map,
+)
+from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of, spread
+from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
+from nomad_dask.layout.optimize import lay_out
+from nomad_dask.maps import check_kept, write_map
+from nomad_dask.neighbors import nn_descent_rounds
+from nomad_dask.neighbors import stage as neighbors
+from nomad_dask.neighbors.halo import all_cells
+from nomad_dask.neighbors.search import Effort
+from nomad_dask.params import Params
+from nomad_dask.partition import clustering as cells_module
+from nomad_dask.partition import sampling, shuffle
+from nomad_dask.pipeline import diagnostics
+from nomad_dask.pipeline.collect import gather, metadata_of
+from nomad_dask.pipeline.setup import about, bytes_in, check_output, memory_of_a_worker, open_workspace, plan_of
+from nomad_dask.pipeline.stages import ORDER, look_for_damage, not_needed, to_do
+from nomad_dask.planning.plan import Run, check_fits, make_plan
+from nomad_dask.sources.base import Source
+from nomad_dask.sources.npy import NpySource, staged
+from nomad_dask.storage.lock import locked
+from nomad_dask.storage.workspace import MANIFEST, Workspace
+from nomad_dask.utils.memory import read_bytes
+
+_COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished map.
+
+    Attributes
+    ----------
+    positions : ndarray of float32 (n, n_components)
+        In input order.
+    cells : ndarray of int32 (n,)
+        K-Means cell of each row.
+    diagnostics : dict
+        What was measured on the way: recall, imbalance, loss, bytes exchanged.
+    seconds : dict
+        Wall time by stage.
+    map_path : Path or None
+        The file written, if one was asked for.
+    metadata : dict
+        Version, parameters, source and diagnostics, as the file has them.
+    """
+
+    positions: np.ndarray
+    cells: np.ndarray
+    diagnostics: dict[str, Any]
+    seconds: dict[str, float]
+    map_path: Path | None
+    metadata: dict[str, Any]
+
+
+def _no_listener(event: Event) -> None:
+    """Hear nothing."""
+
+
+def project(
+    source: Source,
+    params: Params,
+    *,
+    output: Path | None = None,
+    keep: Sequence[str] = (),
+    workspace: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    client: Any = None,
+    scheduler: str | None = None,
+    scheduler_file: str | None = None,
+    n_workers: int | None = None,
+    device: str = "auto",
+    memory_limit: int | str | None = None,
+    keep_stages: bool = False,
+    command: Sequence[str] = (),
+    emit: Emit = _no_listener,
+    sight: Sight | None = None,
+) -> Result:
+    """Make a map of a source.
+
+    Parameters
+    ----------
+    source : Source
+    params : Params
+    output : Path, optional
+        Parquet file to write the map to.
+    keep : sequence of str
+        Columns of the source to carry to the map.
+    workspace : Path, optional
+        Directory of the artifacts, kept afterwards; one that holds this same run is taken up where it
+        stopped. None takes ``OUTPUT.nomad``, or a temporary directory, removed when the map is done.
+    resume : bool
+        Fail when there is nothing to take up.
+    overwrite : bool
+        Replace an existing output, and a workspace of another run.
+    client : distributed.Client, optional
+    scheduler : str, optional
+        Address of a running Dask scheduler.
+    scheduler_file : str, optional
+        File in which a running Dask scheduler has written its address.
+    n_workers : int, optional
+        Workers of the embedded cluster, when neither client nor scheduler is given.
+    device : {'auto', 'cpu', 'gpu'}
+    memory_limit : int or str, optional
+        Memory that each process may use, in bytes or such as ``"2GB"``; None takes what its worker has.
+    keep_stages : bool
+        Keep what no later stage needs, too.
+    command : sequence of str
+        What the user typed, for those who ask how to go on.
+    emit : callable
+        Told every event.
+    sight : Sight, optional
+        What `emit` is told of the positions during the layout; nothing by default.
+
+    Raises
+    ------
+    InputError, MissingInputError, WorkspaceError, ClusterError, ResourceError
+        Before the work starts, where that can be known.
+    Interrupted
+        The user stopped it; the workspace can be taken up again.
+    """
+    check_kept(keep)
+    if output is not None:
+        check_output(output, overwrite)
+    temporary = None
+    if workspace is None:
+        if output is not None:
+            workspace = output.with_name(output.name + ".nomad")
+        else:
+            workspace = temporary = Path(tempfile.mkdtemp(prefix="nomad-"))
+    if resume and not (workspace / MANIFEST).exists():
+        raise WorkspaceError(f"There is nothing to resume in {workspace}: leave --resume out to start.")
+    own_place = output is not None and workspace == output.with_name(output.name + ".nomad")
+    limit = read_bytes(memory_limit)
+    try:
+        with (
+            locked(workspace),
+            connect(
+                client, scheduler, n_workers, device, here=not source.shareable, scheduler_file=scheduler_file
+            ) as cluster,
+        ):
+            emit(ClusterJoined(len(cluster.workers()), dashboard_of(cluster.client)))
+            memory = memory_of_a_worker(cluster, limit)
+            plan = plan_of(workspace, source, params, len(cluster.workers()), memory)
+            told = about(source, plan, output, command)
+            home = open_workspace(workspace, source, params, plan, overwrite, told)
+            check_fits(plan, memory, shutil.disk_usage(home.path).free + bytes_in(home.path), cluster.gpu_bytes())
+            check_reach(cluster, home.path, source)
+            run = Run(source, params, plan, home.path, cluster.device, cluster.host_threads())
+            stages = _Stages(run, cluster, home, emit, keep_stages, memory, sight)
+            positions, cells = stages.all()
+            diagnostics.warn(stages.diagnostics, params)
+            metadata = metadata_of(source, params, stages.diagnostics)
+            if output is not None:
+                write_map(output, positions, cells, source, keep, metadata)
+            if own_place:
+                shutil.rmtree(workspace, ignore_errors=True)
+    except (KeyboardInterrupt, ClusterError) as stop:
+        kept = f" What was done is kept in {workspace}." if temporary is None and workspace.exists() else ""
+        if isinstance(stop, ClusterError):
+            raise ClusterError(f"{stop}{kept}") from stop
+        raise Interrupted(f"Stopped.{kept}") from stop
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Result(positions, cells, stages.diagnostics, stages.seconds, output, metadata)
+
+
+class _Stages:
+    """The stages of one run; each is skipped when the workspace holds what it makes."""
+
+    def __init__(
+        self,
+        run: Run,
+        cluster: Cluster,
+        workspace: Workspace,
+        emit: Emit,
+        keep_stages: bool,
+        memory: int,
+        sight: Sight | None = None,
+    ) -> None:
+        self.run, self.cluster, self.workspace = run, cluster, workspace
+        self.keep_stages, self.memory, self._tell, self._sight = keep_stages, memory, emit, sight
+        self.diagnostics: dict[str, Any] = {"n_shards": run.plan.n_shards}
+        self.seconds: dict[str, float] = {}
+        self._coarse_start = run.plan.coarse_rows > 0
+        damaged = look_for_damage(workspace)
+        self._to_do = to_do(workspace.stages(), self._coarse_start, damaged)
+        # A coarse map in the making has its own workspace, which is taken up.
+        workspace.clean(keep=("coarse",) if "coarse" in self._to_do else ())
+
+    def emit(self, event: Event) -> None:
+        """Tell an event; what was needed until the first checkpoint only is given back after it."""
+        if isinstance(event, CheckpointWritten):
+            self._give_back()
+        self._tell(event)
+
+    def all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Run them and return positions and cells of all rows in input order."""
+        n = self.run.plan.n_rows
+        reading = {"sample", "shards"} & self._to_do
+        if reading and not self.run.source.shareable and not self.cluster.in_process:
+            copy = staged(self.run.source, self.workspace.file("input.npy"), self.run.plan.block_rows)
+            self.run = replace(self.run, source=copy)
+        self._stage("sample", n, self._sample)
+        if self._coarse_start:
+            self._stage("coarse", self.run.plan.coarse_rows, self._coarse)
+        self._stage("cells", self.run.plan.sample_rows, self._cells)
+        self._stage("shards", n, self._shards)
+        self.workspace.file("input.npy").unlink(missing_ok=True)
+        self._stage("neighbors", n, self._neighbors)
+        self._stage("layout", None, self._layout)
+        return gather(self.workspace, self.run.plan.n_shards, self.diagnostics["epochs"])
+
+    def _stage(self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]) -> None:
+        started = time.monotonic()
+        resumed = name not in self._to_do
+        if not resumed:
+            if total is not None:
+                self.emit(StageStarted(name, total, "rows"))
+            artifacts, facts = work()
+            if self.workspace.record(name, artifacts, time.monotonic() - started, **facts):
+                # It came out otherwise than before: what was made of it is of no use.
+                for later in (*ORDER[ORDER.index(name) + 1 :], "checkpoint"):
+                    self.workspace.forget(later)
+                    self._to_do |= {later} & set(ORDER)
+            self._to_do.discard(name)
+        self._give_back()
+        facts = self.workspace.noted(name) or {}
+        self.seconds[name] = time.monotonic() - started
+        self.diagnostics |= facts
+        for figure, value in facts.items():
+            if isinstance(value, float):
+                self.emit(Measured(figure, value))
+        self.emit(StageFinished(name, self.seconds[name], resumed))
+
+    def _give_back(self) -> None:
+        """Remove what no stage to come needs."""
+        if not self.keep_stages:
+            self.workspace.release(not_needed(self.workspace, self._to_do, self._coarse_start))
+
+    def _progress(self, stage: str) -> Callable[[int, int], None]:
+        """Return a listener that adds up what the tasks of a stage report."""
+        done: dict[int, int] = {}
+
+        def advanced(task: int, units: int) -> None:
+            done[task] = units
+            self.emit(StageAdvanced(stage, sum(done.values())))
+
+        return advanced
+
+    def _sample(self) -> tuple[list[Any], dict[str, Any]]:
+        names = sampling.draw(self.run, self.cluster, self._progress("sample"))
+        return [self.workspace.describe(n) for n in names], {}
+
+    def _coarse(self) -> tuple[list[Any], dict[str, Any]]:
+        """Lay out a random part of the sample as one shard, by the same stages."""
+        rows = self.workspace.load("sample/rows.npy")
+        rng = np.random.default_rng([self.run.params.seed, 3])
+        part = np.sort(rng.choice(len(rows), self.run.plan.coarse_rows, replace=False))
+        self.workspace.save("coarse/rows.npy", rows[part])
+        sampling.take_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
+        source = NpySource(self.run.file("coarse/vectors.npy"))
+        preset = _COARSE_PRESET[self.run.params.preset]
+        params = self.run.params.replace(
+            n_shards=1,
+            n_cells=None,
+            n_epochs=None,
+            learning_rate=None,
+            momentum=None,
+            preset=preset,
+            coarse="auto",
+        )
+        plan = make_plan(source, params, 1, self.memory)
+        place = self.run.file("coarse/run")
+        home = open_workspace(place, source, params, plan, overwrite=True)
+        run = Run(source, params, plan, place, self.run.device, self.run.host_threads)
+        inner = _Stages(run, self.cluster, home, of_coarse_map(self.emit), self.keep_stages, self.memory)
+        positions, _ = inner.all()
+        self.workspace.save("coarse/positions.npy", positions)
+        self.workspace.remove("coarse/run")
+        self.run.file("coarse/vectors.npy").unlink()
+        names = ("coarse/rows.npy", "coarse/positions.npy")
+        return [self.workspace.describe(n) for n in names], {}
+
+    def _cells(self) -> tuple[list[Any], dict[str, Any]]:
+        ((names, facts),) = self.cluster.run(cells_module.make, [(self.run.without_vectors(),)])
+        return [self.workspace.describe(n) for n in names], facts
+
+    def _shards(self) -> tuple[list[Any], dict[str, Any]]:
+        shuffle.write_blocks(self.run, self.cluster, self._progress("shards"))
+        n_blocks = len(self.run.source.blocks(self.run.plan.block_rows))
+        made = self.cluster.run(shuffle.merge_shard, [(*job, n_blocks) for job in self._jobs()])
+        self.workspace.remove("exchange")
+        cells = all_cells(self.run)
+        sizes = [cells.counts[a:b].sum() for a, b in zip(cells.edges[:-1], cells.edges[1:], strict=True)]
+        facts = {
+            "n_cells": len(cells.counts),
+            "largest_cell": int(cells.counts.max()),
+            "imbalance": float(max(sizes) / np.mean(sizes)),
+        }
+        return [a for artifacts in made for a in artifacts], facts
+
+    def _neighbors(self) -> tuple[list[Any], dict[str, Any]]:
+        jobs = self._jobs()
+        advanced = self._progress("neighbors")
+        if neighbors.searches_across(self.run):
+            efforts = self._search_across(advanced)
+            answers = self.cluster.run(neighbors.find, [(*job, e) for job, e in zip(jobs, efforts, strict=True)])
+        else:
+            answers = self.cluster.run(neighbors.find, jobs, advanced)
+        patches = self.cluster.run(neighbors.patch, jobs)
+        links = self.cluster.run(neighbors.link, jobs)
+        self.workspace.remove(nn_descent_rounds.FOLDER)
+        pieces = diagnostics.pieces(self.run.without_vectors(), self.cluster)
+        rows = [facts["rows"] for _, facts in answers]
+
+        def mean(figure: str) -> float:
+            return float(np.average([facts[figure] for _, facts in answers], weights=rows))
+
+        facts = {
+            "recall": mean("recall"),
+            "n_probes": mean("n_probes"),
+            "rounds": mean("rounds"),
+            "foreign_share": mean("foreign_share"),
+            "edges": sum(facts["edges"] for _, facts in answers),
+            **pieces,
+        }
+        return [a for artifacts in (*[made for made, _ in answers], *patches, *links) for a in artifacts], facts
+
+    def _jobs(self) -> list[tuple[Run, int]]:
+        """Return a job for each shard; none of them reads the source."""
+        run = self.run.without_vectors()
+        return [(run, s) for s in range(run.plan.n_shards)]
+
+    def _search_across(self, advanced: Callable[[int, int], None]) -> list[Effort]:
+        """Let all shards search, then refine their lists as long as some gain by it, each on a worker of its own."""
+        run, shards = self.run.without_vectors(), range(self.run.plan.n_shards)
+        homes = spread(len(shards), self.cluster.workers())
+        try:
+            efforts = self.cluster.run(nn_descent_rounds.probe, self._jobs(), advanced, homes)
+            while any(e.more for e in efforts):
+                now = tuple(efforts)
+                again = [s for s in shards if now[s].more]
+                jobs = [(run, s, now) for s in again]
+                refined = self.cluster.run(nn_descent_rounds.refine, jobs, workers=[homes[s] for s in again])
+                for s, effort in zip(again, refined, strict=True):
+                    efforts[s] = effort
+        finally:
+            self.cluster.tell(nn_descent_rounds.release, str(run.workspace))
+        return efforts
+
+    def _layout(self) -> tuple[list[Any], dict[str, Any]]:
+        facts = lay_out(self.run.without_vectors(), self.cluster, self.workspace, self.emit, self._sight)
+        return [], facts

@@ -1,0 +1,386 @@
+"""What a run will do and need, decided before anything runs. Small pure functions."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.errors import InputError, ResourceError
+from nomad_dask.params import Params
+from nomad_dask.planning.resource_model import (
+    HALO,
+    MAX_AXES,
+    SHARD_OVER,
+    Sizes,
+    disk_at_once,
+    disk_of_stages,
+    host_of_stages,
+    neighbors_bytes,
+)
+from nomad_dask.sources.base import Source
+
+# A coarse start pays above this many rows (algorithm §4b).
+COARSE_ABOVE = 200_000
+COARSE_SHARE = 16
+COARSE_MIN_ROWS = 1000
+# Patches of near rows whose means stand for their rows in other shards; what an epoch exchanges depends on
+# this number, not on the rows.
+N_PATCHES = 65536
+_SAMPLE_PER_CELL = 64
+# Shards are made of whole cells: of fewer they come out too unequal.
+_CELLS_PER_SHARD = 8
+# More shards than one a worker, for want of memory, are not made smaller than this.
+LEAST_SHARD_ROWS = 10_000
+_SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
+_BLOCK_BYTES = 256 << 20
+_RESIDENT_BYTES = 1 << 30
+# Shards to make, at most, so that the neighbour search holds all rows of each.
+_MOST_TO_HOLD = 16
+_LEAST_BLOCK_BYTES = 16 << 20
+# Room that the box of a map takes, in map units^dim: at least, and by the row; twice what was measured.
+_MAP_ROOM = {2: (50_000, 4), 3: (4_000_000, 100)}
+# On a GPU, copies of a block and of the sample while they are worked on; and work areas of the libraries.
+_DEVICE_BLOCKS, _DEVICE_SAMPLES = 3, 4
+# Axes are made from fewer than this many rows of the sample; cells from all, along the axes.
+_AXES_SAMPLE_ROWS = 20_000
+_DEVICE_BASE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class StageNeeds:
+    """What one stage needs.
+
+    Attributes
+    ----------
+    name : str
+    disk_bytes : int
+        Most that it writes.
+    host_bytes : int
+        Most memory of a process in it.
+    device_bytes : int
+        Most GPU memory of a worker in it, if it computes on one.
+    """
+
+    name: str
+    disk_bytes: int
+    host_bytes: int
+    device_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a run.
+
+    Attributes
+    ----------
+    n_rows, n_dims : int
+        Of the source.
+    n_shards, n_cells, n_axes : int
+        Shards; K-Means cells aimed at; leading axes in which cells are made.
+    block_rows : int
+        Rows read at once by a worker.
+    sample_rows : int
+        Rows from which axes and cells are made.
+    coarse_rows : int
+        Rows laid out before all others; 0 for no coarse start.
+    resident_bytes : int
+        Memory for vectors in the neighbour search, on each worker; its tables take as much again.
+    edges_held : bool
+        Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
+    worker_bytes, disk_bytes : int
+        Most memory a worker needs, and most disk the workspace takes.
+    device_bytes : int
+        Most GPU memory a worker needs, if it computes on one.
+    stages : tuple of StageNeeds
+        The same by stage.
+    sizes : Sizes
+        What they follow from.
+    """
+
+    n_rows: int
+    n_dims: int
+    n_shards: int
+    n_cells: int
+    n_axes: int
+    block_rows: int
+    sample_rows: int
+    coarse_rows: int
+    resident_bytes: int
+    edges_held: bool
+    worker_bytes: int
+    disk_bytes: int
+    device_bytes: int
+    stages: tuple[StageNeeds, ...] = ()
+    sizes: Sizes | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+    def table(self, seconds: Mapping[str, float] | None = None) -> str:
+        """Return the plan as text for people, with the time of each stage where it was estimated."""
+        rows = [
+            ("rows × dimensions", f"{self.n_rows:,} × {self.n_dims:,}"),
+            ("shards", f"{self.n_shards:,}"),
+            ("cells", f"{self.n_cells:,} (about {self.n_rows // max(self.n_cells, 1):,} rows each)"),
+            ("sample", f"{self.sample_rows:,} rows, {self.n_axes} axes"),
+            ("coarse start", f"{self.coarse_rows:,} rows" if self.coarse_rows else "no"),
+            ("rows read at once", f"{self.block_rows:,}"),
+            ("memory of a worker", human_bytes(self.worker_bytes)),
+            ("GPU memory of a worker", f"{human_bytes(self.device_bytes)} (with --device gpu)"),
+            ("disk of the workspace", human_bytes(self.disk_bytes)),
+        ]
+        if seconds:
+            rows.append(("time, about", human_seconds(sum(seconds.values()))))
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in rows]
+        lines += ["", f"{'stage':<10} {'written':>10} {'memory':>10} {'GPU memory':>10} {'time':>10}".rstrip()]
+        for stage in self.stages:
+            figures = [human_bytes(b) if b else "" for b in (stage.disk_bytes, stage.host_bytes, stage.device_bytes)]
+            if seconds and stage.name in seconds:
+                figures.append(human_seconds(seconds[stage.name]))
+            lines.append(f"{stage.name:<10} {' '.join(f'{figure:>10}' for figure in figures)}".rstrip())
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what is mapped, how, and where its artifacts are. Every task gets it.
+
+    Attributes
+    ----------
+    source : Source
+    params : Params
+    plan : Plan
+    workspace : Path
+    device : str
+    host_threads : int
+        Threads of all workers of a host, for tasks that run there alone.
+    """
+
+    source: Source
+    params: Params
+    plan: Plan
+    workspace: Path
+    device: str
+    host_threads: int = 0
+
+    @property
+    def shard_threads(self) -> int:
+        """What `cluster.worker_threads` is to be told in the tasks of a shard: a single one has its host for itself."""
+        return self.host_threads if self.plan.n_shards == 1 else 0
+
+    def without_vectors(self) -> Run:
+        """Return the run for tasks that do not read the source, which may be large when pickled."""
+        return replace(self, source=self.source.part(0, 0))
+
+    def file(self, name: str) -> Path:
+        """Return the path of an artifact."""
+        return self.workspace / name
+
+
+def human_bytes(size: float) -> str:
+    """Return a size as people say it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Return a time as people say it."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int) -> Plan:
+    """Decide the sizes of a run.
+
+    Parameters
+    ----------
+    source : Source
+    params : Params
+    n_workers : int
+        Workers of the cluster.
+    memory_bytes : int
+        Memory of the smallest of them.
+
+    Raises
+    ------
+    InputError
+        More shards than rows, or other numbers that contradict each other.
+    """
+    n, d = source.n_rows, source.n_dims
+    resident = min(_RESIDENT_BYTES, memory_bytes // 8)
+    n_shards = params.n_shards or _shards_that_fit(n, d, params, n_workers, memory_bytes, resident)
+    if n_shards > 1 and n_shards * 100 > n:
+        raise InputError(
+            f"n_shards={n_shards} for {n} rows leaves fewer than 100 rows a shard: give at most {max(1, n // 100)}."
+        )
+    fewest = _CELLS_PER_SHARD * n_shards if n_shards > 1 else 2
+    n_cells = params.n_cells or min(n, max(round(n / params.cell_rows), fewest))
+    if n_cells > n:
+        raise InputError(f"n_cells={n_cells} is more than the {n} rows: give at most {n}.")
+    if n_cells < n_shards:
+        raise InputError(f"n_cells={n_cells} is fewer than the {n_shards} shards: give at least {n_shards}.")
+    coarse_rows = coarse_size(n, params.coarse)
+    sample_rows = min(n, max(_SAMPLE_MIN, min(_SAMPLE_MAX, n_cells * _SAMPLE_PER_CELL), coarse_rows))
+    block_bytes = _BLOCK_BYTES
+    while block_bytes > _LEAST_BLOCK_BYTES and block_bytes > memory_bytes // 16:
+        block_bytes //= 2
+    block_rows = max(1, min(n, block_bytes // (4 * d)))
+    sizes = Sizes(
+        n, d, working_size(source.dtype), params.n_components, params.n_neighbors, n_shards, n_workers, n_cells,
+        block_rows, sample_rows, coarse_rows, resident, params.foreign_attraction, True,
+    )  # fmt: skip
+    # One normaliser a point makes weights anew in every epoch: there it would save nothing.
+    if params.normalizer == "global" and host_of_stages(sizes)["layout"] > memory_bytes:
+        sizes = replace(sizes, edges_held=False)
+    device = _device_bytes(source, params, n_shards, n_workers, sizes.shard_rows, block_rows, sample_rows)
+    disk, host = disk_of_stages(sizes), host_of_stages(sizes)
+    stages = tuple(StageNeeds(name, disk[name], host[name], device.get(name, 0)) for name in host)
+    return Plan(
+        n_rows=n,
+        n_dims=d,
+        n_shards=n_shards,
+        n_cells=n_cells,
+        n_axes=min(d, MAX_AXES),
+        block_rows=block_rows,
+        sample_rows=sample_rows,
+        coarse_rows=coarse_rows,
+        resident_bytes=resident,
+        edges_held=sizes.edges_held,
+        worker_bytes=max(host.values()),
+        disk_bytes=disk_at_once(disk),
+        device_bytes=max(device.values()),
+        stages=stages,
+        sizes=sizes,
+    )
+
+
+def _shards_that_fit(n: int, d: int, params: Params, n_workers: int, memory_bytes: int, resident: int) -> int:
+    """Return one shard a worker, or as many more as the neighbour search of one needs to fit into its memory.
+
+    Where there have to be more, a few beyond that let it hold all rows of a shard, and be several times as quick.
+    """
+    n_shards = max(1, min(n_workers, n // 5000))
+    n_cells = params.n_cells or n // params.cell_rows
+
+    def rows_of(count: int) -> int:
+        return math.ceil((SHARD_OVER if count > 1 else 1) * n / count)
+
+    def fits(count: int) -> bool:
+        rows = rows_of(count)
+        needed = neighbors_bytes(rows, d, params.n_neighbors, resident, count > 1, n_cells, n)
+        return needed <= memory_bytes
+
+    most = n // LEAST_SHARD_ROWS
+    if fits(n_shards) or most <= n_shards:
+        return n_shards
+    fewest = n_shards + 1 + bisect_left(range(n_shards + 1, most), True, key=fits)
+    held = (count for count in range(fewest, min(most, _MOST_TO_HOLD) + 1) if HALO * 4 * d * rows_of(count) <= resident)
+    return next(held, fewest)
+
+
+def working_size(dtype: np.dtype[Any]) -> int:
+    """Return the bytes of an element as the workspace keeps it."""
+    return min(dtype.itemsize, 4)
+
+
+def _device_bytes(
+    source: Source, params: Params, n_shards: int, n_workers: int, shard_rows: int, block_rows: int, sample_rows: int
+) -> dict[str, int]:
+    """Return the most GPU memory that a worker needs by stage; the neighbour search makes do with what is left."""
+    from nomad_dask.backends.gpu.field import MAX_NODES
+    from nomad_dask.backends.gpu.layout import device_bytes
+
+    dim = params.n_components
+    some, by_row = _MAP_ROOM[dim]
+    n_nodes = int(min(MAX_NODES, (some + by_row * source.n_rows) / params.mesh_spacing**dim))
+    n_patches = N_PATCHES if n_shards > 1 else 1
+    layout = device_bytes(shard_rows, 2 * params.n_neighbors * shard_rows, n_nodes, n_patches, dim)
+    block = _DEVICE_BLOCKS * block_rows * source.n_dims * (4 + source.dtype.itemsize)
+    sample = 4 * max(min(sample_rows, _AXES_SAMPLE_ROWS) * source.n_dims, sample_rows * min(source.n_dims, MAX_AXES))
+    needed = {
+        "sample": block,
+        "cells": _DEVICE_SAMPLES * sample,
+        "shards": block,
+        "layout": math.ceil(n_shards / n_workers) * layout,
+    }
+    return {stage: size + _DEVICE_BASE_BYTES for stage, size in needed.items()}
+
+
+def coarse_size(n_rows: int, coarse: str) -> int:
+    """Return how many rows are laid out before all others; 0 for none."""
+    rows = n_rows // COARSE_SHARE
+    wanted = coarse == "always" or (coarse == "auto" and n_rows > COARSE_ABOVE)
+    return rows if wanted and rows >= COARSE_MIN_ROWS else 0
+
+
+def check_fits(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: int | None = None) -> None:
+    """Refuse a plan that does not fit.
+
+    Parameters
+    ----------
+    plan : Plan
+    memory_bytes : int
+        Memory of the smallest worker.
+    disk_free : int
+        Where the workspace is.
+    gpu_bytes : int, optional
+        Free GPU memory of the worker that has the least; None when it computes on CPUs.
+
+    Raises
+    ------
+    ResourceError
+        With the numbers, and the setting that lowers them.
+    """
+    if plan.worker_bytes > memory_bytes:
+        stage = max(plan.stages, key=lambda s: s.host_bytes)
+        raise ResourceError(
+            f"The plan needs {human_bytes(plan.worker_bytes)} on each of its workers, in the stage {stage.name!r}; the "
+            f"smallest has {human_bytes(memory_bytes)}: {_what_would_fit(plan, stage, memory_bytes)}."
+        )
+    if gpu_bytes is not None and plan.device_bytes > gpu_bytes:
+        missing = plan.device_bytes - gpu_bytes
+        raise ResourceError(
+            f"The plan needs {human_bytes(plan.device_bytes)} of GPU memory on each of its workers, the one with the "
+            f"least has {human_bytes(gpu_bytes)} free: {missing:,} bytes are missing. Use more workers with a GPU "
+            "each and as many shards (n_shards), fewer neighbours (n_neighbors), free what other processes hold "
+            "(nvidia-smi), or give device='cpu'."
+        )
+    if plan.disk_bytes > disk_free:
+        raise ResourceError(
+            f"The workspace needs {human_bytes(plan.disk_bytes)} of disk, {human_bytes(disk_free)} are free: "
+            "give a workspace on a larger disk."
+        )
+
+
+def _what_would_fit(plan: Plan, stage: StageNeeds, memory_bytes: int) -> str:
+    """Return the setting that makes a stage fit into the memory of a worker."""
+    sizes, worker = plan.sizes, f"give each process {human_bytes(plan.worker_bytes)} (--memory, or fewer workers)"
+    if sizes is None or stage.name not in ("neighbors", "layout"):
+        return worker
+
+    def fits(n_shards: int) -> bool:
+        # Shards of one worker are searched one after another, and laid out side by side.
+        n_workers = n_shards if stage.name == "layout" else sizes.n_workers
+        needs = host_of_stages(replace(sizes, n_shards=n_shards, n_workers=n_workers))
+        return needs[stage.name] <= memory_bytes
+
+    counts = range(plan.n_shards + 1, max(plan.n_shards + 2, plan.n_rows // LEAST_SHARD_ROWS))
+    place = bisect_left(counts, True, key=fits)
+    if place == len(counts):
+        return worker
+    n_shards = counts[place]
+    besides = " and as many workers, with so much memory each" if stage.name == "layout" else ""
+    return f"give n_shards={n_shards} (--shards {n_shards}){besides}, or fewer neighbours"

@@ -1,0 +1,61 @@
+"""What a notebook shows of a map: a small picture, and what columns there are."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.errors import InputError
+
+_MOST_COLUMNS = 50
+_CELL = "text-align: left; padding: 0 1em 0 0"
+
+
+def html_of_map(positions: np.ndarray, kinds: dict[str, str], metadata: dict[str, Any]) -> str:
+    """Return a description as HTML; names of columns and other texts of the map are escaped.
+
+    Parameters
+    ----------
+    positions : ndarray of float32 (n_rows, dim)
+    kinds : dict of str
+        Type of each column by its name.
+    metadata : dict
+        Of the run that made the map.
+    """
+    rows = list(kinds.items())[:_MOST_COLUMNS]
+    if len(kinds) > _MOST_COLUMNS:
+        rows.append((f"and {len(kinds) - _MOST_COLUMNS:,} more", ""))
+    lines = "".join(
+        f'<tr><td style="{_CELL}">{_text(name)}</td><td style="{_CELL}"><code>{_text(kind)}</code></td></tr>'
+        for name, kind in rows
+    )
+    about = [f"{len(positions):,} rows"]
+    source = metadata.get("source")
+    if isinstance(source, dict) and source.get("name"):
+        about.append(f"of {source['name']}")
+    recall = (metadata.get("diagnostics") or {}).get("recall")
+    if isinstance(recall, float):
+        about.append(f"recall {recall:.3f}")
+    return (
+        '<div style="display: flex; gap: 1.5em; align-items: flex-start">'
+        f"{_picture(positions)}<div><strong>Map</strong> of {_text(', '.join(about))}<table>{lines}</table></div></div>"
+    )
+
+
+def _picture(positions: np.ndarray) -> str:
+    from nomad_dask.plotting.raster import thumbnail
+
+    try:
+        png = thumbnail(positions[:, 0], positions[:, 1])
+    except InputError as error:
+        return f'<div style="width: 320px">{_text(str(error))}</div>'
+    href = "data:image/png;base64," + base64.b64encode(png).decode()
+    return f'<img width="320" height="260" alt="The map, small" src="{href}">'
+
+
+def _text(text: str) -> str:
+    cut = text if len(text) <= 200 else text[:200] + "…"
+    return escape(cut, quote=True)

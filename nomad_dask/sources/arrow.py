@@ -1,0 +1,231 @@
+"""Vectors in the columns of Arrow data: which columns hold them, and how they become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nomad_dask.errors import InputError, near
+from nomad_dask.sources.base import Source
+from nomad_dask.sources.fingerprint import sampled_digest
+from nomad_dask.sources.validation import check_shape
+
+
+@dataclass(frozen=True)
+class VectorColumns:
+    """The columns that hold the vectors.
+
+    Attributes
+    ----------
+    names : tuple of str
+        One column of lists, or several of numbers.
+    lists : bool
+        Which of both.
+    dtype : numpy.dtype
+        Element type of the rows.
+    """
+
+    names: tuple[str, ...]
+    lists: bool
+    dtype: np.dtype[Any]
+
+
+def find_vectors(schema: pa.Schema, column: str | None, keep: Sequence[str], name: str) -> VectorColumns:
+    """Choose the columns that hold the vectors.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+    column : str or None
+        A column of lists of numbers. None takes the only one there is, or else all columns when all are
+        numbers; columns to `keep` are left aside.
+    keep : sequence of str
+    name : str
+        How messages call the data.
+
+    Raises
+    ------
+    InputError
+        No such column, none that can be it, or more than one.
+    """
+    types: dict[str, Any] = {field.name: field.type for field in schema}
+    if len(types) < len(schema.names):
+        raise InputError(f"{name} has two columns of one name among {schema.names}: rename one of them.")
+    elements = {n: _number_type(t.value_type) for n, t in types.items() if _is_list(t)}
+    if column is not None:
+        if column not in types:
+            raise InputError(f"{name} has no column {column!r}. {near(column, types)}")
+        if elements.get(column) is None:
+            raise InputError(
+                f"column {column!r} of {name} is {types[column]}: lists of float16, float32, float64 or "
+                "integers are accepted. Name such a column, or convert it."
+            )
+        return VectorColumns((column,), True, elements[column])
+    candidates = [n for n, dtype in elements.items() if dtype is not None and n not in keep]
+    if len(candidates) > 1:
+        raise InputError(
+            f"{name} has {len(candidates)} columns of vectors ({', '.join(map(repr, candidates))}): "
+            "say which with column=."
+        )
+    if candidates:
+        return VectorColumns((candidates[0],), True, elements[candidates[0]])
+    return _number_columns(types, keep, name)
+
+
+def _number_columns(types: dict[str, Any], keep: Sequence[str], name: str) -> VectorColumns:
+    """Take all columns not kept as the vectors, which asks that all are numbers."""
+    numbers = {n: _number_type(t) for n, t in types.items() if n not in keep}
+    others = [f"{n!r} ({types[n]})" for n, dtype in numbers.items() if dtype is None]
+    if others:
+        shown = ", ".join(others[:10]) + (", …" if len(others) > 10 else "")
+        raise InputError(
+            f"{name} has no column of lists of numbers, and not all its columns are numbers: {shown}. "
+            "Name the column of vectors with column=, or set these aside with keep=."
+        )
+    if not numbers:
+        raise InputError(f"{name} has no column left to take vectors from: keep fewer columns.")
+    return VectorColumns(tuple(numbers), False, np.result_type(*numbers.values()))
+
+
+def _is_list(t: Any) -> bool:
+    return bool(pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t))
+
+
+def _number_type(t: Any) -> Any:
+    """Return the NumPy type of an Arrow type of numbers, None for other types."""
+    return np.dtype(t.to_pandas_dtype()) if pa.types.is_integer(t) or pa.types.is_floating(t) else None
+
+
+def first_length(batch: pa.RecordBatch, vectors: VectorColumns, name: str) -> int:
+    """Return the number of dimensions, by the first row of the data."""
+    if not vectors.lists:
+        return len(vectors.names)
+    lengths = pc.list_value_length(batch.column(vectors.names[0]).slice(0, 1))
+    if lengths.null_count:
+        raise _null(0, name)
+    return int(lengths[0].as_py())
+
+
+def rows_of(
+    batches: Iterable[pa.RecordBatch], vectors: VectorColumns, n_rows: int, n_dims: int, start: int, name: str
+) -> np.ndarray:
+    """Return the vectors of consecutive batches as one array; of a single batch without a copy.
+
+    Parameters
+    ----------
+    batches : iterable of RecordBatch
+        Together `n_rows` rows, the first of which is row `start` of the data.
+
+    Raises
+    ------
+    InputError
+        A row of another length, or with a missing value. It is named.
+    """
+    out: np.ndarray | None = None
+    done = 0
+    for batch in batches:
+        part = _batch_rows(batch, vectors, n_dims, start + done, name)
+        if len(part) == n_rows:
+            out = part
+        else:
+            out = np.empty((n_rows, n_dims), vectors.dtype) if out is None else out
+            out[done : done + len(part)] = part
+        done += len(part)
+    return np.empty((0, n_dims), vectors.dtype) if out is None else out
+
+
+def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, start: int, name: str) -> np.ndarray:
+    columns = [batch.column(n) for n in vectors.names]
+    for column in columns:
+        if column.null_count:
+            raise _null(start + _first_null(column), name)
+    if not vectors.lists:
+        out = np.empty((batch.num_rows, n_dims), vectors.dtype)
+        for j, column in enumerate(columns):
+            out[:, j] = _numbers(column)
+        return out
+    lists = columns[0]
+    lengths = _numbers(pc.list_value_length(lists))
+    other = np.flatnonzero(lengths != n_dims)
+    if other.size:
+        raise ragged(start + int(other[0]), int(lengths[other[0]]), n_dims, name)
+    values = lists.flatten()  # unlike .values, minds the offset of a slice
+    if values.null_count:
+        raise _null(start + _first_null(values) // n_dims, name)
+    return _numbers(values).reshape(len(lists), n_dims)
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Return numbers without nulls as a view. `Array.to_numpy` does the same, but imports pandas for it."""
+    dtype = _number_type(array.type)
+    if len(array) == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _first_null(array: pa.Array) -> int:
+    return int(pc.index(array.is_valid(), False).as_py())
+
+
+def _null(row: int, name: str) -> InputError:
+    return InputError(f"{name}: row {row} has a missing value (null). Remove the row or fill it in.")
+
+
+def ragged(row: int, length: int, n_dims: int, name: str) -> InputError:
+    """Return the error for a row of another length than the first."""
+    return InputError(f"{name}: row {row} has {length} values, row 0 has {n_dims}. All vectors must be of one length.")
+
+
+class TableSource(Source):
+    """Rows of an Arrow table in memory.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+    column, keep
+        As in `find_vectors`.
+
+    Raises
+    ------
+    InputError
+        No rows, or no column that holds vectors.
+    """
+
+    shareable = False
+
+    def __init__(self, table: pa.Table, column: str | None, keep: Sequence[str], name: str) -> None:
+        self.name = name
+        self._table = table
+        self.vectors = find_vectors(table.schema, column, keep, name)
+        check_shape((table.num_rows, 1), name)
+        # The first batch may be without rows.
+        first = next(b for b in table.select(list(self.vectors.names)).to_batches() if b.num_rows)
+        n_dims = first_length(first, self.vectors, name)
+        self.n_rows, self.n_dims = check_shape((table.num_rows, n_dims), name)
+        self.dtype = self.vectors.dtype
+
+    def _batches(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        part = self._table.select(list(self.vectors.names)).slice(start, stop - start)
+        yield from part.to_batches()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return a view of one chunk of lists, or a copy."""
+        batches = self._batches(start, stop)
+        return rows_of(batches, self.vectors, stop - start, self.n_dims, start, self.name)
+
+    def fingerprint(self) -> str:
+        """Digest a sample of the rows."""
+        return sampled_digest(self)
+
+    def column_names(self) -> list[str]:
+        """Return all columns but those of the vectors."""
+        return [n for n in self._table.schema.names if n not in self.vectors.names]
+
+    def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:
+        """Slice the table."""
+        return self._table.select(list(names)).slice(start, stop - start)

@@ -1,0 +1,199 @@
+"""Vectors in Dask arrays and data frames, computed when they are read."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from nomad_dask.errors import InputError
+from nomad_dask.sources.base import PerThread, Source
+from nomad_dask.sources.fingerprint import digest_of
+from nomad_dask.sources.pandas import count_dims, find_columns, frame_rows, frame_table
+from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.validation import check_shape, native_dtype
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class _LazySource(Source):
+    """Partitions of rows that are computed one by one; every thread keeps its last one.
+
+    A graph that holds no results of a cluster can be computed by whoever has it, in one thread: the
+    workers of the map are the parallelism. One that holds such results needs the client.
+    """
+
+    def __init__(self, collection: Any, lengths: Sequence[int], name: str) -> None:
+        self.name = name
+        self.shareable = not _holds_futures(collection)
+        self._collection = collection
+        self._edges = np.cumsum([0, *lengths])
+        self._last = PerThread()
+        self._parts: dict[int, Any] | None = None
+
+    @abstractmethod
+    def _partition(self, i: int) -> Any:
+        """Return the i-th partition, lazily."""
+
+    def part(self, start: int, stop: int) -> Self:
+        """Keep of the graph only what the rows need: data in the graph of others would travel with every task."""
+        if not self.shareable:
+            return self
+        part = copy.copy(self)
+        part._parts = {i: _alone(self._partition(i)) for i, *_ in self._pieces(start, stop)}
+        part._collection = None
+        part._last = PerThread()
+        return part
+
+    def _compute(self, i: int) -> Any:
+        """Return the i-th partition, computed."""
+        last = self._last.__dict__
+        if last.get("index") != i:
+            last.clear()  # before the next one is there, so that only one is held
+            lazy = self._partition(i) if self._parts is None else self._parts[i]
+            scheduler = {"scheduler": "synchronous"} if self.shareable else {}
+            value = patiently(lambda: lazy.compute(**scheduler), f"partition {i} of {self.name}")
+            expected = int(self._edges[i + 1] - self._edges[i])
+            if len(value) != expected:
+                raise InputError(
+                    f"partition {i} of {self.name} has {len(value)} rows, {expected} expected: it does not "
+                    "compute to the same rows each time. Write it to a file and give its path."
+                )
+            last.update(index=i, value=value)
+        return last["value"]
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
+        """Return what a range of rows takes of each partition: its number, its first row, begin and end."""
+        return [
+            (i, int(low), max(start, int(low)), min(stop, int(high)))
+            for i, (low, high) in enumerate(zip(self._edges[:-1], self._edges[1:], strict=True))
+            if low < stop and high > start and high > low
+        ]
+
+    def breaks(self) -> Sequence[int]:
+        """Return the edges of the partitions."""
+        return [int(edge) for edge in self._edges]
+
+
+class DaskArraySource(_LazySource):
+    """Rows of a Dask array. Nothing is computed at opening, unless the lengths of its chunks are unknown.
+
+    Parameters
+    ----------
+    array : dask.array.Array (n_rows, n_dims)
+        Chunks along the second axis are merged, lazily.
+
+    Raises
+    ------
+    InputError
+        Not two-dimensional, empty, or of a type that is not accepted.
+    """
+
+    def __init__(self, array: Any, name: str = "the Dask array") -> None:
+        if array.ndim != 2:
+            check_shape(array.shape, name)
+        self.dtype = native_dtype(array.dtype, name)
+        if any(np.isnan(size) for size in array.shape):
+            array = array.copy()  # the lengths are set in place, which is not ours to do to the user's array
+            array.compute_chunk_sizes()
+        self.n_rows, self.n_dims = check_shape(array.shape, name)
+        super().__init__(array.rechunk({1: -1}), array.chunks[0], name)
+
+    def _partition(self, i: int) -> Any:
+        return self._collection.blocks[i]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Compute the chunks that the range needs."""
+        pieces = self._pieces(start, stop)
+        if len(pieces) == 1:
+            i, low, a, b = pieces[0]
+            rows = np.ascontiguousarray(self._compute(i)[a - low : b - low], dtype=self.dtype).view()
+            rows.flags.writeable = False  # it may be the partition that is held
+            return rows
+        out = np.empty((stop - start, self.n_dims), self.dtype)
+        for i, low, a, b in pieces:
+            out[a - start : b - start] = self._compute(i)[a - low : b - low]
+        return out
+
+    def fingerprint(self) -> str:
+        """Digest the name that Dask gives the array by what it is made of."""
+        return digest_of(["dask array", self._collection.name, self.n_rows, self.n_dims, self.dtype.str])
+
+
+class DaskFrameSource(_LazySource):
+    """Rows of a Dask data frame. Opening computes the lengths of its partitions and looks at the first row.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    column, keep
+        As in `nomad_dask.sources.pandas.find_columns`.
+
+    Raises
+    ------
+    InputError
+        No rows, or no column that holds vectors.
+    """
+
+    def __init__(self, frame: Any, column: str | None, keep: Sequence[str], name: str = "the Dask data frame") -> None:
+        # One column is enough to count rows. One that is not of vectors is cheaper to read.
+        cheap = next((c for c in frame.columns if str(c) in keep), frame.columns[0]) if len(frame.columns) else None
+        check_shape((1, len(frame.columns)), name)
+        lengths = frame[[cheap]].map_partitions(len).compute()
+        super().__init__(frame, [int(n) for n in lengths], name)
+        check_shape((int(self._edges[-1]), 1), name)
+        first = self._compute(int(np.argmax(np.diff(self._edges) > 0)))
+        self._columns = find_columns(first, column, keep, name)
+        self.n_rows, self.n_dims = check_shape((int(self._edges[-1]), count_dims(first, self._columns)), name)
+        self.dtype = self._columns.dtype
+
+    def _partition(self, i: int) -> Any:
+        return self._collection.partitions[i]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Compute the partitions that the range needs."""
+        out = np.empty((stop - start, self.n_dims), self.dtype)
+        for i, low, a, b in self._pieces(start, stop):
+            part = self._compute(i).iloc[a - low : b - low]
+            out[a - start : b - start] = frame_rows(part, self._columns, self.n_dims, a, self.name)
+        return out
+
+    def fingerprint(self) -> str:
+        """Digest the token that Dask gives the frame by what it is made of."""
+        from dask.base import tokenize
+
+        return digest_of(["dask frame", tokenize(self._collection), self._columns.vectors])
+
+    def column_names(self) -> list[str]:
+        """Return all columns but those of the vectors."""
+        return list(self._columns.others)
+
+    def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:
+        """Compute the partitions that the range needs."""
+        import pyarrow as pa
+
+        parts = [
+            frame_table(self._compute(i).iloc[a - low : b - low], self._columns, names, self.name)
+            for i, low, a, b in self._pieces(start, stop)
+        ]
+        return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _alone(partition: Any) -> Any:
+    """Return one partition as a delayed value whose graph holds nothing else."""
+    delayed = partition.to_delayed(optimize_graph=True)
+    return delayed.item() if isinstance(delayed, np.ndarray) else delayed[0]
+
+
+def _holds_futures(collection: Any) -> bool:
+    """Tell whether a collection's graph refers to results on a cluster."""
+    if "distributed" not in sys.modules:
+        return False  # nobody can have made one
+    from distributed import futures_of
+
+    return bool(futures_of(collection))  # type: ignore[no-untyped-call]

@@ -1,0 +1,87 @@
+"""Vectors in an array in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.errors import InputError
+from nomad_dask.sources.base import Source
+from nomad_dask.sources.fingerprint import sampled_digest
+from nomad_dask.sources.npy import NpySource
+from nomad_dask.sources.validation import ACCEPTED, check_shape, native_dtype
+
+
+class ArraySource(Source):
+    """Rows of a NumPy array, read as views wherever its layout allows.
+
+    Parameters
+    ----------
+    array : ndarray (n_rows, n_dims)
+        Kept as it is, not copied.
+
+    Raises
+    ------
+    InputError
+        Not two-dimensional, empty, or of a type that is not accepted.
+    """
+
+    shareable = False
+
+    def __init__(self, array: np.ndarray, name: str = "the array") -> None:
+        self.name = name
+        if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
+            raise InputError(f"{name} has masked values: fill them in or remove their rows.")
+        self._array = np.asarray(array)
+        self.n_rows, self.n_dims = check_shape(self._array.shape, name)
+        self.dtype = native_dtype(self._array.dtype, name)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return a view where type and layout allow, else a copy."""
+        rows = np.ascontiguousarray(self._array[start:stop], dtype=self.dtype)
+        if np.may_share_memory(rows, self._array):
+            rows.flags.writeable = False  # what is seen here belongs to the user
+        return rows
+
+    def fingerprint(self) -> str:
+        """Digest a sample of the rows."""
+        return sampled_digest(self)
+
+
+def open_array(x: Any, name: str | None = None) -> Source:
+    """Open anything that NumPy makes an array of: arrays, objects with ``__array__``, lists of rows.
+
+    A memory map of a whole ``.npy`` file is opened by its path, so that every worker can read it.
+    """
+    if isinstance(x, np.memmap):
+        source = _mapped_file(x)
+        if source is not None:
+            return source
+    name = name or f"the {type(x).__name__}"
+    try:
+        array = x if isinstance(x, np.ndarray) else np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} is no array of rows of one length ({error}): {ACCEPTED}, in two dimensions."
+        ) from error
+    return ArraySource(array, name)
+
+
+def _mapped_file(x: np.memmap[Any, Any]) -> NpySource | None:
+    """Return the ``.npy`` file that a memory map shows whole and unchanged, if there is one."""
+    if x.filename is None or x.mode == "c":  # None for what is computed from a map
+        return None
+    try:
+        source = NpySource(Path(x.filename))
+    except (InputError, FileNotFoundError):
+        return None  # a map of a raw file
+    # Views keep the file's name and offset. Of its shape, only one with its strides shows the file as it is.
+    whole = (
+        (source.n_rows, source.n_dims) == x.shape
+        and source.stored_dtype == x.dtype
+        and source.offset == x.offset
+        and x.flags["F_CONTIGUOUS" if source.fortran_order else "C_CONTIGUOUS"]
+    )
+    return source if whole else None

@@ -1,0 +1,270 @@
+"""`open_source`: from whatever the user has to a source of vectors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from nomad_dask.errors import InputError, MissingInputError, near
+from nomad_dask.sources.base import Source
+from nomad_dask.sources.files import local_path
+from nomad_dask.sources.fsspec import is_url, protocol_of
+from nomad_dask.sources.retry import in_our_words, patiently
+
+_PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+_P = TypeVar("_P", str, Path)
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> Source:
+    """Open vectors, wherever they are.
+
+    Parameters
+    ----------
+    x : path-like, list of path-like, array-like, data frame or Source
+        A ``.npy`` file; a Parquet file, a directory of them, a pattern with ``*``, ``?`` or ``[ ]``, or a
+        list of them; a directory of a zarr array; a URL of any of these, such as ``s3://bucket/x.npy``;
+        anything that NumPy makes a two-dimensional array of; a pandas or Polars frame or an Arrow table; a
+        CuPy array or a cuDF frame, which stay in GPU memory; a Dask array or data frame, on GPUs too.
+        Files of a directory or a pattern are taken in the order of their names, numbers by value.
+    column : str, optional
+        The column that holds the vectors, of data that has columns. Found by itself when only one can be it.
+    keep : sequence of str
+        Columns to carry to the map; none of them holds vectors.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    MissingInputError
+        A path that does not exist.
+    InputError
+        Data that cannot be mapped, or columns that are not there.
+    """
+    if isinstance(keep, str):
+        raise InputError(f"keep={keep!r} is not accepted: give a list of column names, such as [{keep!r}].")
+    source = _open(x, column, keep)
+    known = source.column_names()
+    for wanted in keep:
+        if wanted not in known:
+            raise InputError(f"{source.name} has no column {wanted!r} to keep. {near(wanted, known)}")
+    return source
+
+
+def _open(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+    if isinstance(x, Source):
+        return x
+    if isinstance(x, (str, os.PathLike)):
+        return _open_path(x, column, keep)
+    if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
+        return _open_parquet([_existing(p) for p in x], column, keep, f"{x[0]} and {len(x) - 1} more")
+    if _is_on_device(x):
+        from nomad_dask.sources.cuda import open_device
+
+        return open_device(x, column, keep)
+    root = type(x).__module__.partition(".")[0]
+    if root == "dask":
+        return _open_dask(x, column, keep)
+    if root == "pandas" and x.ndim == 2:
+        from nomad_dask.sources.pandas import FrameSource
+
+        return FrameSource(x, column, keep, "the data frame")
+    if root in ("pyarrow", "polars") and type(x).__name__ in (
+        "Table",
+        "RecordBatch",
+        "DataFrame",
+        "LazyFrame",
+    ):
+        return _open_table(x, column, keep)
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise InputError(
+            f"Sparse data is not supported: a {type(x).__name__} of shape {x.shape} was given, dense vectors "
+            "are accepted. Reduce it first, as with sklearn.decomposition.TruncatedSVD(256).fit_transform(X)."
+        )
+    from nomad_dask.sources.numpy import open_array
+
+    _no_column(column, f"the {type(x).__name__}")
+    return open_array(x)
+
+
+def _no_column(column: str | None, name: str) -> None:
+    if column is not None:
+        raise InputError(f"column={column!r} was given, but {name} has no columns: leave it out.")
+
+
+def _is_on_device(x: Any) -> bool:
+    """Tell whether data is in GPU memory, itself or as the parts of a Dask collection."""
+    kind = type(getattr(x, "_meta", x))
+    return kind.__module__.partition(".")[0] in ("cupy", "cupyx", "cudf")
+
+
+def _open_dask(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+    from nomad_dask.sources import dask
+
+    if hasattr(x, "chunks"):
+        _no_column(column, "the Dask array")
+        return dask.DaskArraySource(x)
+    if hasattr(x, "partitions") and hasattr(x, "columns") and x.ndim == 2:
+        return dask.DaskFrameSource(x, column, keep)
+    raise InputError(f"{type(x).__module__}.{type(x).__qualname__} is neither a Dask array nor a data frame.")
+
+
+def _open_table(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+    import pyarrow as pa
+
+    from nomad_dask.sources.arrow import TableSource
+
+    if hasattr(x, "collect"):
+        x = x.collect()  # a lazy Polars frame
+    table = pa.Table.from_batches([x]) if isinstance(x, pa.RecordBatch) else pa.table(x)
+    return TableSource(table, column, keep, f"the {type(x).__name__}")
+
+
+def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str]) -> Source:
+    if is_url(x):
+        url = str(x)
+        if protocol_of(url) not in ("file", "local"):
+            return _open_url(url, column, keep)
+        x = local_path(url)
+    path = Path(x)
+    if not path.exists() and re.search(r"[*?\[]", str(path)):
+        found = _in_order(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not found:
+            raise MissingInputError(f"no file matches {x}: check the pattern.")
+        return _open_parquet(found, column, keep, str(x))
+    _existing(path)
+    if path.is_dir():
+        return _open_directory(path, column, keep)
+    with in_our_words(str(path)), path.open("rb") as f:
+        magic = f.read(6)
+    kind = _kind(path.suffix, magic, str(x))
+    if kind == "parquet":
+        return _open_parquet([path], column, keep, str(x))
+    from nomad_dask.sources.npy import NpySource
+
+    _no_column(column, str(x))
+    return NpySource(path)
+
+
+def _kind(suffix: str, magic: bytes, name: str) -> str:
+    """Return what kind of file it is, by its name or else by its first bytes."""
+    if suffix in _PARQUET_SUFFIXES or magic.startswith(b"PAR1"):
+        return "parquet"
+    if suffix == ".npy" or magic == b"\x93NUMPY":
+        return "npy"
+    raise InputError(
+        f"{name} is neither a .npy nor a Parquet file: write the vectors as one of them, "
+        "as with numpy.save or DataFrame.to_parquet."
+    )
+
+
+def _open_url(url: str, column: str | None, keep: Sequence[str]) -> Source:
+    """Open what is not on a disk, by fsspec."""
+    from nomad_dask.sources import fsspec
+
+    if re.search(r"[*?\[]", url) and fsspec.protocol_of(url) not in ("http", "https"):
+        found = fsspec.match(url)
+        if not found:
+            raise MissingInputError(f"no object matches {url}: check the pattern.")
+        return _open_remote_parquet(found, column, keep, url)
+    about = fsspec.info(url)
+    if about["type"] == "directory":
+        return _open_remote_directory(url.rstrip("/"), column, keep)
+    size = fsspec.size(about, url)
+    suffix = PurePosixPath(url.partition("?")[0]).suffix
+    magic = b"" if suffix in (".npy", *_PARQUET_SUFFIXES) else _first_bytes(url, size)
+    if _kind(suffix, magic, url) == "parquet":
+        return _open_remote_parquet({url: about}, column, keep, url)
+    from nomad_dask.sources.npy import RemoteNpySource
+
+    _no_column(column, url)
+    return RemoteNpySource(url)
+
+
+def _first_bytes(url: str, size: int) -> bytes:
+    from nomad_dask.sources.fsspec import read_range
+
+    return patiently(lambda: read_range(url, 0, min(6, size)), url)
+
+
+def _open_remote_directory(url: str, column: str | None, keep: Sequence[str]) -> Source:
+    from nomad_dask.sources import fsspec
+
+    if any(fsspec.exists(f"{url}/{name}") for name in _ZARR_FILES):
+        from nomad_dask.sources.zarr import ZarrSource
+
+        _no_column(column, url)
+        return ZarrSource(url)
+    everything = fsspec.find(url)
+    found = {
+        u: about
+        for u, about in everything.items()
+        if u.endswith(_PARQUET_SUFFIXES) and not any(part.startswith((".", "_")) for part in u[len(url) :].split("/"))
+    }
+    if not found:
+        raise InputError(f"{url} holds no Parquet files and is no zarr array: give a directory of either.")
+    return _open_remote_parquet(found, column, keep, url)
+
+
+def _open_remote_parquet(
+    found: Mapping[str, dict[str, Any]], column: str | None, keep: Sequence[str], name: str
+) -> Source:
+    from nomad_dask.sources.files import remote_state
+    from nomad_dask.sources.parquet import RemoteParquetSource
+
+    urls = _in_order(found)
+    states = [remote_state(found[url], url) for url in urls]
+    return RemoteParquetSource(urls, column, keep, name, states)
+
+
+def _open_directory(path: Path, column: str | None, keep: Sequence[str]) -> Source:
+    if any((path / name).exists() for name in _ZARR_FILES):
+        from nomad_dask.sources.zarr import ZarrSource
+
+        _no_column(column, str(path))
+        return ZarrSource(path)
+    found = _in_order(p for p in path.rglob("*") if p.suffix in _PARQUET_SUFFIXES and _is_data(p, path))
+    if not found:
+        raise InputError(f"{path} holds no Parquet files and is no zarr array: give a directory of either.")
+    return _open_parquet(found, column, keep, str(path))
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    """Leave out what writers hide or leave beside the data."""
+    return file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+
+
+def _in_order(paths: Iterable[_P]) -> list[_P]:
+    """Sort by name, numbers by value: Dask writes part.9.parquet before part.10.parquet."""
+    pieces = re.compile(r"(\d+)")
+    return sorted(paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))])
+
+
+def _open_parquet(paths: Sequence[str | Path], column: str | None, keep: Sequence[str], name: str) -> Source:
+    from nomad_dask.sources.parquet import ParquetSource, RemoteParquetSource
+
+    remote = [is_url(p) for p in paths]
+    if any(remote) and not all(remote):
+        raise InputError(f"{name}: some are paths and some are URLs, give all files in one place.")
+    kind: Any = RemoteParquetSource if all(remote) else ParquetSource
+    source: Source = kind(paths, column, keep, name)
+    return source
+
+
+def _existing(place: str | os.PathLike[str]) -> str | Path:
+    if is_url(place):
+        url = str(place)
+        return Path(local_path(url)) if protocol_of(url) in ("file", "local") else url
+    path = Path(place)
+    if path.exists():
+        return path
+    folder = path.parent
+    if not folder.is_dir():
+        raise MissingInputError(f"{path} does not exist, nor does its folder {folder}: check the path.")
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    raise MissingInputError(f"{path} does not exist. In {folder}: {near(path.name, names)}")

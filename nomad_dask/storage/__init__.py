@@ -1,0 +1,1 @@
+"""The workspace on disk: artifacts written whole or not at all, one manifest, locks, temporary directories."""

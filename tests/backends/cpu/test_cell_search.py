@@ -1,0 +1,131 @@
+"""The primitives of the CPU's neighbour search against NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nomad_dask.backends.cpu import cell_search_kernels as kernels
+from nomad_dask.backends.cpu.cell_search import CellSearch
+from nomad_dask.backends.cpu.pca_filter import principal_axes
+from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.backends.row_reader import ShardVectors
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(2500, 12)) @ rng.normal(size=(12, 150)) + 0.5 * rng.normal(size=(2500, 150))
+    return X[np.argsort(X[:, 0])].astype(np.float32)
+
+
+@pytest.fixture(params=[True, False], ids=["held", "streamed"])
+def searcher(request, rows, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    offsets = np.arange(0, 2501, 100)
+    means = np.array([rows[a : a + 100].mean(axis=0) for a in offsets[:-1]])
+    held = request.param
+    vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes if held else 0)
+    with threads(2) as pool:
+        yield CellSearch(vectors, offsets, means, pool, 0, 1 << 28 if held else 1 << 16)
+
+
+def true_distances(rows, picked):
+    X = rows.astype(np.float64)
+    D = ((X[picked, None] - X[None]) ** 2).sum(axis=2)
+    D[np.arange(len(picked)), picked] = np.inf
+    return D
+
+
+@pytest.mark.parametrize("n_axes", [None, 20])
+def test_exact_is_exact_with_any_screen(searcher, rows, n_axes):
+    searcher.make_screen(n_axes)
+    picked = np.arange(7, 2500, 250, dtype=np.int32)
+    ids, distances = searcher.exact(picked, 10)
+    D = true_distances(rows, picked)
+    order = np.argsort(D, axis=1)[:, :10]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_allclose(distances, np.take_along_axis(D, order, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_axes", [None, 20])
+def test_a_search_that_gave_its_memory_back_goes_on_as_before(searcher, n_axes):
+    searcher.make_screen(n_axes)
+    picked = np.arange(7, 2500, 250, dtype=np.int32)
+    searcher.fit_screen(picked, *searcher.exact(picked, 10))
+    can_refine = searcher.can_refine(10)
+    first = searcher.probe(10, 2, 30, lambda done: None)
+    searcher.release()
+    assert not searcher.vectors.resident
+    searcher.hold()
+    assert searcher.can_refine(10) == can_refine
+    for before, after in zip(first, searcher.probe(10, 2, 30, lambda done: None), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_screen_ranks_count_the_nearer_rows(searcher, rows):
+    searcher.make_screen(20)
+    picked = np.arange(7, 2500, 250, dtype=np.int32)
+    ids, distances = searcher.exact(picked, 10)
+    searcher.fit_screen(picked, ids, distances)
+    assert 0 <= searcher.correlation <= 1
+    screened = searcher._screened_rows(np.arange(2500)).astype(np.float64)
+    a, b = screened[picked, None], screened[None]
+    D = ((a[..., :-1] - b[..., :-1]) ** 2).sum(axis=2) + a[..., -1] ** 2 + b[..., -1] ** 2
+    D -= 2 * float(searcher.correlation) * a[..., -1] * b[..., -1]
+    D[np.arange(len(picked)), picked] = -np.inf
+    expected = (D[:, None, :] < np.take_along_axis(D, ids, axis=1)[..., None] - 1e-3).sum(axis=2) - 1
+    assert np.abs(searcher.screen_ranks(picked, ids) - expected).max() <= 1
+
+
+def test_cell_ranks_count_the_nearer_cells(searcher, rows):
+    searcher.make_screen(None)
+    picked = np.arange(0, 2500, 99, dtype=np.int32)
+    ids, _ = searcher.exact(picked, 5)
+    means = rows.reshape(25, 100, 150).mean(axis=1).astype(np.float64)
+    to_cells = ((rows[picked, None].astype(np.float64) - means) ** 2).sum(axis=2)
+    expected = (to_cells[:, None] < np.take_along_axis(to_cells, ids // 100, axis=1)[..., None]).sum(axis=2)
+    np.testing.assert_array_equal(searcher.cell_ranks(picked, ids), expected)
+
+
+def test_the_screen_is_a_lower_bound(searcher, rows):
+    searcher.make_screen(20)
+    screened = searcher._screened_rows(np.arange(300))
+    bounds = ((screened[:, None] - screened[None]) ** 2).sum(axis=2)
+    true = ((rows[:300, None] - rows[None, :300]) ** 2).sum(axis=2)
+    assert (bounds <= true + 1e-3 * true.mean()).all()
+
+
+def test_principal_axes_hold_the_variance(rows):
+    X = rows - rows.mean(axis=0)
+    axes = principal_axes(X, 12, np.random.default_rng(0))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(12), atol=1e-5)
+    best = np.linalg.eigvalsh((X.T @ X).astype(np.float64))[-12:].sum()
+    assert ((X @ axes) ** 2).sum() >= 0.999 * best
+
+
+def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    offsets = np.arange(0, 2501, 100)
+    means = rows.reshape(25, 100, 150).mean(axis=1)
+    with threads(2) as pool:
+        vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes)
+        search = CellSearch(vectors, offsets, means, pool, 0, 1 << 28)
+        search.make_screen(60)
+        ids, distances = search.probe(10, 1, 20, lambda done: None)
+        new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 8, 20)
+    assert (new_distances <= distances).all()
+    assert new_distances.sum() < distances.sum()
+    np.testing.assert_array_equal(fresh == 0, (new_ids[:, :, None] == ids[:, None, :]).any(axis=2))
+    D = true_distances(rows, np.arange(50))
+    np.testing.assert_allclose(new_distances[:50], np.take_along_axis(D, new_ids[:50], axis=1), rtol=1e-5)
+
+
+def test_probes_are_marked_until_enough_rows():
+    to_cells = np.array([[3, 1, 2, 4], [1, 2, 3, 4]], np.float32)
+    marks = np.zeros((4, 2), np.uint8)
+    kernels.mark_probes(to_cells, np.array([5, 5, 5, 100]), 1, 5, marks)
+    np.testing.assert_array_equal(marks.T, [[0, 1, 0, 0], [1, 0, 0, 0]])
+    marks[:] = 0
+    kernels.mark_probes(to_cells, np.array([5, 5, 5, 100]), 2, 12, marks)
+    np.testing.assert_array_equal(marks.T, [[1, 1, 1, 1], [1, 1, 1, 1]])

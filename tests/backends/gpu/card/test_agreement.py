@@ -1,0 +1,189 @@
+"""The card's results beside the CPU's: one step to float32 rounding, whole maps in quality."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nomad_dask.backends.base import Step
+from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.gpu import layout
+from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.device_info import Gpu, look, look_on_worker
+from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.neighbors.search import find_neighbors
+from nomad_dask.params import Params
+from tests.helpers.gpu_card import assert_as_good, data_set, grown, near_graph, remote_of
+from tests.helpers.runs import blobs, make_map
+
+pytestmark = pytest.mark.gpu
+
+STEPS = [
+    (200_000, 2, "global", "field", 0),
+    (200_000, 2, "global", "field", 300),
+    (40_000, 3, "global", "field", 300),
+    (150_000, 2, "point", "field", 300),
+    (20_000, 3, "point", "field", 0),
+    (40_000, 2, "global", "means", 300),
+    (40_000, 3, "point", "means", 0),
+    (900, 2, "global", "field", 0),
+    (900, 3, "point", "field", 20),
+]
+
+
+@pytest.fixture(scope="module")
+def backends():
+    cpu, gpu = CpuBackend(4), GpuBackend()
+    yield cpu, gpu
+    cpu.close()
+    gpu.close()
+
+
+def test_the_card_is_seen():
+    for found in (look(with_memory=True), look_on_worker()):
+        assert isinstance(found, Gpu), found
+        assert found.uuid.startswith("GPU-")
+        assert 0 < found.free_bytes <= found.total_bytes
+
+
+@pytest.mark.parametrize(("n", "dim", "normalizer", "repulsion", "n_far"), STEPS)
+def test_one_step(backends, n, dim, normalizer, repulsion, n_far):
+    """Each of three steps begins where the CPU is, so that rounding does not add up."""
+    graph = near_graph(n, n_far=n_far)
+    positions = grown(n, dim)
+    spread = float(np.quantile(np.abs(positions), 0.9))
+    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=4)
+    remotes = [remote_of(graph, dim, n_far, spread, seed) for seed in range(2)]
+    cpu, gpu = (backend.layout(graph, params, n + 10 * n_far) for backend in backends)
+    cpu.load(positions, np.full_like(positions, 0.1))
+    for epoch in range(3):
+        before, velocity = cpu.state()
+        gpu.load(before, velocity)
+        step = Step(epoch, 0.5, 0.8, 5.0, 1.5, measure_loss=True)
+        expected, got = (one.epoch(step, remotes[epoch // 2]) for one in (cpu, gpu))
+        assert got.z == pytest.approx(expected.z, rel=1e-5)
+        assert got.loss == pytest.approx(expected.loss, rel=1e-6)
+        # The worst of all rows may have thousands of edges, or a force that is the rest of two far larger ones.
+        for ours, theirs, digits in zip(gpu.state(), cpu.state(), (2e-7 * spread, 0), strict=True):
+            apart = np.abs(ours - theirs)
+            assert np.quantile(apart, 0.999) <= 1e-5 + digits
+            assert apart.max() <= 2e-4 + 10 * digits
+        np.testing.assert_allclose(gpu.patches(), cpu.patches(), rtol=0, atol=2e-5 + 2e-6 * spread)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_mesh_agrees_with_the_plain_sum(backends, dim, monkeypatch):
+    """Both ways of the card to one field; by float32 rounding and by the spacing of the mesh."""
+    n = 30_000
+    graph, positions = near_graph(n), grown(n, dim)
+    states = []
+    for directly in (False, True):
+        monkeypatch.setattr(layout, "sums_directly", lambda *_, directly=directly: directly)
+        one = backends[1].layout(graph, Params(n_components=dim, mesh_spacing=0.35), n)
+        one.load(positions, np.zeros_like(positions))
+        outcome = one.epoch(Step(0, 1.0, 0.0, 1e9, 0.0), remote_of(graph, dim, 0, 1.0))
+        states.append((outcome.z, one.state()[1]))
+    (z_mesh, by_mesh), (z_direct, directly) = states
+    inside = np.abs(positions).max(axis=1) < np.quantile(np.abs(positions), 0.95)
+    assert z_mesh == pytest.approx(z_direct, rel=2e-3)
+    assert np.quantile(np.abs(by_mesh - directly)[inside], 0.99) < 0.02 * np.sqrt((directly[inside] ** 2).mean())
+
+
+# --- vectors
+
+
+def shard_of(folder, x, backend):
+    """Write rows sorted by the cells that the CPU finds; return them open, the offsets and means of the cells."""
+    cells = backend.fit_cells(x, len(x) // 200, 0)
+    labels = backend.assign(x, cells)
+    order = np.argsort(labels, kind="stable")
+    np.save(folder / "rows.npy", x[order])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
+    vectors = ShardVectors([(folder / "rows.npy", 0, len(x))], resident_bytes=1 << 30)
+    return vectors, x[order], offsets, cells.centroids
+
+
+def brute(x, rows, k):
+    x = x.astype(np.float64)
+    gaps = (x[rows] ** 2).sum(1)[:, None] - 2 * x[rows] @ x.T + (x**2).sum(1)
+    gaps[np.arange(len(rows)), rows] = np.inf
+    return np.argsort(gaps, axis=1, kind="stable")[:, :k]
+
+
+def overlap(found, true):
+    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, true, strict=True)])) / true.shape[1]
+
+
+@pytest.mark.parametrize(("n", "d"), [(20_000, 64), (20_000, 65), (6_000, 784)])
+def test_neighbors(backends, tmp_path, n, d):
+    """All cells give the true neighbours; some cells what the CPU finds in them; a target is kept."""
+    vectors, x, offsets, centroids = shard_of(tmp_path, blobs(n, d, 40), backends[0])
+    sample = np.arange(0, n, n // 300)
+    true = brute(x, sample, 15)
+
+    def search(backend, **how):
+        primitives = backend.searcher(vectors, offsets, centroids, 0, 1 << 30, n)
+        how = {"n_probes": None, "target_recall": 0.95, **how}
+        return find_neighbors(primitives, 15, seed=0, advance=lambda done: None, **how)
+
+    assert overlap(search(backends[1], n_probes=len(centroids)).ids[sample], true) > 0.9995
+    cpu, gpu = (search(backend, n_probes=4) for backend in backends)
+    assert overlap(gpu.ids, cpu.ids) > 0.999
+    same = gpu.ids == cpu.ids
+    np.testing.assert_allclose(gpu.distances[same], cpu.distances[same], rtol=2e-5)
+    found = search(backends[1])
+    assert found.recall >= 0.95
+    assert overlap(found.ids[sample], true) > 0.93
+
+
+@pytest.mark.parametrize("n_cells", [100, 5000])
+def test_cells(backends, n_cells):
+    """As tight as those of the CPU, in one level and in a tree of two, and rows are in the nearest."""
+    x = blobs(60_000, 32, 40)
+    spreads = []
+    for backend in backends:
+        cells = backend.fit_cells(x, n_cells, 0)
+        labels = backend.assign(x, cells)
+        spreads.append(float(((x - cells.centroids[labels]) ** 2).sum(dtype=np.float64)))
+        counts = np.bincount(labels, minlength=len(cells.centroids))
+        assert counts.max() <= 5 * len(x) / n_cells
+        own = x[:3000].astype(np.float64)
+        gaps = (own**2).sum(1)[:, None] - 2 * own @ cells.centroids.T.astype(np.float64)
+        gaps += (cells.centroids.astype(np.float64) ** 2).sum(1)
+        assert (gaps.argmin(axis=1) == labels[:3000]).mean() > (0.999 if n_cells <= 4096 else 0.95)
+    assert spreads[1] < 1.03 * spreads[0]
+
+
+def test_axes(backends):
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(100, 100)))[0]
+    x = (rng.normal(size=(20_000, 100)) * 0.8 ** np.arange(100) @ turn + 3).astype(np.float32)
+    cpu, gpu = (backend.fit_axes(x, 10, 0) for backend in backends)
+    np.testing.assert_allclose(gpu.components, cpu.components, atol=2e-3)
+    np.testing.assert_allclose(gpu.mean, cpu.mean, atol=1e-4)
+    assert gpu.deviation == pytest.approx(cpu.deviation, rel=1e-4)
+    expected, got = backends[0].project(x, cpu), backends[1].project(x, cpu)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+# --- whole maps
+
+
+@pytest.mark.parametrize("name", ["mixture", "fashion", "packages"])
+@pytest.mark.parametrize("n_shards", [1, 4])
+def test_whole_maps(worker, name, n_shards):
+    if n_shards > 1 and name != "mixture":
+        pytest.skip("four shards of the smallest data are enough")
+    x = data_set(name)
+    gpu = make_map(x, client=worker, device="gpu", n_shards=n_shards)
+    cpu = make_map(x, device="cpu", n_shards=n_shards)
+    assert gpu.diagnostics["recall"] >= 0.95
+    assert gpu.diagnostics["loss"] == pytest.approx(cpu.diagnostics["loss"], abs=0.05)
+    assert_as_good(x, gpu.positions, cpu.positions)
+
+
+@pytest.mark.parametrize("settings", [{"n_components": 3}, Params.paper().as_dict()], ids=["solid", "the paper's"])
+def test_maps_by_other_settings(worker, settings):
+    x = blobs(8000, 40, 20)
+    cpu, gpu = (make_map(x, client=worker, device=device, **settings | {"n_epochs": 60}) for device in ("cpu", "gpu"))
+    assert_as_good(x, gpu.positions, cpu.positions)

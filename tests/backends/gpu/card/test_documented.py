@@ -1,0 +1,46 @@
+"""docs/gpu.md tells of every kernel and every module of the GPU backend, by the figures of the last compilation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nomad_dask.backends.gpu import runtime
+
+ROOT = Path(__file__).parents[4]
+PAGE = (ROOT / "docs/gpu.md").read_text()
+
+
+def compiled() -> dict[tuple[str, str], list[str]]:
+    """Return the cells of the table of cubins.md by kernel and dimension."""
+    lines = (ROOT / "benchmarks/results/cubins.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| \w+\.\w+ ", line)]
+    return {(row[0], row[1]): row for row in rows}
+
+
+@pytest.mark.parametrize("kernel", sorted(runtime.kernel_files()))
+def test_every_kernel_is_told_of_with_its_registers(kernel):
+    name = f"{runtime.kernel_files()[kernel].stem}.{kernel}"
+    found = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` ")]
+    assert len(found) == 1, f"{name} needs one row in docs/gpu.md"
+    _, _, test, registers, spilled, _ = (cell.strip() for cell in found[0].strip("|").split("|"))
+    flat, solid = (compiled()[name, dim] for dim in ("2-D", "3-D"))
+    expected = (
+        ", ".join(flat[2:5]) if name.startswith("nearest.") else "; ".join(", ".join(r[2:5]) for r in (flat, solid))
+    )
+    assert registers == expected
+    assert int(spilled) == max(int(flat[7]), int(solid[7]))
+    assert kernel in (ROOT / f"tests/backends/gpu/{test.strip('`')}.py").read_text() or "by " in found[0]
+
+
+def test_every_module_is_told_of():
+    modules = {path.name for path in Path(runtime.__file__).parent.glob("*.py")} - {"__init__.py"}
+    assert {name for name in modules if f"`{name}`" not in PAGE} == set()
+
+
+def test_every_test_that_is_named_is_there():
+    there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"`(?:tests/[\w/]*)?(test_\w+?)(?:\.py)?`", PAGE))
+    assert named - there == set()

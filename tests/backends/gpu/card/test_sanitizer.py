@@ -1,0 +1,57 @@
+"""No kernel reads or writes where it must not, races, or leaves threads behind at a barrier: by compute-sanitizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from nomad_dask.backends.gpu.runtime import kernel_files
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1500)]
+
+FOUND_ERRORS = 99
+SECONDS = 1200
+WRONG = {
+    "memcheck": "extern \"C\" __global__ void wrong(float* x) { x[threadIdx.x + 1] = 1.0f; }",
+    "racecheck": "extern \"C\" __global__ void wrong(float* x) { __shared__ float y[256]; y[threadIdx.x] = threadIdx.x;"
+    " x[threadIdx.x] = y[255 - threadIdx.x]; }",
+}  # fmt: skip
+LAUNCH_WRONG = (
+    "import cupy; cupy.cuda.set_allocator(None); x = cupy.zeros(256, 'f4');"
+    "cupy.RawKernel({code!r}, 'wrong')((1,), (256,), (x,)); cupy.cuda.get_current_stream().synchronize()"
+)
+
+
+def sanitized(tool: str, kernels: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python under one of the tools, which looks at the kernels of these names; skips where it is not installed."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
+    program = shutil.which("compute-sanitizer", path=os.pathsep.join(places))
+    if program is None:
+        pytest.skip("compute-sanitizer is not installed: it comes with the CUDA toolkit")
+    command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS), "--print-limit", "20"]
+    # Libraries launch kernels too, and the runtime makes calls that fail by design: neither is looked at.
+    command += [part for name in kernels for part in ("--kernel-name", f"kne={name}")]
+    if tool == "memcheck":
+        command += ["--report-api-errors", "no", "--padding", "64"]
+    command += [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+def test_every_kernel_is_clean(tool):
+    done = sanitized(tool, sorted(kernel_files()), "-m", "tests.helpers.every_kernel")
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    assert "all kernels were launched" in done.stdout
+    assert "SUMMARY: 0 " in done.stdout
+
+
+@pytest.mark.parametrize("tool", sorted(WRONG))
+def test_what_is_wrong_would_be_found(tool):
+    done = sanitized(tool, ["wrong"], "-c", LAUNCH_WRONG.format(code=WRONG[tool]))
+    assert done.returncode == FOUND_ERRORS, done.stdout[-3000:]
+    assert "wrong" in done.stdout

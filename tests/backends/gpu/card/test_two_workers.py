@@ -1,0 +1,85 @@
+"""Two worker processes on one card: the map of two shards, and what becomes of it when one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nomad_dask.backends.gpu import device_info
+from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, WorkerLost
+from nomad_dask.cluster import Cluster
+from tests.helpers.gpu_card import assert_as_good, gpu_workers
+from tests.helpers.runs import Heard, blobs, make_map
+
+pytestmark = pytest.mark.gpu
+
+SETTINGS: dict[str, Any] = {"device": "gpu", "n_shards": 2, "n_epochs": 100}
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(20_000, 48, 60)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Any]:
+    with gpu_workers(2) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def two_shards(x: np.ndarray, workers: Any) -> np.ndarray:
+    return make_map(x, client=workers, **SETTINGS).positions
+
+
+def test_both_share_the_card(workers):
+    cluster = Cluster(workers, in_process=False)
+    cluster.choose_device("auto")
+    assert cluster.device == "gpu"
+    found = list(cluster.gpus.values())
+    assert len(found) == 2
+    assert found[0].uuid == found[1].uuid
+    assert cluster.gpu_bytes() == device_info.share_of_memory(cluster.gpus) <= min(g.free_bytes for g in found) // 2
+
+
+def test_each_lays_out_a_shard(x, workers):
+    heard = Heard()
+    make_map(x[:12_000], client=workers, emit=heard, **(SETTINGS | {"n_epochs": 3}))
+    placed = heard.of(ShardPlaced)
+    assert sorted(p.shard for p in placed) == [0, 1]
+    assert len({p.worker for p in placed}) == 2
+    assert all(p.device.startswith("GPU ") for p in placed)
+
+
+def test_as_good_as_two_shards_on_the_cpu(x, two_shards):
+    cpu = make_map(x, **(SETTINGS | {"device": "cpu"}))
+    assert_as_good(x, two_shards, cpu.positions)
+
+
+def test_as_both_shards_on_one_worker(x, two_shards):
+    with gpu_workers(1) as client:
+        np.testing.assert_array_equal(make_map(x, client=client, **SETTINGS).positions, two_shards)
+
+
+def test_as_both_shards_on_an_embedded_cluster(x, two_shards):
+    """Whose memory comes from a pool of RMM."""
+    np.testing.assert_array_equal(make_map(x, n_workers=1, **SETTINGS).positions, two_shards)
+
+
+def test_a_killed_worker_costs_time_only(x, two_shards):
+    heard = Heard()
+    with gpu_workers(2) as client:
+
+        def emit(event: Event) -> None:
+            heard(event)
+            if isinstance(event, EpochDone) and event.epoch == 30:
+                os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
+
+        positions = make_map(x, client=client, emit=emit, **SETTINGS).positions
+    assert heard.of(WorkerLost)
+    np.testing.assert_array_equal(positions, two_shards)

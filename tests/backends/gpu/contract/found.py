@@ -1,0 +1,160 @@
+"""Which functions of RAPIDS and CuPy the package calls, and in which forms: read from its source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nomad_dask
+
+PACKAGE = Path(nomad_dask.__file__).parent
+# What calls them beside the package: the benchmark of a GPU.
+BESIDE = tuple(sorted((Path(__file__).parents[4] / "benchmarks").glob("gpu*.py")))
+LIBRARIES = {
+    "cudf", "cuml", "cupy", "cupy_backends", "cuvs", "dask_cuda", "dask_cudf", "distributed_ucxx", "kvikio",
+    "pylibraft", "pynvml", "raft_dask", "rmm",
+}  # fmt: skip
+# How the code calls a module that it was handed.
+HANDED = {"xp": "cupy", "_cupy": "cupy", "cupy": "cupy", "cuda": "cupy.cuda.runtime"}
+# Where objects of these libraries are at hand: methods called here may be theirs.
+WITH_OBJECTS = (
+    *sorted((PACKAGE / "backends/gpu").glob("*.py")),
+    PACKAGE / "sources/device.py",
+    PACKAGE / "maps.py",
+    *(file for file in BESIDE if file.stem not in ("gpu", "gpu_report")),
+)
+OTHER_MODULES = {"da", "dask", "heapq", "importlib", "json", "math", "np", "os", "pa", "pq", "re", "threading"}
+
+
+@dataclass(frozen=True, order=True)
+class Form:
+    """One way to call something: how many arguments by position, and the names of the others."""
+
+    name: str
+    n_positional: int
+    keywords: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f'("{self.name}", {self.n_positional}, "{" ".join(self.keywords)}"),'
+
+
+def form_of(name: str, call: ast.Call) -> Form:
+    assert all(k.arg for k in call.keywords), f"{ast.unparse(call)}: what ** passes cannot be checked, write it out"
+    positional = [a for a in call.args if not isinstance(a, ast.Starred)]
+    assert len(positional) == len(call.args), f"{ast.unparse(call)}: what * passes cannot be checked, write it out"
+    return Form(name, len(positional), tuple(sorted(str(k.arg) for k in call.keywords)))
+
+
+def chain(node: ast.expr) -> list[str] | None:
+    """Return the names of ``a.b.c``; None of what is more than names."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [*reversed([*names, node.id])] if isinstance(node, ast.Name) else None
+
+
+class _Names:
+    """What the names of a file mean, by its imports and by plain assignments such as ``runtime = cupy.cuda``."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.meaning: dict[str, str] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name.split(".")[0] in LIBRARIES:
+                        self.meaning[alias.asname or alias.name.split(".")[0]] = (
+                            alias.name if alias.asname else alias.name.split(".")[0]
+                        )
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in LIBRARIES:
+                for alias in node.names:
+                    self.meaning[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    pairs = [(target, node.value)]
+                    if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                        pairs = list(zip(target.elts, node.value.elts, strict=True))
+                    for name, value in pairs:
+                        said = self.of(value)
+                        if isinstance(name, ast.Name) and said is not None and said != "cupy":
+                            self.meaning[name.id] = said
+
+    def of(self, node: ast.expr) -> str | None:
+        """Return the full name in a library, such as ``cupy.cuda.Stream``; None of everything else."""
+        names = chain(node)
+        if names is None:
+            return None
+        for i, name in enumerate(names):
+            if name in HANDED:
+                return ".".join([HANDED[name], *names[i + 1 :]])
+        if names[0] in self.meaning:
+            return ".".join([self.meaning[names[0]], *names[1:]])
+        return None
+
+
+def _all_files() -> tuple[Path, ...]:
+    return (*sorted(PACKAGE.rglob("*.py")), *BESIDE)
+
+
+def _where(file: Path, node: ast.expr) -> str:
+    return f"{file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file.name}:{node.lineno}"
+
+
+def _parsed(files: Iterator[Path] | tuple[Path, ...]) -> Iterator[tuple[Path, ast.Module]]:
+    for file in files:
+        yield file, ast.parse(file.read_text())
+
+
+def functions_called() -> dict[Form, str]:
+    """Return every call of a function or class by its full name, and where one is."""
+    found: dict[Form, str] = {}
+    for file, tree in _parsed(_all_files()):
+        names = _Names(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (name := names.of(node.func)) not in (None, "cupy"):
+                found.setdefault(form_of(str(name), node), _where(file, node))
+    return found
+
+
+def constants_read() -> dict[str, str]:
+    """Return the full name of everything else that is taken out of a library, and where."""
+    found: dict[str, str] = {}
+    for file, tree in _parsed(_all_files()):
+        names = _Names(tree)
+        inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and id(node) not in inner | called:
+                name = names.of(node)
+                if name is not None and "." in name:
+                    found.setdefault(name, _where(file, node))
+    return found
+
+
+def methods_called() -> dict[Form, str]:
+    """Return the calls of methods where objects of the libraries are at hand, and where one is."""
+    found: dict[Form, str] = {}
+    for file, tree in _parsed(WITH_OBJECTS):
+        names = _Names(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and names.of(node.func) is None:
+                root = chain(node.func)
+                if node.func.attr.startswith("_") or (root is not None and root[0] in OTHER_MODULES):
+                    continue
+                plain = not any(k.arg is None for k in node.keywords)
+                if plain and not any(isinstance(a, ast.Starred) for a in node.args):
+                    found.setdefault(form_of(node.func.attr, node), _where(file, node))
+    return found
+
+
+def own_names() -> set[str]:
+    """Return the names of all functions and methods that the package defines."""
+    return {
+        node.name
+        for _, tree in _parsed(_all_files())
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }

@@ -1,0 +1,124 @@
+"""Every call of the table fits what the installed RAPIDS and CuPy take. Needs the packages, and no GPU."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.backends.gpu.contract.calls import ATTRIBUTES, FUNCTIONS, METHODS, PASSED_ON
+
+pytest.importorskip("cupy", reason="RAPIDS is not installed: make test-rapids")
+pytest.importorskip("cuml", reason="RAPIDS is not installed: make test-rapids")
+
+_TYPE = re.compile(r"^(?:[A-Za-z_][\w.]*\s+)+(?=[A-Za-z_]\w*\s*(?:=|$))")
+
+
+def resolve(name: str) -> Any:
+    """Return what a full name stands for, as the source gets at it: by import, then by attribute."""
+    parts = name.split(".")
+    thing = importlib.import_module(parts[0])
+    for i, part in enumerate(parts[1:], 2):
+        if not hasattr(thing, part):
+            importlib.import_module(".".join(parts[:i]))
+        thing = getattr(thing, part)
+    return thing
+
+
+def signature_of(thing: Any) -> inspect.Signature | None:
+    """Return the signature, of what Cython made from the first line of its text; None for NumPy's own types."""
+    if isinstance(thing, type) and issubclass(thing, np.generic):
+        return None
+    try:
+        return inspect.signature(thing)
+    except ValueError:
+        return signature_in(str(thing.__doc__).strip().split("\n")[0])
+
+
+def signature_in(text: str) -> inspect.Signature:
+    """Read ``f(int a, b=None, *, str c=1) -> type``."""
+    found = re.match(r"[\w.]+\((.*?)\)(?:\s*->.*)?$", text.replace("\\*", "*"))
+    assert found is not None, f"{text!r} is no signature"
+    parameters, kind = [], inspect.Parameter.POSITIONAL_OR_KEYWORD
+    for item in filter(None, (p.strip() for p in found[1].split(","))):
+        if item in ("*", "/"):
+            kind = inspect.Parameter.KEYWORD_ONLY if item == "*" else kind
+            continue
+        if item.startswith("*"):
+            many = inspect.Parameter.VAR_KEYWORD if item.startswith("**") else inspect.Parameter.VAR_POSITIONAL
+            parameters.append(inspect.Parameter(item.lstrip("*"), many))
+            kind = inspect.Parameter.KEYWORD_ONLY
+            continue
+        name, _, default = _TYPE.sub("", item).partition("=")
+        given = default if default else inspect.Parameter.empty
+        parameters.append(inspect.Parameter(name.strip(), kind, default=given))
+    return inspect.Signature(parameters)
+
+
+def check(name: str, thing: Any, n_positional: int, keywords: list[str]) -> None:
+    signature = signature_of(thing)
+    if signature is None:
+        return
+    bound = signature.bind(*[None] * n_positional, **dict.fromkeys(keywords))
+    loose = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    unknown = list(bound.arguments.get(loose[0].name, {})) if loose else []
+    if unknown:
+        assert name in PASSED_ON, f"{name} swallows {unknown} unseen"
+        taken = set(inspect.signature(resolve(PASSED_ON[name])).parameters)
+        assert set(unknown) <= taken, f"{PASSED_ON[name]} knows no {sorted(set(unknown) - taken)}"
+
+
+@pytest.mark.parametrize(("name", "n_positional", "keywords"), FUNCTIONS, ids=lambda v: str(v).replace(" ", "-"))
+def test_a_function_takes_what_it_is_given(name, n_positional, keywords):
+    check(name, resolve(name), n_positional, keywords.split())
+
+
+@pytest.mark.parametrize(("name", "n_positional", "keywords"), METHODS, ids=lambda v: str(v).replace(" ", "-"))
+def test_a_method_takes_what_it_is_given(name, n_positional, keywords):
+    # One more by position: the object itself.
+    check(name, resolve(name), n_positional + 1, keywords.split())
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_attribute_is_there(name):
+    resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_positional", "keywords", "said"),
+    [
+        ("cupy.zeros", 1, "dtyp", "dtyp"),
+        ("cupy.RawModule", 0, "source", "source"),
+        ("cupy.cuda.cufft.PlanNd", 3, "", "missing"),
+        ("cupy_backends.cuda.libs.cublas.gemmEx", 20, "", "too many positional"),
+        ("cuml.cluster.KMeans", 0, "n_cluster", "n_cluster"),
+        ("rmm.mr.get_current_device_resource", 1, "", "too many positional"),
+        ("dask_cuda.LocalCUDACluster", 0, "jit_unspill rmm_pool", "jit_unspill"),
+    ],
+)
+def test_what_does_not_fit_is_told(name, n_positional, keywords, said):
+    with pytest.raises((TypeError, AssertionError), match=said):
+        check(name, resolve(name), n_positional, keywords.split())
+
+
+def test_signatures_of_cython_are_read():
+    read = signature_in("RawModule(str code=None, *, size_t n, unsigned int m=2, **kwargs) -> intptr_t")
+    kinds = inspect.Parameter
+    assert [(p.name, p.kind, p.default) for p in read.parameters.values()] == [
+        ("code", kinds.POSITIONAL_OR_KEYWORD, "None"),
+        ("n", kinds.KEYWORD_ONLY, kinds.empty),
+        ("m", kinds.KEYWORD_ONLY, "2"),
+        ("kwargs", kinds.VAR_KEYWORD, kinds.empty),
+    ]
+
+
+def test_values_that_are_checked_without_a_gpu():
+    """What cuML refuses by value it refuses when it is made."""
+    from cuml.cluster import KMeans
+
+    made = KMeans(n_clusters=8, max_iter=20, random_state=0, max_samples_per_batch=1 << 15, output_type="cupy")
+    assert made.get_params()["max_samples_per_batch"] == 1 << 15

@@ -1,0 +1,197 @@
+"""Where a map is computed: the choice, and what is said when a GPU is wanted and cannot be had.
+
+Runs beside RAPIDS too, where another thing is missing: `make test-rapids`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_dask.backends.gpu.device_info import Gpu, NoGpu, look, look_on_worker, resolve, share_of_memory
+from nomad_dask.backends.select import backend_of_worker
+from nomad_dask.callbacks.events import ShardPlaced
+from nomad_dask.callbacks.progress_bars import progress_bars
+from nomad_dask.cluster import connect
+from nomad_dask.errors import ClusterError, InputError, ResourceError
+from nomad_dask.planning.plan import check_fits
+from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+
+CUPY = importlib.util.find_spec("cupy") is not None
+HERE = look()
+without_gpu = pytest.mark.skipif(isinstance(HERE, Gpu), reason="there is a GPU here")
+LACKS = r"there is no NVIDIA driver \(cudaErrorInsufficientDriver" if CUPY else "CuPy is not installed: pip install"
+H100 = Gpu("NVIDIA H100", "GPU-01", "0", 80 << 30, 70 << 30)
+NOTHING = NoGpu("CuPy is not installed: pip install it")
+
+whats = st.sampled_from([H100, NOTHING])
+
+
+# --- what a process has
+
+
+@without_gpu
+def test_what_is_missing_here_is_said():
+    for found in (look(), look(with_memory=True), look_on_worker()):
+        assert isinstance(found, NoGpu)
+        assert re.match(LACKS, found.lacks)
+        assert not found.hidden
+
+
+@without_gpu
+def test_a_gpu_that_is_wanted_and_cannot_be_had_is_an_error_that_says_what_to_do():
+    with pytest.raises(InputError, match=rf"device='gpu' cannot be had here: {LACKS}.*or give device='cpu'\.$"):
+        make_map(blobs(300), n_epochs=1, device="gpu")
+    with pytest.raises(InputError, match="cannot be had here"), connect(device="gpu", n_workers=2):
+        pass
+
+
+@without_gpu
+def test_the_backend_itself_refuses_too():
+    with pytest.raises(ClusterError, match="device='gpu'"), backend_of_worker("gpu", 1):
+        pass
+
+
+@pytest.mark.parametrize("device", ["tpu", "", "GPU", "cuda:0"])
+def test_what_is_no_device(device):
+    with pytest.raises(InputError, match="is not accepted: give one of auto, cpu, gpu") as caught:
+        make_map(blobs(300), n_epochs=1, device=device)
+    assert repr(device) in str(caught.value)
+
+
+@without_gpu
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_without_a_gpu_auto_is_the_cpu(device):
+    with connect(device=device) as cluster:
+        assert cluster.device == "cpu"
+        assert cluster.gpus == {}
+        assert cluster.gpu_bytes() is None
+
+
+def test_the_cpu_asks_for_no_gpu_library():
+    code = (
+        "import sys\nfrom nomad_dask.cluster import connect\n"
+        "with connect(device='cpu') as c: assert c.device == 'cpu'\n"
+        "assert not {'cupy', 'cuml', 'cudf', 'dask_cuda'} & set(sys.modules)"  # RMM is imported by Dask itself
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@without_gpu
+def test_workers_without_a_gpu_are_named():
+    with worker_processes(2) as client:
+        addresses = sorted(client.scheduler_info()["workers"])
+        said = rf"needs a GPU on every worker, 2 of 2 have none \({', '.join(addresses)}: {LACKS}"
+        with pytest.raises(ClusterError, match=said), connect(client=client, device="gpu"):
+            pass
+        with pytest.raises(ClusterError, match=said):
+            make_map(blobs(300), n_epochs=1, device="gpu", client=client)
+        with connect(client=client, device="auto") as cluster:
+            assert cluster.device == "cpu"
+
+
+# --- a choice for all workers
+
+
+@given(found=st.dictionaries(st.text("abc", min_size=1), whats, min_size=1), device=st.sampled_from(["auto", "gpu"]))
+def test_all_workers_compute_on_the_same_device_or_the_run_is_refused(found, device):
+    have = [isinstance(what, Gpu) for what in found.values()]
+    if all(have):
+        assert resolve(device, found) == "gpu"
+    elif device == "auto" and not any(have):
+        assert resolve(device, found) == "cpu"
+    else:
+        with pytest.raises(ClusterError, match=r"give device='cpu'"):
+            resolve(device, found)
+
+
+def test_mixed_workers_are_named_with_what_they_lack():
+    found = {"tcp://b:2": NOTHING, "tcp://a:1": H100, "tcp://c:3": NOTHING}
+    with pytest.raises(ClusterError) as caught:
+        resolve("auto", found)
+    assert str(caught.value) == (
+        "Only 1 of 3 workers have a GPU, such as GPU 0 (NVIDIA H100, GPU-01) of tcp://a:1. The others have none "
+        "(tcp://b:2, tcp://c:3: CuPy is not installed: pip install it): give device='cpu', or workers with GPUs only."
+    )
+
+
+def test_of_many_workers_without_a_gpu_a_few_are_named():
+    found = {f"tcp://{i}": NOTHING for i in range(9)}
+    with pytest.raises(ClusterError, match=r"9 of 9 have none \(tcp://0, tcp://1, tcp://2 and 6 more: CuPy"):
+        resolve("gpu", found)
+
+
+def test_workers_on_one_gpu_share_its_memory():
+    other = Gpu("NVIDIA H100", "GPU-02", "1", 80 << 30, 60 << 30)
+    assert share_of_memory({"a": H100}) == 70 << 30
+    assert share_of_memory({"a": H100, "b": other}) == 60 << 30
+    assert share_of_memory({"a": H100, "b": H100, "c": other}) == 35 << 30
+
+
+# --- memory, and what is told
+
+
+def test_a_plan_that_does_not_fit_on_the_gpu_says_what_is_missing():
+    from nomad_dask.params import Params
+    from nomad_dask.planning.plan import make_plan
+    from tests.planning.test_plan import GIB, Shape
+
+    plan = make_plan(Shape(100_000_000, 768), Params(), 1, 512 * GIB)
+    check_fits(plan, 512 * GIB, 1 << 60, plan.device_bytes)
+    check_fits(plan, 512 * GIB, 1 << 60, None)
+    with pytest.raises(ResourceError, match=r": 4,096 bytes are missing\. .*n_shards.*n_neighbors") as caught:
+        check_fits(plan, 512 * GIB, 1 << 60, plan.device_bytes - 4096)
+    assert caught.value.exit_code == 3
+
+
+def test_gpu_memory_follows_rows_shards_and_neighbours():
+    from nomad_dask.params import Params
+    from nomad_dask.planning.plan import make_plan
+    from tests.planning.test_plan import GIB, Shape
+
+    def needed(n: int, n_workers: int, **settings: int) -> int:
+        return make_plan(Shape(n, 64), Params(**settings), n_workers, 64 * GIB).device_bytes
+
+    assert needed(10_000_000, 1) < needed(50_000_000, 1) < needed(50_000_000, 1, n_neighbors=30)
+    assert needed(50_000_000, 4) < needed(50_000_000, 1)
+    # Shards of one worker are on its GPU at the same time.
+    assert needed(50_000_000, 1, n_shards=4) > 2 * needed(50_000_000, 4, n_shards=4)
+    # Positions, velocities and edges of every row are there at least.
+    assert needed(50_000_000, 1) > 50_000_000 * (3 * 8 + 2 * 15 * 8)
+
+
+def test_where_every_shard_is_laid_out_is_told():
+    heard = Heard()
+    with worker_processes(2) as client:
+        addresses = sorted(client.scheduler_info()["workers"])
+        make_map(blobs(1000), n_shards=2, n_epochs=2, client=client, device="cpu", emit=heard)
+    placed = heard.of(ShardPlaced)
+    assert [(p.shard, p.worker, p.device) for p in placed] == [(0, addresses[0], "CPU"), (1, addresses[1], "CPU")]
+
+
+def test_the_log_of_a_verbose_run_says_which_gpu_a_shard_is_on():
+    written = io.StringIO()
+    with progress_bars(written, verbose=True) as listen:
+        listen(ShardPlaced(3, "tcp://a:1", str(H100)))
+    assert written.getvalue() == "shard 3: on tcp://a:1, GPU 0 (NVIDIA H100, GPU-01)\n"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not isinstance(HERE, Gpu), reason="there is no GPU here")
+def test_on_a_gpu_a_map_is_computed_there():
+    heard = Heard()
+    result = make_map(blobs(5000), n_epochs=50, device="gpu", emit=heard)
+    assert np.isfinite(result.positions).all()
+    (placed,) = heard.of(ShardPlaced)
+    assert isinstance(HERE, Gpu)
+    assert HERE.uuid in placed.device
+    assert str(os.environ.get("CUDA_VISIBLE_DEVICES", "0")).split(",")[0] in placed.device

@@ -1,0 +1,79 @@
+"""Packing of the graph's edges, against a loop over rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_dask.backends.gpu.packed_csr import count_packed, pack, pack_values
+
+COUNTS = st.lists(st.integers(0, 7), max_size=30)
+
+
+def random_csr(counts: list[int], n_targets: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(len(counts))
+    indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    return (
+        indptr,
+        rng.integers(0, n_targets, indptr[-1]).astype(np.int32),
+        rng.uniform(0.1, 1, indptr[-1]).astype(np.float32),
+    )
+
+
+@given(COUNTS)
+def test_every_row_keeps_its_edges_in_order(counts: list[int]) -> None:
+    indptr, indices, weights = random_csr(counts)
+    ptr, edges = pack(indptr, indices, weights)
+    assert ptr.dtype == np.int64
+    assert edges.dtype == np.uint32
+    assert ptr[0] == 0
+    assert edges.shape == (ptr[-1], 2)
+    for i, count in enumerate(counts):
+        assert ptr[i + 1] - ptr[i] == count + count % 2
+        own = edges[ptr[i] : ptr[i] + count]
+        np.testing.assert_array_equal(own[:, 0], indices[indptr[i] : indptr[i + 1]])
+        np.testing.assert_array_equal(
+            np.ascontiguousarray(own[:, 1]).view(np.float32), weights[indptr[i] : indptr[i + 1]]
+        )
+
+
+@given(COUNTS)
+def test_padding_weighs_nothing_and_names_a_target_of_its_row(counts: list[int]) -> None:
+    indptr, indices, weights = random_csr(counts)
+    ptr, edges = pack(indptr, indices, weights)
+    odd = [i for i, count in enumerate(counts) if count % 2]
+    for i in odd:
+        assert edges[ptr[i + 1] - 1].tolist() == [indices[indptr[i + 1] - 1], 0]
+    assert np.count_nonzero(edges[:, 1] == 0) == len(odd)
+
+
+@given(COUNTS)
+def test_values_lie_where_their_edges_do(counts: list[int]) -> None:
+    indptr, indices, weights = random_csr(counts)
+    _, edges = pack(indptr, indices, weights)
+    packed = pack_values(indptr, weights)
+    assert packed.dtype == np.float32
+    np.testing.assert_array_equal(packed.view(np.uint32), edges[:, 1])
+
+
+@given(COUNTS)
+def test_the_number_of_packed_edges_is_known_before(counts: list[int]) -> None:
+    indptr, indices, weights = random_csr(counts)
+    assert count_packed(indptr) == len(pack(indptr, indices, weights)[1])
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_no_edges(rows: int) -> None:
+    indptr = np.zeros(rows + 1, np.int64)
+    ptr, edges = pack(indptr, np.empty(0, np.int32), np.empty(0, np.float32))
+    np.testing.assert_array_equal(ptr, np.zeros(rows + 1))
+    assert edges.shape == (0, 2)
+    assert pack_values(indptr, np.empty(0, np.float32)).shape == (0,)
+
+
+def test_weights_of_other_layouts_are_taken_by_value() -> None:
+    weights = np.arange(1, 7, dtype=np.float64)[::2]
+    _, edges = pack(np.array([0, 3]), np.array([4, 5, 6], np.int32), weights)
+    np.testing.assert_array_equal(np.ascontiguousarray(edges[:, 1]).view(np.float32), [1, 3, 5, 0])

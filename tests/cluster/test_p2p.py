@@ -1,0 +1,140 @@
+"""Tasks of several worker processes that tell each other, in step: all hear all, and nobody waits without end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nomad_dask.cluster import Cluster
+from nomad_dask.cluster.p2p import BatchStoppedError, Post, listen
+from nomad_dask.errors import NomadError
+from tests.helpers.runs import worker_processes
+
+TURNS = 20
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with worker_processes(3) as started:
+        prepare(started)
+        yield started
+
+
+def prepare(client: Any) -> None:
+    homes = addresses(client)
+    Cluster(client, in_process=False).run(listen_here, [()] * len(homes), workers=homes)
+
+
+def listen_here() -> None:
+    listen()
+
+
+def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.0, fails_at: int = -1) -> Any:
+    """Tell arrays that grow by what was heard, as layouts do, and return the last sum; or that it was stopped."""
+    mine = np.full((100, 4), number, np.float32)
+    try:
+        with Post(batch, homes) as post:
+            for turn in range(TURNS):
+                if turn == fails_at:
+                    raise ValueError(f"no turn {turn}")
+                time.sleep(slow)
+                parts = post.exchange(turn, {number: mine})
+                assert len(parts) == len(homes)
+                mine = mine + sum((i + 1) * part for i, part in enumerate(parts)) % 7
+    except BatchStoppedError:
+        return "stopped"
+    return float(mine.sum())
+
+
+def expected(n: int) -> list[float]:
+    all_of_them = [np.full((100, 4), number, np.float32) for number in range(n)]
+    for _ in range(TURNS):
+        told = sum((i + 1) * part for i, part in enumerate(all_of_them)) % 7
+        all_of_them = [mine + told for mine in all_of_them]
+    return [float(mine.sum()) for mine in all_of_them]
+
+
+def addresses(client: Any) -> list[str]:
+    return sorted(client.run(os.getpid))
+
+
+def run(client: Any, batch: str, homes: list[str], **options: Any) -> list[Any]:
+    jobs = [(batch, number, tuple(homes), *options.get(f"of_{number}", ())) for number in range(len(homes))]
+    return Cluster(client, in_process=False).run(take_turns, jobs, workers=homes)
+
+
+def left_over(client: Any) -> int:
+    def messages() -> int:
+        from nomad_dask.cluster import p2p
+
+        return sum(len(box.parts) for box in p2p._boxes.values())
+
+    return sum(client.run(messages).values())
+
+
+def test_all_hear_all_in_order(client):
+    assert run(client, "all", addresses(client)) == expected(3)
+    assert left_over(client) == 0
+
+
+def test_a_task_alone_hears_itself(client):
+    assert run(client, "alone", addresses(client)[:1]) == expected(1)
+
+
+def test_those_that_are_slow_are_waited_for(client):
+    assert run(client, "slow", addresses(client), of_1=(0.06,)) == expected(3)
+
+
+def test_two_batches_that_meet_on_the_same_workers(client):
+    """Each worker has one thread, and the batches begin in opposite order: neither may keep it while it waits."""
+    homes, made = addresses(client)[:2], {}
+
+    def one(name: str, where: list[str]) -> None:
+        made[name] = run(client, name, where, of_0=(0.01,), of_1=(0.01,))
+
+    threads = [threading.Thread(target=one, args=job) for job in (("there", homes), ("back", homes[::-1]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == {"there": expected(2), "back": expected(2)}
+
+
+def test_a_task_that_fails_stops_the_others(client):
+    """They return, or the next task would wait for their workers."""
+    with pytest.raises(NomadError, match="ValueError: no turn 7"):
+        run(client, "fails", addresses(client), of_2=(0.0, 7))
+    assert run(client, "afterwards", addresses(client)) == expected(3)
+    assert left_over(client) == 0
+
+
+@pytest.mark.parametrize("how_many", [1, 2])
+def test_killed_workers_stop_the_others(how_many):
+    """The task of a killed one runs again elsewhere, where nobody expects it: that one is stopped, too."""
+    with worker_processes(3) as client:
+        prepare(client)
+        pids, homes = client.run(os.getpid), addresses(client)
+
+        def kill() -> None:
+            for address in homes[:how_many]:
+                os.kill(pids[address], signal.SIGKILL)
+
+        threading.Timer(0.5, kill).start()
+        slow = {f"of_{number}": (0.1,) for number in range(3)}
+        assert run(client, "killed", homes, **slow) == ["stopped"] * 3
+
+
+def test_a_worker_that_is_frozen_for_a_while_is_waited_for(client):
+    pids, homes = client.run(os.getpid), addresses(client)
+    frozen = pids[homes[1]]
+    threading.Timer(0.3, os.kill, (frozen, signal.SIGSTOP)).start()
+    threading.Timer(4.0, os.kill, (frozen, signal.SIGCONT)).start()
+    slow = {f"of_{number}": (0.05,) for number in range(3)}
+    assert run(client, "frozen", homes, **slow) == expected(3)

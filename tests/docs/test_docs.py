@@ -1,0 +1,279 @@
+"""Every block of code in the docs and the README runs, in the order of its page, on real data.
+
+What cannot run here says so in a comment before the block, by one of a few reasons. What only exists elsewhere has a
+stand-in of the same kind on this machine: an S3 server, a scheduler and workers in processes of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from nomad_dask import NomadProjection
+from tests.helpers.object_store import s3
+from tests.helpers.processes import kill_tree, wait_until
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ROWS = 800
+
+REASONS = {"needs a GPU", "installs from the network", "needs a cluster of another kind"}
+RUN = {"python", "sh", "console"}
+SHOWN = {"output", "text"}  # what a block before it prints, and lines with placeholders
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n+)?^(?P<fence>```+)(?P<language>\w*)\n(?P<code>.*?)^(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
+)
+SERVES = re.compile(r"dask (scheduler|worker) ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: its language, why it is not run, if so, and the line it begins at."""
+
+    language: str
+    code: str
+    reason: str | None
+    line: int
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(m["language"], m["code"], m["reason"], text.count("\n", 0, m.start("fence")) + 1)
+        for m in BLOCK.finditer(text)
+    ]
+
+
+ALL = [(page, block) for page in PAGES for block in blocks_of(page)]
+WITH_CODE = [page for page in PAGES if any(b.language in RUN and not b.reason for other, b in ALL if other == page)]
+
+
+def name_of(page: Any) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_every_block_says_what_it_is():
+    for page, block in ALL:
+        assert block.language in RUN | SHOWN, f"{name_of(page)}:{block.line} is a block of {block.language!r}"
+    for page in PAGES:
+        fences = re.findall(r"^ *```", page.read_text(), re.MULTILINE)
+        assert len(fences) == 2 * len(blocks_of(page)), f"{name_of(page)} has a block that is not seen"
+
+
+def test_what_is_not_run_has_one_of_a_few_reasons():
+    assert {block.reason for _, block in ALL if block.reason} == REASONS
+    markers = sum(page.read_text().count("<!-- not run:") for page in PAGES)
+    assert markers == sum(block.reason is not None for _, block in ALL), "a marker stands before no block"
+
+
+def test_only_lines_with_placeholders_are_text():
+    for page, block in ALL:
+        if block.language == "text":
+            assert re.search(r"\b[A-Z]{3,}\b|\[", block.code), f"{name_of(page)}:{block.line} could be run"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages take for granted: packages of Debian, by the names that the pages give them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    table = pq.read_table(ROOT / "notebooks/packages.parquet").slice(0, ROWS)
+    (folder / "embeddings").mkdir()
+    (folder / "shared/embeddings").mkdir(parents=True)
+    for name in ("embeddings.parquet", "big.parquet", "embeddings/part-0.parquet"):
+        pq.write_table(table, folder / name)
+    vectors = np.stack(table.column("embedding").to_numpy())
+    np.save(folder / "shared/embeddings.npy", vectors)
+    nomad = NomadProjection(preset="fast").fit(folder / "embeddings.parquet", keep=["name", "section", "text"])
+    nomad.map_.to_parquet(folder / "shared/map.parquet")
+    return folder
+
+
+class Runner:
+    """Runs the blocks of one page in a folder, with stand-ins for what is elsewhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = dict(os.environ) | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        self.vectors = np.load(folder / "shared/embeddings.npy").astype(np.float32)
+        self.names: dict[str, Any] = {"__name__": "docs", "X": self.vectors}
+        self.serving: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self.port = 0
+
+    def here(self, text: str) -> str:
+        """Put what is on this machine in the place of what is elsewhere."""
+        text = re.sub(r"\b(10\.0\.0\.1|scheduler):8786", f"127.0.0.1:{self.port}", text)
+        text = text.replace("6000x5000", "1200x1000")  # a poster of few rows, in a fifth of the time
+        return text.replace("10.0.0.1", "127.0.0.1").replace("/shared/", f"{self.folder}/shared/")
+
+    def run(self, block: Block) -> str:
+        """Run a block and return what it printed."""
+        if block.language == "python":
+            return self._python(block)
+        code = block.code
+        if block.language == "console":
+            code = re.sub(r"^\w+\$ ", "", code, flags=re.MULTILINE)
+        printed = ""
+        for command in filter(None, code.replace("\\\n", " ").splitlines()):
+            printed += self._command(command)
+        return printed
+
+    def _python(self, block: Block) -> str:
+        if "scheduler:8786" in block.code:
+            self._serve("dask scheduler --host 127.0.0.1")
+            self._serve(f"dask worker 127.0.0.1:{self.port} --nthreads 1 --no-nanny")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(self.here(block.code), f"line {block.line}", "exec"), self.names)
+        return printed.getvalue()
+
+    def _command(self, command: str) -> str:
+        if SERVES.match(command):
+            self._serve(command)
+            return ""
+        command = self.here(command)
+        if found := re.match(r"export (\w+)=(.*)", command):
+            self.environment[found[1]] = found[2]
+            return ""
+        if command.startswith("nomad-dask view "):
+            return self._view(command)
+        done = subprocess.run(
+            ["bash", "-euc", command],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _serve(self, command: str) -> None:
+        """Start a scheduler or a worker, and wait until it is there."""
+        if command.startswith("dask scheduler"):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            host = "" if "--host" in command else " --host 127.0.0.1"
+            command += f"{host} --port {self.port} --dashboard-address 127.0.0.1:0"
+            sign = "Scheduler at:"
+        else:
+            command = re.sub(r"--nthreads \d+", "--nthreads 1", command) + " --no-dashboard"
+            sign = "Registered to:"
+        log = self.folder / f"serving-{len(self.serving)}.log"
+        process = subprocess.Popen(
+            ["bash", "-euc", f"exec {self.here(command)}"],
+            cwd=self.folder, env=self.environment, stdout=log.open("wb"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.serving.append((process, log))
+        wait_until(lambda: sign in log.read_text() or process.poll() is not None, 120, command)
+        assert process.poll() is None, f"{command}\n{log.read_text()}"
+
+    def _view(self, command: str) -> str:
+        """Open the page that a command serves, then end it as Ctrl-C does."""
+        process = subprocess.Popen(
+            ["bash", "-euc", f"exec {command}"],
+            cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert b"<html" in answer.read()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+        finally:
+            kill_tree(process.pid)
+        return f"{address}\n"
+
+    def close(self) -> None:
+        """End what still serves."""
+        from distributed import default_client
+
+        with contextlib.suppress(ValueError):
+            default_client().close()
+        for process, _ in reversed(self.serving):
+            kill_tree(process.pid)
+            process.wait()
+
+
+@pytest.fixture
+def runner(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    folder = tmp_path / "page"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    started = Runner(folder)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_page(page: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(page)
+    made = any("-o map.parquet" in block.code for block in blocks if not block.reason)
+    if not made:  # then the page takes the map as given
+        shutil.copy(runner.folder / "shared/map.parquet", runner.folder)
+    with contextlib.ExitStack() as stack:
+        if any("s3://" in block.code for block in blocks):
+            store = stack.enter_context(s3(monkeypatch.setenv))
+            runner.environment |= {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+            store.put(runner.folder / "embeddings", bucket="bucket")
+        if any("ca.pem" in block.code for block in blocks):
+            write_certificates(runner.folder)
+        printed = ""
+        for block in blocks:
+            if block.language == "output":
+                assert printed == block.code, f"{name_of(page)}:{block.line}"
+            elif block.language in RUN and not block.reason:
+                started = time.monotonic()
+                printed = runner.run(block)
+                print(f"{name_of(page)}:{block.line} took {time.monotonic() - started:.1f} s")
+
+
+def write_certificates(folder: Path) -> None:
+    """Write a certificate that is its own authority, and its key."""
+    from distributed.security import Security
+
+    made = Security.temporary()
+    (folder / "ca.pem").write_text(made.tls_ca_file)
+    (folder / "cert.pem").write_text(made.tls_scheduler_cert)
+    (folder / "key.pem").write_text(made.tls_scheduler_key)
+
+
+def test_the_figures_on_reading_maps_are_those_that_were_measured() -> None:
+    page = (ROOT / "docs/reading.md").read_text()
+    figures = json.loads((ROOT / "docs/images/figures.json").read_text())
+    first, second = figures["seeds"]["scores"]
+    assert f"NP@10 is {first['NP@10']:.3f} and {second['NP@10']:.3f}" in page
+    assert f"label accuracy {first['label accuracy']:.3f} and {second['label accuracy']:.3f}" in page
+    assert f"only {100 * figures['seeds']['common neighbors']:.0f} %" in page
+    assert f"NP@10 is {figures['noise']['NP@10']:.3f} and RTA {figures['noise']['RTA']:.3f}" in page
+    data, drawn = figures["widths"]["data"], figures["widths"]["map"]
+    rows = {f"width of the {name} group": name for name in ("narrow", "middle", "wide", "far")}
+    rows |= {f"distance from the middle group to the {name} one": f"to {name}" for name in ("wide", "far")}
+    for title, name in rows.items():
+        (shown,) = re.findall(rf"^\| {title} \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
+        for text, value in zip(shown, (data[name], drawn[name]), strict=True):
+            assert abs(float(text) - value) <= 0.5 * 10.0 ** -len(text.partition(".")[2])

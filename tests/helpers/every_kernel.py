@@ -1,0 +1,144 @@
+"""Launches every kernel of the package, the way the package does, and checks that none was left out.
+
+    compute-sanitizer --tool memcheck python -m tests.helpers.every_kernel
+
+`test_sanitizer.py` runs it so. Sizes are small and odd: the tools slow kernels down a hundredfold, and what
+reads beyond an array does so at its end.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.backends.base import Step
+from nomad_dask.backends.gpu import kmeans, layout
+from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.runtime import kernel_files
+from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.params import Params
+from tests.helpers.gpu_card import grown, near_graph, remote_of
+
+# Rows of a layout, of which the last block has a part only.
+_ROWS = 555
+_N_FAR = 13
+
+
+class Noting:
+    """A runtime that notes which kernels were launched, and for maps of how many dimensions."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self.launched: set[tuple[str, int]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    def launch(self, kernel: str, dim: int, n_items: int, *args: Any) -> None:
+        self.launched.add((kernel, dim))
+        self._runtime.launch(kernel, dim, n_items, *args)
+
+    def kmeans(self, sample: Any, n_clusters: int, seed: int) -> Any:
+        """Start from rows: the library's kernels are not what is looked at."""
+        return sample[:n_clusters].copy()
+
+
+@contextmanager
+def _by_mesh(wanted: bool) -> Iterator[None]:
+    """Let the field be taken from a mesh, or directly, however few the points are."""
+    chosen = layout.sums_directly
+    layout.sums_directly = lambda *_: not wanted
+    try:
+        yield
+    finally:
+        layout.sums_directly = chosen
+
+
+def lay_out(backend: GpuBackend, dim: int, normalizer: str, repulsion: str, by_mesh: bool) -> None:
+    """Do epochs enough that captured launches are replayed."""
+    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=2)
+    graph, positions = near_graph(_ROWS, n_far=_N_FAR), grown(_ROWS, dim)
+    remote = remote_of(graph, dim, _N_FAR, 20.0)
+    with _by_mesh(by_mesh):
+        one = backend.layout(graph, params, 2 * _ROWS)
+        one.load(positions, np.zeros_like(positions))
+        for epoch in range(3):
+            one.epoch(Step(epoch, 1e-3, 0.5, 5.0, 1.0, measure_loss=epoch == 0), remote)
+    if not all(np.isfinite(array).all() for array in one.state()):
+        raise ArithmeticError(f"positions of {dim}-D, {normalizer}, {repulsion} are not finite")
+
+
+def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
+    """Make cells, sort rows into them, and search them; with `free` bytes of memory rows are streamed."""
+    rng = np.random.default_rng(d)
+    x = rng.normal(size=(517, d)).astype(np.float32)
+    cells = backend.fit_cells(x, 23, 0)
+    labels = backend.assign(x, cells)
+    np.save(folder / f"{d}.npy", x[np.argsort(labels, kind="stable")])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
+    vectors = ShardVectors([(folder / f"{d}.npy", 0, len(x))])
+    primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 26, len(x))
+    if free is not None:
+        backend.runtime.free_bytes = lambda: free  # type: ignore[method-assign]
+    try:
+        primitives.make_screen(None)
+        ids, _ = primitives.probe(15, 3, 23, lambda done: None)
+        primitives.exact(np.arange(0, len(x), 97, dtype=np.int32), 15)
+    finally:
+        if free is not None:
+            del backend.runtime.free_bytes
+    if ids.min() < 0:
+        raise ArithmeticError(f"rows of {d} dimensions were left without neighbours")
+
+
+def launch_all(runtime: Any) -> set[tuple[str, int]]:
+    """Launch every kernel on a runtime; return names and dimensions of those that were."""
+    noting = Noting(runtime)
+    backend = GpuBackend(noting)
+    for dim in (2, 3):
+        for normalizer in ("global", "point"):
+            lay_out(backend, dim, normalizer, "field", True)
+            lay_out(backend, dim, normalizer, "field", False)
+            lay_out(backend, dim, normalizer, "means", False)
+    with tempfile.TemporaryDirectory() as folder:
+        search(backend, Path(folder), 24, None)
+        search(backend, Path(folder), 25, 1 << 17)
+        tree = kmeans._TREE_CELLS
+        kmeans._TREE_CELLS = 8  # so that assignment goes by the tree
+        try:
+            search(backend, Path(folder), 9, None)
+        finally:
+            kmeans._TREE_CELLS = tree
+    noting.synchronize()
+    return noting.launched
+
+
+def missing(launched: set[tuple[str, int]]) -> list[str]:
+    """Return the kernels that were not launched in every dimension that they are for."""
+    wanted = {
+        (name, dim) for name, path in kernel_files().items() for dim in (2, 3) if (path.stem, dim) != ("nearest", 3)
+    }
+    return sorted(f"{name} in {dim}-D" for name, dim in wanted - launched)
+
+
+def main() -> None:
+    import cupy
+
+    from nomad_dask.backends.gpu.runtime import CudaRuntime
+
+    # The tools know what was allocated by CUDA, not what a pool hands out of that.
+    cupy.cuda.set_allocator(None)
+    left_out = missing(launch_all(CudaRuntime()))
+    if left_out:
+        sys.exit(f"not launched: {', '.join(left_out)}")
+    print("all kernels were launched")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Data, graphs, workers and comparisons for the tests on a real card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nomad_dask.backends.base import Remote, ShardGraph
+from nomad_dask.metrics.scores import Scores, score
+from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
+
+FASHION_VARIABLE = "NOMAD_FASHION_MNIST"
+
+
+def data_set(name: str) -> Any:
+    """Return vectors, or the file that has them; skips the test where they are not on this machine."""
+    from benchmarks import datasets
+
+    if name == "mixture":
+        return datasets.mixture(20_000)[0]
+    if name == "fashion":
+        folder = Path(os.environ.get(FASHION_VARIABLE, datasets.FASHION))
+        if not folder.exists():
+            pytest.skip(f"there is no {folder}: set {FASHION_VARIABLE} to the folder of Fashion-MNIST")
+        return datasets.fashion(folder)[0]
+    path = os.environ.get(datasets.PACKAGES_VARIABLE)
+    if not path:
+        pytest.skip(f"{datasets.PACKAGES_VARIABLE} names no Parquet file")
+    return path
+
+
+def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> ShardGraph:
+    """Make the graph of a shard whose rows have neighbours near in their order, a few none, one very many.
+
+    Rows come in cells and patches of 50. With `n_far` patches of another shard, every third row is drawn to one.
+    """
+    rng = np.random.default_rng(seed)
+    steps = np.delete(np.arange(-20, 21), 20)
+    picks = rng.random((n, len(steps)), np.float32).argpartition(n_neighbors, axis=1)[:, :n_neighbors]
+    ids = ((np.arange(n)[:, None] + steps[picks]) % n).astype(np.int32)
+    middle = n // 2
+    far_off = np.flatnonzero(np.abs(np.arange(n) - middle) > len(steps))
+    ids[rng.choice(far_off, min(n // 4, 3000), replace=False), 0] = middle
+    ids[:: max(1, n // 7)] = -1
+    edges = symmetric_graph(ids, neighbor_weights(ids, "log"), with_forward=True)
+    offsets = np.append(np.arange(0, n, 50), n)
+    n_cells = len(offsets) - 1
+    drawn = np.arange(n) % 3 == 0 if n_far else np.zeros(n, bool)
+    return ShardGraph(
+        cell_offsets=offsets,
+        patch_of_row=np.repeat(np.arange(n_cells, dtype=np.int32), np.diff(offsets)),
+        patch_counts=np.diff(offsets),
+        first_patch=n_far,
+        exact_cells=np.stack([np.arange(n_cells), np.roll(np.arange(n_cells), 1)], axis=1),
+        indptr=edges.indptr,
+        indices=edges.indices,
+        weights=edges.weights,
+        forward=edges.forward,
+        far_indptr=np.concatenate([[0], np.cumsum(drawn)]).astype(np.int64),
+        far_patches=rng.integers(0, max(n_far, 1), int(drawn.sum())).astype(np.int32),
+        far_weights=rng.random(int(drawn.sum())).astype(np.float32),
+    )
+
+
+def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int = 0) -> Remote:
+    """Make up what is known of the other shard."""
+    rng = np.random.default_rng(seed)
+    moments = rng.uniform(-spread, spread, (n_far + len(graph.patch_counts), dim + 1))
+    moments[:, dim] = rng.uniform(0, 4, len(moments))
+    counts = np.concatenate([rng.integers(1, 90, n_far), graph.patch_counts])
+    points = rng.uniform(-spread, spread, (4 * n_far, dim)).astype(np.float32)
+    weights = rng.uniform(0.5, 20, 4 * n_far).astype(np.float32)
+    known = n_far or None
+    return Remote(
+        moments.astype(np.float32), counts.astype(np.float32), points, weights, known and 4e6, known and 9e6
+    )  # fmt: skip
+
+
+def grown(n: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Return positions as dense as those of a finished map, near rows near each other, a few far outside."""
+    rng = np.random.default_rng(seed)
+    side = (n / 2) ** (1 / dim) * (1 if dim == 2 else 2)
+    points = rng.random((n, dim)) * side
+    points = points[np.lexsort([points[:, a] // 8 for a in range(dim)])]
+    points[:: max(1, n // 5)] *= 3
+    return (points - side / 2).astype(np.float32)
+
+
+@contextmanager
+def gpu_workers(n: int, visible: str = "0") -> Iterator[Any]:
+    """Give a client of `n` worker processes that all see the same card."""
+    from distributed import Client, LocalCluster
+
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = before or visible
+    try:
+        with (
+            LocalCluster(
+                n_workers=n, threads_per_worker=2, processes=True, host="127.0.0.1", memory_limit="16GiB",
+                dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False}, silence_logs=50,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):  # fmt: skip
+            yield client
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def assert_as_good(x: Any, ours: np.ndarray, theirs: np.ndarray, n_queries: int = 1000) -> tuple[Scores, Scores]:
+    """Check that NP@10 and RTA of a map lie in the confidence intervals of another's, on the same queries."""
+    got, expected = (score(x, positions, n_queries=n_queries) for positions in (ours, theirs))
+    for mine, other in ((got.neighbors[10], expected.neighbors[10]), (got.triplets, expected.triplets)):
+        assert other.low <= mine.value <= other.high, (mine, other)
+    return got, expected

@@ -1,0 +1,57 @@
+"""Short ways to data and to maps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.callbacks.events import Event
+from nomad_dask.params import Params
+from nomad_dask.pipeline.run import Result, project
+from nomad_dask.sources import open_source
+
+
+def blobs(n: int, n_dims: int = 20, n_blobs: int = 8, seed: int = 0) -> np.ndarray:
+    """Rows around a few centers, float32."""
+    rng = np.random.default_rng(seed)
+    centers = 3 * rng.normal(size=(n_blobs, n_dims))
+    return (centers[rng.integers(n_blobs, size=n)] + rng.normal(size=(n, n_dims))).astype(np.float32)
+
+
+def make_map(x: Any, **settings: Any) -> Result:
+    """Run the pipeline; settings are those of `Params` and of `project` together."""
+    params = {name: settings.pop(name) for name in list(settings) if name in Params.describe()}
+    return project(open_source(x), Params(**params), **settings)
+
+
+class Heard(list[Event]):
+    """A listener that keeps what it hears."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        """Return the events of one kind."""
+        return [event for event in self if isinstance(event, kind)]
+
+
+@contextmanager
+def worker_processes(n: int, **more: Any) -> Iterator[Any]:
+    """Give a client of a cluster of processes, one thread each."""
+    import dask.config
+    from distributed import Client, LocalCluster
+
+    with (
+        # Or Dask closes the nanny of a worker that is gone again 15 s after it was lost.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
+        LocalCluster(
+            n_workers=n, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
+            memory_limit="2GiB", silence_logs=50, **more,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):  # fmt: skip
+        yield client

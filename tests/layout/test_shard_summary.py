@@ -1,0 +1,109 @@
+"""What shards tell each other: moments of patches against NumPy, and sizes that never depend on rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_dask.backends.cpu.group_moments import patch_moments
+from nomad_dask.layout.shard_summary import Charges, ShardSummary, merge
+
+
+@given(
+    n=st.integers(0, 60),
+    n_patches=st.integers(1, 9),
+    dim=st.sampled_from([2, 3]),
+    far=st.sampled_from([0.0, 1e3]),
+    seed=st.integers(0, 50),
+)
+def test_moments_of_patches(n, n_patches, dim, far, seed):
+    rng = np.random.default_rng(seed)
+    points = (rng.normal(size=(n, dim)) + far).astype(np.float32)
+    patch_of_row = rng.integers(n_patches, size=n).astype(np.int32)
+    counts = np.bincount(patch_of_row, minlength=n_patches)
+    found = patch_moments(points, patch_of_row, counts)
+    assert found.dtype == np.float32
+    assert found.shape == (n_patches, 2 * dim)
+    for p in range(n_patches):
+        rows = points[patch_of_row == p].astype(np.float64)
+        mean, spread = (rows.mean(0), rows.std(0)) if len(rows) else (np.zeros(dim), np.zeros(dim))
+        np.testing.assert_allclose(found[p, :dim], mean, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found[p, dim:], spread, rtol=1e-3, atol=1e-3)
+
+
+def parts(n_shards: int, n_patches: int, dim: int, seed: int = 0) -> list[ShardSummary]:
+    rng = np.random.default_rng(seed)
+    return [
+        ShardSummary(s, rng.uniform(0, 5, (n_patches, 2 * dim)).astype(np.float32), float(rng.uniform()))
+        for s in range(n_shards)
+    ]
+
+
+@given(order=st.permutations(range(5)))
+def test_the_order_of_arrival_does_not_matter(order):
+    told = parts(5, 4, 2)
+    summary, shuffled = merge(told), merge([told[i] for i in order])
+    np.testing.assert_array_equal(shuffled.patches, summary.patches)
+    assert shuffled.z == summary.z
+    for s in range(5):
+        assert shuffled.z_of_others(s) == summary.z_of_others(s)
+
+
+def test_patches_are_carried_on_in_a_straight_line():
+    before, now = merge(parts(3, 4, 2)), merge(parts(3, 4, 2, seed=1))
+    later = now.carried_on(before, 0.5)
+    np.testing.assert_allclose(later.patches, 1.5 * now.patches - 0.5 * before.patches, rtol=1e-5, atol=1e-5)
+    assert later.z == now.z
+
+
+def test_z_of_others():
+    told = parts(3, 2, 2)
+    summary = merge(told)
+    assert summary.z_of_others(1) == pytest.approx(told[0].z + told[2].z)
+    assert merge(told[:1]).z_of_others(0) == 0
+    unknown = [told[0], ShardSummary(1, told[1].patches, None), told[2]]
+    assert merge(unknown).z_of_others(0) is None
+    assert merge(unknown).z_of_others(1) == pytest.approx(told[0].z + told[2].z)
+
+
+def test_moments_are_means_and_variances_by_global_number():
+    told = parts(3, 4, 2)
+    moments = merge(told).moments()
+    assert moments.shape == (12, 3)
+    for s in range(3):
+        for p in range(4):
+            expected = [*told[s].patches[p, :2], (told[s].patches[p, 2:].astype(np.float64) ** 2).sum()]
+            np.testing.assert_allclose(moments[s * 4 + p], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_charges_of_others_keep_rows_means_and_spreads(dim):
+    told = parts(3, 4, dim)
+    counts = np.array([[5, 1, 0, 2], [1, 0, 3, 1], [9, 9, 9, 9]], np.float32)
+    charges = Charges.of_others(1, counts, dim)
+    points, weights = charges.points(merge(told)), charges.weights
+    assert weights.sum() == pytest.approx(counts[[0, 2]].sum())
+    rows = counts[[0, 2]].reshape(-1)
+    patches = np.concatenate([told[0].patches, told[2].patches]).astype(np.float64)
+    expected = (rows[:, None] * patches[:, :dim]).sum(axis=0) / rows.sum()
+    mean = (weights[:, None] * points).sum(axis=0) / weights.sum()
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    # A single row has no spread, whatever was sent for it.
+    inner = np.where(rows[:, None] > 1, patches[:, dim:], 0) ** 2
+    variance = (rows[:, None] * (inner + (patches[:, :dim] - expected) ** 2)).sum(axis=0) / rows.sum()
+    found = (weights[:, None] * (points - mean) ** 2).sum(axis=0) / weights.sum()
+    np.testing.assert_allclose(found, variance, rtol=1e-4)
+
+
+def test_one_shard_has_no_others():
+    charges = Charges.of_others(0, np.ones((1, 4), np.float32), 2)
+    assert charges.points(merge(parts(1, 4, 2))).shape == (0, 2)
+    assert charges.weights.shape == (0,)
+
+
+def test_bytes_are_those_of_what_is_sent():
+    told = parts(3, 4, 2)
+    assert told[0].nbytes == 4 * 4 * 4 + 16
+    assert merge(told).nbytes == 3 * 4 * 4 * 4 + 3 * 8

@@ -1,0 +1,181 @@
+"""`nomad-dask status`: what it tells of runs that ended, stopped, go on, were moved or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from nomad_dask.callbacks.events import CheckpointWritten, Event, StageStarted
+from nomad_dask.cli import cli
+from nomad_dask.errors import Interrupted, MissingInputError, WorkspaceError
+from nomad_dask.pipeline.status import look, report
+from tests.helpers.runs import blobs, make_map
+
+PROGRAM = Path(sys.executable).with_name("nomad-dask")
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 60}
+# With damage there: the vectors of the shards were given back, and the cells are kept.
+BEFORE_NEIGHBORS = ["done", "done", "to do again"]
+STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return blobs(800)
+
+
+@pytest.fixture(scope="module")
+def finished(x: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("status") / "w"
+    make_map(x, workspace=home, **SETTINGS)
+    return home
+
+
+def stopped(x: np.ndarray, home: Path, when: Any) -> None:
+    def emit(event: Event) -> None:
+        if when(event):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        make_map(x, workspace=home, emit=emit, **SETTINGS)
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(cli, ["status", *map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
+
+
+def test_a_finished_run(finished):
+    before = tree(finished)
+    found = look(finished)
+    assert (found.state, found.holder, found.damage, found.findings) == ("finished", None, (), ())
+    assert (found.n_rows, found.n_dims, found.n_shards) == (800, 20, 2)
+    assert found.params == SETTINGS
+    assert [stage.name for stage in found.stages] == STAGES
+    assert {stage.state for stage in found.stages} == {"done"}
+    assert all(stage.seconds is not None and stage.seconds > 0 for stage in found.stages)
+    facts = {name: value for stage in found.stages for name, value in stage.facts.items()}
+    assert {"recall", "imbalance", "loss", "components", "outside_largest", "kmeans_converged"} <= facts.keys()
+    assert (found.epoch, found.n_epochs) == (30, 30)
+    assert found.disk_bytes == sum(p.stat().st_size for p in finished.rglob("*") if p.is_file())
+    assert tree(finished) == before, "nothing is changed"
+
+
+def test_the_command_tells_it_to_people_and_machines(finished):
+    code, out, err = call(finished)
+    assert (code, err) == (0, "")
+    for said in ("800 rows × 20 dimensions", "n_epochs=30", "recall 1", "epoch 30 of 30", "finished", *STAGES):
+        assert said in out
+    code, out, _ = call(finished, "--json", "--quick")
+    assert code == 0
+    assert json.loads(out) == json.loads(json.dumps(look(finished).as_dict())) | {
+        "checkpoint_age": json.loads(out)["checkpoint_age"]
+    }
+
+
+def test_a_stopped_run_that_was_moved(x, tmp_path, checkpoints_at_once):
+    stopped(x, tmp_path / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch == 12)
+    (tmp_path / "w").rename(tmp_path / "moved")
+    found = look(tmp_path / "moved")
+    assert found.state == "stopped"
+    assert [stage.state for stage in found.stages] == ["done"] * 4 + ["stopped"]
+    assert (found.epoch, found.n_epochs) == (12, 30)
+    assert found.checkpoint_age is not None
+    assert 0 <= found.checkpoint_age < 300
+    assert str(tmp_path / "moved") in found.go_on
+    assert "last checkpoint: epoch 12 of 30" in report(found)
+
+
+@pytest.mark.parametrize("stage", ["cells", "neighbors"])
+def test_stages_that_have_not_begun(x, tmp_path, stage):
+    stopped(x, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == stage)
+    place = STAGES.index(stage)
+    states = [s.state for s in look(tmp_path / "w").stages]
+    assert states == ["done"] * place + ["not begun"] * (5 - place)
+
+
+def test_damage_is_named_with_what_has_to_be_done_again(x, tmp_path):
+    stopped(x, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == "layout")
+    file = tmp_path / "w" / "graph" / "0001.indices.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    before = tree(tmp_path / "w")
+    found = look(tmp_path / "w")
+    assert found.damage == ("graph/0001.indices.npy has another content than was written",)
+    assert [s.state for s in found.stages] == [*BEFORE_NEIGHBORS, "damaged", "not begun"]
+    assert "damaged: graph/0001.indices.npy" in call(tmp_path / "w")[1]
+    assert look(tmp_path / "w", sizes_only=True).damage == ()
+    file.unlink()
+    assert look(tmp_path / "w", sizes_only=True).damage == ("graph/0001.indices.npy is missing",)
+    assert tree(tmp_path / "w").keys() == before.keys() - {str(file)}
+
+
+def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
+    """A real process: looked at while it runs, killed, moved, and finished with the command that status gives."""
+    data, home = tmp_path / "x.npy", tmp_path / "w"
+    np.save(data, blobs(3000))
+    whole = [PROGRAM, "fit", data, "--epochs", "400", "--seed", "3", "--quiet"]
+    subprocess.run([*whole, "-o", tmp_path / "plain.parquet"], check=True)
+    command = [*whole, "-o", tmp_path / "map.parquet", f"--workspace={home}"]
+    process = subprocess.Popen(command, start_new_session=True)
+    states = set()
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                found = look(home)
+            except (WorkspaceError, MissingInputError):  # it has not come so far
+                continue
+            states.add(found.state)
+            assert found.damage == ()
+            if found.state == "running" and found.stages[-1].state == "running":
+                assert f"process {process.pid} on" in str(found.holder)
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "it was to be killed while it lays out"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert "running" in states
+    home.rename(tmp_path / "moved")
+    found = look(tmp_path / "moved")
+    assert (found.state, found.holder) == ("stopped", None)
+    assert [s.state for s in found.stages][:4] == ["done"] * 4
+    words = shlex.split(found.go_on)
+    assert words[-3:] == ["--workspace", str(tmp_path / "moved"), "--resume"]
+    subprocess.run([PROGRAM, *words[1:]], check=True)
+    assert (tmp_path / "map.parquet").exists()
+    import pyarrow.parquet as pq
+
+    maps = [pq.read_table(tmp_path / f"{name}.parquet") for name in ("plain", "map")]
+    assert maps[0].equals(maps[1])
+
+
+def test_what_is_no_workspace(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "manifest.json").write_text(json.dumps({"format": 1, "identity": {"a": 1}, "stages": {}}))
+    for path, said in (
+        (tmp_path / "none", "There is no workspace"),
+        (tmp_path, "holds no manifest.json"),
+        (tmp_path / "file", "is no directory"),
+        (tmp_path / "odd", "tells of no run"),
+    ):
+        code, out, err = call(path)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert err.count("\n") == 1

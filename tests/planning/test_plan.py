@@ -1,0 +1,170 @@
+"""The plan: sizes that cover all rows, refusals with numbers, and no start of what cannot fit."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_dask.errors import InputError, ResourceError
+from nomad_dask.params import Params
+from nomad_dask.planning.plan import Plan, check_fits, coarse_size, human_bytes, human_seconds, make_plan
+from nomad_dask.sources.base import Source
+
+
+class Shape(Source):
+    """A source of any size, of which nothing is read."""
+
+    name = "rows"
+
+    def __init__(self, n_rows: int, n_dims: int, dtype: str = "f4") -> None:
+        self.n_rows, self.n_dims, self.dtype = n_rows, n_dims, np.dtype(dtype)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError
+
+
+GIB = 1 << 30
+
+
+@given(
+    n=st.integers(1, 100_000_000),
+    d=st.integers(1, 4096),
+    dtype=st.sampled_from(["u1", "f2", "f4", "f8"]),
+    n_workers=st.integers(1, 64),
+    gib=st.integers(1, 128),
+)
+def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
+    plan = make_plan(Shape(n, d, dtype), Params(), n_workers, gib * GIB)
+    assert 1 <= plan.n_shards <= max(n_workers, n / 10_000)
+    assert plan.n_shards <= plan.n_cells <= n
+    assert 1 <= plan.block_rows <= n
+    assert 1 <= plan.sample_rows <= n
+    assert 1 <= plan.n_axes <= d
+    assert plan.coarse_rows <= plan.sample_rows
+    assert plan.block_rows == 1 or plan.block_rows * d * 4 <= 256 << 20
+    assert plan.resident_bytes <= gib * GIB / 8
+    assert plan.disk_bytes >= n * d * np.dtype(dtype).itemsize
+    assert plan.as_dict().keys() == Plan.__dataclass_fields__.keys()
+    assert f"{n:,} × {d:,}" in plan.table()
+    assert plan.worker_bytes == max(stage.host_bytes for stage in plan.stages)
+    assert plan.disk_bytes <= sum(stage.disk_bytes for stage in plan.stages) + (1 << 20)
+    assert {"coarse"} - {stage.name for stage in plan.stages} == (set() if plan.coarse_rows else {"coarse"})
+
+
+def test_one_shard_a_worker_by_default():
+    assert make_plan(Shape(1_000_000, 8), Params(), 7, GIB).n_shards == 7
+    assert make_plan(Shape(1000, 8), Params(), 7, GIB).n_shards == 1, "not worth it"
+    assert make_plan(Shape(1000, 8), Params(n_shards=3), 7, GIB).n_shards == 3
+
+
+def test_cells_follow_the_rows():
+    assert make_plan(Shape(1_000_000, 8), Params(), 1, GIB).n_cells == 4000
+    assert make_plan(Shape(1_000_000, 8), Params(cell_rows=1000), 1, GIB).n_cells == 1000
+    assert make_plan(Shape(1_000_000, 8), Params(n_cells=77), 1, GIB).n_cells == 77
+
+
+@pytest.mark.parametrize(
+    ("n", "given_settings", "said"),
+    [
+        (1000, {"n_shards": 11}, "n_shards=11 for 1000 rows leaves fewer than 100 rows a shard: give at most 10."),
+        (50, {"n_shards": 2}, "n_shards=2 for 50 rows leaves fewer than 100 rows a shard: give at most 1."),
+        (10, {"n_cells": 11}, "n_cells=11 is more than the 10 rows: give at most 10."),
+        (1000, {"n_cells": 3, "n_shards": 4}, "n_cells=3 is fewer than the 4 shards: give at least 4."),
+    ],
+)
+def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, said):
+    with pytest.raises(InputError) as caught:
+        make_plan(Shape(n, 8), Params(**given_settings), 1, GIB)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("n", "coarse", "rows"),
+    [
+        (200_000, "auto", 0), (200_001, "auto", 12_500), (1_600_000, "auto", 100_000), (1_600_000, "never", 0),
+        (16_000, "always", 1000), (15_999, "always", 0),
+    ],
+)  # fmt: skip
+def test_when_a_coarse_start_is_made(n, coarse, rows):
+    assert coarse_size(n, coarse) == rows
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers():
+    plan = make_plan(Shape(50_000_000, 768), Params(), 2, 8 * GIB)
+    check_fits(plan, plan.worker_bytes, plan.disk_bytes)
+    with pytest.raises(ResourceError) as caught:
+        check_fits(plan, plan.worker_bytes - 1, plan.disk_bytes)
+    assert human_bytes(plan.worker_bytes) in str(caught.value)
+    assert caught.value.exit_code == 3
+    with pytest.raises(ResourceError, match="of disk") as caught:
+        check_fits(plan, plan.worker_bytes, 5 * GIB)
+    assert "5.0 GiB are free" in str(caught.value)
+
+
+def test_more_workers_need_less_memory_each():
+    plans = [make_plan(Shape(100_000_000, 64), Params(n_shards=w), w, 256 * GIB) for w in (1, 2, 4, 8)]
+    needs = [plan.worker_bytes for plan in plans]
+    assert needs == sorted(needs, reverse=True)
+    assert needs[3] < needs[0] / 4
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
+)
+def test_sizes_as_people_say_them(size, said):
+    assert human_bytes(size) == said
+
+
+def test_little_memory_makes_more_shards_and_smaller_blocks():
+    plan = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
+    check_fits(plan, 2 * 10**9, 1 << 50)
+    assert plan.n_shards > 1
+    roomy = make_plan(Shape(3_000_000, 1024), Params(), 1, 64 * GIB)
+    assert (roomy.n_shards, plan.block_rows < roomy.block_rows) == (1, True)
+    with pytest.raises(ResourceError, match="on each of its workers"):
+        check_fits(roomy, 2 * 10**9, 1 << 50)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "gib"), [(20_000_000, 64, 6), (3_000_000, 768, 3), (100_000_000, 32, 16), (5_000_000, 1024, 2)]
+)
+def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
+    """By more shards where the search is what needs most, by more workers besides where the layout is."""
+    plan = make_plan(Shape(n, d), Params(n_shards=1), 1, gib * GIB)
+    with pytest.raises(ResourceError) as caught:
+        check_fits(plan, gib * GIB, 1 << 50)
+    said = re.search(r"give n_shards=(\d+) \(--shards \1\)", str(caught.value))
+    assert said is not None
+    n_shards = int(said[1])
+    check_fits(make_plan(Shape(n, d), Params(n_shards=n_shards), n_shards, gib * GIB), gib * GIB, 1 << 50)
+
+
+def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
+    plan = make_plan(Shape(1_000_000, 64), Params(), 1, 8 * GIB)
+    text = plan.table({"layout": 7200.0, "sample": 3.0})
+    for stage in ("sample", "coarse", "cells", "shards", "neighbors", "layout", "map"):
+        assert f"\n{stage} " in text
+    assert "2.0 h" in text
+    assert "time, about" not in plan.table()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
+def test_times_as_people_say_them(seconds, said):
+    assert human_seconds(seconds) == said
+
+
+def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():
+    tight = make_plan(Shape(10_000_000, 64), Params(), 1, 8 * 10**9)
+    assert 3 < tight.n_shards <= 16
+    assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.resident_bytes
+    wide = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
+    fewer = make_plan(Shape(3_000_000, 1024), Params(n_shards=wide.n_shards - 1), 1, 2 * 10**9)
+    assert fewer.worker_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"

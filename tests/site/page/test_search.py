@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import csv
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed: it is in the dev extra")
+
+from matplotlib.path import Path as Polygon
+
+from tests.helpers.browser import missing
+from tests.helpers.small_sites import COLUMNS, NONE, SEARCHED, XY, N
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+
+@pytest.mark.parametrize("word", SEARCHED)
+def test_search_finds_words_of_any_script_and_enter_flies_there(page, site, address, word):
+    row = SEARCHED[word]
+    page.open(address)
+    page.search(word.upper(), enter=True)
+    page.wait(lambda: page.text(".found .note") == "1 row")
+    assert page.text(".hit .name") == f"Title {row}"
+    page.wait(lambda: "zoom=" in page.driver.current_url)
+    page.settle()
+    page.move_to(page.size[0] / 2, page.size[1] / 2)
+    page.wait(lambda: page.text("#card:not([hidden]) strong") == f"Title {row}")
+
+
+def test_search_ands_words_and_counts(page, site, address):
+    page.open(address)
+    for words in (["common"], ["rare", "title"], ["12", "title"], ["botany", "loud"], ["common", "missing"]):
+        columns = [COLUMNS[name] for name in ("title", "section", "text")]
+        found = [
+            row
+            for row, values in enumerate(zip(*columns, strict=True))
+            if set(words) <= set(" ".join(v or "" for v in values).lower().split())
+        ]
+        page.search(" ".join(words))
+        page.wait(
+            lambda words=words: page.text(".found .note") and f"search={'+'.join(words)}" in page.driver.current_url
+        )
+        time.sleep(0.4)
+        note = page.text(".found .note")
+        listed = {int(hit.text.split("\n")[0].split()[-1]) for hit in page.all(".hit")}
+        assert listed <= set(found), words
+        assert len(listed) == min(20, len(found)), (words, note)
+        if note == "No row has all these words.":
+            assert not found
+            continue
+        bound, number = note.split()[-3:-2], int(note.split()[-2].replace(",", ""))
+        assert {"least": number <= len(found), "most": number >= len(found)}.get(
+            "".join(bound), number == len(found)
+        ), note
+
+
+def lassoed(page, site, x, y, zoom, corners, tmp_path, texts=False):
+    """Draw a lasso and return its polygon on the map and the rows of its CSV."""
+    page.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path), "eventsEnabled": False}
+    )
+    page.drag([*corners, corners[0]], shift=True)
+    page.wait(lambda: "selected" in page.text(".selection .note"))
+    count = page.text(".selection .note")
+    if texts:
+        page.one("#with-texts").click()
+    page.one(".selection .main").click()
+    file = page.wait(lambda: next(iter(tmp_path.glob("*.csv")), None))
+    page.wait(lambda: file.read_bytes().endswith(b"\r\n"))
+    with file.open(newline="", encoding="utf-8") as lines:
+        found = list(csv.DictReader(lines))
+    assert count.startswith(f"{len(found):,} row")
+    scale = page.scale(site.extent[2], zoom)
+    offset = (np.array(corners) - np.array(page.size) / 2) / scale * [1, -1]
+    return offset + np.array([x, y]), found
+
+
+def test_the_csv_of_a_lasso_holds_exactly_the_rows_inside(page, site, address, tmp_path):
+    x, y, zoom = 5.0, 5.0, 0.5
+    page.open(address, x=x, y=y, zoom=zoom)
+    before = len(page.run("return performance.getEntriesByType('resource')"))
+    corners = [(420, 330), (620, 150), (900, 180), (860, 500), (700, 420), (560, 640), (450, 520)]
+    polygon, found = lassoed(page, site, x, y, zoom, corners, tmp_path)
+    assert before > 0
+    inside = np.flatnonzero(Polygon(polygon).contains_points(XY))
+    assert 1000 < len(inside) < N
+    assert [int(line["row"]) for line in found] == inside.tolist()
+    for line in found[::97]:
+        row = int(line["row"])
+        assert (float(line["x"]), float(line["y"])) == pytest.approx(tuple(site.seen[row]), rel=1e-6, abs=1e-6)
+        assert line["section"] == (COLUMNS["section"][row] or NONE)
+        year = COLUMNS["year"][row]
+        assert line["year"] == "" if np.isnan(year) else float(line["year"]) == pytest.approx(year, rel=1e-6)
+
+
+def test_the_lasso_leaves_hidden_entries_out_and_adds_texts(page, site, address, tmp_path):
+    first = page.open(address, x=9, y=2, zoom=1, color="section", hide="0.4") or page.text(".entry .label")
+    corners = [(500, 250), (800, 260), (780, 560), (520, 540)]
+    polygon, found = lassoed(page, site, 9, 2, 1, corners, tmp_path, texts=True)
+    inside = np.flatnonzero(Polygon(polygon).contains_points(XY))
+    shown = [row for row in inside if COLUMNS["section"][row] not in (first, None)]
+    assert [int(line["row"]) for line in found] == shown
+    assert [line["text"] for line in found] == [COLUMNS["text"][row] for row in shown]
+    assert "hidden entries left out" in page.text(".selection .note")

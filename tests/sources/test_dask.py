@@ -1,0 +1,130 @@
+"""Dask arrays and data frames."""
+
+from __future__ import annotations
+
+import pickle
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client, LocalCluster
+
+from nomad_dask.errors import InputError
+from nomad_dask.sources import open_source
+from nomad_dask.sources.dask import DaskArraySource
+
+
+def no_scheduler(dsk, keys, **more):
+    raise AssertionError("something was computed")
+
+
+def test_opening_an_array_computes_nothing(x):
+    with dask.config.set(scheduler=no_scheduler):
+        source = open_source(da.from_array(x, chunks=(7, 2)))
+        assert source.breaks() == [0, 7, 14, 21, 28, 35, 41]
+        assert source.n_dims == 5
+        assert source.shareable
+        source.fingerprint()
+        pickled = pickle.dumps(source)
+        # and reading computes by itself, whatever scheduler is set
+        np.testing.assert_array_equal(pickle.loads(pickled).read(3, 9), x[3:9])
+
+
+def test_only_the_chunks_needed_are_computed_and_once(x):
+    made = []
+
+    def block(block_id=None):
+        made.append(block_id)
+        return x[10 * block_id[0] : 10 * block_id[0] + 10]
+
+    lazy = da.map_blocks(block, chunks=((10, 10, 10, 11), (5,)), dtype="f4", meta=np.empty((0, 0), "f4"))
+    source = DaskArraySource(lazy)
+    made.clear()
+    source.read(10, 15)
+    source.read(15, 20)
+    source.read(18, 22)
+    assert made == [(1, 0), (2, 0)]
+
+
+def test_unknown_lengths_are_found_without_changing_the_array(x):
+    lazy = da.from_array(x, chunks=10)[da.from_array(x[:, 0] > 0, chunks=10)]
+    assert np.isnan(lazy.shape[0])
+    source = open_source(lazy)
+    assert np.isnan(lazy.shape[0])
+    np.testing.assert_array_equal(source.read(0, source.n_rows), x[x[:, 0] > 0])
+
+
+def test_data_that_changes_its_length_is_refused():
+    sizes = iter([3, 4])
+    part = dask.delayed(lambda: np.ones((next(sizes), 2)), pure=False)
+    lazy = da.from_delayed(part(), shape=(np.nan, 2), dtype="f8")
+    with pytest.raises(InputError, match="has 4 rows, 3 expected"):
+        open_source(lazy).read(0, 3)
+
+
+def test_frame_with_partitions_without_rows(x):
+    frame = dd.from_pandas(pd.DataFrame(x).add_prefix("x").assign(n=range(41)), npartitions=4)
+    frame = frame[frame.n > 15]
+    source = open_source(frame, keep=["n"])
+    np.testing.assert_array_equal(source.read(0, 25), x[16:])
+    assert source.columns(["n"], 2, 25).column("n").to_pylist() == list(range(18, 41))
+    with pytest.raises(InputError, match=r"0 sample\(s\)"):
+        open_source(frame[frame.n > 100])
+
+
+def test_frame_whose_lists_became_text(x):
+    frame = dd.from_pandas(pd.DataFrame({"v": list(x)}), npartitions=2)
+    with pytest.raises(InputError, match=r"dataframe\.convert-string"):
+        open_source(frame, column="v")
+
+
+def test_other_collections():
+    import dask.bag as db
+
+    with pytest.raises(InputError, match="neither a Dask array nor a data frame"):
+        open_source(db.from_sequence([1, 2]))
+
+
+def test_arrays_and_frames_have_the_token_of_dask(x):
+    assert open_source(da.from_array(x, 7)).fingerprint() == open_source(da.from_array(x.copy(), 7)).fingerprint()
+    assert open_source(da.from_array(x, 7)).fingerprint() != open_source(da.from_array(x + 1, 7)).fingerprint()
+
+
+def read_here(source, start, stop):
+    return source.read(start, stop)
+
+
+def test_on_worker_processes(x, tmp_path):
+    """Workers of their own process open shareable sources; others are refused with a reason."""
+    np.save(tmp_path / "x.npy", x)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        lazy = da.from_array(x, chunks=(7, 2))
+        for shareable in (tmp_path / "x.npy", lazy):
+            rows = client.submit(read_here, open_source(shareable), 5, 23).result()
+            np.testing.assert_array_equal(rows, x[5:23])
+        persisted = open_source(lazy.persist() + 1)
+        assert not persisted.shareable
+        np.testing.assert_array_equal(persisted.read(5, 23), x[5:23] + 1)
+        frame = dd.from_pandas(pd.DataFrame(x).add_prefix("x"), npartitions=3).persist()
+        assert not open_source(frame).shareable
+        np.testing.assert_array_equal(open_source(frame).read(5, 23), x[5:23])
+        for local in (persisted, open_source(x)):
+            with pytest.raises(InputError, match="memory of another process"):
+                client.submit(read_here, local, 5, 23).result()
+
+
+def test_on_workers_in_this_process(x):
+    """They read what is in memory without a copy, and results of their own cluster."""
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        source = open_source(x)
+        rows = client.submit(read_here, source, 5, 23).result()
+        assert np.shares_memory(rows, x)
+        persisted = open_source(client.persist(da.from_array(x, chunks=(7, 2))))
+        assert not persisted.shareable
+        np.testing.assert_array_equal(client.submit(read_here, persisted, 5, 23).result(), x[5:23])

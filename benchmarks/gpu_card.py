@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nomad_dask.backends.gpu import device_info
-from nomad_dask.backends.gpu.runtime import Runtime, current
+from nomad_dask.backends.gpu.runtime import Runtime, get_runtime
 
 REPEATS = 7
 # More than the caches of any card: written before every measured run, so that each begins with cold caches.
@@ -45,7 +45,7 @@ class CudaCard:
     """The CUDA device of this process."""
 
     def __init__(self) -> None:
-        self.runtime: Runtime = current()
+        self.runtime: Runtime = get_runtime()
 
     def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
         """Time by events on the stream; see `Card`. The host runs ahead while the caches are washed."""
@@ -122,7 +122,7 @@ def about() -> dict[str, Any]:
     SystemExit
         There is no card.
     """
-    found = device_info.look()
+    found = device_info.detect_gpu()
     if isinstance(found, device_info.NoGpu):
         raise SystemExit(f"This measures a GPU, and there is none that can be used: {found.lacks}.")
     import cupy

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_card import Card, copy_rate, waited
-from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.field import (
     MAX_NODES,
@@ -195,7 +195,9 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
         far_patches=np.zeros(0, np.int32),
         far_weights=none,
     )
-    remote = Remote(np.zeros((1, 3), np.float32), np.array([n], np.float32), np.zeros((0, 2), np.float32), none, 0.0, 1)
+    remote = RemoteState(
+        np.zeros((1, 3), np.float32), np.array([n], np.float32), np.zeros((0, 2), np.float32), none, 0.0, 1
+    )
     backend = GpuBackend(runtime)
     backend.close()  # what made the graph is not needed any more
     layout = backend.layout(graph, Params(), n)
@@ -203,7 +205,7 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
 
     def run(n_epochs: int) -> None:
         for e in range(n_epochs):
-            layout.epoch(Step(e, 1e-6, 0.0, 5.0, 1.0), remote)
+            layout.epoch(StepParams(e, 1e-6, 0.0, 5.0, 1.0), remote)
 
     run(_WARM_EPOCHS)
     _, seconds = waited(card, lambda: run(_EPOCHS))

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.gpu_card import Card, matrix_rate, waited
 from benchmarks.gpu_data import MixtureSource
-from nomad_dask.backends.base import Cells
+from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, StageFinished
@@ -94,7 +94,7 @@ def neighbors(card: Card, n: int, scratch: Path, tell: Tell, matrix: int = 8192)
 
 def _sorted_by_cell(
     card: Card, backend: GpuBackend, source: MixtureSource, scratch: Path
-) -> tuple[ShardVectors, np.ndarray, Cells, float]:
+) -> tuple[ShardVectors, np.ndarray, CellTree, float]:
     """Write the rows in the order of their cells; return them open, where cells begin, the cells, their seconds."""
     n = source.n_rows
     n_cells = make_plan(source, Params(), 1, _HOST_BYTES).n_cells
@@ -102,7 +102,7 @@ def _sorted_by_cell(
     ranges = source.blocks(_BLOCK_ROWS)
     edges = np.searchsorted(picked, [a for a, _ in ranges] + [n])
 
-    def make() -> tuple[Cells, np.ndarray]:
+    def make() -> tuple[CellTree, np.ndarray]:
         parts = [
             backend.take(source.read_device(a, b), picked[edges[i] : edges[i + 1]] - a)
             for i, (a, b) in enumerate(ranges)

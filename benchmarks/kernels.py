@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.compare import machine, versions
-from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.threads import threads
@@ -74,13 +74,13 @@ def epoch(n: int) -> dict[str, float]:
         np.array([0, n]), np.zeros(n, np.int32), np.array([n]), 0, np.array([[0]]), edges.indptr, edges.indices,
         edges.weights, None, np.zeros(n + 1, np.int64), np.zeros(0, np.int32), NONE,
     )  # fmt: skip
-    remote = Remote(np.zeros((1, 3), np.float32), np.array([n], np.float32), NO_POINTS, NONE, 0.0, 1.0)
+    remote = RemoteState(np.zeros((1, 3), np.float32), np.array([n], np.float32), NO_POINTS, NONE, 0.0, 1.0)
     points = (rng.random((n, 2)) * np.sqrt(n / 2)).astype(np.float32)
     points = points[np.lexsort((points[:, 0] // 8, points[:, 1] // 8))]
     backend = CpuBackend(1)
     layout = backend.layout(graph, Params(), n)
     layout.load(points, np.zeros_like(points))
-    seconds = least(lambda: layout.epoch(Step(1, 1e-3, 0.0, 5.0, 1.0), remote))
+    seconds = least(lambda: layout.epoch(StepParams(1, 1e-3, 0.0, 5.0, 1.0), remote))
     backend.close()
     return {"epoch": seconds, "edges": len(edges.indices) / n}
 

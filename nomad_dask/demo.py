@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.callbacks.events import Emit
-from nomad_dask.callbacks.progress_bars import stage
+from nomad_dask.callbacks.progress_bars import stage_progress
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
-from nomad_dask.storage.workspace import whole_file
+from nomad_dask.storage.workspace import atomic_write
 
 N_DIMS = 256
 SHORTEST_DOCSTRING = 40
@@ -148,7 +148,7 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     )
     found = read_map(map_path)
     packages = found.table.column("package")
-    with stage(emit, "score", source.n_rows, "rows") as advance:
+    with stage_progress(emit, "score", source.n_rows, "rows") as advance:
         scores = score(source, found.positions, labels=packages, metric=params.metric, advance=advance)
     title = f"{source.n_rows:,} docstrings"
     draw(
@@ -177,7 +177,7 @@ def collect(emit: Emit, roots: Iterable[tuple[Path, str]] | None = None) -> Iter
     roots = list(installed() if roots is None else roots)
     files = [(file, root, package) for root, package in roots for file in _sources(root)]
     seen: set[str] = set()
-    with stage(emit, "docstrings", len(files), "files") as advance:
+    with stage_progress(emit, "docstrings", len(files), "files") as advance:
         for done, (file, root, package) in enumerate(files):
             if done % 50 == 0:
                 advance(done)
@@ -284,7 +284,7 @@ def write_embeddings(path: Path, items: Sequence[Item], emit: Emit) -> None:
             f"Only {len(items)} docstrings were found, the demo needs {FEWEST_ITEMS}: "
             "run it with a Python that has its sources (.py files)."
         )
-    with stage(emit, "vectors", len(items), "rows"):
+    with stage_progress(emit, "vectors", len(items), "rows"):
         vectors = vectorise([item.docstring for item in items])
     meant = np.flatnonzero(np.any(vectors, axis=1))
     kept = [items[i] for i in meant.tolist()]
@@ -297,7 +297,7 @@ def write_embeddings(path: Path, items: Sequence[Item], emit: Emit) -> None:
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors[meant].ravel()), N_DIMS),
         }
     )
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(table.replace_schema_metadata({METADATA_KEY: _environment()}), partial)
 
 

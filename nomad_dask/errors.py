@@ -67,7 +67,7 @@ class NomadWarning(UserWarning):
     """Something that succeeded but that the user would want to know of."""
 
 
-def near(wrong: str, known: Iterable[str]) -> str:
+def suggest(wrong: str, known: Iterable[str]) -> str:
     """Return a hint naming the accepted values nearest to a wrong one."""
     known = list(known)
     close = get_close_matches(wrong, known, n=3, cutoff=0.5)

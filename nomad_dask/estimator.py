@@ -12,14 +12,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names
 
-from nomad_dask.callbacks.events import fan_out, sight_of
+from nomad_dask.callbacks.events import combined_snapshot_request, fan_out
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, ResourceError
 from nomad_dask.params import Params
-from nomad_dask.storage.tempdir import Kept
+from nomad_dask.storage.tempdir import TemporaryWorkspace
 from nomad_dask.storage.workspace import MANIFEST
 
 if TYPE_CHECKING:
-    from nomad_dask.pipeline.collect import SoFar
+    from nomad_dask.pipeline.collect import PartialResult
     from nomad_dask.pipeline.run import Result
     from nomad_dask.sources.base import Source
 
@@ -213,14 +213,14 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from contextlib import AbstractContextManager, ExitStack
 
-        from nomad_dask.maps import check_kept
+        from nomad_dask.maps import check_metadata_columns
         from nomad_dask.pipeline.run import project
         from nomad_dask.sources import open_source
 
         seed = self._seed(resume)
         names = self.get_params(deep=False).keys() - _NOT_PARAMS
         params = Params(**{name: getattr(self, name) for name in names}, seed=seed)
-        check_kept(keep)
+        check_metadata_columns(keep)
         source = open_source(X, column=column, keep=keep)
         place = self._place(resume)
         listeners = list(self.callbacks or ())
@@ -244,7 +244,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                     memory_limit=self.memory_limit,
                     keep_stages=self.keep_stages,
                     emit=fan_out(listeners),
-                    sight=sight_of(listeners),
+                    sight=combined_snapshot_request(listeners),
                 )
         except (Interrupted, ClusterError, ResourceError) as stop:
             self._stopped(stop, X, source, keep, params, place)
@@ -271,17 +271,17 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         A CuPy array gives a CuPy array, and a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the
         same index, unless `set_output` asks for another kind. Everything else gives a NumPy array.
         """
-        from nomad_dask.utils.array_types import in_kind_of
+        from nomad_dask.utils.array_types import to_output_type
 
         layout = self.fit(X, y, column=column, keep=keep, resume=resume).embedding_
-        return in_kind_of(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
+        return to_output_type(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
     def _place(self, resume: bool) -> Path:
         """Return the workspace: the one given, else one that is kept until the map is done."""
         if not resume:
             self._forget_place()
             if self.workspace is None:
-                self._kept = Kept(self)
+                self._kept = TemporaryWorkspace(self)
         kept = getattr(self, "_kept", None)
         place = Path(self.workspace) if self.workspace is not None else None if kept is None else kept.workspace
         if place is None or (resume and not (place / MANIFEST).exists()):
@@ -298,13 +298,13 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self, stop: NomadError, X: Any, source: Source, keep: Sequence[str], params: Params, place: Path
     ) -> NoReturn:
         """Take what there is of the map, and say how to go on."""
-        from nomad_dask.pipeline.collect import so_far
+        from nomad_dask.pipeline.collect import load_partial
 
         if not (place / MANIFEST).exists():
             self._forget_place()
             raise stop
         self.seed_ = params.seed
-        found = so_far(place, source, params)
+        found = load_partial(place, source, params)
         how = "Nothing of the layout is there yet"
         if found is not None:
             self._take(X, source, keep, found)
@@ -312,7 +312,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             how = f"embedding_ and map_ are as after {found.epoch} of {found.n_epochs} epochs of the layout"
         raise type(stop)(f"{stop} {how}; fit(X, resume=True) goes on.") from stop
 
-    def _take(self, X: Any, source: Source, keep: Sequence[str], found: Result | SoFar) -> None:
+    def _take(self, X: Any, source: Source, keep: Sequence[str], found: Result | PartialResult) -> None:
         """Keep a map, whole or partial."""
         from nomad_dask.maps import map_in_memory
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError, MissingInputError, near
-from nomad_dask.storage.workspace import whole_file
+from nomad_dask.errors import InputError, MissingInputError, suggest
+from nomad_dask.storage.workspace import atomic_write
 from nomad_dask.utils.array_types import AXES
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Map:
         import pyarrow.parquet as pq
 
         table = self.to_arrow().replace_schema_metadata({_KEY: json.dumps(self.metadata)})
-        with whole_file(Path(path)) as partial:
+        with atomic_write(Path(path)) as partial:
             pq.write_table(table, partial, compression="zstd", row_group_size=_BLOCK_ROWS)
         return Path(path)
 
@@ -208,7 +208,7 @@ class Map:
             return self.table.column(name)
         if name in self.columns:
             return self.positions[:, AXES.index(name)]
-        raise InputError(f"The map has no column {name!r}. {near(name, self.columns)}")
+        raise InputError(f"The map has no column {name!r}. {suggest(name, self.columns)}")
 
 
 def as_map(x: Any) -> Map:
@@ -277,7 +277,7 @@ def _with_columns(found: Any, names: Sequence[str | None], also: Sequence[str] =
     return as_map(found)
 
 
-def check_kept(keep: Sequence[str]) -> None:
+def check_metadata_columns(keep: Sequence[str]) -> None:
     """Refuse columns that the map has itself.
 
     Raises
@@ -336,7 +336,7 @@ def write_map(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         writer = None
         for start in range(0, max(1, len(positions)), _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, len(positions))
@@ -382,7 +382,7 @@ def read_map(path: str | os.PathLike[str], columns: Sequence[str] | None = None,
         there = pq.read_schema(file).names
         for name in columns or ():
             if name not in there:
-                raise InputError(f"{file} has no column {name!r}. {near(name, there)}")
+                raise InputError(f"{file} has no column {name!r}. {suggest(name, there)}")
         wanted = None if columns is None else [a for a in there if a in {*AXES, *columns, *also}]
         table = pq.read_table(file, columns=wanted)
     except (pa.ArrowInvalid, OSError) as error:
@@ -395,7 +395,7 @@ def _map_of(table: pa.Table, name: str) -> Map:
     axes = [a for a in AXES if a in table.column_names]
     if axes[:2] != ["x", "y"]:
         missing = "x" if "x" not in axes else "y"
-        raise InputError(f"{name} has no column {missing!r}, so it is no map. {near(missing, table.column_names)}")
+        raise InputError(f"{name} has no column {missing!r}, so it is no map. {suggest(missing, table.column_names)}")
     raw = (table.schema.metadata or {}).get(_KEY)
     try:
         positions = np.stack([table.column(a).to_numpy() for a in axes], axis=1).astype(np.float32)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from nomad_dask.errors import InputError, near
+from nomad_dask.errors import InputError, suggest
 
 METRICS = ("euclidean", "cosine")
 PRESETS = ("fast", "default", "best")
-WEIGHTS = ("log", "inverse", "softmax-inverse", "uniform")
-NORMALIZERS = ("global", "point")
-REPULSIONS = ("field", "means")
-COARSE = ("auto", "always", "never")
+AFFINITIES = ("log", "inverse", "softmax-inverse", "uniform")
+NORMALIZATIONS = ("global", "point")
+REPULSION_METHODS = ("field", "means")
+COARSE_INITS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Choice:
 
     def check(self, name: str, value: Any) -> Any:
         if value not in self.values:
-            raise InputError(f"{name}={value!r} is not accepted. {near(str(value), self.values)}")
+            raise InputError(f"{name}={value!r} is not accepted. {suggest(str(value), self.values)}")
         return value
 
 
@@ -113,17 +113,17 @@ class Params:
     )
 
     weights: str = _choice(
-        "log", "Weight of a neighbour by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", WEIGHTS
+        "log", "Weight of a neighbour by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", AFFINITIES
     )
     normalizer: str = _choice(
         "global",
         "Normaliser of the noise: one for all points ('global') or one a point ('point').",
-        NORMALIZERS,
+        NORMALIZATIONS,
     )
     repulsion: str = _choice(
         "field",
         "Repulsion by every point of the shard ('field') or by cell means and samples ('means').",
-        REPULSIONS,
+        REPULSION_METHODS,
     )
     n_noise: int | None = _number(
         None,
@@ -171,7 +171,7 @@ class Params:
     coarse: str = _choice(
         "auto",
         "Lay out a random part first and start from it: 'auto' (above 200,000 rows), 'always', 'never'.",
-        COARSE,
+        COARSE_INITS,
     )
 
     def __post_init__(self) -> None:

@@ -17,9 +17,9 @@ import pytest
 from sklearn.base import clone
 
 from nomad_dask import NomadProjection
-from nomad_dask.callbacks.events import EpochDone, Event, PositionsSeen, Sight, StageAdvanced, StageFinished
+from nomad_dask.callbacks.events import EpochDone, Event, LayoutSnapshot, SnapshotRequest, StageAdvanced, StageFinished
 from nomad_dask.errors import InputError, Interrupted, WorkspaceError
-from nomad_dask.layout.interrupt import stop_asked
+from nomad_dask.layout.interrupt import graceful_interrupt
 from tests.helpers.processes import wait_until
 from tests.helpers.runs import Heard, blobs
 
@@ -86,11 +86,11 @@ def test_the_partial_map_is_the_layout_at_that_epoch(x, epoch_by_epoch, monkeypa
     class Seen:
         """Keeps where all rows are."""
 
-        sight = Sight(0.0, 600)
+        sight = SnapshotRequest(0.0, 600)
         at: np.ndarray
 
         def __call__(self, event: Event) -> None:
-            if isinstance(event, PositionsSeen) and event.epoch == 1:
+            if isinstance(event, LayoutSnapshot) and event.epoch == 1:
                 self.at = event.positions[np.argsort(event.rows)]
 
     seen = Seen()
@@ -169,7 +169,7 @@ def test_the_workspace_goes_with_the_estimator(x, epoch_by_epoch, places):
 
 
 def test_the_second_signal_is_let_through():
-    with pytest.raises(KeyboardInterrupt), stop_asked() as asked:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), graceful_interrupt() as asked:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.wait(5)
         os.kill(os.getpid(), signal.SIGINT)
@@ -182,7 +182,7 @@ def test_in_another_thread_signals_are_left_alone():
     found = []
 
     def work() -> None:
-        with stop_asked() as asked:
+        with graceful_interrupt() as asked:
             found.append((asked.is_set(), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError
-from nomad_dask.params import COARSE, METRICS, NORMALIZERS, PRESETS, REPULSIONS, WEIGHTS, Params
+from nomad_dask.params import AFFINITIES, COARSE_INITS, METRICS, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
 
 RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("n_neighbors", [1, 1000], [0, 1001, -3], "give a whole number from 1 to 1000"),
@@ -38,8 +38,8 @@ RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("n_shards", [None, 1, 100_000], [0, 100_001], "give a whole number from 1 to 100000, or None"),
 ]
 CHOICES = {
-    "metric": METRICS, "preset": PRESETS, "weights": WEIGHTS, "normalizer": NORMALIZERS,
-    "repulsion": REPULSIONS, "coarse": COARSE,
+    "metric": METRICS, "preset": PRESETS, "weights": AFFINITIES, "normalizer": NORMALIZATIONS,
+    "repulsion": REPULSION_METHODS, "coarse": COARSE_INITS,
 }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_frozen():
     k=st.integers(1, 1000),
     rate=st.none() | st.floats(1e-6, 1e6),
     momentum=st.none() | st.floats(0, 0.999),
-    weights=st.sampled_from(WEIGHTS),
+    weights=st.sampled_from(AFFINITIES),
     seed=st.integers(0, 2**63 - 1),
 )
 def test_through_json_and_back(k, rate, momentum, weights, seed):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Axes:
+class PrincipalAxes:
     """Principal axes of a sample.
 
     Attributes
@@ -37,7 +37,7 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellTree:
     """K-Means cells as a tree of two levels.
 
     Attributes
@@ -99,7 +99,7 @@ class ShardGraph:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepParams:
     """The numbers one epoch needs.
 
     Attributes
@@ -123,7 +123,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteState:
     """The other shards, as one shard sees them during an epoch.
 
     Attributes
@@ -151,14 +151,14 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EpochResult:
     """What an epoch tells: the shard's part of Z (before the step) and of the loss (None if not measured)."""
 
     z: float
     loss: float | None
 
 
-class Searcher(Protocol):
+class CellSearch(Protocol):
     """The primitives of the neighbour search over rows sorted by cell; see `cpu.knn.CellSearch`."""
 
     vectors: ShardVectors
@@ -216,7 +216,7 @@ class ShardLayout(Protocol):
     def positions(self, rows: slice) -> np.ndarray:
         """Return a copy of the positions (k, dim) float32 of some rows on the host."""
 
-    def epoch(self, step: Step, remote: Remote) -> Outcome:
+    def epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
 
     def patches(self) -> np.ndarray:
@@ -244,16 +244,16 @@ class Backend(Protocol):
     def take(self, rows: Any, order: np.ndarray) -> np.ndarray:
         """Return a NumPy array of some rows, in the order of their numbers."""
 
-    def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> Axes:
+    def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
 
-    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> Cells:
+    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
 
-    def assign(self, rows: Any, cells: Cells) -> np.ndarray:
+    def assign(self, rows: Any, cells: CellTree) -> np.ndarray:
         """Return the cell (rows,) int32 of each row, as a NumPy array."""
 
-    def project(self, rows: Any, axes: Axes) -> Any:
+    def project(self, rows: Any, axes: PrincipalAxes) -> Any:
         """Return coordinates (rows, n_axes) float32 along the axes, as the kind of array that the rows are."""
 
     def searcher(
@@ -264,7 +264,7 @@ class Backend(Protocol):
         seed: int,
         memory_bytes: int,
         n_queries: int,
-    ) -> Searcher:
+    ) -> CellSearch:
         """Return the primitives of the neighbour search over rows sorted by cell."""
 
     def layout(self, graph: ShardGraph, params: Params, n_total: int) -> ShardLayout:

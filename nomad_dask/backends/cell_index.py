@@ -7,7 +7,7 @@ import numpy as np
 from nomad_dask.backends.row_reader import ShardVectors
 
 
-class SortedCells:
+class CellIndex:
     """Rows of one shard in cell order.
 
     Parameters

@@ -20,7 +20,7 @@ def normalized(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def working_rows(rows: np.ndarray, metric: str) -> np.ndarray:
+def to_float32(rows: np.ndarray, metric: str) -> np.ndarray:
     """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
     return normalized(rows.astype(np.float32)) if metric == "cosine" else rows.astype(np.float32, copy=False)
 
@@ -121,7 +121,7 @@ class ShardVectors:
             low, high = max(start, int(edge)), min(stop, int(end))
             pieces.append(file.read(begin + low - int(edge), begin + high - int(edge)))
         rows = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
-        return working_rows(rows, self.metric)
+        return to_float32(rows, self.metric)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` as C-contiguous float32; never write into them."""

@@ -52,9 +52,9 @@ def backend_of_worker(device: str, n_threads: int) -> Iterator[Backend]:
 def _gpu() -> Backend:
     """Return the backend on the GPU of this process, which has one whatever its threads."""
     from nomad_dask.backends.gpu.backend import GpuBackend
-    from nomad_dask.backends.gpu.runtime import current
+    from nomad_dask.backends.gpu.runtime import get_runtime
 
     key = ("gpu", 0)
     if key not in _kept:
-        _kept[key] = GpuBackend(runtime=current())
+        _kept[key] = GpuBackend(runtime=get_runtime())
     return _kept[key]

@@ -109,8 +109,8 @@ class EpochDone(Event):
 
 
 @dataclass(frozen=True, eq=False)
-class PositionsSeen(Event):
-    """Where some rows are during the layout; told only when a listener asks for it, see `Sight`.
+class LayoutSnapshot(Event):
+    """Where some rows are during the layout; told only when a listener asks for it, see `SnapshotRequest`.
 
     The rows are the same throughout a run: every so many-th of the rows in the order of their cells, so that each
     part of the map has its share.
@@ -159,13 +159,13 @@ Emit = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
-class Sight:
+class SnapshotRequest:
     """What a listener wants to see of the layout while it goes on: its attribute `sight`, None for nothing.
 
     Attributes
     ----------
     every : float
-        Seconds between two events `PositionsSeen`, at least.
+        Seconds between two events `LayoutSnapshot`, at least.
     most : int
         Rows to tell of, at most.
     """
@@ -174,10 +174,10 @@ class Sight:
     most: int
 
 
-def sight_of(listeners: Iterable[Emit]) -> Sight | None:
+def combined_snapshot_request(listeners: Iterable[Emit]) -> SnapshotRequest | None:
     """Return what is enough for all listeners that want to see the layout; None when no one does."""
-    wanted = [w for w in (getattr(listener, "sight", None) for listener in listeners) if isinstance(w, Sight)]
-    return Sight(min(w.every for w in wanted), max(w.most for w in wanted)) if wanted else None
+    wanted = [w for w in (getattr(listener, "sight", None) for listener in listeners) if isinstance(w, SnapshotRequest)]
+    return SnapshotRequest(min(w.every for w in wanted), max(w.most for w in wanted)) if wanted else None
 
 
 def fan_out(listeners: Iterable[Emit]) -> Emit:
@@ -191,7 +191,7 @@ def fan_out(listeners: Iterable[Emit]) -> Emit:
     return emit
 
 
-def of_coarse_map(emit: Emit) -> Emit:
+def prefix_coarse_events(emit: Emit) -> Emit:
     """Return a listener that tells the stages of the coarse map by other names than those of the whole."""
 
     def inner(event: Event) -> None:

@@ -60,7 +60,7 @@ def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Ite
 
 
 @contextmanager
-def stage(emit: Emit, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def stage_progress(emit: Emit, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Tell a listener of one stage: its beginning, and its end when nothing went wrong.
 
     Parameters
@@ -85,7 +85,7 @@ def _nothing(event: Event) -> None:
 
 
 @dataclass
-class _Figures:
+class _ProgressState:
     """What is known of a running stage."""
 
     total: int
@@ -98,13 +98,13 @@ class _Lines:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._running: dict[str, _Figures] = {}
+        self._running: dict[str, _ProgressState] = {}
         self._last_epoch: EpochDone | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case StageStarted(stage, total, unit):
-                self._running[stage] = _Figures(total, unit)
+                self._running[stage] = _ProgressState(total, unit)
                 self._last_epoch = None
             case StageFinished(stage, _, True):
                 self._running.pop(stage, None)

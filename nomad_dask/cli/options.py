@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nomad_dask.callbacks.events import Emit
-from nomad_dask.errors import InputError, near
-from nomad_dask.params import METRICS, PRESETS, WEIGHTS, Params
+from nomad_dask.errors import InputError, suggest
+from nomad_dask.params import AFFINITIES, METRICS, PRESETS, Params
 
 if TYPE_CHECKING:
     from nomad_dask.metrics.scores import Scores
@@ -35,7 +35,7 @@ _METHOD_OPTIONS: tuple[tuple[str, str, Any], ...] = (
     ("--cells", "n_cells", click.INT),
     ("--shards", "n_shards", click.INT),
     ("--metric", "metric", click.Choice(METRICS)),
-    ("--weights", "weights", click.Choice(WEIGHTS)),
+    ("--weights", "weights", click.Choice(AFFINITIES)),
     ("--seed", "seed", click.INT),
 )
 
@@ -83,7 +83,7 @@ def read_params(given: dict[str, Any], others: tuple[str, ...]) -> Params:
         if not separator:
             raise InputError(f"--set {text!r} is not accepted: give NAME=VALUE, such as --set momentum=0.9.")
         if name not in known:
-            raise InputError(f"--set {text!r}: there is no setting {name!r}. {near(name, known)}")
+            raise InputError(f"--set {text!r}: there is no setting {name!r}. {suggest(name, known)}")
         if name in settings:
             raise InputError(f"{name} is given twice: leave out --set {text!r} or the other.")
         settings[name] = _typed(value.strip())
@@ -150,9 +150,9 @@ def memory_option(command: Command) -> Command:
     """Add ``--memory``."""
 
     def read(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-        from nomad_dask.utils.memory import read_bytes
+        from nomad_dask.utils.memory import parse_bytes
 
-        return read_bytes(value)
+        return parse_bytes(value)
 
     return click.option(
         "--memory",

@@ -43,21 +43,21 @@ def plan(
     """
     params = options.read_params(settings, others)
 
-    from nomad_dask.planning.plan import check_fits, make_plan
+    from nomad_dask.planning.plan import check_resources, make_plan
     from nomad_dask.sources import open_source
-    from nomad_dask.utils.memory import memory_of_process
+    from nomad_dask.utils.memory import available_memory
 
     source = open_source(input, column=column)
-    there = memory_of_process() // workers
+    there = available_memory() // workers
     room = there if memory is None else min(there, memory)
     made = make_plan(source, params, workers, room)
     seconds: dict[str, float] = {}
     if not no_time:
-        from nomad_dask.pipeline.time_estimate import estimate
+        from nomad_dask.pipeline.time_estimate import estimate_seconds
 
-        seconds = estimate(source, params, made, device)
+        seconds = estimate_seconds(source, params, made, device)
     if as_json:
         options.write_json(made.as_dict() | {"seconds": seconds})
     else:
         click.echo(made.table(seconds))
-    check_fits(made, room, shutil.disk_usage(".").free)
+    check_resources(made, room, shutil.disk_usage(".").free)

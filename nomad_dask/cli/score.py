@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nomad_dask.callbacks.progress_bars import stage
+from nomad_dask.callbacks.progress_bars import stage_progress
 from nomad_dask.cli import options
 
 
@@ -60,7 +60,7 @@ def score(
         labels = source.columns([label], 0, source.n_rows).column(label)
     with (
         options.shown_progress(quiet, verbose) as emit,
-        stage(emit, "score", source.n_rows, "rows") as advance,
+        stage_progress(emit, "score", source.n_rows, "rows") as advance,
     ):
         scores = metrics.score(
             source,

@@ -19,10 +19,10 @@ def status(workspace: Path, quick: bool, as_json: bool, verbose: bool) -> None:
 
     Changes nothing, and may be asked while the run goes on.
     """
-    from nomad_dask.pipeline.status import look, report
+    from nomad_dask.pipeline.status import format_status, read_status
 
-    found = look(workspace, sizes_only=quick)
+    found = read_status(workspace, sizes_only=quick)
     if as_json:
         options.write_json(found.as_dict())
     else:
-        click.echo(report(found))
+        click.echo(format_status(found))

@@ -2,8 +2,17 @@
 
 from nomad_dask.cluster.connect import connect
 from nomad_dask.cluster.dashboard import dashboard_of
-from nomad_dask.cluster.executor import Cluster, WorkerInfo, spread
+from nomad_dask.cluster.executor import Cluster, WorkerInfo, assign_shards
 from nomad_dask.cluster.preflight import check_reach
-from nomad_dask.cluster.tasks import report, worker_threads
+from nomad_dask.cluster.tasks import report_progress, worker_threads
 
-__all__ = ["Cluster", "WorkerInfo", "check_reach", "connect", "dashboard_of", "report", "spread", "worker_threads"]
+__all__ = [
+    "Cluster",
+    "WorkerInfo",
+    "assign_shards",
+    "check_reach",
+    "connect",
+    "dashboard_of",
+    "report_progress",
+    "worker_threads",
+]

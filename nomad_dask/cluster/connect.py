@@ -250,11 +250,11 @@ def _gpu_here(device: str) -> bool:
     """Return whether an own cluster computes on the GPUs of this machine."""
     if device == "cpu":
         return False
-    found = device_info.look((*device_info.PACKAGES, *device_info.CLUSTER_PACKAGES))
+    found = device_info.detect_gpu((*device_info.PACKAGES, *device_info.CLUSTER_PACKAGES))
     if isinstance(found, device_info.Gpu):
         return True
     if device == "gpu":
-        raise device_info.refusal(found.lacks)
+        raise device_info.no_gpu_error(found.lacks)
     if found.hidden:
         warnings.warn(
             f"There is a GPU, but {found.lacks}. The CPU is used; device='cpu' says so without this warning.",

@@ -12,7 +12,15 @@ from typing import Any
 
 from nomad_dask.backends.gpu import device_info
 from nomad_dask.cluster.tasks import run_task
-from nomad_dask.cluster.watchdog import ANSWER_SECONDS, LOOK_SECONDS, Watch, ask, bound, no_workers, scheduler_gone
+from nomad_dask.cluster.watchdog import (
+    ANSWER_SECONDS,
+    LOOK_SECONDS,
+    Watchdog,
+    call_scheduler,
+    no_workers_error,
+    scheduler_lost_error,
+    timeout,
+)
 from nomad_dask.errors import ClusterError, Interrupted, NomadError
 
 # Processes that import RAPIDS and make a CUDA context start slowly.
@@ -29,7 +37,7 @@ class WorkerInfo:
     memory_bytes: int
 
 
-def spread(n_shards: int, workers: Sequence[WorkerInfo]) -> list[str]:
+def assign_shards(n_shards: int, workers: Sequence[WorkerInfo]) -> list[str]:
     """Return for each shard the address of a worker: where threads are most, but no more than the plan has for one."""
     most = -(-n_shards // len(workers))
     held = [0] * len(workers)
@@ -76,11 +84,11 @@ class Cluster:
         """
         if device == "cpu":
             return
-        found = self.everywhere(device_info.look_on_worker, seconds=GPU_START_SECONDS)
+        found = self.everywhere(device_info.detect_worker_gpu, seconds=GPU_START_SECONDS)
         for answer in found.values():
             if isinstance(answer, Exception):
                 raise answer
-        self.device = device_info.resolve(device, found)
+        self.device = device_info.resolve_device(device, found)
         if self.device == "gpu":
             self.gpus = {address: what for address, what in found.items() if isinstance(what, device_info.Gpu)}
 
@@ -106,9 +114,9 @@ class Cluster:
         while not (known := self._known()):
             waited = time.monotonic() - started
             if not self._had_workers:
-                raise no_workers()
-            if waited > bound("lost-after"):
-                raise no_workers(waited)
+                raise no_workers_error()
+            if waited > timeout("lost-after"):
+                raise no_workers_error(waited)
             time.sleep(0.1)
         self._had_workers = True
         return [
@@ -129,9 +137,9 @@ class Cluster:
     def _known(self) -> dict[str, Any]:
         # Asked directly: `Client.scheduler_info` gives what a refresh every two seconds may have emptied.
         try:
-            return dict(ask(self.client, "identity", bound("lost-after"), n_workers=-1)["workers"])
+            return dict(call_scheduler(self.client, "identity", timeout("lost-after"), n_workers=-1)["workers"])
         except TimeoutError as error:
-            raise scheduler_gone(self.client) from error
+            raise scheduler_lost_error(self.client) from error
 
     def everywhere(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> dict[str, Any]:
         """Run ``function(*args)`` once on every worker, beside its tasks, and return what came out by address.
@@ -143,7 +151,7 @@ class Cluster:
         ClusterError
             Some worker does not answer in time.
         """
-        seconds = bound("lost-after") if seconds is None else seconds
+        seconds = timeout("lost-after") if seconds is None else seconds
         try:
             # `Client.run` has no timeout, and waits for a frozen worker for ever.
             arguments = {"on_error": "return", "callback_timeout": seconds}
@@ -214,7 +222,7 @@ class Cluster:
             for number in range(len(jobs)):
                 where = {"workers": [workers[number]], "allow_other_workers": True} if workers else {}
                 submit(number, **where)
-            watch = Watch(self.client, awaited)
+            watch = Watchdog(self.client, awaited)
             while awaited:
                 try:
                     kind, what = inbox.get(timeout=LOOK_SECONDS)
@@ -245,7 +253,7 @@ class Cluster:
                 self.client.unsubscribe_topic(topic)
         return [results[number] for number in range(len(jobs))]
 
-    def _result(self, future: Any, watch: Watch) -> Any:
+    def _result(self, future: Any, watch: Watchdog) -> Any:
         """Return the result of a task that is done.
 
         Raises
@@ -278,7 +286,7 @@ class Cluster:
             return error
         if error is None:
             if self.client.status != "running":
-                return scheduler_gone(self.client)
+                return scheduler_lost_error(self.client)
             return ClusterError(f"A task was {future.status}: was the cluster closed? Start it and run the same again.")
         if isinstance(error, KilledWorker):
             failure: NomadError = ClusterError(

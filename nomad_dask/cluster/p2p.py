@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self
 
-from nomad_dask.cluster.tasks import aside, report
+from nomad_dask.cluster.tasks import release_slot, report_progress
 
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
@@ -24,11 +24,11 @@ _REMEMBERED = 256
 _HEAR, _STOP, _STANDS = "nomad_dask_hear", "nomad_dask_stop", "nomad_dask_stands"
 
 
-class BatchStoppedError(Exception):
+class ExchangeAbortedError(Exception):
     """Some task of the batch cannot go on."""
 
 
-class _Box:
+class _Inbox:
     """What has come to a worker. `hear`, `stop` and `stands` are called by the others, on its event loop."""
 
     def __init__(self) -> None:
@@ -60,21 +60,21 @@ class _Box:
             del self.parts[key]
 
 
-_boxes: dict[str, _Box] = {}
+_boxes: dict[str, _Inbox] = {}
 
 
-def listen() -> _Box:
+def listen() -> _Inbox:
     """Let this worker hear others. To be called in a task on every worker before the first batch begins."""
     from distributed import get_worker
 
     worker = get_worker()
     if worker.address not in _boxes:
-        box = _boxes[worker.address] = _Box()
+        box = _boxes[worker.address] = _Inbox()
         worker.handlers |= {_HEAR: box.hear, _STOP: box.stop, _STANDS: box.stands}
     return _boxes[worker.address]
 
 
-class Post:
+class PeerExchange:
     """A task's place in its batch.
 
     Parameters
@@ -112,7 +112,7 @@ class Post:
 
         Raises
         ------
-        BatchStoppedError
+        ExchangeAbortedError
             A worker is gone, or another task cannot go on.
         Interrupted
             Nobody waits for this task any more.
@@ -125,17 +125,17 @@ class Post:
         for peer in self._peers:
             self._begin(self._deliver(peer, _HEAR, turn=turn, parts=told))
         key, others = (self._batch, turn), len(self._homes) - len(own)
-        with aside():
+        with release_slot():
             while True:
                 with self._box.news:
                     self._box.news.wait_for(lambda: self._complete(key, others), _LOOK_SECONDS)
                     if self._batch in self._box.stopped:
-                        raise BatchStoppedError
+                        raise ExchangeAbortedError
                     if self._complete(key, others):
                         parts = own | self._box.parts.pop(key)
                         return [parts[number] for number in sorted(parts)]
                     came = set(self._box.parts.get(key, ()))
-                report(turn)
+                report_progress(turn)
                 missing = {home for number, home in enumerate(self._homes) if number not in came}
                 for peer in missing & set(self._peers):
                     self._look_after(peer)
@@ -163,7 +163,7 @@ class Post:
         except OSError:
             stands = False
         if not stands:
-            raise BatchStoppedError
+            raise ExchangeAbortedError
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> Any:
         loop: Any = self._worker.loop  # of Tornado, over asyncio's

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nomad_dask._version import __version__
 from nomad_dask.cluster.executor import Cluster
-from nomad_dask.cluster.watchdog import bound
+from nomad_dask.cluster.watchdog import timeout
 from nomad_dask.errors import ClusterError
 from nomad_dask.sources.base import Source
 
@@ -62,7 +62,7 @@ def _check_scheduler(cluster: Cluster) -> None:
     """Refuse a scheduler without this package: it unpickles the tasks it is given."""
     client = cluster.client
     try:
-        client.sync(client._run_on_scheduler, _version, callback_timeout=bound("lost-after"))
+        client.sync(client._run_on_scheduler, _version, callback_timeout=timeout("lost-after"))
     except TimeoutError as error:
         raise ClusterError(
             f"The scheduler {client.scheduler.address} does not answer: see that its process and the network work."

@@ -42,7 +42,7 @@ def run_task(task: Callable[..., Any], job: tuple[Any, ...], topic: str | None, 
         _reporter.key = None
 
 
-def report(units_done: int) -> None:
+def report_progress(units_done: int) -> None:
     """Tell the driver how far the running task is; dropped when it was told just now.
 
     Raises
@@ -72,7 +72,7 @@ def _stop_if_dropped() -> None:
 
 
 @contextmanager
-def aside() -> Iterator[None]:
+def release_slot() -> Iterator[None]:
     """Let another task of this process run while the one that calls waits for tasks on other workers."""
     _slot.release()
     try:

@@ -27,7 +27,7 @@ _DEFAULTS = {"lost-after": 60.0, "frozen-after": 300.0}
 _END_SECONDS = 30
 
 
-def bound(name: str) -> float:
+def timeout(name: str) -> float:
     """Return one of the bounds in seconds."""
     import dask.config
     from dask.utils import parse_timedelta
@@ -35,7 +35,7 @@ def bound(name: str) -> float:
     return float(parse_timedelta(dask.config.get(f"nomad-dask.{name}", _DEFAULTS[name])))
 
 
-def ask(client: Any, what: str, seconds: float = ANSWER_SECONDS, **arguments: Any) -> Any:
+def call_scheduler(client: Any, what: str, seconds: float = ANSWER_SECONDS, **arguments: Any) -> Any:
     """Ask the scheduler of a client and return its answer.
 
     Raises
@@ -46,7 +46,7 @@ def ask(client: Any, what: str, seconds: float = ANSWER_SECONDS, **arguments: An
         There is no answer in time.
     """
     if client.status != "running" or client.scheduler is None:
-        raise scheduler_gone(client)
+        raise scheduler_lost_error(client)
     try:
         return client.sync(getattr(client.scheduler, what), callback_timeout=seconds, **arguments)
     except OSError as error:
@@ -56,13 +56,13 @@ def ask(client: Any, what: str, seconds: float = ANSWER_SECONDS, **arguments: An
         raise TimeoutError(str(error)) from error
 
 
-def scheduler_gone(client: Any) -> ClusterError:
+def scheduler_lost_error(client: Any) -> ClusterError:
     """Return the error for a scheduler that has closed the connection."""
     address = client.scheduler.address if client.scheduler is not None else "of the cluster"
     return ClusterError(f"The scheduler {address} is gone: start it again, or give another, and run the same again.")
 
 
-class Watch:
+class Watchdog:
     """Watches a client's cluster while some tasks are awaited.
 
     Parameters
@@ -93,17 +93,17 @@ class Watch:
             The scheduler is gone or answers no more, there are no workers, or they do not work.
         """
         if self.client.status != "running":
-            raise scheduler_gone(self.client)
+            raise scheduler_lost_error(self.client)
         # Counted in looks: time in which this process was itself asleep says nothing about others.
         passed = min(time.monotonic() - self._looked, 2 * ANSWER_SECONDS)
         if passed < LOOK_SECONDS:
             return
         try:
-            workers = ask(self.client, "identity", n_workers=-1)["workers"]
-            holders = ask(self.client, "processing", workers=None)
+            workers = call_scheduler(self.client, "identity", n_workers=-1)["workers"]
+            holders = call_scheduler(self.client, "processing", workers=None)
         except TimeoutError as error:
             self._unanswered += passed + ANSWER_SECONDS
-            if self._unanswered > bound("lost-after"):
+            if self._unanswered > timeout("lost-after"):
                 raise ClusterError(
                     f"The scheduler {self.client.scheduler.address} has not answered for {self._unanswered:.0f} s: "
                     "see that its process and the network work, and run the same again."
@@ -130,10 +130,10 @@ class Watch:
 
     def _check_presence(self, workers: dict[str, Any], passed: float) -> None:
         self._deserted = 0.0 if workers else self._deserted + passed
-        if self._deserted > bound("lost-after"):
-            raise no_workers(self._deserted)
+        if self._deserted > timeout("lost-after"):
+            raise no_workers_error(self._deserted)
         self._paused = 0.0 if not workers or self._works(workers) else self._paused + passed
-        if self._paused > bound("frozen-after"):
+        if self._paused > timeout("frozen-after"):
             states = ", ".join(sorted({w["status"] for w in workers.values()}))
             raise ClusterError(
                 f"No worker has taken tasks for {self._paused:.0f} s, all are {states}: Dask pauses a worker that "
@@ -146,7 +146,7 @@ class Watch:
             self._heard[address] = worker["last_seen"]
             self._silent[address] = 0.0 if beats else self._silent.get(address, 0.0) + passed
             ours = any(key in self.keys for key in holders.get(address, ()))
-            if ours and self._silent[address] > bound("frozen-after"):
+            if ours and self._silent[address] > timeout("frozen-after"):
                 self._end(address)
 
     def _end(self, address: str) -> None:
@@ -156,7 +156,7 @@ class Watch:
             if address in self._ended:
                 raise TimeoutError
             self._ended.add(address)
-            ask(
+            call_scheduler(
                 self.client,
                 "restart_workers",
                 2 * _END_SECONDS,
@@ -173,7 +173,7 @@ class Watch:
             ) from error
 
 
-def no_workers(waited: float = 0.0) -> ClusterError:
+def no_workers_error(waited: float = 0.0) -> ClusterError:
     """Return the error for a cluster without workers."""
     since = f"has had no workers for {waited:.0f} s" if waited else "has no workers"
     again = ", and run the same again" if waited else ""

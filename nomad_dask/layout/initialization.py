@@ -20,7 +20,7 @@ _FARTHEST = 10.0
 _FLOOR = 1e-4
 
 
-def along_axes(coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
+def pca_init(coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
     """Return starting positions (n, dim) float32 from PCA coordinates, `init_std` wide on the first axis."""
     scaled = coordinates.astype(np.float64) / max(deviation, 1e-30) if deviation > 0 else np.zeros(coordinates.shape)
     lengths = np.sqrt((scaled**2).sum(axis=1))
@@ -29,13 +29,13 @@ def along_axes(coordinates: np.ndarray, deviation: float, init_std: float, rng: 
     return np.asarray(scaled * init_std, np.float32)
 
 
-def room(coarse: np.ndarray, n_rows: int) -> float:
+def density_scale(coarse: np.ndarray, n_rows: int) -> float:
     """Return the factor on a coarse map (m, dim) that gives the map of `n_rows` rows room to start in."""
     dim = coarse.shape[1]
     return float(_ROOM * n_rows ** (1 / dim) / max(coarse.std(axis=0).mean(), 1e-6))
 
 
-def from_anchors(
+def interpolate_init(
     vectors: ShardVectors,
     cell_offsets: np.ndarray,
     centroids: np.ndarray,
@@ -56,7 +56,7 @@ def from_anchors(
     positions : ndarray of float32 (m, dim)
         Where.
     scale : float
-        Factor on the coarse positions; see `room`.
+        Factor on the coarse positions; see `density_scale`.
     """
     n_cells, dim = len(centroids), positions.shape[1]
     out = np.empty((vectors.n_rows, dim), np.float32)

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def stop_asked() -> Iterator[threading.Event]:
+def graceful_interrupt() -> Iterator[threading.Event]:
     """Give an event that is set by the first Ctrl-C; the second does what a first one does elsewhere.
 
     Only the main thread hears of signals: in any other the event is never set, and so it is where signals are

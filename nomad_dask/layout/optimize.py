@@ -14,19 +14,28 @@ from nomad_dask.callbacks.events import (
     Emit,
     EpochDone,
     ShardPlaced,
-    Sight,
+    SnapshotRequest,
     StageAdvanced,
     StageStarted,
     WorkerLost,
 )
-from nomad_dask.cluster import Cluster, spread
+from nomad_dask.cluster import Cluster, assign_shards
 from nomad_dask.errors import ClusterError
-from nomad_dask.layout.interrupt import stop_asked
-from nomad_dask.layout.schedule import batch_end, mean_loss, schedule, tells
-from nomad_dask.layout.shard_summary import ShardSummary, merge
-from nomad_dask.layout.snapshots import Looks, rows_of_shards
-from nomad_dask.layout.worker import Advanced, Behind, advance, begin, checkpoint_file, look, release, save
-from nomad_dask.planning.plan import Run
+from nomad_dask.layout.interrupt import graceful_interrupt
+from nomad_dask.layout.schedule import is_exchange_epoch, mean_loss, next_sync_epoch, schedule
+from nomad_dask.layout.shard_summary import ShardSummary, merge_summaries
+from nomad_dask.layout.snapshots import SnapshotSchedule, rows_of_shards
+from nomad_dask.layout.worker import (
+    EpochBatchResult,
+    StaleShard,
+    checkpoint_file,
+    load_shards,
+    run_epochs,
+    sample_positions,
+    save_checkpoint,
+    unload_shards,
+)
+from nomad_dask.planning.plan import RunContext
 from nomad_dask.storage.workspace import Workspace
 
 STAGE = "layout"
@@ -52,7 +61,7 @@ class _State:
 class _Shards:
     """The shards on their workers."""
 
-    def __init__(self, run: Run, cluster: Cluster, workspace: Workspace, emit: Emit) -> None:
+    def __init__(self, run: RunContext, cluster: Cluster, workspace: Workspace, emit: Emit) -> None:
         self.run, self.cluster, self.workspace, self.emit = run, cluster, workspace, emit
         self.plan = schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0)
         self._id = ""
@@ -65,17 +74,17 @@ class _Shards:
         facts = self.workspace.noted("checkpoint") or {"epoch": 0, "loss": None}
         self._id = uuid.uuid4().hex  # what still runs of before works on its own copy
         self._place()
-        parts = self._ask(begin)
+        parts = self._ask(load_shards)
         self._told = max(self._told, facts["epoch"])
         return _State(facts["epoch"], parts, facts["loss"])
 
     def advance(self, state: _State, n_epochs: int) -> _State:
         """Do about so many epochs; back at the last checkpoint where a worker was lost on the way."""
         run, plan = self.run, self.plan
-        stop = batch_end(state.epoch, n_epochs, run.params.exchange_every, plan.n_epochs)
-        job = (self._homes, uuid.uuid4().hex, plan, state.epoch, stop, merge(state.parts))
-        answers: list[Advanced | Behind] = self._ask(advance, *job)
-        done = [a for a in answers if isinstance(a, Advanced)]
+        stop = next_sync_epoch(state.epoch, n_epochs, run.params.exchange_every, plan.n_epochs)
+        job = (self._homes, uuid.uuid4().hex, plan, state.epoch, stop, merge_summaries(state.parts))
+        answers: list[EpochBatchResult | StaleShard] = self._ask(run_epochs, *job)
+        done = [a for a in answers if isinstance(a, EpochBatchResult)]
         if len(done) < len(answers):
             return self._go_back()
         loss = state.loss
@@ -91,8 +100,8 @@ class _Shards:
     def save(self, state: _State) -> _State:
         """Make the state durable, then drop the checkpoint before it; back there where a worker was lost."""
         before = self.workspace.noted("checkpoint")
-        artifacts = self._ask(save, state.epoch)
-        if any(isinstance(a, Behind) for a in artifacts):
+        artifacts = self._ask(save_checkpoint, state.epoch)
+        if any(isinstance(a, StaleShard) for a in artifacts):
             return self._go_back()
         z = [p.z for p in state.parts]
         self.workspace.record("checkpoint", artifacts, epoch=state.epoch, z=z, loss=state.loss)
@@ -105,11 +114,11 @@ class _Shards:
             return self.take_up()
         return state
 
-    def show(self, state: _State, looks: Looks) -> None:
+    def show(self, state: _State, looks: SnapshotSchedule) -> None:
         """Tell where some rows are; where a worker was lost nothing is told, and the next batch goes back."""
         began = time.monotonic()
-        positions = self._ask(look, state.epoch, looks.parts)
-        if not any(isinstance(p, Behind) for p in positions):
+        positions = self._ask(sample_positions, state.epoch, looks.parts)
+        if not any(isinstance(p, StaleShard) for p in positions):
             self.emit(looks.seen(state.epoch, positions, began))
 
     def exchanged(self, state: _State) -> int:
@@ -117,10 +126,10 @@ class _Shards:
         return sum(part.nbytes for part in state.parts) * (len(state.parts) - 1)
 
     def _tells(self, epoch: int) -> bool:
-        return tells(epoch, self.run.params.exchange_every)
+        return is_exchange_epoch(epoch, self.run.params.exchange_every)
 
     def _spread(self) -> tuple[str, ...]:
-        return tuple(spread(self.run.plan.n_shards, self.cluster.workers()))
+        return tuple(assign_shards(self.run.plan.n_shards, self.cluster.workers()))
 
     def _place(self) -> None:
         before, self._homes = set(self._homes), self._spread()
@@ -158,7 +167,9 @@ class _Shards:
         return self.take_up()
 
 
-def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit, sight: Sight | None = None) -> dict[str, Any]:
+def optimize_layout(
+    run: RunContext, cluster: Cluster, workspace: Workspace, emit: Emit, sight: SnapshotRequest | None = None
+) -> dict[str, Any]:
     """Lay out all shards and leave their last state as a checkpoint; return what was measured.
 
     Positions are told as `sight` wants them. Ctrl-C ends it with a KeyboardInterrupt: the first one lets the epochs
@@ -166,9 +177,9 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit, sight:
     """
     shards = _Shards(run, cluster, workspace, emit)
     plan = shards.plan
-    looks = None if sight is None else Looks(run, sight, plan.n_epochs)
+    looks = None if sight is None else SnapshotSchedule(run, sight, plan.n_epochs)
     emit(StageStarted(STAGE, plan.n_epochs, "epochs"))
-    with stop_asked() as stop:
+    with graceful_interrupt() as stop:
         try:
             state = shards.take_up()
             batch, saved, saved_at, saving = 1, state.epoch, time.monotonic(), 0.0
@@ -192,5 +203,5 @@ def lay_out(run: Run, cluster: Cluster, workspace: Workspace, emit: Emit, sight:
             if stop.is_set():
                 raise KeyboardInterrupt
         finally:
-            cluster.tell(release, str(run.workspace))
+            cluster.tell(unload_shards, str(run.workspace))
     return {"epochs": plan.n_epochs, "loss": state.loss, "exchanged_bytes_per_epoch": shards.exchanged(state)}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nomad_dask.backends.base import Outcome, Step
+from nomad_dask.backends.base import EpochResult, StepParams
 from nomad_dask.params import Params
 
 # Presets: epochs, learning rate, momentum; measured in algorithm §4. `refine` are the epochs after a coarse start.
@@ -31,13 +31,13 @@ class Schedule:
     max_step: float
     exaggeration: float
 
-    def at(self, epoch: int) -> Step:
+    def at(self, epoch: int) -> StepParams:
         """Return the numbers of one epoch: rate·min(1, 1 + end − t) with t = epoch/epochs."""
         t = epoch / self.n_epochs
         attract = self.exaggeration if t >= _EXAGGERATED_FROM else 1.0
         rate = self.rate * min(1.0, 1.0 + self.rate_end - t)
         measure = epoch % _LOSS_EVERY == 0 or epoch == self.n_epochs - 1
-        return Step(epoch, rate, self.momentum, self.max_step, attract, measure)
+        return StepParams(epoch, rate, self.momentum, self.max_step, attract, measure)
 
 
 def schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
@@ -58,18 +58,18 @@ def schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
     )
 
 
-def tells(epoch: int, exchange_every: int) -> bool:
+def is_exchange_epoch(epoch: int, exchange_every: int) -> bool:
     """Return whether shards tell each other where they are after so many epochs."""
     return (done := (epoch - 1) % _PERIOD) % exchange_every == 0 or done == _PERIOD - 1
 
 
-def batch_end(epoch: int, n_epochs: int, exchange_every: int, last: int) -> int:
+def next_sync_epoch(epoch: int, n_epochs: int, exchange_every: int, last: int) -> int:
     """Return how far to go from `epoch`: `n_epochs` on, or a bit more, where shards can begin again; or to `last`."""
     stop = epoch + n_epochs
     return min(stop if exchange_every == 1 else -(-stop // _PERIOD) * _PERIOD, last)
 
 
-def mean_loss(params: Params, n_rows: int, outcomes: Sequence[Outcome]) -> float | None:
+def mean_loss(params: Params, n_rows: int, outcomes: Sequence[EpochResult]) -> float | None:
     """Return the mean loss a row of an epoch, when every shard measured its part."""
     losses = [o.loss for o in outcomes]
     if any(part is None for part in losses):

@@ -78,7 +78,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Charges:
+class RemoteCharges:
     """The charges that stand for the rows of all other shards, wherever their patches are.
 
     A patch of several rows is spread over the corners of its box of one standard deviation: one charge at
@@ -128,7 +128,7 @@ def _corners(dim: int) -> np.ndarray:
     return np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T.astype(np.float32)
 
 
-def merge(parts: Sequence[ShardSummary]) -> Summary:
+def merge_summaries(parts: Sequence[ShardSummary]) -> Summary:
     """Put the shards' summaries together, in the order of the shards whatever order they came in."""
     ordered = sorted(parts, key=lambda p: p.shard)
     return Summary(np.stack([p.patches for p in ordered]), tuple(p.z for p in ordered))

@@ -7,20 +7,20 @@ import time
 
 import numpy as np
 
-from nomad_dask.callbacks.events import PositionsSeen, Sight
+from nomad_dask.callbacks.events import LayoutSnapshot, SnapshotRequest
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import Run
+from nomad_dask.planning.plan import RunContext
 
 # Looks may take a twentieth of the time of the layout.
 _COST = 20
 
 
-def rows_of_shards(run: Run) -> list[np.ndarray]:
+def rows_of_shards(run: RunContext) -> list[np.ndarray]:
     """Return the numbers in the input of each shard's rows, left on disk."""
     return [np.load(run.file(shard_file(s, "rows")), mmap_mode="r") for s in range(run.plan.n_shards)]
 
 
-def fair_parts(sizes: list[int], most: int) -> tuple[slice, ...]:
+def stratified_slices(sizes: list[int], most: int) -> tuple[slice, ...]:
     """Return of each shard the rows to show: every so many-th of all, counted through the shards, at most `most`.
 
     Rows are sorted by cell, so every part of the map is shown in proportion to its rows.
@@ -30,7 +30,7 @@ def fair_parts(sizes: list[int], most: int) -> tuple[slice, ...]:
     return tuple(slice(int(-begin % step), size, step) for begin, size in zip(begins, sizes, strict=True))
 
 
-class Looks:
+class SnapshotSchedule:
     """The looks at the layout that listeners have asked for.
 
     Parameters
@@ -46,9 +46,9 @@ class Looks:
         Of each shard the rows to show.
     """
 
-    def __init__(self, run: Run, sight: Sight, n_epochs: int) -> None:
+    def __init__(self, run: RunContext, sight: SnapshotRequest, n_epochs: int) -> None:
         numbers = rows_of_shards(run)
-        self.parts = fair_parts([len(rows) for rows in numbers], sight.most)
+        self.parts = stratified_slices([len(rows) for rows in numbers], sight.most)
         self._every, self._n_epochs, self._n_rows = sight.every, n_epochs, run.plan.n_rows
         self._rows = np.concatenate(
             [rows[part] for rows, part in zip(numbers, self.parts, strict=True)], dtype=np.int64
@@ -59,8 +59,8 @@ class Looks:
         """Return whether it is time for one."""
         return time.monotonic() >= self._next
 
-    def seen(self, epoch: int, positions: list[np.ndarray], began: float) -> PositionsSeen:
+    def seen(self, epoch: int, positions: list[np.ndarray], began: float) -> LayoutSnapshot:
         """Return what was seen in a look that began at a time of `time.monotonic`."""
         now = time.monotonic()
         self._next = now + max(self._every, _COST * (now - began))
-        return PositionsSeen(epoch, self._n_epochs, self._n_rows, self._rows, np.concatenate(positions))
+        return LayoutSnapshot(epoch, self._n_epochs, self._n_rows, self._rows, np.concatenate(positions))

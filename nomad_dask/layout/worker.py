@@ -10,37 +10,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.base import Outcome, Remote, ShardLayout
+from nomad_dask.backends.base import EpochResult, RemoteState, ShardLayout
 from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import report, worker_threads
-from nomad_dask.cluster.p2p import BatchStoppedError, Post, listen
-from nomad_dask.layout.initialization import along_axes, from_anchors, room
-from nomad_dask.layout.schedule import Schedule, tells
-from nomad_dask.layout.shard_summary import Charges, ShardSummary, Summary, merge
-from nomad_dask.neighbors.halo import all_cells, open_vectors, surroundings
+from nomad_dask.cluster import report_progress, worker_threads
+from nomad_dask.cluster.p2p import ExchangeAbortedError, PeerExchange, listen
+from nomad_dask.layout.initialization import density_scale, interpolate_init, pca_init
+from nomad_dask.layout.schedule import Schedule, is_exchange_epoch
+from nomad_dask.layout.shard_summary import RemoteCharges, ShardSummary, Summary, merge_summaries
+from nomad_dask.neighbors.halo import halo_region, load_cell_catalog, open_vectors
 from nomad_dask.neighbors.stage import load_graph, patch_counts
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import Run
+from nomad_dask.planning.plan import RunContext
 from nomad_dask.storage.workspace import Artifact, Workspace
-from nomad_dask.utils.memory import return_freed
+from nomad_dask.utils.memory import trim_memory
 
 
 @dataclass(frozen=True)
-class Behind:
+class StaleShard:
     """A shard is not where a task needs it: its worker has lost it, or another worker what it was to tell."""
 
 
 @dataclass(frozen=True)
-class Advanced:
+class EpochBatchResult:
     """A shard after some epochs: what it tells, and what came out of each of them."""
 
     summary: ShardSummary
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[EpochResult, ...]
 
 
 @dataclass
-class _Live:
+class _ShardState:
     """A shard in the memory of this worker.
 
     `heard` is the last summary of all shards, with its epoch and what it says of the others; `before` the one
@@ -51,11 +51,11 @@ class _Live:
     shard: int
     layout: ShardLayout
     patch_counts: np.ndarray
-    charges: Charges
+    charges: RemoteCharges
     epoch: int
     z: float | None
-    heard: tuple[int, Summary, Remote] | None = None
-    before: tuple[int, Summary, Remote] | None = None
+    heard: tuple[int, Summary, RemoteState] | None = None
+    before: tuple[int, Summary, RemoteState] | None = None
 
     def tell(self) -> ShardSummary:
         """Return what the others are told of the shard."""
@@ -65,9 +65,9 @@ class _Live:
         """Take in where all shards are after so many epochs."""
         self.before, self.heard = self.heard, (epoch, summary, self._remote(summary))
 
-    def step(self, plan: Schedule) -> Outcome:
+    def step(self, plan: Schedule) -> EpochResult:
         """Do an epoch. Between two summaries the others are taken to move on as they did between the last two."""
-        assert self.heard is not None  # noqa: S101 - `advance` has told it
+        assert self.heard is not None  # noqa: S101 - `run_epochs` has told it
         heard_at, summary, others = self.heard
         if self.epoch > heard_at and self.before is not None and len(self.patch_counts):
             before, earlier, _ = self.before
@@ -77,8 +77,8 @@ class _Live:
         self.z = outcome.z
         return outcome
 
-    def _remote(self, summary: Summary) -> Remote:
-        return Remote(
+    def _remote(self, summary: Summary) -> RemoteState:
+        return RemoteState(
             summary.moments(),
             self.patch_counts,
             self.charges.points(summary),
@@ -88,23 +88,23 @@ class _Live:
         )
 
 
-_live: dict[tuple[str, int], _Live] = {}
+_live: dict[tuple[str, int], _ShardState] = {}
 
 
-def begin(run: Run, run_id: str, shards: tuple[int, ...]) -> list[ShardSummary]:
+def load_shards(run: RunContext, run_id: str, shards: tuple[int, ...]) -> list[ShardSummary]:
     """Load shards at their last checkpoint and return what they tell.
 
     What other workers do not hold any more is dropped here, too, if it is of this workspace.
     """
     listen()
-    return_freed()
+    trim_memory()
     for key in [k for k, live in _live.items() if k[0] == str(run.workspace) and live.run_id != run_id]:
         del _live[key]
     return [_load(run, run_id, shard).tell() for shard in shards]
 
 
-def advance(
-    run: Run,
+def run_epochs(
+    run: RunContext,
     run_id: str,
     shards: tuple[int, ...],
     homes: tuple[str, ...],
@@ -113,7 +113,7 @@ def advance(
     epoch: int,
     stop: int,
     summary: Summary,
-) -> list[Advanced | Behind]:
+) -> list[EpochBatchResult | StaleShard]:
     """Lay out some shards from `epoch` to `stop`, in step with those of other workers.
 
     Parameters
@@ -134,44 +134,44 @@ def advance(
         Of all shards after `epoch`.
     """
     alone = run.plan.n_shards == 1 and run.params.repulsion == "field"  # nobody to hear from
-    outcomes: dict[int, list[Outcome]] = {shard: [] for shard in shards}
+    outcomes: dict[int, list[EpochResult]] = {shard: [] for shard in shards}
     try:
-        with Post(batch, homes) as post:
+        with PeerExchange(batch, homes) as post:
             lives = [_at(run, run_id, shard, epoch) for shard in shards]
             for live in lives:
                 live.hear(epoch, summary)
             for done in range(epoch + 1, stop + 1):
                 for live in lives:
                     outcomes[live.shard].append(live.step(plan))
-                report(done)
-                if done < stop and not alone and tells(done, run.params.exchange_every):
+                report_progress(done)
+                if done < stop and not alone and is_exchange_epoch(done, run.params.exchange_every):
                     parts = post.exchange(done, {live.shard: live.tell() for live in lives})
-                    summary = merge(parts)
+                    summary = merge_summaries(parts)
                     for live in lives:
                         live.hear(done, summary)
-    except (_NotHere, BatchStoppedError):
-        return [Behind() for _ in shards]
-    return [Advanced(live.tell(), tuple(outcomes[live.shard])) for live in lives]
+    except (_NotHere, ExchangeAbortedError):
+        return [StaleShard() for _ in shards]
+    return [EpochBatchResult(live.tell(), tuple(outcomes[live.shard])) for live in lives]
 
 
-def save(run: Run, run_id: str, shards: tuple[int, ...], epoch: int) -> list[Artifact | Behind]:
+def save_checkpoint(run: RunContext, run_id: str, shards: tuple[int, ...], epoch: int) -> list[Artifact | StaleShard]:
     """Write a checkpoint: positions and velocities (n, 2·dim) float32."""
     try:
         lives = [_at(run, run_id, shard, epoch) for shard in shards]
     except _NotHere:
-        return [Behind() for _ in shards]
+        return [StaleShard() for _ in shards]
     workspace = Workspace(run.workspace)
     return [workspace.save(checkpoint_file(epoch, live.shard), np.hstack(live.layout.state())) for live in lives]
 
 
-def look(
-    run: Run, run_id: str, shards: tuple[int, ...], epoch: int, parts: tuple[slice, ...]
-) -> list[np.ndarray | Behind]:
+def sample_positions(
+    run: RunContext, run_id: str, shards: tuple[int, ...], epoch: int, parts: tuple[slice, ...]
+) -> list[np.ndarray | StaleShard]:
     """Return the positions (k, dim) float32 of the rows ``parts[shard]`` of each shard."""
     try:
         lives = [_at(run, run_id, shard, epoch) for shard in shards]
     except _NotHere:
-        return [Behind() for _ in shards]
+        return [StaleShard() for _ in shards]
     return [live.layout.positions(parts[live.shard]) for live in lives]
 
 
@@ -179,14 +179,14 @@ class _NotHere(Exception):  # noqa: N818 - nothing is wrong
     """A shard is not at the epoch that is asked for, in the memory of this worker."""
 
 
-def _at(run: Run, run_id: str, shard: int, epoch: int) -> _Live:
+def _at(run: RunContext, run_id: str, shard: int, epoch: int) -> _ShardState:
     live = _live.get((str(run.workspace), shard))
     if live is None or live.run_id != run_id or live.epoch != epoch:
         raise _NotHere
     return live
 
 
-def release(workspace: str) -> None:
+def unload_shards(workspace: str) -> None:
     """Forget all shards of a workspace."""
     for key in [k for k in _live if k[0] == workspace]:
         del _live[key]
@@ -197,7 +197,7 @@ def checkpoint_file(epoch: int, shard: int) -> str:
     return f"layout/epoch-{epoch:06d}/{shard:04d}.npy"
 
 
-def _load(run: Run, run_id: str, shard: int) -> _Live:
+def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
     """Take up a shard at the checkpoint the manifest names, or at its start."""
     dim = run.params.n_components
     facts = Workspace(run.workspace).noted("checkpoint")
@@ -213,12 +213,12 @@ def _load(run: Run, run_id: str, shard: int) -> _Live:
         layout = backend.layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
     counts = patch_counts(run)
-    live = _Live(run_id, shard, layout, counts.reshape(-1), Charges.of_others(shard, counts, dim), epoch, z)
+    live = _ShardState(run_id, shard, layout, counts.reshape(-1), RemoteCharges.of_others(shard, counts, dim), epoch, z)
     _live[str(run.workspace), shard] = live
     return live
 
 
-def _start(run: Run, shard: int) -> np.ndarray:
+def _start(run: RunContext, shard: int) -> np.ndarray:
     """Return where the rows of a shard start."""
     rng = np.random.default_rng([run.params.seed, 2, shard])
     rows = np.load(run.file(shard_file(shard, "rows")))
@@ -229,16 +229,16 @@ def _start(run: Run, shard: int) -> np.ndarray:
         here = np.isin(laid_out, rows, assume_unique=True)
         anchors = order[np.searchsorted(rows[order], laid_out[here])]
         places = np.argsort(anchors)
-        cells = all_cells(run)
-        return from_anchors(
-            open_vectors(run, cells, shard, surroundings(cells, shard, with_halo=False)),
+        cells = load_cell_catalog(run)
+        return interpolate_init(
+            open_vectors(run, cells, shard, halo_region(cells, shard, with_halo=False)),
             np.load(run.file(shard_file(shard, "cell_offsets"))),
             np.load(run.file(shard_file(shard, "centroids"))),
             anchors[places],
             picture[here][places],
-            room(picture, run.plan.n_rows),
+            density_scale(picture, run.plan.n_rows),
             rng,
         )
-    partition = cells_module.load(run)
+    partition = cells_module.load_partition(run)
     coordinates = np.load(run.file(shard_file(shard, "start")))
-    return along_axes(coordinates, partition.axes.deviation, run.params.init_std, rng)
+    return pca_init(coordinates, partition.axes.deviation, run.params.init_std, rng)

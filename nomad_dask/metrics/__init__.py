@@ -1,5 +1,5 @@
 """Scores of maps against the vectors they were made from."""
 
-from nomad_dask.metrics.scores import Estimate, Scores, score
+from nomad_dask.metrics.scores import ConfidenceInterval, Scores, score
 
-__all__ = ["Estimate", "Scores", "score"]
+__all__ = ["ConfidenceInterval", "Scores", "score"]

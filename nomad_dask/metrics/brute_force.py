@@ -22,7 +22,7 @@ def pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -
     return out
 
 
-class Wanted:
+class StreamingDistances:
     """Exact squared distances from queries to chosen rows, collected as the rows stream past.
 
     Attributes
@@ -50,7 +50,7 @@ class Wanted:
         pool.run(work, int(last - first), 4096)
 
 
-class Nearest:
+class StreamingKNN:
     """The k nearest rows of each query among the rows offered so far.
 
     A matrix product in float32 bounds every distance from below; only rows whose bound lies within the k-th

@@ -15,12 +15,12 @@ import numpy as np
 
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import normalized
-from nomad_dask.errors import InputError, ResourceError, near
-from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, Nearest, Wanted, pair_distances
+from nomad_dask.errors import InputError, ResourceError, suggest
+from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, StreamingKNN, pair_distances
 from nomad_dask.params import METRICS
 from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
-from nomad_dask.utils.array_types import positions_on_host
+from nomad_dask.utils.array_types import to_host
 
 Z95 = 1.959964
 LABEL_NEIGHBORS = 10
@@ -28,7 +28,7 @@ _BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ConfidenceInterval:
     """A share between 0 and 1 with its 95 % confidence interval."""
 
     value: float
@@ -55,9 +55,9 @@ class Scores:
         Rows and triplets measured.
     """
 
-    neighbors: dict[int, Estimate]
-    triplets: Estimate
-    labels: Estimate | None
+    neighbors: dict[int, ConfidenceInterval]
+    triplets: ConfidenceInterval
+    labels: ConfidenceInterval | None
     n_queries: int
     n_triplets: int
 
@@ -124,7 +124,7 @@ def score(
     ResourceError
         `max_bytes` is too small for the queries.
     """
-    source, positions = open_source(source), positions_on_host(positions)
+    source, positions = open_source(source), to_host(positions)
     ks = _checked(source, positions, ks, metric, n_queries, n_triplets)
     codes = None if labels is None else _label_codes(labels, source.n_rows)
     placed = np.flatnonzero(np.isfinite(positions).all(axis=1))
@@ -144,16 +144,16 @@ def score(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows_at_once = _block_rows(source, n_queries, max_bytes, cores)
     with threads(cores) as pool:
-        in_map = Nearest(positions[queries].astype(np.float64), queries, k_map)
+        in_map = StreamingKNN(positions[queries].astype(np.float64), queries, k_map)
         for start in range(0, source.n_rows, rows_at_once):
             rows = positions[start : start + rows_at_once]
             mapped = np.flatnonzero(np.isfinite(rows).all(axis=1))
             in_map.offer(rows[mapped], start + mapped, pool)
 
         vectors = _gather(source, queries, metric, rows_at_once)
-        in_data = Nearest(vectors, queries, k_data)
+        in_data = StreamingKNN(vectors, queries, k_data)
         # The neighbours in the map, then the two ends of each triplet: their distances decide the rest.
-        wanted = Wanted(vectors, np.hstack([in_map.ids, pairs[:, :, 0], pairs[:, :, 1]]))
+        wanted = StreamingDistances(vectors, np.hstack([in_map.ids, pairs[:, :, 0], pairs[:, :, 1]]))
         mapped_rows = np.zeros(source.n_rows, bool)
         mapped_rows[placed] = True
         for start, block in source.iterate(rows_at_once):
@@ -188,7 +188,7 @@ def _checked(
             f"{source.n_rows} rows of {source.name}."
         )
     if metric not in METRICS:
-        raise InputError(f"metric={metric!r} is not accepted. {near(metric, METRICS)}")
+        raise InputError(f"metric={metric!r} is not accepted. {suggest(metric, METRICS)}")
     ks = tuple(ks)
     for name, value in [("n_queries", n_queries), ("n_triplets", n_triplets), *(("k", k) for k in ks)]:
         if value < 1:
@@ -272,32 +272,32 @@ def _kept(in_data: np.ndarray, kth: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _mean_estimate(values: np.ndarray, population: int | None) -> Estimate:
+def _mean_estimate(values: np.ndarray, population: int | None) -> ConfidenceInterval:
     """Return the mean of a sample with its normal interval; `population` is None for an endless one."""
     mean = float(values.mean())
     if values.size == population:
-        return Estimate(mean, mean, mean)
+        return ConfidenceInterval(mean, mean, mean)
     if values.size == 1:
-        return Estimate(mean, 0.0, 1.0)
+        return ConfidenceInterval(mean, 0.0, 1.0)
     share_left = 1.0 if population is None else 1 - values.size / population
     half = Z95 * float(np.sqrt(values.var(ddof=1) * share_left / values.size))
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
+    return ConfidenceInterval(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
-def _proportion_estimate(hits: np.ndarray, population: int) -> Estimate:
+def _proportion_estimate(hits: np.ndarray, population: int) -> ConfidenceInterval:
     """Return the share of hits in a sample with Wilson's interval for a finite population."""
     p = float(hits.mean())
     if hits.size == population:
-        return Estimate(p, p, p)
+        return ConfidenceInterval(p, p, p)
     n = hits.size * (population - 1) / (population - hits.size)
     center = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * float(np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n)))
-    return Estimate(p, min(p, max(0.0, center - half)), max(p, min(1.0, center + half)))
+    return ConfidenceInterval(p, min(p, max(0.0, center - half)), max(p, min(1.0, center + half)))
 
 
 def _label_accuracy(
     codes: np.ndarray, queries: np.ndarray, neighbors: np.ndarray, placed: np.ndarray
-) -> Estimate | None:
+) -> ConfidenceInterval | None:
     """Return the share of labelled queries that the majority of their neighbours labels rightly."""
     labelled = codes[queries] >= 0
     if not labelled.any():

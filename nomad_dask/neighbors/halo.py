@@ -8,7 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import Run
+from nomad_dask.planning.plan import RunContext
 
 # The cells nearest to each own cell that belong to the halo.
 _HALO_CELLS = 64
@@ -17,7 +17,7 @@ _RUN = 64
 
 
 @dataclass(frozen=True)
-class AllCells:
+class CellCatalog:
     """The cells of all shards, numbered shard by shard.
 
     Attributes
@@ -42,7 +42,7 @@ class AllCells:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class HaloRegion:
     """A shard and its halo as one run of rows sorted by cell: the own rows first.
 
     Attributes
@@ -60,11 +60,11 @@ class Surroundings:
     n_own: int
 
 
-def all_cells(run: Run) -> AllCells:
+def load_cell_catalog(run: RunContext) -> CellCatalog:
     """Read the cells of all shards."""
     shards = range(run.plan.n_shards)
     offsets = [np.load(run.file(shard_file(s, "cell_offsets"))) for s in shards]
-    return AllCells(
+    return CellCatalog(
         np.concatenate([np.load(run.file(shard_file(s, "centroids"))) for s in shards]),
         np.concatenate([np.diff(o) for o in offsets]),
         np.concatenate([[0], np.cumsum([len(o) - 1 for o in offsets])]).astype(np.int64),
@@ -96,7 +96,7 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int) -> np.nd
     return near
 
 
-def surroundings(cells: AllCells, shard: int, with_halo: bool) -> Surroundings:
+def halo_region(cells: CellCatalog, shard: int, with_halo: bool) -> HaloRegion:
     """Return which rows belong to a shard and, on request, to its halo."""
     first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
     numbers = np.arange(first, last)
@@ -104,10 +104,10 @@ def surroundings(cells: AllCells, shard: int, with_halo: bool) -> Surroundings:
         near = np.unique(nearest_cells(cells.centroids, first, last, _HALO_CELLS))
         numbers = np.concatenate([numbers, near[(near < first) | (near >= last)]])
     offsets = np.concatenate([[0], np.cumsum(cells.counts[numbers])]).astype(np.int64)
-    return Surroundings(numbers, offsets, int(cells.counts[first:last].sum()))
+    return HaloRegion(numbers, offsets, int(cells.counts[first:last].sum()))
 
 
-def open_vectors(run: Run, cells: AllCells, shard: int, around: Surroundings) -> ShardVectors:
+def open_vectors(run: RunContext, cells: CellCatalog, shard: int, around: HaloRegion) -> ShardVectors:
     """Open the vectors of a shard and of its halo."""
     n_own_cells = int(cells.edges[shard + 1] - cells.edges[shard])
     there = around.cells[n_own_cells:]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import report, worker_threads
-from nomad_dask.neighbors.halo import AllCells, Surroundings, all_cells, open_vectors, surroundings
-from nomad_dask.neighbors.search import Effort, Lists, Search
-from nomad_dask.planning.plan import Run
-from nomad_dask.storage.workspace import leave
+from nomad_dask.cluster import report_progress, worker_threads
+from nomad_dask.neighbors.halo import CellCatalog, HaloRegion, halo_region, load_cell_catalog, open_vectors
+from nomad_dask.neighbors.search import NeighborLists, NeighborSearch, SearchState
+from nomad_dask.planning.plan import RunContext
+from nomad_dask.storage.workspace import write_temporary
 
 FOLDER = "lists"
 _NOBODY = np.uint32(0xFFFFFFFF)
@@ -24,20 +24,20 @@ _CHUNK_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedShard:
     """A shard with its halo, ready to be searched."""
 
     key: tuple[str, int]
-    cells: AllCells
-    around: Surroundings
-    search: Search
+    cells: CellCatalog
+    around: HaloRegion
+    search: NeighborSearch
 
 
 # What this worker has opened. Only the last of them has its rows in memory: two need not fit.
-_opened: dict[tuple[str, int], Opened] = {}
+_opened: dict[tuple[str, int], LoadedShard] = {}
 
 
-def _open(run: Run, shard: int) -> Opened:
+def _open(run: RunContext, shard: int) -> LoadedShard:
     """Return a shard with its halo and its rows in memory; how it is searched is chosen the first time."""
     key = (str(run.workspace), shard)
     if _opened and (last := next(reversed(_opened))) != key:
@@ -47,47 +47,47 @@ def _open(run: Run, shard: int) -> Opened:
             with backend_of_worker(run.device, worker_threads(run.shard_threads)):
                 _opened[key].search.hold()
     if key not in _opened:
-        _opened[key] = open_shard(run, shard, with_halo=True)
+        _opened[key] = load_shard(run, shard, with_halo=True)
     return _opened[key]
 
 
-def open_shard(run: Run, shard: int, with_halo: bool) -> Opened:
+def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
     """Open the rows of a shard, and of its halo on request, and choose how they are searched."""
     known = [opened.cells for (workspace, _), opened in _opened.items() if workspace == str(run.workspace)]
-    cells = known[0] if known else all_cells(run)
-    around = surroundings(cells, shard, with_halo)
+    cells = known[0] if known else load_cell_catalog(run)
+    around = halo_region(cells, shard, with_halo)
     vectors = open_vectors(run, cells, shard, around)
     # The rows and what the search makes of them may each take this much.
     params, memory = run.params, 2 * run.plan.resident_bytes
     with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
         centroids = cells.centroids[around.cells]
         primitives = backend.searcher(vectors, around.offsets, centroids, params.seed, memory, around.n_own)
-        search = Search(
+        search = NeighborSearch(
             primitives,
             params.n_neighbors,
             n_probes=params.n_probes,
             target_recall=params.target_recall,
             seed=params.seed,
         )
-    return Opened((str(run.workspace), shard), cells, around, search)
+    return LoadedShard((str(run.workspace), shard), cells, around, search)
 
 
-def release(workspace: str) -> None:
+def unload_shards(workspace: str) -> None:
     """Forget what was opened of a workspace."""
     for key in [key for key in _opened if key[0] == workspace]:
         del _opened[key]
 
 
-def probe(run: Run, shard: int) -> Effort:
+def probe_shard(run: RunContext, shard: int) -> SearchState:
     """Search the cells nearest to each row of a shard, and leave the lists for the other shards."""
     opened = _open(run, shard)
     with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-        lists, effort = opened.search.probe(report)
+        lists, effort = opened.search.probe(report_progress)
     _save(run, opened, lists, effort.rounds)
     return effort
 
 
-def refine(run: Run, shard: int, efforts: tuple[Effort, ...]) -> Effort:
+def nn_descent_round(run: RunContext, shard: int, efforts: tuple[SearchState, ...]) -> SearchState:
     """Do a round for the rows of a shard, with the lists that all shards left."""
     opened = _open(run, shard)
     lists = _lists_around(run, opened, [e.rounds for e in efforts])
@@ -97,7 +97,7 @@ def refine(run: Run, shard: int, efforts: tuple[Effort, ...]) -> Effort:
     return effort
 
 
-def own_ids(run: Run, cells: AllCells, around: Surroundings, shard: int, rounds: int) -> np.ndarray:
+def load_neighbor_ids(run: RunContext, cells: CellCatalog, around: HaloRegion, shard: int, rounds: int) -> np.ndarray:
     """Return the neighbours (rows, k) int32 of a shard's own rows that it left after so many rounds."""
     return _local(cells, around, np.load(run.file(_file(shard, rounds, "ids"))))
 
@@ -109,7 +109,7 @@ def _file(shard: int, rounds: int, what: str) -> str:
     return f"{FOLDER}/{shard:04d}.{what}.{rounds}.npy"
 
 
-def _save(run: Run, opened: Opened, lists: Lists, rounds: int) -> None:
+def _save(run: RunContext, opened: LoadedShard, lists: NeighborLists, rounds: int) -> None:
     _, shard = opened.key
     around, cells = opened.around, opened.cells
     numbers = np.repeat(_first_rows(cells)[around.cells] - around.offsets[:-1], np.diff(around.offsets))
@@ -117,16 +117,16 @@ def _save(run: Run, opened: Opened, lists: Lists, rounds: int) -> None:
     # The last is what -1 means.
     ids = np.append(numbers.astype(np.uint32), _NOBODY)[lists.ids]
     for what, array in zip(_FILES, (ids, lists.distances, lists.fresh), strict=True):
-        leave(run.file(_file(shard, rounds, what)), array)
+        write_temporary(run.file(_file(shard, rounds, what)), array)
 
 
-def _first_rows(cells: AllCells) -> np.ndarray:
+def _first_rows(cells: CellCatalog) -> np.ndarray:
     """Return the number of the first row of each cell, counted through all shards: the cells are in their order."""
     firsts: np.ndarray = np.cumsum(cells.counts) - cells.counts
     return firsts
 
 
-def _local(cells: AllCells, around: Surroundings, ids: np.ndarray) -> np.ndarray:
+def _local(cells: CellCatalog, around: HaloRegion, ids: np.ndarray) -> np.ndarray:
     """Return the positions around a shard of rows numbered through all shards, -1 for those elsewhere."""
     firsts, counts = _first_rows(cells)[around.cells], cells.counts[around.cells]
     positions = np.full(int(cells.counts.sum()) + 1, -1, np.int32)
@@ -140,12 +140,12 @@ def _local(cells: AllCells, around: Surroundings, ids: np.ndarray) -> np.ndarray
     return local
 
 
-def _lists_around(run: Run, opened: Opened, rounds: list[int]) -> Lists:
+def _lists_around(run: RunContext, opened: LoadedShard, rounds: list[int]) -> NeighborLists:
     """Return the lists of all rows that are open, read from what their shards left."""
     around, cells = opened.around, opened.cells
     k = opened.search.k
     n = int(around.offsets[-1])
-    everything = Lists(np.empty((n, k), np.uint32), np.empty((n, k), np.float32), np.empty((n, k), np.uint8))
+    everything = NeighborLists(np.empty((n, k), np.uint32), np.empty((n, k), np.float32), np.empty((n, k), np.uint8))
     owners = cells.shard_of(around.cells)
     for owner in np.unique(owners):
         files = [np.load(run.file(_file(int(owner), rounds[owner], what)), mmap_mode="r") for what in _FILES]
@@ -155,4 +155,4 @@ def _lists_around(run: Run, opened: Opened, rounds: list[int]) -> Lists:
             here = slice(int(around.offsets[slot]), int(around.offsets[slot + 1]))
             for part, file in zip((everything.ids, everything.distances, everything.fresh), files, strict=True):
                 part[here] = file[there]
-    return Lists(_local(cells, around, everything.ids), everything.distances, everything.fresh)
+    return NeighborLists(_local(cells, around, everything.ids), everything.distances, everything.fresh)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nomad_dask.backends.base import Searcher
+from nomad_dask.backends.base import CellSearch
 
 SAMPLE_ROWS = 200
 """Rows whose true neighbours are found, to measure recall."""
@@ -27,7 +27,7 @@ MIN_GAIN = 0.002
 
 
 @dataclass(frozen=True)
-class Lists:
+class NeighborLists:
     """The nearest rows found so far for some rows.
 
     Attributes
@@ -46,7 +46,7 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchState:
     """How far a search has come.
 
     Attributes
@@ -72,7 +72,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """What a search found, as in `Lists`, and how, as in `Effort`."""
+    """What a search found, as in `NeighborLists`, and how, as in `SearchState`."""
 
     ids: np.ndarray
     distances: np.ndarray
@@ -81,7 +81,7 @@ class Neighbors:
     rounds: int
 
 
-class Search:
+class NeighborSearch:
     """The search for the neighbours of a shard's rows, itself excluded.
 
     Parameters
@@ -100,7 +100,7 @@ class Search:
     """
 
     def __init__(
-        self, primitives: Searcher, n_neighbors: int, *, n_probes: int | None, target_recall: float, seed: int
+        self, primitives: CellSearch, n_neighbors: int, *, n_probes: int | None, target_recall: float, seed: int
     ) -> None:
         n, n_queries = primitives.vectors.n_rows, primitives.n_queries
         self.primitives, self.target_recall = primitives, target_recall
@@ -129,7 +129,7 @@ class Search:
         primitives.fit_screen(sample, true_ids, self._true_distances)
         few = slice(None, None, 4)
         self._can_refine = primitives.can_refine(k)
-        self._n_probes, n_candidates = choose_effort(
+        self._n_probes, n_candidates = choose_probes(
             primitives.cell_ranks(sample, true_ids),
             primitives.screen_ranks(sample[few], true_ids[few]),
             self.target_recall,
@@ -148,19 +148,21 @@ class Search:
         """Give the memory of the rows back until `hold`; what was chosen stays."""
         self.primitives.release()
 
-    def probe(self, advance: Callable[[int], None]) -> tuple[Lists, Effort]:
+    def probe(self, advance: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
         """Search the nearest cells of each row; `advance` is told the number of rows done so far."""
         n_queries = self.primitives.n_queries
         if self.k <= 0:
-            none = Lists(*(np.empty((n_queries, 0), kind) for kind in (np.int32, np.float32, np.uint8)))
-            return none, Effort(1.0, 0)
+            none = NeighborLists(*(np.empty((n_queries, 0), kind) for kind in (np.int32, np.float32, np.uint8)))
+            return none, SearchState(1.0, 0)
         ids, distances = self.primitives.probe(self.k, self._n_probes, self._n_candidates, advance)
         ids, distances = ids[:n_queries], distances[:n_queries]
         recall = self._recall(distances)
         more = self._can_refine and recall < self.target_recall
-        return Lists(ids, distances, np.ones(ids.shape, np.uint8)), Effort(recall, self._n_probes, more=more)
+        return NeighborLists(ids, distances, np.ones(ids.shape, np.uint8)), SearchState(
+            recall, self._n_probes, more=more
+        )
 
-    def refine(self, lists: Lists, effort: Effort) -> tuple[Lists, Effort]:
+    def refine(self, lists: NeighborLists, effort: SearchState) -> tuple[NeighborLists, SearchState]:
         """Let each row try the neighbours of its neighbours, once.
 
         Parameters
@@ -171,7 +173,7 @@ class Search:
             What the last step returned.
         """
         n_queries, fan = self.primitives.n_queries, effort.fan
-        found = Lists(*(part[:n_queries] for part in self.primitives.refine(
+        found = NeighborLists(*(part[:n_queries] for part in self.primitives.refine(
             lists.ids, lists.distances, lists.fresh, fan, self.k + 5
         )))  # fmt: skip
         recall, rounds = self._recall(found.distances), effort.rounds + 1
@@ -182,7 +184,7 @@ class Search:
             found.fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
         return found, replace(effort, recall=recall, rounds=rounds, fan=fan, more=more)
 
-    def complete(self, advance: Callable[[int], None]) -> tuple[Lists, Effort]:
+    def complete(self, advance: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
         """Probe, then refine as long as it is worth it: for rows without others around them."""
         lists, effort = self.probe(advance)
         while effort.more:
@@ -196,7 +198,7 @@ class Search:
 
 
 def find_neighbors(
-    primitives: Searcher,
+    primitives: CellSearch,
     n_neighbors: int,
     *,
     n_probes: int | None,
@@ -204,8 +206,8 @@ def find_neighbors(
     seed: int,
     advance: Callable[[int], None],
 ) -> Neighbors:
-    """Search a shard without others around it, to the end; see `Search` for the parameters."""
-    search = Search(primitives, n_neighbors, n_probes=n_probes, target_recall=target_recall, seed=seed)
+    """Search a shard without others around it, to the end; see `NeighborSearch` for the parameters."""
+    search = NeighborSearch(primitives, n_neighbors, n_probes=n_probes, target_recall=target_recall, seed=seed)
     lists, effort = search.complete(advance)
     return Neighbors(lists.ids, lists.distances, effort.recall, effort.n_probes, effort.rounds)
 
@@ -215,7 +217,7 @@ def measure_recall(found: np.ndarray, true: np.ndarray) -> float:
     return float((found <= true[:, -1:] * np.float32(1 + 1e-6)).mean())
 
 
-def choose_effort(
+def choose_probes(
     cell_ranks: np.ndarray,
     screen_ranks: np.ndarray,
     target_recall: float,

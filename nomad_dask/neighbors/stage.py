@@ -13,19 +13,19 @@ import numpy as np
 
 from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import report, worker_threads
+from nomad_dask.cluster import report_progress, worker_threads
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
-from nomad_dask.neighbors.halo import AllCells, all_cells, nearest_cells, surroundings
-from nomad_dask.neighbors.nn_descent_rounds import open_shard, own_ids
+from nomad_dask.neighbors.halo import CellCatalog, halo_region, load_cell_catalog, nearest_cells
+from nomad_dask.neighbors.nn_descent_rounds import load_neighbor_ids, load_shard
 from nomad_dask.neighbors.patches import make_patches
-from nomad_dask.neighbors.search import Effort
+from nomad_dask.neighbors.search import SearchState
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import N_PATCHES, Run
+from nomad_dask.planning.plan import N_PATCHES, RunContext
 from nomad_dask.storage.workspace import Artifact, Workspace
 
 GRAPH_FILES = ("indptr", "indices", "weights")
 PATCH_FILES = ("patch_of_row", "patch_counts")
-FAR_FILES = ("far_indptr", "far_patches", "far_weights")
+CROSS_SHARD_FILES = ("far_indptr", "far_patches", "far_weights")
 # Edges to other shards, sorted by the shard they lead to: own row, row there, p(there|own); and where each
 # shard's begin.
 _OUT_FILES = ("out_from", "out_to", "out_weights", "out_edges")
@@ -36,27 +36,29 @@ def graph_file(shard: int, what: str) -> str:
     return f"graph/{shard:04d}.{what}.npy"
 
 
-def searches_across(run: Run) -> bool:
+def uses_halo(run: RunContext) -> bool:
     """Return whether the rows of a shard look for neighbours in others, too."""
     return run.plan.n_shards > 1 and run.params.foreign_attraction
 
 
-def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artifact], dict[str, Any]]:
+def build_graph(
+    run: RunContext, shard: int, effort: SearchState | None = None
+) -> tuple[list[Artifact], dict[str, Any]]:
     """Make a shard's own graph and its edges to other shards of its neighbour lists.
 
     Where shards search across, `probe` and `refine` have made these, and `effort` says how far they are; a
     shard that has nobody to ask makes them here.
     """
     params, plan = run.params, run.plan
-    across = searches_across(run)
-    cells = all_cells(run)
-    around = surroundings(cells, shard, across)
+    across = uses_halo(run)
+    cells = load_cell_catalog(run)
+    around = halo_region(cells, shard, across)
     if effort is not None:
-        ids = own_ids(run, cells, around, shard, effort.rounds)
+        ids = load_neighbor_ids(run, cells, around, shard, effort.rounds)
     else:
-        search = open_shard(run, shard, across).search
+        search = load_shard(run, shard, across).search
         with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-            lists, effort = search.complete(report)
+            lists, effort = search.complete(report_progress)
         ids = lists.ids
         del search, lists
     weights = neighbor_weights(ids, params.weights)
@@ -92,13 +94,13 @@ def find(run: Run, shard: int, effort: Effort | None = None) -> tuple[list[Artif
     }
 
 
-def patch(run: Run, shard: int) -> list[Artifact]:
+def build_patches(run: RunContext, shard: int) -> list[Artifact]:
     """Group a shard's rows into patches, small ones where other shards look."""
     workspace = Workspace(run.workspace)
     offsets = np.load(run.file(shard_file(shard, "cell_offsets")))
     if run.params.repulsion == "means":
         patch_of_row = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
-        quota = int(np.diff(all_cells(run).edges).max())
+        quota = int(np.diff(load_cell_catalog(run).edges).max())
     elif run.plan.n_shards == 1:  # nobody looks
         patch_of_row, quota = np.zeros(0, np.int32), 0
     else:
@@ -115,19 +117,19 @@ def patch(run: Run, shard: int) -> list[Artifact]:
     return [workspace.save(graph_file(shard, w), a) for w, a in zip(PATCH_FILES, arrays, strict=True)]
 
 
-def _others(run: Run, shard: int) -> list[int]:
+def _others(run: RunContext, shard: int) -> list[int]:
     """Return the shards that a shard has edges with."""
     return [s for s in range(run.plan.n_shards) if s != shard] if run.params.foreign_attraction else []
 
 
-def _crossing(run: Run, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _crossing(run: RunContext, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the edges from one shard to another: rows here, rows there, p(there|here)."""
     begin, end, weights, edges = (np.load(run.file(graph_file(source, w)), mmap_mode="r") for w in _OUT_FILES)
     part = slice(int(edges[target]), int(edges[target + 1]))
     return np.array(begin[part]), np.array(end[part]), np.array(weights[part])
 
 
-def link(run: Run, shard: int) -> list[Artifact]:
+def build_cross_shard_edges(run: RunContext, shard: int) -> list[Artifact]:
     """Gather the pulls of other shards' patches on a shard's rows, along edges of both directions."""
     import scipy.sparse as sp
 
@@ -149,16 +151,16 @@ def link(run: Run, shard: int) -> list[Artifact]:
     pulls.sum_duplicates()
     arrays = (pulls.indptr.astype(np.int64), pulls.indices.astype(np.int32), pulls.data.astype(np.float32))
     workspace = Workspace(run.workspace)
-    return [workspace.save(graph_file(shard, w), a) for w, a in zip(FAR_FILES, arrays, strict=True)]
+    return [workspace.save(graph_file(shard, w), a) for w, a in zip(CROSS_SHARD_FILES, arrays, strict=True)]
 
 
-def patch_counts(run: Run) -> np.ndarray:
+def patch_counts(run: RunContext) -> np.ndarray:
     """Return the rows (shards, patches) float32 of the patches of all shards."""
     shards = range(run.plan.n_shards)
     return np.stack([np.load(run.file(graph_file(s, "patch_counts"))) for s in shards]).astype(np.float32)
 
 
-def load_graph(run: Run, shard: int) -> ShardGraph:
+def load_graph(run: RunContext, shard: int) -> ShardGraph:
     """Read the graph of a shard."""
     indptr = np.load(run.file(graph_file(shard, "indptr")))
     indices, weights = (_edges(run, shard, what) for what in ("indices", "weights"))
@@ -171,7 +173,7 @@ def load_graph(run: Run, shard: int) -> ShardGraph:
         patch_of_row=patch_of_row,
         patch_counts=counts,
         first_patch=shard * len(counts),
-        exact_cells=_exact_cells(all_cells(run), shard, run.params.n_exact_cells),
+        exact_cells=_exact_cells(load_cell_catalog(run), shard, run.params.n_exact_cells),
         indptr=indptr,
         indices=indices,
         weights=weights,
@@ -182,12 +184,12 @@ def load_graph(run: Run, shard: int) -> ShardGraph:
     )
 
 
-def _edges(run: Run, shard: int, what: str) -> np.ndarray:
+def _edges(run: RunContext, shard: int, what: str) -> np.ndarray:
     """Return an array of the graph, or a view of its file, of which the system holds as much as there is room for."""
     return np.asarray(np.load(run.file(graph_file(shard, what)), mmap_mode=None if run.plan.edges_held else "r"))
 
 
-def _exact_cells(cells: AllCells, shard: int, n_exact: int) -> np.ndarray:
+def _exact_cells(cells: CellCatalog, shard: int, n_exact: int) -> np.ndarray:
     """Return for each own cell the own cells (cells, n_exact) nearest to it, itself first, -1 for none."""
     first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
     exact = np.full((last - first, n_exact), -1, np.int64)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from nomad_dask.backends.base import Axes, Cells
-from nomad_dask.backends.row_reader import RowFile, working_rows
+from nomad_dask.backends.base import CellTree, PrincipalAxes
+from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.cluster import worker_threads
 from nomad_dask.partition.shard_assignment import assign_cells
-from nomad_dask.planning.plan import Run
+from nomad_dask.planning.plan import RunContext
 from nomad_dask.storage.workspace import Workspace
 
 _EDGE_QUERIES = 4000
@@ -47,13 +47,13 @@ class Partition:
         Shard s owns the cells ranked ``shard_edges[s]`` to ``shard_edges[s + 1]``.
     """
 
-    axes: Axes
-    cells: Cells
+    axes: PrincipalAxes
+    cells: CellTree
     ranks: np.ndarray
     shard_edges: np.ndarray
 
 
-def make(run: Run) -> tuple[list[str], dict[str, Any]]:
+def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     """Make the partition from the sample and write it under ``cells/``. Runs on one worker.
 
     Returns
@@ -61,7 +61,7 @@ def make(run: Run) -> tuple[list[str], dict[str, Any]]:
     names : list of str
         Artifacts.
     facts : dict
-        Whether K-Means has settled, as `settled` tells.
+        Whether K-Means has settled, as `kmeans_convergence` tells.
     """
     plan, params = run.plan, run.params
     workspace = Workspace(run.workspace)
@@ -70,13 +70,13 @@ def make(run: Run) -> tuple[list[str], dict[str, Any]]:
     step = max(1, plan.sample_rows // _AXES_ROWS)
     with backend_of_worker(run.device, worker_threads(run.host_threads)) as backend:
         some = np.concatenate([sample.read(a, b)[-a % step :: step].copy() for a, b in blocks])
-        axes = backend.fit_axes(working_rows(some, params.metric), max(plan.n_axes, params.n_components), params.seed)
+        axes = backend.fit_axes(to_float32(some, params.metric), max(plan.n_axes, params.n_components), params.seed)
         coordinates = np.concatenate(
-            [backend.project(working_rows(sample.read(a, b), params.metric), axes) for a, b in blocks]
+            [backend.project(to_float32(sample.read(a, b), params.metric), axes) for a, b in blocks]
         )
         cells = backend.fit_cells(coordinates, plan.n_cells, params.seed)
         labels = backend.assign(coordinates, cells)
-        facts = settled(coordinates, labels, cells.centroids)
+        facts = kmeans_convergence(coordinates, labels, cells.centroids)
         shards = _shards(labels, coordinates, cells, plan.n_shards)
     order = np.argsort(shards, kind="stable")
     ranks = np.empty(len(order), np.int32)
@@ -91,7 +91,7 @@ def make(run: Run) -> tuple[list[str], dict[str, Any]]:
     return [f"cells/{name}.npy" for name in FILES], facts
 
 
-def settled(rows: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> dict[str, Any]:
+def kmeans_convergence(rows: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> dict[str, Any]:
     """Measure how far one more round of K-Means would move the centroids.
 
     Parameters
@@ -129,15 +129,17 @@ def settled(rows: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> dict
     return {"kmeans_shift": shift, "kmeans_converged": shift < _SETTLED}
 
 
-def load(run: Run) -> Partition:
+def load_partition(run: RunContext) -> Partition:
     """Read the partition back."""
     mean, components, deviation, centroids, parents, offsets, ranks, edges = (
         np.load(run.file(f"cells/{name}.npy")) for name in FILES
     )
-    return Partition(Axes(mean, components, float(deviation)), Cells(centroids, parents, offsets), ranks, edges)
+    return Partition(
+        PrincipalAxes(mean, components, float(deviation)), CellTree(centroids, parents, offsets), ranks, edges
+    )
 
 
-def _shards(labels: np.ndarray, sample: np.ndarray, cells: Cells, n_shards: int) -> np.ndarray:
+def _shards(labels: np.ndarray, sample: np.ndarray, cells: CellTree, n_shards: int) -> np.ndarray:
     """Return the shard of each cell, from the sample's sizes and neighbours."""
     n_cells = len(cells.centroids)
     if n_shards == 1:

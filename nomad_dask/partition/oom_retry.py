@@ -9,7 +9,7 @@ import numpy as np
 from nomad_dask.errors import DeviceMemoryError
 
 
-def in_halves(
+def retry_in_halves(
     work: Callable[[int, int], tuple[np.ndarray, ...]], start: int, stop: int
 ) -> list[tuple[np.ndarray, ...]]:
     """Return ``[work(start, stop)]``, or what it gives for both halves when the GPU has no memory for the whole.

@@ -12,12 +12,12 @@ import numpy as np
 
 from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import Cluster, report, worker_threads
-from nomad_dask.partition.oom_retry import in_halves
-from nomad_dask.planning.plan import Run
-from nomad_dask.sources.base import rows_named
-from nomad_dask.sources.retry import patiently
-from nomad_dask.storage.workspace import full_disk_told, whole_file, write_header
+from nomad_dask.cluster import Cluster, report_progress, worker_threads
+from nomad_dask.partition.oom_retry import retry_in_halves
+from nomad_dask.planning.plan import RunContext
+from nomad_dask.sources.base import describe_rows
+from nomad_dask.sources.retry import with_retries
+from nomad_dask.storage.workspace import atomic_write, translate_disk_full, write_npy_header
 
 _TAKE_BYTES = 64 << 20
 
@@ -27,7 +27,7 @@ def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.itemsize < 4 or dtype == np.float32 else np.dtype(np.float32)
 
 
-def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
+def draw_sample(run: RunContext, cluster: Cluster, advanced: Any) -> list[str]:
     """Read the source once: check every row, and write the sampled ones.
 
     Makes ``sample/vectors.npy`` (m, n_dims) and ``sample/rows.npy`` (m,) int64 row numbers, ascending.
@@ -37,39 +37,39 @@ def draw(run: Run, cluster: Cluster, advanced: Any) -> list[str]:
     rows = np.sort(rng.choice(plan.n_rows, plan.sample_rows, replace=False, shuffle=False)).astype(np.int64)
     stretches = run.source.stretches(plan.block_rows)
     edges = np.searchsorted(rows, [blocks[0][0] for blocks in stretches] + [plan.n_rows])
-    with whole_file(run.file("sample/vectors.npy")) as unfinished:
+    with atomic_write(run.file("sample/vectors.npy")) as unfinished:
         shape = (len(rows), plan.n_dims)
         np.lib.format.open_memmap(unfinished, "w+", working_dtype(run.source.dtype), shape).flush()
         if hasattr(os, "posix_fallocate"):  # or a disk that fills up later ends the process that writes to the map
             size = unfinished.stat().st_size
-            with full_disk_told(run.file("sample/vectors.npy"), size), unfinished.open("r+b") as f:
+            with translate_disk_full(run.file("sample/vectors.npy"), size), unfinished.open("r+b") as f:
                 os.posix_fallocate(f.fileno(), 0, size)
         jobs = []
         for i, blocks in enumerate(stretches):
             part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))
             jobs.append((part, unfinished, blocks, rows[edges[i] : edges[i + 1]], int(edges[i])))
         cluster.run(_take, jobs, advanced)
-    with whole_file(run.file("sample/rows.npy")) as unfinished, unfinished.open("wb") as f:
+    with atomic_write(run.file("sample/rows.npy")) as unfinished, unfinished.open("wb") as f:
         np.save(f, rows)
     return ["sample/vectors.npy", "sample/rows.npy"]
 
 
-def _take(run: Run, target: Path, blocks: list[tuple[int, int]], rows: np.ndarray, place: int) -> None:
+def _take(run: RunContext, target: Path, blocks: list[tuple[int, int]], rows: np.ndarray, place: int) -> None:
     """Check the rows of consecutive blocks and write the sampled ones to their place."""
     out = np.lib.format.open_memmap(target, "r+")
     for start, stop in blocks:
-        for (taken,) in in_halves(partial(_sampled, run, rows), start, stop):
+        for (taken,) in retry_in_halves(partial(_sampled, run, rows), start, stop):
             out[place : place + len(taken)] = taken
             place += len(taken)
-        report(stop - blocks[0][0])
+        report_progress(stop - blocks[0][0])
     out.flush()
 
 
-def _sampled(run: Run, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray]:
+def _sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray]:
     """Read and check rows `start` to `stop`, and return those of them that are in the sample."""
     wanted = rows[slice(*np.searchsorted(rows, (start, stop)))]
     with backend_of_worker(run.device, worker_threads()) as backend:
-        block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
+        block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         backend.check_finite(block, start, run.source.name)
         return (backend.take(block, wanted - start),)
 
@@ -80,8 +80,8 @@ def take_rows(path: Path, target: Path, rows: np.ndarray) -> None:
     shape = (len(rows), *file.row_shape)
     step = max(1, _TAKE_BYTES // (file.dtype.itemsize * shape[1]))
     stop = int(rows[-1]) + 1
-    with whole_file(target) as partial, partial.open("wb") as out:
-        write_header(out, file.dtype, shape)
+    with atomic_write(target) as partial, partial.open("wb") as out:
+        write_npy_header(out, file.dtype, shape)
         for a in range(0, stop, step):
             b = min(a + step, stop)
             here = rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)]

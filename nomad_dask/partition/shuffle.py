@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from nomad_dask.backends.row_reader import RowFile, working_rows
+from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import Cluster, report, worker_threads
+from nomad_dask.cluster import Cluster, report_progress, worker_threads
 from nomad_dask.partition import clustering as cells_module
-from nomad_dask.partition.oom_retry import in_halves
+from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.sampling import working_dtype
-from nomad_dask.partition.split_cells import cut_huge
-from nomad_dask.planning.plan import Run
-from nomad_dask.sources.base import rows_named
-from nomad_dask.sources.retry import patiently
-from nomad_dask.storage.workspace import Artifact, Workspace, leave, whole_file, write_header
+from nomad_dask.partition.split_cells import split_oversized_cells
+from nomad_dask.planning.plan import RunContext
+from nomad_dask.sources.base import describe_rows
+from nomad_dask.sources.retry import with_retries
+from nomad_dask.storage.workspace import Artifact, Workspace, atomic_write, write_npy_header, write_temporary
 
 # A cell of more than this many mean sizes is cut in pieces, by its own widest axis.
 _HUGE = 4
@@ -32,7 +32,7 @@ SHARD_FILES = ("vectors", "rows", "start", "cell_offsets", "centroids")
 _BLOCK_FILES = ("vectors", "rows", "start", "cells")
 
 
-def write_blocks(run: Run, cluster: Cluster, advanced: Callable[[int, int], None]) -> None:
+def write_runs(run: RunContext, cluster: Cluster, advanced: Callable[[int, int], None]) -> None:
     """Assign, project and sort the rows of every block: ``exchange/block-*.npy``."""
     jobs, number = [], 0
     for blocks in run.source.stretches(run.plan.block_rows):
@@ -51,29 +51,29 @@ def shard_file(shard: int, what: str) -> str:
     return f"shards/{shard:04d}.{what}.npy"
 
 
-def _write_stretch(run: Run, number: int, blocks: list[tuple[int, int]]) -> None:
+def _write_stretch(run: RunContext, number: int, blocks: list[tuple[int, int]]) -> None:
     """Write consecutive blocks, the first of which has this number."""
-    partition = cells_module.load(run)
+    partition = cells_module.load_partition(run)
     for i, (start, stop) in enumerate(blocks):
         _write_block(run, partition, number + i, start, stop)
-        report(stop - blocks[0][0])
+        report_progress(stop - blocks[0][0])
 
 
-def _write_block(run: Run, partition: cells_module.Partition, number: int, start: int, stop: int) -> None:
-    parts = in_halves(partial(_sorted_rows, run, partition), start, stop)
+def _write_block(run: RunContext, partition: cells_module.Partition, number: int, start: int, stop: int) -> None:
+    parts = retry_in_halves(partial(_sorted_rows, run, partition), start, stop)
     arrays = parts[0]
     if len(parts) > 1:
         joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         order = np.argsort(joined[-1], kind="stable")
         arrays = tuple(array[order] for array in joined)
     for what, array in zip(_BLOCK_FILES, arrays, strict=True):
-        leave(run.file(_block_file(number, what)), array)
+        write_temporary(run.file(_block_file(number, what)), array)
 
 
-def _sorted_rows(run: Run, partition: cells_module.Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
+def _sorted_rows(run: RunContext, partition: cells_module.Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
     """Return rows of the source sorted by cell, as `_BLOCK_FILES` has them."""
     with backend_of_worker(run.device, worker_threads()) as backend:
-        block = patiently(partial(backend.read, run.source, start, stop), rows_named(run.source, start, stop))
+        block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         coordinates = backend.project(backend.working(block, run.params.metric), partition.axes)
         labels = partition.ranks[backend.assign(coordinates, partition.cells)]
         order = np.argsort(labels, kind="stable")
@@ -85,13 +85,13 @@ def _sorted_rows(run: Run, partition: cells_module.Partition, start: int, stop: 
         )
 
 
-def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:
+def merge_runs(run: RunContext, shard: int, n_blocks: int) -> list[Artifact]:
     """Put the rows of one shard together in the order of their cells.
 
     Makes under ``shards/``: ``vectors`` (n, n_dims), ``rows`` (n,) int64 row numbers of the source, ``start``
     (n, dim) coordinates along the leading axes, ``cell_offsets`` (cells + 1,), ``centroids`` (cells, n_dims).
     """
-    partition = cells_module.load(run)
+    partition = cells_module.load_partition(run)
     plan = run.plan
     first, last = partition.shard_edges[shard], partition.shard_edges[shard + 1]
     labels = [np.load(run.file(_block_file(b, "cells")), mmap_mode="r") for b in range(n_blocks)]
@@ -103,12 +103,12 @@ def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:
     # A single sorted run is its own merge: it is not written again.
     alone = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= limit
     merged: dict[str, list[np.ndarray]] = {what: [] for what in SHARD_FILES[1:]}
-    with whole_file(run.file(shard_file(shard, "vectors")), durable=False) as unfinished:
+    with atomic_write(run.file(shard_file(shard, "vectors")), durable=False) as unfinished:
         if alone:
             _share(run.file(_block_file(0, "vectors")), unfinished)
         else:
             with unfinished.open("wb") as out:
-                write_header(out, working_dtype(run.source.dtype), (n, plan.n_dims))
+                write_npy_header(out, working_dtype(run.source.dtype), (n, plan.n_dims))
         for a, b in _buckets(counts, plan.block_rows):
             parts = {
                 what: np.concatenate([
@@ -120,7 +120,7 @@ def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:
                 for what in _BLOCK_FILES
             }  # fmt: skip
             order = np.argsort(parts["cells"], kind="stable")
-            order, sizes = cut_huge(parts["vectors"], order, counts[a:b], limit, run.params.metric)
+            order, sizes = split_oversized_cells(parts["vectors"], order, counts[a:b], limit, run.params.metric)
             vectors = parts["vectors"]
             if not alone:
                 vectors = vectors[order]
@@ -130,7 +130,7 @@ def merge_shard(run: Run, shard: int, n_blocks: int) -> list[Artifact]:
             merged["start"].append(parts["start"][order])
             merged["cell_offsets"].append(sizes)
             merged["centroids"].append(_means(vectors, sizes, run.params.metric))
-            report(sum(len(r) for r in merged["rows"]))
+            report_progress(sum(len(r) for r in merged["rows"]))
     workspace = Workspace(run.workspace)
     made = [workspace.describe(shard_file(shard, "vectors"))]
     for what, pieces in merged.items():
@@ -164,5 +164,5 @@ def _buckets(counts: np.ndarray, max_rows: int) -> list[tuple[int, int]]:
 def _means(vectors: np.ndarray, sizes: np.ndarray, metric: str) -> np.ndarray:
     """Return the means (cells, n_dims) float32 of rows sorted by cell."""
     starts = np.cumsum(sizes) - sizes
-    sums = np.add.reduceat(working_rows(vectors, metric), starts, axis=0)
+    sums = np.add.reduceat(to_float32(vectors, metric), starts, axis=0)
     return np.asarray(sums / sizes[:, None], np.float32)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.row_reader import working_rows
+from nomad_dask.backends.row_reader import to_float32
 
 
-def cut_huge(
+def split_oversized_cells(
     vectors: np.ndarray, order: np.ndarray, counts: np.ndarray, limit: int, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Drop empty cells and cut those of more than `limit` rows; return the rows' order and the cells' sizes.
@@ -33,7 +33,7 @@ def cut_huge(
             if len(piece) <= limit:
                 pieces.append(piece)
                 continue
-            rows = working_rows(vectors[piece], metric)
+            rows = to_float32(vectors[piece], metric)
             rows = rows - rows.mean(axis=0)
             widest = rows[np.abs(rows).sum(axis=1).argmax()]
             ranked = piece[np.argsort(rows @ widest, kind="stable")]

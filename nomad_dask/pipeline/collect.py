@@ -19,7 +19,7 @@ from nomad_dask.storage.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class SoFar:
+class PartialResult:
     """The layout of a run that was stopped, at its last checkpoint.
 
     Attributes
@@ -43,7 +43,7 @@ class SoFar:
     metadata: dict[str, Any]
 
 
-def gather(workspace: Workspace, n_shards: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def collect_positions(workspace: Workspace, n_shards: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions (n, n_components) float32 and cells (n,) int32 after some epochs, in input order."""
     rows = [workspace.load(shard_file(s, "rows"), mmap=True) for s in range(n_shards)]
     n = sum(map(len, rows))
@@ -59,7 +59,7 @@ def gather(workspace: Workspace, n_shards: int, epoch: int) -> tuple[np.ndarray,
     return positions, cells
 
 
-def metadata_of(source: Source, params: Params, diagnostics: dict[str, Any]) -> dict[str, Any]:
+def map_metadata(source: Source, params: Params, diagnostics: dict[str, Any]) -> dict[str, Any]:
     """Return what a map tells of its run."""
     return {
         "version": __version__,
@@ -69,7 +69,7 @@ def metadata_of(source: Source, params: Params, diagnostics: dict[str, Any]) -> 
     }
 
 
-def so_far(path: Path, source: Source, params: Params) -> SoFar | None:
+def load_partial(path: Path, source: Source, params: Params) -> PartialResult | None:
     """Return the layout at the last checkpoint of a workspace; None when there is none yet."""
     workspace = Workspace(path)
     checkpoint = workspace.noted("checkpoint")
@@ -77,10 +77,10 @@ def so_far(path: Path, source: Source, params: Params) -> SoFar | None:
         return None
     plan = workspace.about["plan"]
     epoch, n_epochs = checkpoint["epoch"], schedule(params, source.n_rows, plan["coarse_rows"] > 0).n_epochs
-    positions, cells = gather(workspace, plan["n_shards"], epoch)
+    positions, cells = collect_positions(workspace, plan["n_shards"], epoch)
     facts: dict[str, Any] = {"n_shards": plan["n_shards"]}
     for stage in ORDER:
         facts |= workspace.noted(stage) or {}
     facts |= {"epochs": epoch, "loss": checkpoint["loss"]}
-    metadata = metadata_of(source, params, facts) | {"partial": {"epochs": epoch, "of": n_epochs}}
-    return SoFar(positions, cells, epoch, n_epochs, facts, metadata)
+    metadata = map_metadata(source, params, facts) | {"partial": {"epochs": epoch, "of": n_epochs}}
+    return PartialResult(positions, cells, epoch, n_epochs, facts, metadata)

@@ -16,7 +16,7 @@ from nomad_dask.cluster import Cluster
 from nomad_dask.errors import NomadWarning
 from nomad_dask.neighbors.stage import graph_file
 from nomad_dask.params import Params
-from nomad_dask.planning.plan import Run
+from nomad_dask.planning.plan import RunContext
 from nomad_dask.storage.workspace import Workspace
 
 # Shards are balanced by the sample: those of the rows may be this far off.
@@ -29,7 +29,7 @@ _EDGES_AT_ONCE = 1 << 22
 _ROWS_AT_ONCE = 1 << 20
 
 
-def pieces_of_shard(run: Run, shard: int) -> np.ndarray:
+def components_of_shard(run: RunContext, shard: int) -> np.ndarray:
     """Find the pieces of a shard's own graph and write the piece of each row; return the rows of each piece.
 
     Edges are read in parts of about two a row, and each part joins pieces that those before it left apart: memory
@@ -58,7 +58,7 @@ def pieces_of_shard(run: Run, shard: int) -> np.ndarray:
     return np.bincount(labels, minlength=count)
 
 
-def crossings(run: Run, shard: int) -> np.ndarray:
+def components_joined_across_shards(run: RunContext, shard: int) -> np.ndarray:
     """Return which pieces edges to other shards join: (pairs, 4) shard and piece here, shard and piece there."""
     out_from, out_to = (RowFile.open(run.file(graph_file(shard, what))) for what in ("out_from", "out_to"))
     edges = np.load(run.file(graph_file(shard, "out_edges")), allow_pickle=False)
@@ -76,7 +76,7 @@ def crossings(run: Run, shard: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def pieces(run: Run, cluster: Cluster) -> dict[str, Any]:
+def graph_components(run: RunContext, cluster: Cluster) -> dict[str, Any]:
     """Return how the neighbour graph of all shards falls apart.
 
     Returns
@@ -89,11 +89,11 @@ def pieces(run: Run, cluster: Cluster) -> dict[str, Any]:
     from scipy.sparse.csgraph import connected_components
 
     jobs = [(run, s) for s in range(run.plan.n_shards)]
-    sizes = cluster.run(pieces_of_shard, jobs)
+    sizes = cluster.run(components_of_shard, jobs)
     rows = np.concatenate(sizes)
     if run.plan.n_shards > 1 and run.params.foreign_attraction:
         starts = np.cumsum([0, *map(len, sizes)])
-        pairs = np.concatenate(cluster.run(crossings, jobs))
+        pairs = np.concatenate(cluster.run(components_joined_across_shards, jobs))
         here, there = starts[pairs[:, 0]] + pairs[:, 1], starts[pairs[:, 2]] + pairs[:, 3]
         joined = coo_array((np.ones(len(pairs), np.int8), (here, there)), shape=(len(rows), len(rows)))
         _, labels = connected_components(joined, directed=False)
@@ -112,7 +112,7 @@ def _pieces_file(shard: int) -> str:
     return graph_file(shard, "pieces")
 
 
-def findings(measured: dict[str, Any], params: Params) -> list[str]:
+def quality_warnings(measured: dict[str, Any], params: Params) -> list[str]:
     """Return what is bad among the figures of a run, each with what to change.
 
     Parameters
@@ -153,5 +153,5 @@ def findings(measured: dict[str, Any], params: Params) -> list[str]:
 
 def warn(measured: dict[str, Any], params: Params) -> None:
     """Warn of every figure that is bad."""
-    for text in findings(measured, params):
+    for text in quality_warnings(measured, params):
         warnings.warn(text, NomadWarning, stacklevel=3)

@@ -18,33 +18,40 @@ from nomad_dask.callbacks.events import (
     Emit,
     Event,
     Measured,
-    Sight,
+    SnapshotRequest,
     StageAdvanced,
     StageFinished,
     StageStarted,
-    of_coarse_map,
+    prefix_coarse_events,
 )
-from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of, spread
+from nomad_dask.cluster import Cluster, assign_shards, check_reach, connect, dashboard_of
 from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
-from nomad_dask.layout.optimize import lay_out
-from nomad_dask.maps import check_kept, write_map
+from nomad_dask.layout.optimize import optimize_layout
+from nomad_dask.maps import check_metadata_columns, write_map
 from nomad_dask.neighbors import nn_descent_rounds
 from nomad_dask.neighbors import stage as neighbors
-from nomad_dask.neighbors.halo import all_cells
-from nomad_dask.neighbors.search import Effort
+from nomad_dask.neighbors.halo import load_cell_catalog
+from nomad_dask.neighbors.search import SearchState
 from nomad_dask.params import Params
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition import sampling, shuffle
 from nomad_dask.pipeline import diagnostics
-from nomad_dask.pipeline.collect import gather, metadata_of
-from nomad_dask.pipeline.setup import about, bytes_in, check_output, memory_of_a_worker, open_workspace, plan_of
-from nomad_dask.pipeline.stages import ORDER, look_for_damage, not_needed, to_do
-from nomad_dask.planning.plan import Run, check_fits, make_plan
+from nomad_dask.pipeline.collect import collect_positions, map_metadata
+from nomad_dask.pipeline.setup import (
+    check_output,
+    describe_run,
+    directory_bytes,
+    open_workspace,
+    resume_or_make_plan,
+    worker_memory,
+)
+from nomad_dask.pipeline.stages import ORDER, find_damage, pending_stages, unreferenced_artifacts
+from nomad_dask.planning.plan import RunContext, check_resources, make_plan
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.npy import NpySource, staged
-from nomad_dask.storage.lock import locked
+from nomad_dask.sources.npy import NpySource, copy_to_npy
+from nomad_dask.storage.lock import hold_lock
 from nomad_dask.storage.workspace import MANIFEST, Workspace
-from nomad_dask.utils.memory import read_bytes
+from nomad_dask.utils.memory import parse_bytes
 
 _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
@@ -99,7 +106,7 @@ def project(
     keep_stages: bool = False,
     command: Sequence[str] = (),
     emit: Emit = _no_listener,
-    sight: Sight | None = None,
+    sight: SnapshotRequest | None = None,
 ) -> Result:
     """Make a map of a source.
 
@@ -144,7 +151,7 @@ def project(
     Interrupted
         The user stopped it; the workspace can be taken up again.
     """
-    check_kept(keep)
+    check_metadata_columns(keep)
     if output is not None:
         check_output(output, overwrite)
     temporary = None
@@ -156,26 +163,28 @@ def project(
     if resume and not (workspace / MANIFEST).exists():
         raise WorkspaceError(f"There is nothing to resume in {workspace}: leave --resume out to start.")
     own_place = output is not None and workspace == output.with_name(output.name + ".nomad")
-    limit = read_bytes(memory_limit)
+    limit = parse_bytes(memory_limit)
     try:
         with (
-            locked(workspace),
+            hold_lock(workspace),
             connect(
                 client, scheduler, n_workers, device, here=not source.shareable, scheduler_file=scheduler_file
             ) as cluster,
         ):
             emit(ClusterJoined(len(cluster.workers()), dashboard_of(cluster.client)))
-            memory = memory_of_a_worker(cluster, limit)
-            plan = plan_of(workspace, source, params, len(cluster.workers()), memory)
-            told = about(source, plan, output, command)
+            memory = worker_memory(cluster, limit)
+            plan = resume_or_make_plan(workspace, source, params, len(cluster.workers()), memory)
+            told = describe_run(source, plan, output, command)
             home = open_workspace(workspace, source, params, plan, overwrite, told)
-            check_fits(plan, memory, shutil.disk_usage(home.path).free + bytes_in(home.path), cluster.gpu_bytes())
+            check_resources(
+                plan, memory, shutil.disk_usage(home.path).free + directory_bytes(home.path), cluster.gpu_bytes()
+            )
             check_reach(cluster, home.path, source)
-            run = Run(source, params, plan, home.path, cluster.device, cluster.host_threads())
+            run = RunContext(source, params, plan, home.path, cluster.device, cluster.host_threads())
             stages = _Stages(run, cluster, home, emit, keep_stages, memory, sight)
             positions, cells = stages.all()
             diagnostics.warn(stages.diagnostics, params)
-            metadata = metadata_of(source, params, stages.diagnostics)
+            metadata = map_metadata(source, params, stages.diagnostics)
             if output is not None:
                 write_map(output, positions, cells, source, keep, metadata)
             if own_place:
@@ -196,21 +205,21 @@ class _Stages:
 
     def __init__(
         self,
-        run: Run,
+        run: RunContext,
         cluster: Cluster,
         workspace: Workspace,
         emit: Emit,
         keep_stages: bool,
         memory: int,
-        sight: Sight | None = None,
+        sight: SnapshotRequest | None = None,
     ) -> None:
         self.run, self.cluster, self.workspace = run, cluster, workspace
         self.keep_stages, self.memory, self._tell, self._sight = keep_stages, memory, emit, sight
         self.diagnostics: dict[str, Any] = {"n_shards": run.plan.n_shards}
         self.seconds: dict[str, float] = {}
         self._coarse_start = run.plan.coarse_rows > 0
-        damaged = look_for_damage(workspace)
-        self._to_do = to_do(workspace.stages(), self._coarse_start, damaged)
+        damaged = find_damage(workspace)
+        self._to_do = pending_stages(workspace.stages(), self._coarse_start, damaged)
         # A coarse map in the making has its own workspace, which is taken up.
         workspace.clean(keep=("coarse",) if "coarse" in self._to_do else ())
 
@@ -225,7 +234,7 @@ class _Stages:
         n = self.run.plan.n_rows
         reading = {"sample", "shards"} & self._to_do
         if reading and not self.run.source.shareable and not self.cluster.in_process:
-            copy = staged(self.run.source, self.workspace.file("input.npy"), self.run.plan.block_rows)
+            copy = copy_to_npy(self.run.source, self.workspace.file("input.npy"), self.run.plan.block_rows)
             self.run = replace(self.run, source=copy)
         self._stage("sample", n, self._sample)
         if self._coarse_start:
@@ -235,7 +244,7 @@ class _Stages:
         self.workspace.file("input.npy").unlink(missing_ok=True)
         self._stage("neighbors", n, self._neighbors)
         self._stage("layout", None, self._layout)
-        return gather(self.workspace, self.run.plan.n_shards, self.diagnostics["epochs"])
+        return collect_positions(self.workspace, self.run.plan.n_shards, self.diagnostics["epochs"])
 
     def _stage(self, name: str, total: int | None, work: Callable[[], tuple[list[Any], dict[str, Any]]]) -> None:
         started = time.monotonic()
@@ -262,7 +271,7 @@ class _Stages:
     def _give_back(self) -> None:
         """Remove what no stage to come needs."""
         if not self.keep_stages:
-            self.workspace.release(not_needed(self.workspace, self._to_do, self._coarse_start))
+            self.workspace.release(unreferenced_artifacts(self.workspace, self._to_do, self._coarse_start))
 
     def _progress(self, stage: str) -> Callable[[int, int], None]:
         """Return a listener that adds up what the tasks of a stage report."""
@@ -275,7 +284,7 @@ class _Stages:
         return advanced
 
     def _sample(self) -> tuple[list[Any], dict[str, Any]]:
-        names = sampling.draw(self.run, self.cluster, self._progress("sample"))
+        names = sampling.draw_sample(self.run, self.cluster, self._progress("sample"))
         return [self.workspace.describe(n) for n in names], {}
 
     def _coarse(self) -> tuple[list[Any], dict[str, Any]]:
@@ -299,8 +308,8 @@ class _Stages:
         plan = make_plan(source, params, 1, self.memory)
         place = self.run.file("coarse/run")
         home = open_workspace(place, source, params, plan, overwrite=True)
-        run = Run(source, params, plan, place, self.run.device, self.run.host_threads)
-        inner = _Stages(run, self.cluster, home, of_coarse_map(self.emit), self.keep_stages, self.memory)
+        run = RunContext(source, params, plan, place, self.run.device, self.run.host_threads)
+        inner = _Stages(run, self.cluster, home, prefix_coarse_events(self.emit), self.keep_stages, self.memory)
         positions, _ = inner.all()
         self.workspace.save("coarse/positions.npy", positions)
         self.workspace.remove("coarse/run")
@@ -309,15 +318,15 @@ class _Stages:
         return [self.workspace.describe(n) for n in names], {}
 
     def _cells(self) -> tuple[list[Any], dict[str, Any]]:
-        ((names, facts),) = self.cluster.run(cells_module.make, [(self.run.without_vectors(),)])
+        ((names, facts),) = self.cluster.run(cells_module.fit_cells_stage, [(self.run.without_vectors(),)])
         return [self.workspace.describe(n) for n in names], facts
 
     def _shards(self) -> tuple[list[Any], dict[str, Any]]:
-        shuffle.write_blocks(self.run, self.cluster, self._progress("shards"))
+        shuffle.write_runs(self.run, self.cluster, self._progress("shards"))
         n_blocks = len(self.run.source.blocks(self.run.plan.block_rows))
-        made = self.cluster.run(shuffle.merge_shard, [(*job, n_blocks) for job in self._jobs()])
+        made = self.cluster.run(shuffle.merge_runs, [(*job, n_blocks) for job in self._jobs()])
         self.workspace.remove("exchange")
-        cells = all_cells(self.run)
+        cells = load_cell_catalog(self.run)
         sizes = [cells.counts[a:b].sum() for a, b in zip(cells.edges[:-1], cells.edges[1:], strict=True)]
         facts = {
             "n_cells": len(cells.counts),
@@ -329,15 +338,15 @@ class _Stages:
     def _neighbors(self) -> tuple[list[Any], dict[str, Any]]:
         jobs = self._jobs()
         advanced = self._progress("neighbors")
-        if neighbors.searches_across(self.run):
+        if neighbors.uses_halo(self.run):
             efforts = self._search_across(advanced)
-            answers = self.cluster.run(neighbors.find, [(*job, e) for job, e in zip(jobs, efforts, strict=True)])
+            answers = self.cluster.run(neighbors.build_graph, [(*job, e) for job, e in zip(jobs, efforts, strict=True)])
         else:
-            answers = self.cluster.run(neighbors.find, jobs, advanced)
-        patches = self.cluster.run(neighbors.patch, jobs)
-        links = self.cluster.run(neighbors.link, jobs)
+            answers = self.cluster.run(neighbors.build_graph, jobs, advanced)
+        patches = self.cluster.run(neighbors.build_patches, jobs)
+        links = self.cluster.run(neighbors.build_cross_shard_edges, jobs)
         self.workspace.remove(nn_descent_rounds.FOLDER)
-        pieces = diagnostics.pieces(self.run.without_vectors(), self.cluster)
+        pieces = diagnostics.graph_components(self.run.without_vectors(), self.cluster)
         rows = [facts["rows"] for _, facts in answers]
 
         def mean(figure: str) -> float:
@@ -353,28 +362,28 @@ class _Stages:
         }
         return [a for artifacts in (*[made for made, _ in answers], *patches, *links) for a in artifacts], facts
 
-    def _jobs(self) -> list[tuple[Run, int]]:
+    def _jobs(self) -> list[tuple[RunContext, int]]:
         """Return a job for each shard; none of them reads the source."""
         run = self.run.without_vectors()
         return [(run, s) for s in range(run.plan.n_shards)]
 
-    def _search_across(self, advanced: Callable[[int, int], None]) -> list[Effort]:
+    def _search_across(self, advanced: Callable[[int, int], None]) -> list[SearchState]:
         """Let all shards search, then refine their lists as long as some gain by it, each on a worker of its own."""
         run, shards = self.run.without_vectors(), range(self.run.plan.n_shards)
-        homes = spread(len(shards), self.cluster.workers())
+        homes = assign_shards(len(shards), self.cluster.workers())
         try:
-            efforts = self.cluster.run(nn_descent_rounds.probe, self._jobs(), advanced, homes)
+            efforts = self.cluster.run(nn_descent_rounds.probe_shard, self._jobs(), advanced, homes)
             while any(e.more for e in efforts):
                 now = tuple(efforts)
                 again = [s for s in shards if now[s].more]
                 jobs = [(run, s, now) for s in again]
-                refined = self.cluster.run(nn_descent_rounds.refine, jobs, workers=[homes[s] for s in again])
+                refined = self.cluster.run(nn_descent_rounds.nn_descent_round, jobs, workers=[homes[s] for s in again])
                 for s, effort in zip(again, refined, strict=True):
                     efforts[s] = effort
         finally:
-            self.cluster.tell(nn_descent_rounds.release, str(run.workspace))
+            self.cluster.tell(nn_descent_rounds.unload_shards, str(run.workspace))
         return efforts
 
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:
-        facts = lay_out(self.run.without_vectors(), self.cluster, self.workspace, self.emit, self._sight)
+        facts = optimize_layout(self.run.without_vectors(), self.cluster, self.workspace, self.emit, self._sight)
         return [], facts

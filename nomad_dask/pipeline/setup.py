@@ -17,7 +17,7 @@ from nomad_dask.planning.plan import Plan, make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.lock import LOCK
 from nomad_dask.storage.workspace import MANIFEST, Workspace
-from nomad_dask.utils.memory import memory_of_process
+from nomad_dask.utils.memory import available_memory
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -41,11 +41,11 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
 
 
-def memory_of_a_worker(cluster: Cluster, limit: int | None) -> int:
+def worker_memory(cluster: Cluster, limit: int | None) -> int:
     """Return the memory in bytes that every worker has, or may use."""
     memory = min(w.memory_bytes for w in cluster.workers())
     if cluster.in_process:
-        memory = min(memory, memory_of_process())
+        memory = min(memory, available_memory())
     return memory if limit is None else min(memory, limit)
 
 
@@ -58,7 +58,7 @@ def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:
     }
 
 
-def plan_of(path: Path, source: Source, params: Params, n_workers: int, memory: int) -> Plan:
+def resume_or_make_plan(path: Path, source: Source, params: Params, n_workers: int, memory: int) -> Plan:
     """Plan a run; where it was begun before, with as many shards and as large blocks as then.
 
     There may be other workers now, and other memory: neither must make it another run.
@@ -74,7 +74,7 @@ def plan_of(path: Path, source: Source, params: Params, n_workers: int, memory: 
     return plan if block_rows > plan.block_rows else replace(plan, block_rows=block_rows)
 
 
-def about(source: Source, plan: Plan, output: Path | None, command: Sequence[str]) -> dict[str, Any]:
+def describe_run(source: Source, plan: Plan, output: Path | None, command: Sequence[str]) -> dict[str, Any]:
     """Return what the workspace tells people of a run."""
     return {
         "version": __version__,
@@ -86,7 +86,7 @@ def about(source: Source, plan: Plan, output: Path | None, command: Sequence[str
     }
 
 
-def bytes_in(path: Path) -> int:
+def directory_bytes(path: Path) -> int:
     """Return what a directory takes of the disk already."""
     return sum(p.stat().st_size for p in path.rglob("*.npy") if p.is_file())
 

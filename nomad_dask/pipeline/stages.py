@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from nomad_dask.errors import NomadWarning
-from nomad_dask.storage.workspace import Recorded, Workspace
+from nomad_dask.storage.workspace import StageRecord, Workspace
 
 # In the order in which they run. "start" is the beginning of the layout: once the first checkpoint is there, what
 # only the start reads is not needed any more. "map" is the gathering of the positions, and what is kept for
@@ -64,7 +64,7 @@ def reads(stage: str, name: str, coarse: bool) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def look_for_damage(workspace: Workspace) -> set[str]:
+def find_damage(workspace: Workspace) -> set[str]:
     """Return the recorded stages with a damaged artifact, and warn of each; a damaged checkpoint is forgotten."""
     damaged = set()
     for stage in workspace.stages():
@@ -83,7 +83,7 @@ def look_for_damage(workspace: Workspace) -> set[str]:
     return damaged
 
 
-def to_do(known: Mapping[str, Recorded], coarse: bool, damaged: Collection[str] = ()) -> set[str]:
+def pending_stages(known: Mapping[str, StageRecord], coarse: bool, damaged: Collection[str] = ()) -> set[str]:
     """Return the stages that have to run.
 
     Besides those that never ended it is those with a damaged artifact, and those that made what such a stage
@@ -117,7 +117,7 @@ def to_do(known: Mapping[str, Recorded], coarse: bool, damaged: Collection[str] 
     return undone
 
 
-def not_needed(workspace: Workspace, to_come: Collection[str], coarse: bool) -> list[str]:
+def unreferenced_artifacts(workspace: Workspace, to_come: Collection[str], coarse: bool) -> list[str]:
     """Return the artifacts that no stage to come reads.
 
     Parameters

@@ -13,10 +13,10 @@ from typing import Any
 from nomad_dask.errors import InputError, MissingInputError, WorkspaceError
 from nomad_dask.layout.schedule import schedule
 from nomad_dask.params import Params
-from nomad_dask.pipeline.diagnostics import findings
-from nomad_dask.pipeline.stages import ORDER, to_do
-from nomad_dask.planning.plan import coarse_size, human_bytes
-from nomad_dask.storage.lock import holder_of, is_running
+from nomad_dask.pipeline.diagnostics import quality_warnings
+from nomad_dask.pipeline.stages import ORDER, pending_stages
+from nomad_dask.planning.plan import format_bytes, n_coarse_rows
+from nomad_dask.storage.lock import is_running, read_lock_owner
 from nomad_dask.storage.workspace import MANIFEST, Workspace
 
 _FILES = {
@@ -30,7 +30,7 @@ _FILES = {
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageStatus:
     """One stage of a run.
 
     Attributes
@@ -75,7 +75,7 @@ class Status:
         Seconds since that checkpoint.
     damage : tuple of str
         What is missing or not as it was written.
-    findings : tuple of str
+    quality_warnings : tuple of str
         Figures that are bad, and what to change.
     disk_bytes : int
     go_on : str
@@ -91,12 +91,12 @@ class Status:
     version: str
     state: str
     holder: str | None
-    stages: tuple[Stage, ...]
+    stages: tuple[StageStatus, ...]
     epoch: int
     n_epochs: int
     checkpoint_age: float | None
     damage: tuple[str, ...]
-    findings: tuple[str, ...]
+    quality_warnings: tuple[str, ...]
     disk_bytes: int
     go_on: str
 
@@ -105,7 +105,7 @@ class Status:
         return asdict(self)
 
 
-def look(path: Path, sizes_only: bool = False) -> Status:
+def read_status(path: Path, sizes_only: bool = False) -> Status:
     """Read how far the run in a workspace is.
 
     Parameters
@@ -126,14 +126,14 @@ def look(path: Path, sizes_only: bool = False) -> Status:
     if not path.is_dir():
         raise WorkspaceError(f"{str(path)!r} is no directory: give the directory of a run.")
     workspace = Workspace(path)
-    holder = holder_of(path)
+    holder = read_lock_owner(path)
     running = None if holder is None else is_running(holder)
     harm = _damage(workspace, sizes_only)
     workspace = Workspace(path)  # a run at work may have given back meanwhile what was being read
     params, (n_rows, n_dims), n_shards = _identity(workspace)
-    coarse = coarse_size(n_rows, params.coarse) > 0
+    coarse = n_coarse_rows(n_rows, params.coarse) > 0
     known = workspace.stages()
-    again = to_do(known, coarse, set(harm))
+    again = pending_stages(known, coarse, set(harm))
     damage = tuple(text for texts in harm.values() for text in texts)
     sizes = _sizes(path)
     stages = []
@@ -154,7 +154,7 @@ def look(path: Path, sizes_only: bool = False) -> Status:
         else:
             state = "stopped" if size else "not begun"
         facts = {} if entry is None else entry.facts
-        stages.append(Stage(name, state, None if entry is None else entry.seconds, size, facts))
+        stages.append(StageStatus(name, state, None if entry is None else entry.seconds, size, facts))
     checkpoint = known.get("checkpoint")
     finished = all(stage.state == "done" for stage in stages)
     about = workspace.about
@@ -176,7 +176,7 @@ def look(path: Path, sizes_only: bool = False) -> Status:
         n_epochs=schedule(params, n_rows, refining=coarse).n_epochs,
         checkpoint_age=None if checkpoint is None or checkpoint.at is None else max(0.0, time.time() - checkpoint.at),
         damage=damage,
-        findings=tuple(findings(measured, params)),
+        quality_warnings=tuple(quality_warnings(measured, params)),
         disk_bytes=sum(sizes.values()),
         go_on=_go_on(path, about, state),
     )
@@ -238,10 +238,10 @@ def _go_on(path: Path, about: dict[str, Any], state: str) -> str:
     return shlex.join([*kept, "--workspace", str(path), "--resume"])
 
 
-def report(status: Status) -> str:
+def format_status(status: Status) -> str:
     """Return a status as text for people."""
     lines = [
-        f"workspace  {status.workspace} ({human_bytes(status.disk_bytes)})",
+        f"workspace  {status.workspace} ({format_bytes(status.disk_bytes)})",
         f"source     {status.source}: {status.n_rows:,} rows × {status.n_dims:,} dimensions",
         f"run        {status.state}{f' by {status.holder}' if status.holder else ''}, "
         f"{status.n_shards} shard{'s' if status.n_shards > 1 else ''}, nomad-dask {status.version}",
@@ -250,14 +250,14 @@ def report(status: Status) -> str:
     ]
     for stage in status.stages:
         taken = "" if stage.seconds is None else f"{stage.seconds:,.1f} s"
-        size = human_bytes(stage.disk_bytes) if stage.disk_bytes else ""
+        size = format_bytes(stage.disk_bytes) if stage.disk_bytes else ""
         facts = ", ".join(_fact(n, v) for n, v in stage.facts.items() if isinstance(v, (bool, int, float)))
         lines.append(f"{stage.name:<10} {stage.state:<11} {taken:>10} {size:>10}  {facts}".rstrip())
     if status.epoch:
         age = "" if status.checkpoint_age is None else f", {_ago(status.checkpoint_age)} ago"
         lines += ["", f"last checkpoint: epoch {status.epoch:,} of {status.n_epochs:,}{age}"]
     lines += ["", *(f"damaged: {text}" for text in status.damage)] if status.damage else []
-    lines += ["", *(f"warning: {text}" for text in status.findings)] if status.findings else []
+    lines += ["", *(f"warning: {text}" for text in status.quality_warnings)] if status.quality_warnings else []
     return "\n".join([*lines, "", f"to see the map again: {status.go_on}" if status.state == "finished" else
                       f"to go on: {status.go_on}"])  # fmt: skip
 

@@ -20,7 +20,7 @@ _EPOCHS = 10
 _OUT_OF_CACHE = 1.5
 
 
-def estimate(source: Source, params: Params, plan: Plan, device: str = "auto") -> dict[str, float]:
+def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "auto") -> dict[str, float]:
     """Return the seconds that each stage will take on this machine, within a factor of about two.
 
     The first rows of the source are mapped, twice: a few to load what is compiled, then as many as take a second

@@ -17,11 +17,11 @@ from nomad_dask.planning.resource_model import (
     HALO,
     MAX_AXES,
     SHARD_OVER,
-    Sizes,
-    disk_at_once,
-    disk_of_stages,
-    host_of_stages,
-    neighbors_bytes,
+    ProblemSize,
+    disk_bytes_of_stages,
+    host_bytes_of_stages,
+    neighbors_host_bytes,
+    peak_disk_bytes,
 )
 from nomad_dask.sources.base import Source
 
@@ -36,7 +36,7 @@ _SAMPLE_PER_CELL = 64
 # Shards are made of whole cells: of fewer they come out too unequal.
 _CELLS_PER_SHARD = 8
 # More shards than one a worker, for want of memory, are not made smaller than this.
-LEAST_SHARD_ROWS = 10_000
+MIN_SHARD_ROWS = 10_000
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20
 _RESIDENT_BYTES = 1 << 30
@@ -53,7 +53,7 @@ _DEVICE_BASE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class StageNeeds:
+class StageResources:
     """What one stage needs.
 
     Attributes
@@ -97,7 +97,7 @@ class Plan:
         Most memory a worker needs, and most disk the workspace takes.
     device_bytes : int
         Most GPU memory a worker needs, if it computes on one.
-    stages : tuple of StageNeeds
+    stages : tuple of StageResources
         The same by stage.
     sizes : Sizes
         What they follow from.
@@ -116,8 +116,8 @@ class Plan:
     worker_bytes: int
     disk_bytes: int
     device_bytes: int
-    stages: tuple[StageNeeds, ...] = ()
-    sizes: Sizes | None = None
+    stages: tuple[StageResources, ...] = ()
+    sizes: ProblemSize | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by name."""
@@ -132,25 +132,25 @@ class Plan:
             ("sample", f"{self.sample_rows:,} rows, {self.n_axes} axes"),
             ("coarse start", f"{self.coarse_rows:,} rows" if self.coarse_rows else "no"),
             ("rows read at once", f"{self.block_rows:,}"),
-            ("memory of a worker", human_bytes(self.worker_bytes)),
-            ("GPU memory of a worker", f"{human_bytes(self.device_bytes)} (with --device gpu)"),
-            ("disk of the workspace", human_bytes(self.disk_bytes)),
+            ("memory of a worker", format_bytes(self.worker_bytes)),
+            ("GPU memory of a worker", f"{format_bytes(self.device_bytes)} (with --device gpu)"),
+            ("disk of the workspace", format_bytes(self.disk_bytes)),
         ]
         if seconds:
-            rows.append(("time, about", human_seconds(sum(seconds.values()))))
+            rows.append(("time, about", format_seconds(sum(seconds.values()))))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         lines += ["", f"{'stage':<10} {'written':>10} {'memory':>10} {'GPU memory':>10} {'time':>10}".rstrip()]
         for stage in self.stages:
-            figures = [human_bytes(b) if b else "" for b in (stage.disk_bytes, stage.host_bytes, stage.device_bytes)]
+            figures = [format_bytes(b) if b else "" for b in (stage.disk_bytes, stage.host_bytes, stage.device_bytes)]
             if seconds and stage.name in seconds:
-                figures.append(human_seconds(seconds[stage.name]))
+                figures.append(format_seconds(seconds[stage.name]))
             lines.append(f"{stage.name:<10} {' '.join(f'{figure:>10}' for figure in figures)}".rstrip())
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContext:
     """One run: what is mapped, how, and where its artifacts are. Every task gets it.
 
     Attributes
@@ -176,7 +176,7 @@ class Run:
         """What `cluster.worker_threads` is to be told in the tasks of a shard: a single one has its host for itself."""
         return self.host_threads if self.plan.n_shards == 1 else 0
 
-    def without_vectors(self) -> Run:
+    def without_vectors(self) -> RunContext:
         """Return the run for tasks that do not read the source, which may be large when pickled."""
         return replace(self, source=self.source.part(0, 0))
 
@@ -185,7 +185,7 @@ class Run:
         return self.workspace / name
 
 
-def human_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Return a size as people say it."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
@@ -194,7 +194,7 @@ def human_bytes(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def human_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return a time as people say it."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -232,22 +232,22 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         raise InputError(f"n_cells={n_cells} is more than the {n} rows: give at most {n}.")
     if n_cells < n_shards:
         raise InputError(f"n_cells={n_cells} is fewer than the {n_shards} shards: give at least {n_shards}.")
-    coarse_rows = coarse_size(n, params.coarse)
+    coarse_rows = n_coarse_rows(n, params.coarse)
     sample_rows = min(n, max(_SAMPLE_MIN, min(_SAMPLE_MAX, n_cells * _SAMPLE_PER_CELL), coarse_rows))
     block_bytes = _BLOCK_BYTES
     while block_bytes > _LEAST_BLOCK_BYTES and block_bytes > memory_bytes // 16:
         block_bytes //= 2
     block_rows = max(1, min(n, block_bytes // (4 * d)))
-    sizes = Sizes(
-        n, d, working_size(source.dtype), params.n_components, params.n_neighbors, n_shards, n_workers, n_cells,
+    sizes = ProblemSize(
+        n, d, stored_itemsize(source.dtype), params.n_components, params.n_neighbors, n_shards, n_workers, n_cells,
         block_rows, sample_rows, coarse_rows, resident, params.foreign_attraction, True,
     )  # fmt: skip
     # One normaliser a point makes weights anew in every epoch: there it would save nothing.
-    if params.normalizer == "global" and host_of_stages(sizes)["layout"] > memory_bytes:
+    if params.normalizer == "global" and host_bytes_of_stages(sizes)["layout"] > memory_bytes:
         sizes = replace(sizes, edges_held=False)
     device = _device_bytes(source, params, n_shards, n_workers, sizes.shard_rows, block_rows, sample_rows)
-    disk, host = disk_of_stages(sizes), host_of_stages(sizes)
-    stages = tuple(StageNeeds(name, disk[name], host[name], device.get(name, 0)) for name in host)
+    disk, host = disk_bytes_of_stages(sizes), host_bytes_of_stages(sizes)
+    stages = tuple(StageResources(name, disk[name], host[name], device.get(name, 0)) for name in host)
     return Plan(
         n_rows=n,
         n_dims=d,
@@ -260,7 +260,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         resident_bytes=resident,
         edges_held=sizes.edges_held,
         worker_bytes=max(host.values()),
-        disk_bytes=disk_at_once(disk),
+        disk_bytes=peak_disk_bytes(disk),
         device_bytes=max(device.values()),
         stages=stages,
         sizes=sizes,
@@ -280,10 +280,10 @@ def _shards_that_fit(n: int, d: int, params: Params, n_workers: int, memory_byte
 
     def fits(count: int) -> bool:
         rows = rows_of(count)
-        needed = neighbors_bytes(rows, d, params.n_neighbors, resident, count > 1, n_cells, n)
+        needed = neighbors_host_bytes(rows, d, params.n_neighbors, resident, count > 1, n_cells, n)
         return needed <= memory_bytes
 
-    most = n // LEAST_SHARD_ROWS
+    most = n // MIN_SHARD_ROWS
     if fits(n_shards) or most <= n_shards:
         return n_shards
     fewest = n_shards + 1 + bisect_left(range(n_shards + 1, most), True, key=fits)
@@ -291,7 +291,7 @@ def _shards_that_fit(n: int, d: int, params: Params, n_workers: int, memory_byte
     return next(held, fewest)
 
 
-def working_size(dtype: np.dtype[Any]) -> int:
+def stored_itemsize(dtype: np.dtype[Any]) -> int:
     """Return the bytes of an element as the workspace keeps it."""
     return min(dtype.itemsize, 4)
 
@@ -319,14 +319,14 @@ def _device_bytes(
     return {stage: size + _DEVICE_BASE_BYTES for stage, size in needed.items()}
 
 
-def coarse_size(n_rows: int, coarse: str) -> int:
+def n_coarse_rows(n_rows: int, coarse: str) -> int:
     """Return how many rows are laid out before all others; 0 for none."""
     rows = n_rows // COARSE_SHARE
     wanted = coarse == "always" or (coarse == "auto" and n_rows > COARSE_ABOVE)
     return rows if wanted and rows >= COARSE_MIN_ROWS else 0
 
 
-def check_fits(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: int | None = None) -> None:
+def check_resources(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: int | None = None) -> None:
     """Refuse a plan that does not fit.
 
     Parameters
@@ -347,37 +347,37 @@ def check_fits(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: int | N
     if plan.worker_bytes > memory_bytes:
         stage = max(plan.stages, key=lambda s: s.host_bytes)
         raise ResourceError(
-            f"The plan needs {human_bytes(plan.worker_bytes)} on each of its workers, in the stage {stage.name!r}; the "
-            f"smallest has {human_bytes(memory_bytes)}: {_what_would_fit(plan, stage, memory_bytes)}."
+            f"The plan needs {format_bytes(plan.worker_bytes)} on each of its workers, in the stage {stage.name!r}; the "
+            f"smallest has {format_bytes(memory_bytes)}: {_suggest_fit(plan, stage, memory_bytes)}."
         )
     if gpu_bytes is not None and plan.device_bytes > gpu_bytes:
         missing = plan.device_bytes - gpu_bytes
         raise ResourceError(
-            f"The plan needs {human_bytes(plan.device_bytes)} of GPU memory on each of its workers, the one with the "
-            f"least has {human_bytes(gpu_bytes)} free: {missing:,} bytes are missing. Use more workers with a GPU "
+            f"The plan needs {format_bytes(plan.device_bytes)} of GPU memory on each of its workers, the one with the "
+            f"least has {format_bytes(gpu_bytes)} free: {missing:,} bytes are missing. Use more workers with a GPU "
             "each and as many shards (n_shards), fewer neighbours (n_neighbors), free what other processes hold "
             "(nvidia-smi), or give device='cpu'."
         )
     if plan.disk_bytes > disk_free:
         raise ResourceError(
-            f"The workspace needs {human_bytes(plan.disk_bytes)} of disk, {human_bytes(disk_free)} are free: "
+            f"The workspace needs {format_bytes(plan.disk_bytes)} of disk, {format_bytes(disk_free)} are free: "
             "give a workspace on a larger disk."
         )
 
 
-def _what_would_fit(plan: Plan, stage: StageNeeds, memory_bytes: int) -> str:
+def _suggest_fit(plan: Plan, stage: StageResources, memory_bytes: int) -> str:
     """Return the setting that makes a stage fit into the memory of a worker."""
-    sizes, worker = plan.sizes, f"give each process {human_bytes(plan.worker_bytes)} (--memory, or fewer workers)"
+    sizes, worker = plan.sizes, f"give each process {format_bytes(plan.worker_bytes)} (--memory, or fewer workers)"
     if sizes is None or stage.name not in ("neighbors", "layout"):
         return worker
 
     def fits(n_shards: int) -> bool:
         # Shards of one worker are searched one after another, and laid out side by side.
         n_workers = n_shards if stage.name == "layout" else sizes.n_workers
-        needs = host_of_stages(replace(sizes, n_shards=n_shards, n_workers=n_workers))
+        needs = host_bytes_of_stages(replace(sizes, n_shards=n_shards, n_workers=n_workers))
         return needs[stage.name] <= memory_bytes
 
-    counts = range(plan.n_shards + 1, max(plan.n_shards + 2, plan.n_rows // LEAST_SHARD_ROWS))
+    counts = range(plan.n_shards + 1, max(plan.n_shards + 2, plan.n_rows // MIN_SHARD_ROWS))
     place = bisect_left(counts, True, key=fits)
     if place == len(counts):
         return worker

@@ -37,7 +37,7 @@ _MAP_BYTES_PER_ROW = 24
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ProblemSize:
     """The numbers that memory and disk follow from; see `Plan` and `Params`."""
 
     n_rows: int
@@ -61,7 +61,7 @@ class Sizes:
         return min(self.n_rows, math.ceil((SHARD_OVER if self.n_shards > 1 else 1) * self.n_rows / self.n_shards))
 
 
-def neighbors_bytes(
+def neighbors_host_bytes(
     rows: int, n_dims: int, n_neighbors: int, resident_bytes: int, with_halo: bool, n_cells: int, n_rows: int
 ) -> int:
     """Return the most memory of a process that searches the neighbours of a shard of so many rows.
@@ -80,14 +80,14 @@ def neighbors_bytes(
     return int(BASE_BYTES + vectors + screen + lists + centroids + places)
 
 
-def host_of_stages(sizes: Sizes) -> dict[str, int]:
+def host_bytes_of_stages(sizes: ProblemSize) -> dict[str, int]:
     """Return the most memory in bytes of a process in each stage, the driver and the workers being one.
 
     - sample: copies of a block, 8 bytes a row to draw the sample.
     - coarse: what neighbours and layout of so many rows need.
     - cells: rows for the axes three times, or coordinates of the sample four times.
     - shards: copies of a block.
-    - neighbors: `neighbors_bytes`.
+    - neighbors: `neighbors_host_bytes`.
     - layout: graph and state of all shards of a worker, the edges only when they are held.
     - map: positions, cells and row numbers.
     """
@@ -98,12 +98,14 @@ def host_of_stages(sizes: Sizes) -> dict[str, int]:
     held = min(s.n_rows, math.ceil(s.n_shards / s.n_workers) * s.shard_rows)
     needed = {"sample": block + 8 * s.n_rows}
     if s.coarse_rows:
-        coarse = neighbors_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.resident_bytes, False, 0, 0) - BASE_BYTES
+        coarse = (
+            neighbors_host_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.resident_bytes, False, 0, 0) - BASE_BYTES
+        )
         needed["coarse"] = max(coarse, min(block, 2 * s.coarse_rows * row), _cells_bytes(s, s.coarse_rows, axes))
     needed["cells"] = _cells_bytes(s, s.sample_rows, axes)
     needed["shards"] = block + 4 * s.n_cells * (s.n_dims + axes)
     across = s.n_shards > 1 and s.foreign
-    needed["neighbors"] = -BASE_BYTES + neighbors_bytes(
+    needed["neighbors"] = -BASE_BYTES + neighbors_host_bytes(
         s.shard_rows, s.n_dims, s.n_neighbors, s.resident_bytes, across, s.n_cells, s.n_rows
     )
     per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * s.n_neighbors
@@ -116,7 +118,7 @@ def host_of_stages(sizes: Sizes) -> dict[str, int]:
     return {name: int(size) + BASE_BYTES for name, size in needed.items()}
 
 
-def _cells_bytes(s: Sizes, rows: int, axes: int) -> int:
+def _cells_bytes(s: ProblemSize, rows: int, axes: int) -> int:
     """Return what is held at once: rows for the axes, or coordinates and a block, or coordinates and their copies."""
     coordinates = 4 * axes * rows
     for_axes = 3 * 4 * s.n_dims * min(rows, _AXES_ROWS)
@@ -124,7 +126,7 @@ def _cells_bytes(s: Sizes, rows: int, axes: int) -> int:
     return max(for_axes, 2 * coordinates + block, 4 * coordinates) + (_GAPS_BYTES if s.n_shards > 1 else 0)
 
 
-def disk_of_stages(sizes: Sizes) -> dict[str, int]:
+def disk_bytes_of_stages(sizes: ProblemSize) -> dict[str, int]:
     """Return the most bytes that each stage writes.
 
     - sample: its vectors.
@@ -150,7 +152,7 @@ def disk_of_stages(sizes: Sizes) -> dict[str, int]:
     return {name: int(size) for name, size in written.items()}
 
 
-def disk_at_once(written: dict[str, int]) -> int:
+def peak_disk_bytes(written: dict[str, int]) -> int:
     """Return the most disk in use at once, with what is given back as stages end, and a little for the manifest."""
     early = written["sample"] + written.get("coarse", 0) + written["cells"]
     # The sorted blocks go when the shards are there, the vectors when the neighbours are.

@@ -22,7 +22,7 @@ _SVG_FONTS = "system-ui, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans
 _LONGEST = 1000  # characters of a text that are looked at
 
 
-class Sheet(Protocol):
+class Canvas(Protocol):
     """A ground of one colour that takes images, discs and lines of text; (0, 0) is the top left corner."""
 
     size: tuple[int, int]
@@ -87,7 +87,7 @@ def halo_width(size: int) -> int:
     return max(2, round(size / 7))
 
 
-class PngSheet:
+class PngCanvas:
     """A sheet of pixels."""
 
     def __init__(self, size: tuple[int, int], background: str) -> None:
@@ -127,7 +127,7 @@ class PngSheet:
         self._picture.save(to, format="PNG", optimize=True)
 
 
-class SvgSheet:
+class SvgCanvas:
     """A sheet of vectors; letters take the width that was measured for them, in whatever font the reader has."""
 
     def __init__(self, size: tuple[int, int], background: str, title: str) -> None:

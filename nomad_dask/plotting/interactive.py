@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError, near
+from nomad_dask.errors import InputError, suggest
 from nomad_dask.plotting.color_mapping import Categories, Numbers, coloring, rows_of
 from nomad_dask.plotting.palettes import THEMES, Theme, color_map
 from nomad_dask.plotting.raster import radius_of, ranges_of
@@ -57,12 +57,12 @@ def explore(
         A column does not exist, or what shows the view is not installed.
     """
     if theme not in THEMES:
-        raise InputError(f"theme={theme!r} is not accepted. {near(theme, THEMES)}")
+        raise InputError(f"theme={theme!r} is not accepted. {suggest(theme, THEMES)}")
     if isinstance(hover, str):
         raise InputError(f"hover={hover!r} is one name: give a list of them, such as [{hover!r}].")
     for name in [*hover, *([] if color is None else [color])]:
         if name not in table.column_names:
-            raise InputError(f"The map has no column {name!r}. {near(name, table.column_names)}")
+            raise InputError(f"The map has no column {name!r}. {suggest(name, table.column_names)}")
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if not shown.size:
         raise InputError("The map has no point with a position: there is nothing to explore.")

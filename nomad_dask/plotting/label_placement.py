@@ -26,7 +26,7 @@ _OFFSETS = np.array(
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedLabel:
     """A label and where it is written.
 
     Attributes
@@ -50,7 +50,7 @@ class Placed:
         return [(((left + right) / 2, top + (i + 0.5) * step), line) for i, line in enumerate(self.lines)]
 
 
-def place(labels: Sequence[Label], at: np.ndarray, area: tuple[float, float, float, float]) -> list[Placed]:
+def place_labels(labels: Sequence[Label], at: np.ndarray, area: tuple[float, float, float, float]) -> list[PlacedLabel]:
     """Place labels in an area; those that have no room are left out.
 
     Parameters
@@ -67,7 +67,7 @@ def place(labels: Sequence[Label], at: np.ndarray, area: tuple[float, float, flo
         In the order in which they were placed: by level, then by weight.
     """
     unit = min(area[2] - area[0], area[3] - area[1]) / 1000
-    placed: list[Placed] = []
+    placed: list[PlacedLabel] = []
     boxes = np.empty((len(labels), 4))
     low, high = np.array(area[:2] * 2), np.array(area[2:] * 2)
     room = _COVERED * (area[2] - area[0]) * (area[3] - area[1])
@@ -92,7 +92,7 @@ def place(labels: Sequence[Label], at: np.ndarray, area: tuple[float, float, flo
         room -= extent.prod()
         boxes[len(placed)] = tried[free[0]]
         left, top, right, bottom = tried[free[0]].tolist()
-        placed.append(Placed(lines, size, (left, top, right, bottom)))
+        placed.append(PlacedLabel(lines, size, (left, top, right, bottom)))
     return placed
 
 

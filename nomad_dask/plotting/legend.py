@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.plotting.canvas import Sheet, clean, shortened, text_width
+from nomad_dask.plotting.canvas import Canvas, clean, shortened, text_width
 from nomad_dask.plotting.palettes import Theme
 
 
@@ -93,7 +93,7 @@ class Panel:
         """Size of the lesser texts."""
         return max(9, round(self.size * 0.85))
 
-    def draw(self, sheet: Sheet, left: int, top: int, theme: Theme) -> None:
+    def draw(self, sheet: Canvas, left: int, top: int, theme: Theme) -> None:
         """Draw onto a sheet, from the given corner."""
         y = top
         if self.heading:
@@ -111,7 +111,7 @@ class Panel:
             y = self._draw_bar(sheet, self.bar, left, y, theme)
         sheet.text((left, y + round(self.step * 0.9)), self.note, self.small, theme.dim, "l")
 
-    def _draw_bar(self, sheet: Sheet, bar: Bar, left: int, top: int, theme: Theme) -> int:
+    def _draw_bar(self, sheet: Canvas, bar: Bar, left: int, top: int, theme: Theme) -> int:
         """Draw the colour bar and return where it ends."""
         rows = (bar.colors[np.linspace(255, 0, self.bar_height).round().astype(int)] * 255).round()
         top += self.size // 2
@@ -122,7 +122,7 @@ class Panel:
         return top + self.bar_height + self.size // 2
 
 
-def draw_title(sheet: Sheet, text: str, left: int, top: int, size: int, theme: Theme) -> None:
+def draw_title(sheet: Canvas, text: str, left: int, top: int, size: int, theme: Theme) -> None:
     """Write the title, cut to the width of the picture."""
     text = shortened(clean(text), size, sheet.size[0] - 2 * left)
     sheet.text((left, top + size // 2), text, size, theme.text, "l")

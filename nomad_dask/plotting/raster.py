@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError, near
-from nomad_dask.plotting.canvas import PngSheet, Sheet, SvgSheet
+from nomad_dask.errors import InputError, suggest
+from nomad_dask.plotting.canvas import Canvas, PngCanvas, SvgCanvas
 from nomad_dask.plotting.color_mapping import Categories, Numbers, as_series, coloring
-from nomad_dask.plotting.label_placement import place
+from nomad_dask.plotting.label_placement import place_labels
 from nomad_dask.plotting.labels import Label
 from nomad_dask.plotting.legend import Bar, Entry, Panel, draw_title
 from nomad_dask.plotting.palettes import THEMES, Theme, color_map, rgb
-from nomad_dask.storage.workspace import whole_file
+from nomad_dask.storage.workspace import atomic_write
 
 KINDS = (".png", ".svg")  # of files
 _THUMBNAIL_ROWS = 1_000_000
@@ -96,11 +96,11 @@ def draw(
     path = Path(path)
     look = _checked(x, y, color, size, theme, path)
     _require_datashader()
-    sheet: PngSheet | SvgSheet = PngSheet(size, look.background)
+    sheet: PngCanvas | SvgCanvas = PngCanvas(size, look.background)
     if path.suffix.lower() == ".svg":
-        sheet = SvgSheet(size, look.background, title or f"A map of {len(x):,} points")
+        sheet = SvgCanvas(size, look.background, title or f"A map of {len(x):,} points")
     _compose(sheet, x, y, color, color_name, labels, title, look, legend)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         sheet.save(partial)
     return path
 
@@ -115,7 +115,7 @@ def thumbnail(x: np.ndarray, y: np.ndarray, size: tuple[int, int] = (320, 260), 
     """
     _require_datashader()
     look = THEMES[theme]
-    sheet, buffer = PngSheet(size, look.background), io.BytesIO()
+    sheet, buffer = PngCanvas(size, look.background), io.BytesIO()
     few = slice(None, None, max(1, len(x) // _THUMBNAIL_ROWS))
     _compose(sheet, x[few], y[few], None, None, (), None, look, False)
     sheet.save(buffer)
@@ -123,7 +123,7 @@ def thumbnail(x: np.ndarray, y: np.ndarray, size: tuple[int, int] = (320, 260), 
 
 
 def _compose(
-    sheet: Sheet,
+    sheet: Canvas,
     x: np.ndarray,
     y: np.ndarray,
     color: Any,
@@ -162,14 +162,14 @@ def _compose(
     (left, right), (bottom, upper) = ranges_of(xs, ys, (width, height))
     at = np.array([(label.x, label.y) for label in labels]).reshape(-1, 2)
     at = (at - [left, upper]) / [right - left, bottom - upper] * [width, height] + [margin, top]
-    for placed in place(labels, at, (margin, top, margin + width, top + height)):
+    for placed in place_labels(labels, at, (margin, top, margin + width, top + height)):
         for middle, line in placed.rows():
             sheet.text(middle, line, placed.size, look.text, "m", halo=look.background)
 
 
 def _checked(x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, int], theme: str, path: Path) -> Theme:
     if theme not in THEMES:
-        raise InputError(f"theme={theme!r} is not accepted. {near(theme, THEMES)}")
+        raise InputError(f"theme={theme!r} is not accepted. {suggest(theme, THEMES)}")
     if path.suffix.lower() not in KINDS:
         raise InputError(f"{path} ends in {path.suffix!r}: give a name ending in .png or .svg.")
     if len(size) != 2 or not all(_SMALLEST <= s <= _LARGEST for s in size):

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nomad_dask.errors import InputError, NomadError, ResourceError
-from nomad_dask.storage.lock import holder_of, is_running, locked
+from nomad_dask.storage.lock import hold_lock, is_running, read_lock_owner
 
 _OLD = "old"
 
 
 @contextmanager
-def growing(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     """Yield a folder beside `output` for a site, and one for files on the way; at the end the site is `output`.
 
     Parameters
@@ -38,7 +38,7 @@ def growing(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     work = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     site, scratch, old = work / "site", work / "scratch", work / _OLD
     try:
-        with locked(work):
+        with hold_lock(work):
             try:
                 site.mkdir()
                 scratch.mkdir()
@@ -97,7 +97,7 @@ def _sweep(output: Path) -> None:
     """Remove what exports of this site left that were killed; one that lost an old site is left alone."""
     for folder in output.parent.iterdir():
         if folder.name.startswith(f".{output.name}.") and folder.name.endswith(".partial"):
-            holder = holder_of(folder)
+            holder = read_lock_owner(folder)
             if holder is not None and is_running(holder) is False and not (folder / _OLD).exists():
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nomad_dask.errors import InputError, near
+from nomad_dask.errors import InputError, suggest
 from nomad_dask.plotting.palettes import MOST_CATEGORIES
 from nomad_dask.site.map_reader import MapFile, as_text, can_be_text, is_number, is_words
 from nomad_dask.site.top_values import count_values
@@ -88,7 +88,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExportColumns:
     """What of a map is shown.
 
     Attributes
@@ -115,7 +115,7 @@ def choose(
     hover: Sequence[str] | None,
     search: Sequence[str] | None,
     advance: Callable[[int], None] = lambda done: None,
-) -> Shown:
+) -> ExportColumns:
     """Decide what to show; None takes whatever makes sense.
 
     Parameters
@@ -155,13 +155,13 @@ def choose(
         advance(number + 1)
     named = {column.name for column in colors}
     others = [_plain(file, name) for name in shown if name not in named]
-    return Shown((*colors, *others), shown, tuple(words))
+    return ExportColumns((*colors, *others), shown, tuple(words))
 
 
 def _known(file: MapFile, names: Sequence[str]) -> Sequence[str]:
     for name in names:
         if name not in file.schema.names:
-            raise InputError(f"{str(file.path)!r} has no column {name!r}. {near(name, file.schema.names)}")
+            raise InputError(f"{str(file.path)!r} has no column {name!r}. {suggest(name, file.schema.names)}")
         if list(names).count(name) > 1:
             raise InputError(f"The column {name!r} is named twice: once is enough.")
     return names

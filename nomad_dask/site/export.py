@@ -18,12 +18,12 @@ import numpy as np
 from nomad_dask.callbacks.events import Emit, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.site.assets import write_page
-from nomad_dask.site.atomic_folder import growing
+from nomad_dask.site.atomic_folder import staged_folder
 from nomad_dask.site.chunk_writer import Parts
-from nomad_dask.site.columns import Column, Shown, choose
+from nomad_dask.site.columns import Column, ExportColumns, choose
 from nomad_dask.site.map_reader import MapFile
 from nomad_dask.site.overview import SIZES, Counts
-from nomad_dask.site.quadtree import Quad, Stock, Tile, row_type, tiles
+from nomad_dask.site.quadtree import Quad, RowStream, Tile, row_type, tiles
 from nomad_dask.site.quantize import INNER_BITS, LEAST_BITS, Extent, extent_of, inner_bits
 from nomad_dask.site.row_text import rows_of_a_part, texts, write_texts
 from nomad_dask.site.search_index import MOST_ROWS, Index
@@ -126,7 +126,7 @@ def export(
     _require_pillow()
     file = MapFile(Path(path))
     seconds: dict[str, float] = {}
-    with growing(Path(output), overwrite) as (folder, scratch):
+    with staged_folder(Path(output), overwrite) as (folder, scratch):
         try:
             parts = Parts(folder)
             work = _Work(file, parts, scratch, emit, seconds)
@@ -170,7 +170,7 @@ def export(
     )
 
 
-def _check_room(folder: Path, n: int, shown: Shown, memory_rows: int) -> None:
+def _check_room(folder: Path, n: int, shown: ExportColumns, memory_rows: int) -> None:
     """Refuse a disk that cannot hold the tiles, and the files on the way to them; what text takes is not known.
 
     Raises
@@ -219,11 +219,13 @@ class _Work:
         with self._stage("extent", self.file.n_rows, "rows") as advance:
             return extent_of(self.file, advance)
 
-    def choose(self, color: Sequence[str] | None, hover: Sequence[str] | None, search: Sequence[str] | None) -> Shown:
+    def choose(
+        self, color: Sequence[str] | None, hover: Sequence[str] | None, search: Sequence[str] | None
+    ) -> ExportColumns:
         with self._stage("columns", len(self.file.schema.names), "columns") as advance:
             return choose(self.file, color, hover, search, advance)
 
-    def tiles(self, extent: Extent, shown: Shown, tile_rows: int, memory_rows: int) -> tuple[pa.Table, Counts]:
+    def tiles(self, extent: Extent, shown: ExportColumns, tile_rows: int, memory_rows: int) -> tuple[pa.Table, Counts]:
         """Write the tiles; return their index, and how many points lie where."""
         import pyarrow as pa
 
@@ -241,7 +243,7 @@ class _Work:
 
             done = self.file.n_rows
             for tile in tiles(
-                Stock(self.file.n_rows, dtype, read), Quad(0, 0, 0), tile_rows, self.scratch, memory_rows
+                RowStream(self.file.n_rows, dtype, read), Quad(0, 0, 0), tile_rows, self.scratch, memory_rows
             ):
                 _write_tile(self.parts, tile, shown.in_tiles)
                 made.append((*tile.quad, tile.n))
@@ -262,7 +264,7 @@ class _Work:
                 advance(len(made))
         return made
 
-    def texts(self, shown: Shown) -> tuple[int, int]:
+    def texts(self, shown: ExportColumns) -> tuple[int, int]:
         """Write the text parts and the search index; return the rows of the one and the number of the others."""
         batches = texts(self.file, shown.hover)
         first = next(batches)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nomad_dask.errors import InputError, MissingInputError, near
+from nomad_dask.errors import InputError, MissingInputError, suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,7 @@ class MapFile:
         names = self.schema.names
         for axis in ("x", "y"):
             if axis not in names:
-                raise InputError(f"{str(path)!r} has no column {axis!r}, so it is no map. {near(axis, names)}")
+                raise InputError(f"{str(path)!r} has no column {axis!r}, so it is no map. {suggest(axis, names)}")
             kind = self.schema.field(axis).type
             if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
                 raise InputError(f"The column {axis!r} of {str(path)!r} holds {kind}: positions are numbers.")

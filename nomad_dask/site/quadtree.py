@@ -61,7 +61,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Stock:
+class RowStream:
     """Rows of a quad that can be read again and again.
 
     Attributes
@@ -78,7 +78,7 @@ class Stock:
     read: Callable[[], Iterator[np.ndarray]]
 
     @classmethod
-    def of_file(cls, path: Path, dtype: np.dtype[Any], n: int) -> Stock:
+    def of_file(cls, path: Path, dtype: np.dtype[Any], n: int) -> RowStream:
         """Return the rows that were appended to a file."""
 
         def read() -> Iterator[np.ndarray]:
@@ -94,7 +94,7 @@ def row_type(more: Sequence[tuple[str, np.dtype[Any]]]) -> np.dtype[Any]:
     return np.dtype([("row", np.uint32), ("x", np.uint64), ("y", np.uint64), *more])
 
 
-def tiles(stock: Stock, quad: Quad, tile_rows: int, scratch: Path, memory_rows: int) -> Iterator[Tile]:
+def tiles(stock: RowStream, quad: Quad, tile_rows: int, scratch: Path, memory_rows: int) -> Iterator[Tile]:
     """Yield the tiles of a quad and of all below it.
 
     Parameters
@@ -149,7 +149,7 @@ def _in_memory(rows: np.ndarray, quad: Quad, tile_rows: int) -> Iterator[Tile]:
                 left.append((quad.below(1, place), rows[start:end]))
 
 
-def _parts_in_order(stock: Stock, memory_rows: int) -> Iterator[np.ndarray]:
+def _parts_in_order(stock: RowStream, memory_rows: int) -> Iterator[np.ndarray]:
     """Yield rows in order of priority, a part of it at a time; each part reads all of them."""
     parts = -(-2 * stock.n // memory_rows)
     edges = np.linspace(0, 2**32, parts + 1).astype(np.uint64)
@@ -212,7 +212,7 @@ def _groups(rows: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, np.ndar
         yield int(places[start]), rows[start:end]
 
 
-def _fan_out(stock: Stock, quad: Quad, upper: list[_Level], scratch: Path) -> dict[int, Stock]:
+def _fan_out(stock: RowStream, quad: Quad, upper: list[_Level], scratch: Path) -> dict[int, RowStream]:
     """Let rows fall through some levels, and append those that do to a file for each quad below."""
     counts: dict[int, int] = {}
     with ExitStack() as opened:
@@ -225,7 +225,9 @@ def _fan_out(stock: Stock, quad: Quad, upper: list[_Level], scratch: Path) -> di
                     files[place] = opened.enter_context(_file(scratch, quad, place).open("wb"))
                 files[place].write(group.data)
                 counts[place] = counts.get(place, 0) + len(group)
-    return {place: Stock.of_file(_file(scratch, quad, place), stock.dtype, counts[place]) for place in sorted(counts)}
+    return {
+        place: RowStream.of_file(_file(scratch, quad, place), stock.dtype, counts[place]) for place in sorted(counts)
+    }
 
 
 def _file(scratch: Path, quad: Quad, place: int) -> Path:

@@ -18,7 +18,7 @@ _TOKENS = re.compile(r"[^\W_]+|\n")
 _FNV_BASIS, _FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 
 
-def folded(text: str) -> str:
+def casefold_nfkc(text: str) -> str:
     """Return a text as it is compared: no difference of case, nor of ways to write one character."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
@@ -44,7 +44,7 @@ def words_of(texts: list[pa.Array]) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     joined = pc.binary_join_element_wise(*texts, " ", null_handling="skip") if len(texts) > 1 else texts[0]
     lines = pc.replace_substring(joined.fill_null(""), "\n", " ").to_pylist()
     # One string for all rows: its words are found without a step of Python for each.
-    found = pa.array(_TOKENS.findall(folded("\n".join(lines))), pa.string()).dictionary_encode()
+    found = pa.array(_TOKENS.findall(casefold_nfkc("\n".join(lines))), pa.string()).dictionary_encode()
     codes = found.indices.to_numpy(zero_copy_only=False)
     cut = pc.utf8_slice_codeunits(found.dictionary, 0, LONGEST_WORD).dictionary_encode()
     vocabulary = cut.dictionary

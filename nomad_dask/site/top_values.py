@@ -17,7 +17,7 @@ _MOST_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
-class Counted:
+class TopValues:
     """The most frequent values.
 
     Attributes
@@ -38,7 +38,7 @@ def count_values(
     most: int,
     give_up: int | None = None,
     most_values: int = _MOST_VALUES,
-) -> Counted | None:
+) -> TopValues | None:
     """Count values and return the most frequent ones.
 
     Parameters
@@ -81,7 +81,7 @@ def count_values(
         held = _counted_again(read, held, most)
     held = held.sort_by([("n", "descending"), ("value", "ascending")]).slice(0, most)
     labels = tuple(zip(held.column("value").to_pylist(), held.column("n").to_pylist(), strict=True))
-    return Counted(labels, total - none - sum(n for _, n in labels), none)
+    return TopValues(labels, total - none - sum(n for _, n in labels), none)
 
 
 def _table(values: pa.Array | list[str], counts: pa.Array | list[int]) -> pa.Table:

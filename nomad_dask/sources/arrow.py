@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nomad_dask.errors import InputError, near
+from nomad_dask.errors import InputError, suggest
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.fingerprint import sampled_digest
 from nomad_dask.sources.validation import check_shape
@@ -59,7 +59,7 @@ def find_vectors(schema: pa.Schema, column: str | None, keep: Sequence[str], nam
     elements = {n: _number_type(t.value_type) for n, t in types.items() if _is_list(t)}
     if column is not None:
         if column not in types:
-            raise InputError(f"{name} has no column {column!r}. {near(column, types)}")
+            raise InputError(f"{name} has no column {column!r}. {suggest(column, types)}")
         if elements.get(column) is None:
             raise InputError(
                 f"column {column!r} of {name} is {types[column]}: lists of float16, float32, float64 or "

@@ -143,12 +143,12 @@ class Source(ABC):
         return da.concatenate(parts, axis=0)  # type: ignore[no-untyped-call]
 
 
-def rows_named(source: Source, start: int, stop: int) -> str:
+def describe_rows(source: Source, start: int, stop: int) -> str:
     """Return how messages call some rows of a source."""
     return f"{source.name}, rows {start} to {max(start, stop - 1)},"
 
 
-class _Absent(Source):
+class UnavailableSource(Source):
     """Stands for a source in the memory of another process: it has a shape, but nothing can be read.
 
     Reading fails and not unpickling, because what a worker cannot unpickle ends its connection.
@@ -174,4 +174,4 @@ class _Absent(Source):
 
 def _living(token: str, *shape: Any) -> Source:
     """Return the source of this process that a token stands for, or else its stand-in."""
-    return _LIVING.get(token) or _Absent(token, *shape)
+    return _LIVING.get(token) or UnavailableSource(token, *shape)

@@ -14,7 +14,7 @@ from nomad_dask.errors import InputError
 from nomad_dask.sources.base import PerThread, Source
 from nomad_dask.sources.fingerprint import digest_of
 from nomad_dask.sources.pandas import count_dims, find_columns, frame_rows, frame_table
-from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _LazySource(Source):
             last.clear()  # before the next one is there, so that only one is held
             lazy = self._partition(i) if self._parts is None else self._parts[i]
             scheduler = {"scheduler": "synchronous"} if self.shareable else {}
-            value = patiently(lambda: lazy.compute(**scheduler), f"partition {i} of {self.name}")
+            value = with_retries(lambda: lazy.compute(**scheduler), f"partition {i} of {self.name}")
             expected = int(self._edges[i + 1] - self._edges[i])
             if len(value) != expected:
                 raise InputError(

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.sources import fsspec
-from nomad_dask.sources.base import Source, rows_named
-from nomad_dask.sources.retry import in_our_words, patiently
+from nomad_dask.sources.base import Source, describe_rows
+from nomad_dask.sources.retry import translate_io_errors, with_retries
 
 # Files that are looked at together: what they cost is waiting.
 _AT_ONCE = 16
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class State(NamedTuple):
+class FileStat(NamedTuple):
     """What tells whether a file is still the one that was opened.
 
     Attributes
@@ -53,7 +53,7 @@ def local_path(url: str) -> str:
     return path if Path(path).exists() else unquote(path)
 
 
-def state_of(path: str) -> State:
+def file_stat(path: str) -> FileStat:
     """Look at a file.
 
     Raises
@@ -62,15 +62,15 @@ def state_of(path: str) -> State:
         It does not exist, or may not be looked at.
     """
     if fsspec.is_url(path):
-        return remote_state(fsspec.info(path), path)
-    with in_our_words(path):
+        return remote_file_stat(fsspec.info(path), path)
+    with translate_io_errors(path):
         found = Path(path).stat()
-    return State(found.st_size, str(found.st_mtime_ns))
+    return FileStat(found.st_size, str(found.st_mtime_ns))
 
 
-def remote_state(found: dict[str, Any], url: str) -> State:
+def remote_file_stat(found: dict[str, Any], url: str) -> FileStat:
     """Return the state in what a storage tells of an object."""
-    return State(fsspec.size(found, url), fsspec.stamp(found))
+    return FileStat(fsspec.size(found, url), fsspec.stamp(found))
 
 
 def open_binary(path: str, size: int) -> BinaryIO:
@@ -103,7 +103,7 @@ class FileSource(Source):
         """Read rows, without looking twice."""
 
     @abstractmethod
-    def _states(self, start: int, stop: int) -> Iterable[tuple[str, State]]:
+    def _states(self, start: int, stop: int) -> Iterable[tuple[str, FileStat]]:
         """Return the files that hold the rows, as they were at the opening."""
 
     @abstractmethod
@@ -127,7 +127,7 @@ class FileSource(Source):
         if self._given_fingerprint is not None:
             return self._given_fingerprint
         if self._made_fingerprint is None:
-            self._made_fingerprint = patiently(self._fingerprint, self.name)
+            self._made_fingerprint = with_retries(self._fingerprint, self.name)
         return self._made_fingerprint
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,13 +156,13 @@ class FileSource(Source):
             self._check_unchanged(start, stop)
             return found
 
-        return patiently(once, rows_named(self, start, stop))
+        return with_retries(once, describe_rows(self, start, stop))
 
     def _check_unchanged(self, start: int, stop: int) -> None:
-        def check(known: tuple[str, State]) -> None:
+        def check(known: tuple[str, FileStat]) -> None:
             path, before = known
             try:
-                now = state_of(path)
+                now = file_stat(path)
             except MissingInputError as error:
                 raise MissingInputError(
                     f"{path} is gone since it was opened: put it back, and see that every worker has it."

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.files import open_binary, state_of
+from nomad_dask.sources.files import file_stat, open_binary
 
 _PIECE = 1 << 16
 _SAMPLES = 256
@@ -34,7 +34,7 @@ def file_digest(path: str | Path, size: int | None = None) -> str:
         Bytes of the file, where that is known.
     """
     place = str(path)
-    size = state_of(place).size if size is None else size
+    size = file_stat(place).size if size is None else size
     h = hashlib.blake2b(digest_size=16)
     h.update(size.to_bytes(8, "little"))
     with open_binary(place, size) as f:

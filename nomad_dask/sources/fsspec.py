@@ -7,8 +7,8 @@ import io
 import re
 from typing import Any
 
-from nomad_dask.errors import InputError, MissingInputError, near
-from nomad_dask.sources.retry import patiently
+from nomad_dask.errors import InputError, MissingInputError, suggest
+from nomad_dask.sources.retry import with_retries
 
 # Bytes asked for in one request.
 PIECE = 8 << 20
@@ -74,7 +74,7 @@ def info(url: str) -> dict[str, Any]:
     """
     fs, path = filesystem(url)
     try:
-        found: dict[str, Any] = patiently(lambda: fs.info(path), url)
+        found: dict[str, Any] = with_retries(lambda: fs.info(path), url)
     except MissingInputError as error:
         raise MissingInputError(f"{url} does not exist.{_near_ones(fs, path)}") from error
     return found
@@ -86,7 +86,7 @@ def _near_ones(fs: Any, path: str) -> str:
         names = sorted(p.rstrip("/").rpartition("/")[2] for p in fs.ls(folder, detail=False))
     except Exception:  # noqa: BLE001 - any storage may have its own reasons not to list
         return " Check the URL."
-    return f" In {fs.unstrip_protocol(folder)}: {near(path.rpartition('/')[2], names)}"
+    return f" In {fs.unstrip_protocol(folder)}: {suggest(path.rpartition('/')[2], names)}"
 
 
 def stamp(found: dict[str, Any]) -> str:
@@ -123,14 +123,14 @@ def exists(url: str) -> bool:
 def find(url: str) -> dict[str, dict[str, Any]]:
     """Return the objects in a folder and those in it, as URLs with what the storage tells of each."""
     fs, path = filesystem(url)
-    found = patiently(lambda: fs.find(path, detail=True), url)
+    found = with_retries(lambda: fs.find(path, detail=True), url)
     return {fs.unstrip_protocol(name): about for name, about in found.items()}
 
 
 def match(pattern: str) -> dict[str, dict[str, Any]]:
     """Return the objects that match a pattern, as URLs with what the storage tells of each."""
     fs, path = filesystem(pattern)
-    found = patiently(lambda: fs.glob(path, detail=True), pattern)
+    found = with_retries(lambda: fs.glob(path, detail=True), pattern)
     return {fs.unstrip_protocol(name): about for name, about in found.items() if about["type"] == "file"}
 
 

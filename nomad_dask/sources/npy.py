@@ -13,12 +13,12 @@ from numpy.lib import format as npy_format
 
 from nomad_dask.errors import InputError
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.files import FileSource, State, absolute, open_binary, state_of
+from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, open_binary
 from nomad_dask.sources.fingerprint import file_digest
 from nomad_dask.sources.fsspec import PIECE, read_ranges
-from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
-from nomad_dask.storage.workspace import whole_file, write_header
+from nomad_dask.storage.workspace import atomic_write, write_npy_header
 
 _PIECES_AT_ONCE = 4
 
@@ -43,8 +43,8 @@ class _NpyRows(FileSource):
         self.name = str(path)
         self._place = absolute(os.fspath(path))
         self._given_fingerprint = fingerprint
-        self._state = patiently(lambda: state_of(self._place), self.name)
-        shape, self.fortran_order, self.stored_dtype, self.offset = patiently(self._header, self.name)
+        self._state = with_retries(lambda: file_stat(self._place), self.name)
+        shape, self.fortran_order, self.stored_dtype, self.offset = with_retries(self._header, self.name)
         if self.stored_dtype.hasobject:
             raise InputError(
                 f"{self.name} holds pickled Python objects (dtype object), which are never loaded: save it "
@@ -63,7 +63,7 @@ class _NpyRows(FileSource):
         with open_binary(self._place, self._state.size) as f:
             return *_read_header(f, self.name), f.tell()
 
-    def _states(self, start: int, stop: int) -> Iterable[tuple[str, State]]:
+    def _states(self, start: int, stop: int) -> Iterable[tuple[str, FileStat]]:
         return [(self._place, self._state)]
 
     def _fingerprint(self) -> str:
@@ -149,7 +149,7 @@ def _read_header(f: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtyp
     return shape, fortran_order, dtype
 
 
-def staged(source: Source, path: Path, max_rows: int) -> NpySource:
+def copy_to_npy(source: Source, path: Path, max_rows: int) -> NpySource:
     """Copy a source into a ``.npy`` file, block by block, whole or not at all.
 
     Parameters
@@ -166,8 +166,8 @@ def staged(source: Source, path: Path, max_rows: int) -> NpySource:
         Over the file, with the fingerprint of the original. It has no columns: they stay with `source`.
     """
     fingerprint = source.fingerprint()
-    with whole_file(path) as partial, partial.open("wb") as f:
-        write_header(f, source.dtype, (source.n_rows, source.n_dims))
+    with atomic_write(path) as partial, partial.open("wb") as f:
+        write_npy_header(f, source.dtype, (source.n_rows, source.n_dims))
         for _, rows in source.iterate(max_rows):
             rows.tofile(f)
     return NpySource(path, fingerprint)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from nomad_dask.errors import InputError, MissingInputError, near
+from nomad_dask.errors import InputError, MissingInputError, suggest
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.files import local_path
 from nomad_dask.sources.fsspec import is_url, protocol_of
-from nomad_dask.sources.retry import in_our_words, patiently
+from nomad_dask.sources.retry import translate_io_errors, with_retries
 
 _PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 _P = TypeVar("_P", str, Path)
@@ -52,7 +52,7 @@ def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> 
     known = source.column_names()
     for wanted in keep:
         if wanted not in known:
-            raise InputError(f"{source.name} has no column {wanted!r} to keep. {near(wanted, known)}")
+            raise InputError(f"{source.name} has no column {wanted!r} to keep. {suggest(wanted, known)}")
     return source
 
 
@@ -140,7 +140,7 @@ def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str
     _existing(path)
     if path.is_dir():
         return _open_directory(path, column, keep)
-    with in_our_words(str(path)), path.open("rb") as f:
+    with translate_io_errors(str(path)), path.open("rb") as f:
         magic = f.read(6)
     kind = _kind(path.suffix, magic, str(x))
     if kind == "parquet":
@@ -189,7 +189,7 @@ def _open_url(url: str, column: str | None, keep: Sequence[str]) -> Source:
 def _first_bytes(url: str, size: int) -> bytes:
     from nomad_dask.sources.fsspec import read_range
 
-    return patiently(lambda: read_range(url, 0, min(6, size)), url)
+    return with_retries(lambda: read_range(url, 0, min(6, size)), url)
 
 
 def _open_remote_directory(url: str, column: str | None, keep: Sequence[str]) -> Source:
@@ -214,11 +214,11 @@ def _open_remote_directory(url: str, column: str | None, keep: Sequence[str]) ->
 def _open_remote_parquet(
     found: Mapping[str, dict[str, Any]], column: str | None, keep: Sequence[str], name: str
 ) -> Source:
-    from nomad_dask.sources.files import remote_state
+    from nomad_dask.sources.files import remote_file_stat
     from nomad_dask.sources.parquet import RemoteParquetSource
 
     urls = _in_order(found)
-    states = [remote_state(found[url], url) for url in urls]
+    states = [remote_file_stat(found[url], url) for url in urls]
     return RemoteParquetSource(urls, column, keep, name, states)
 
 
@@ -267,4 +267,4 @@ def _existing(place: str | os.PathLike[str]) -> str | Path:
     if not folder.is_dir():
         raise MissingInputError(f"{path} does not exist, nor does its folder {folder}: check the path.")
     names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-    raise MissingInputError(f"{path} does not exist. In {folder}: {near(path.name, names)}")
+    raise MissingInputError(f"{path} does not exist. In {folder}: {suggest(path.name, names)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError, near
+from nomad_dask.errors import InputError, suggest
 from nomad_dask.sources.arrow import VectorColumns, ragged, rows_of
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.fingerprint import sampled_digest
@@ -61,7 +61,7 @@ def find_columns(frame: pd.DataFrame, column: str | None, keep: Sequence[str], n
     labels = [str(label) for label in frame.columns]
     if column is not None:
         if labels.count(column) != 1:
-            raise InputError(f"{name} has {labels.count(column)} columns {column!r}. {near(column, labels)}")
+            raise InputError(f"{name} has {labels.count(column)} columns {column!r}. {suggest(column, labels)}")
         at = labels.index(column)
         return FrameColumns((at,), True, _list_type(frame, at, name), _others(labels, (at,)))
     free = [i for i, label in enumerate(labels) if label not in keep]

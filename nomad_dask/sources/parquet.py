@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from nomad_dask.errors import InputError, NomadError
 from nomad_dask.sources.arrow import find_vectors, first_length, rows_of
 from nomad_dask.sources.base import PerThread
-from nomad_dask.sources.files import FileSource, State, absolute, for_each, open_binary, state_of
+from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, for_each, open_binary
 from nomad_dask.sources.fingerprint import digest_of, file_digest
 from nomad_dask.sources.fsspec import PIECE, RangeFile, is_url
-from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape
 
 _BATCH_BYTES = 4 << 20
@@ -63,12 +63,12 @@ class _ParquetRows(FileSource):
         column: str | None,
         keep: Sequence[str],
         name: str,
-        states: Sequence[State] | None = None,
+        states: Sequence[FileStat] | None = None,
     ) -> None:
         self.name = name
         self.paths = tuple(map(absolute, paths))
         self._reading = PerThread()
-        known = for_each(lambda p: patiently(lambda: state_of(p), p), self.paths) if states is None else states
+        known = for_each(lambda p: with_retries(lambda: file_stat(p), p), self.paths) if states is None else states
         self._known_states = tuple(known)
         first = _footer_of(self.paths[0], self._known_states[0])
         self.vectors = find_vectors(first.schema, column, keep, name)
@@ -76,7 +76,7 @@ class _ParquetRows(FileSource):
         self._column_names = [n for n in first.schema.names if n not in self.vectors.names]
         asked = [*self.vectors.names, *(n for n in keep if n in self._column_names)]
 
-        def look(place: tuple[str, State]) -> tuple[list[int], bytes]:
+        def look(place: tuple[str, FileStat]) -> tuple[list[int], bytes]:
             footer = _footer_of(*place)
             _check_same(footer.schema, first.schema, asked, place[0], self.paths[0])
             return footer.rows, footer.digest
@@ -89,7 +89,7 @@ class _ParquetRows(FileSource):
         self._edges = np.cumsum([0, *(rows for _, _, rows in groups)])
         check_shape((int(self._edges[-1]), 1), name)
         self.n_rows = int(self._edges[-1])
-        some, n_dims = patiently(self._first_rows, name)
+        some, n_dims = with_retries(self._first_rows, name)
         self.n_rows, self.n_dims = check_shape((self.n_rows, n_dims), name)
         rows_of([some], self.vectors, some.num_rows, n_dims, 0, name)  # bad rows at the beginning are told at once
 
@@ -157,7 +157,7 @@ class _ParquetRows(FileSource):
         first = max(0, int(np.searchsorted(self._edges, start, "right")) - 1)
         return first, max(first, min(int(np.searchsorted(self._edges, stop, "left")), len(self._groups)))
 
-    def _states(self, start: int, stop: int) -> list[tuple[str, State]]:
+    def _states(self, start: int, stop: int) -> list[tuple[str, FileStat]]:
         first, last = self._groups_of(start, stop)
         return [(self.paths[i], self._known_states[i]) for i in np.unique(self._groups[first:last, 0])]
 
@@ -225,9 +225,9 @@ class _Footer(NamedTuple):
     digest: bytes
 
 
-def _footer_of(path: str, state: State) -> _Footer:
+def _footer_of(path: str, state: FileStat) -> _Footer:
     """Read the end of a file."""
-    content = patiently(lambda: _footer_bytes(path, state.size), path)
+    content = with_retries(lambda: _footer_bytes(path, state.size), path)
     if content is None:
         raise InputError(f"{path} is not a Parquet file, or damaged (no footer). Write it again.")
     with _damage(path, "is not a Parquet file, or damaged"):
@@ -279,7 +279,7 @@ def _damage(path: str, what: str = "is damaged") -> Iterator[None]:
 
 
 @contextmanager
-def _open_file(path: str, state: State, buffer: int) -> Iterator[Any]:
+def _open_file(path: str, state: FileStat, buffer: int) -> Iterator[Any]:
     # Buffered reading keeps a row group larger than memory from being loaded whole.
     place = RangeFile(path, state.size) if is_url(path) else path
     with _damage(path, "is not a Parquet file, or damaged"):

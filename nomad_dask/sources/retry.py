@@ -22,7 +22,7 @@ _REFUSED = (401, 403)
 _T = TypeVar("_T")
 
 
-def patiently(read: Callable[[], _T], what: str) -> _T:
+def with_retries(read: Callable[[], _T], what: str) -> _T:
     """Return what `read` returns, which is tried again after 0.1, 1 and 5 seconds when storage fails.
 
     Every try that failed is told by a `NomadWarning`, on a Dask worker to the client.
@@ -42,7 +42,7 @@ def patiently(read: Callable[[], _T], what: str) -> _T:
     """
     for wait in (*WAITS, None):
         try:
-            with in_our_words(what):
+            with translate_io_errors(what):
                 return read()
         except Exception as error:
             if not _is_passing(error):
@@ -58,7 +58,7 @@ def patiently(read: Callable[[], _T], what: str) -> _T:
 
 
 @contextmanager
-def in_our_words(what: str) -> Iterator[None]:
+def translate_io_errors(what: str) -> Iterator[None]:
     """Turn the errors of files that do not exist or may not be read into ours.
 
     Raises

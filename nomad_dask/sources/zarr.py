@@ -13,9 +13,9 @@ import numpy as np
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.sources import fsspec
 from nomad_dask.sources.base import PerThread
-from nomad_dask.sources.files import FileSource, State, absolute, for_each, remote_state, state_of
+from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, for_each, remote_file_stat
 from nomad_dask.sources.fingerprint import digest_of, file_digest
-from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
 
 
@@ -40,13 +40,13 @@ class ZarrSource(FileSource):
         self.name = str(path)
         self._place = absolute(os.fspath(path)).rstrip("/")
         self._opened = PerThread()
-        array = patiently(self._array, self.name)
+        array = with_retries(self._array, self.name)
         self.dtype = native_dtype(array.dtype, self.name)
         self.n_rows, self.n_dims = check_shape(array.shape, self.name)
         # What is written in one file, and what is decoded at once.
         self._file_shape = tuple(int(size) for size in array.shards or array.chunks)
         self._step = int(array.chunks[0])
-        self._listed = patiently(lambda: _list_files(self._place), self.name)
+        self._listed = with_retries(lambda: _list_files(self._place), self.name)
         n_files = -(-self.n_rows // self._file_shape[0])
         self._marks = np.array([self._mark(i, self._listed.get) for i in range(n_files)], np.uint32)
 
@@ -61,7 +61,7 @@ class ZarrSource(FileSource):
         encode = self._array().metadata.encode_chunk_key
         return [encode((row_of_files, j)) for j in range(-(-self.n_dims // self._file_shape[1]))]
 
-    def _mark(self, row_of_files: int, look: Callable[[str], State | None]) -> int:
+    def _mark(self, row_of_files: int, look: Callable[[str], FileStat | None]) -> int:
         """Return a number that tells sizes and times of the files of a row of chunks; one may not be there."""
         return zlib.crc32(repr([look(key) for key in self._keys(row_of_files)]).encode())
 
@@ -100,14 +100,14 @@ class ZarrSource(FileSource):
         part._listed = {}
         return part
 
-    def _states(self, start: int, stop: int) -> list[tuple[str, State]]:
+    def _states(self, start: int, stop: int) -> list[tuple[str, FileStat]]:
         return []
 
     def _check_unchanged(self, start: int, stop: int) -> None:
         # A chunk without a file is one of fill values to zarr: one that is gone would be taken for that.
-        def look(key: str) -> State | None:
+        def look(key: str) -> FileStat | None:
             try:
-                return state_of(f"{self._place}/{key}")
+                return file_stat(f"{self._place}/{key}")
             except MissingInputError:
                 return None
 
@@ -130,13 +130,13 @@ class ZarrSource(FileSource):
         return digest_of(["zarr", *((name, self._listed[name].size) for name in files), *digests])
 
 
-def _list_files(place: str) -> dict[str, State]:
+def _list_files(place: str) -> dict[str, FileStat]:
     """Return all files of an array by their names in it."""
     if fsspec.is_url(place):
         found = fsspec.find(place)
-        return {url[len(place) + 1 :]: remote_state(about, url) for url, about in found.items()}
+        return {url[len(place) + 1 :]: remote_file_stat(about, url) for url, about in found.items()}
     files = [p for p in Path(place).rglob("*") if p.is_file()]
-    return {p.relative_to(place).as_posix(): state_of(str(p)) for p in files}
+    return {p.relative_to(place).as_posix(): file_stat(str(p)) for p in files}
 
 
 def _open(place: str, name: str) -> Any:

@@ -18,7 +18,7 @@ LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """The process that works in a workspace, as it has written itself down.
 
     Attributes
@@ -39,7 +39,7 @@ class Holder:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a directory for one run; it is made when missing, and removed if nothing was put there.
 
     The lock is the kernel's and ends with the process, however that ends: what a killed one left is no obstacle.
@@ -83,7 +83,7 @@ def _acquire(file: Path) -> int:
                 return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
-            who = holder_of(file.parent) or "another process"
+            who = read_lock_owner(file.parent) or "another process"
             raise WorkspaceError(
                 f"{file.parent} is in use by {who}: wait until it ends, or give another workspace."
             ) from error
@@ -95,16 +95,16 @@ def _acquire(file: Path) -> int:
         os.close(descriptor)  # its holder removed it in between
 
 
-def holder_of(path: Path) -> Holder | None:
+def read_lock_owner(path: Path) -> LockOwner | None:
     """Return who has written itself down as the holder of a workspace; it may have been killed since."""
     try:
         known = json.loads((path / LOCK).read_text())
-        return Holder(str(known["host"]), int(known["pid"]), float(known["since"]))
+        return LockOwner(str(known["host"]), int(known["pid"]), float(known["since"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def is_running(holder: Holder) -> bool | None:
+def is_running(holder: LockOwner) -> bool | None:
     """Return whether a holder still runs; None when it is on another host, where that cannot be seen."""
     if holder.host != socket.gethostname():
         return None

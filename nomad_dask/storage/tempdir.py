@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 
 
-class Kept:
+class TemporaryWorkspace:
     """A temporary directory that goes with its owner, or when it is dropped, or when Python ends.
 
     Parameters

@@ -50,7 +50,7 @@ class DiskFullError(ResourceError):
 
 
 @contextmanager
-def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a path to write to, renamed to `path` when all went well and removed when not.
 
     A file that is not `durable` may be lost when the machine stops: for what is made again then anyway.
@@ -62,7 +62,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with full_disk_told(path):
+        with translate_disk_full(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             if durable:
@@ -73,20 +73,20 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_header(out: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def write_npy_header(out: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """Begin a C-ordered ``.npy`` file whose rows are appended."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def leave(path: Path, array: np.ndarray) -> None:
+def write_temporary(path: Path, array: np.ndarray) -> None:
     """Write an array as ``.npy`` for a later task, whole or not at all; one that is lost is made again."""
-    with whole_file(path, durable=False) as unfinished, unfinished.open("wb") as out:
+    with atomic_write(path, durable=False) as unfinished, unfinished.open("wb") as out:
         np.save(out, array, allow_pickle=False)
 
 
 @contextmanager
-def full_disk_told(path: Path, wanted: int | None = None) -> Iterator[None]:
+def translate_disk_full(path: Path, wanted: int | None = None) -> Iterator[None]:
     """Turn the error of a write to a full disk into one that says which file it was and what to do.
 
     Parameters
@@ -105,10 +105,10 @@ def full_disk_told(path: Path, wanted: int | None = None) -> Iterator[None]:
     except OSError as error:
         if not _tells_full_disk(error):
             raise
-        raise full_disk(path, wanted) from error
+        raise disk_full_error(path, wanted) from error
 
 
-def full_disk(path: Path, wanted: int | None = None) -> DiskFullError:
+def disk_full_error(path: Path, wanted: int | None = None) -> DiskFullError:
     """Return the error of a file for which the disk has no room."""
     place = path.parent
     while not place.exists():
@@ -137,7 +137,7 @@ def checksum(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class StageRecord:
     """What the manifest says of a stage.
 
     Attributes
@@ -189,7 +189,7 @@ class Workspace:
         if known is None:
             if identity is None:
                 raise WorkspaceError(f"{self.path} holds no {MANIFEST}: give the directory of a run.")
-            if holds_something_else(self.path):
+            if contains_other_files(self.path):
                 raise WorkspaceError(f"{self.path} is neither empty nor a workspace: give an empty or a new directory.")
             known = {"format": FORMAT, "identity": identity, "about": about or {}, "stages": {}}
             self.path.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ class Workspace:
         return manifest
 
     def _store_manifest(self) -> None:
-        with whole_file(self.path / MANIFEST) as partial:
+        with atomic_write(self.path / MANIFEST) as partial:
             partial.write_text(json.dumps(self._manifest, indent=1))
 
     @property
@@ -244,7 +244,7 @@ class Workspace:
     def save(self, name: str, array: np.ndarray) -> Artifact:
         """Write an array as ``.npy``, whole or not at all."""
         path = self.file(name)
-        with whole_file(path) as partial, full_disk_told(path, array.nbytes), partial.open("wb") as f:
+        with atomic_write(path) as partial, translate_disk_full(path, array.nbytes), partial.open("wb") as f:
             np.save(f, array, allow_pickle=False)
         return self.describe(name)
 
@@ -281,10 +281,10 @@ class Workspace:
         self._store_manifest()
         return before is not None and before["artifacts"] | before.get("released", {}) != made
 
-    def stages(self) -> dict[str, Recorded]:
+    def stages(self) -> dict[str, StageRecord]:
         """Return what is recorded of every stage, without a look at the files."""
         return {
-            stage: Recorded(
+            stage: StageRecord(
                 {n: Artifact(n, a["size"], a["crc32"]) for n, a in entry["artifacts"].items()},
                 frozenset(entry.get("released", {})),
                 dict(entry["facts"]),
@@ -374,7 +374,7 @@ class Workspace:
         shutil.rmtree(self.file(folder), ignore_errors=True)
 
 
-def holds_something_else(path: Path) -> bool:
+def contains_other_files(path: Path) -> bool:
     """Return whether a directory has files, and not those of a workspace, nor of one that was just begun."""
     if not path.exists() or (path / MANIFEST).exists():
         return False

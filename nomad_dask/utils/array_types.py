@@ -11,7 +11,7 @@ from nomad_dask.errors import InputError
 AXES = ("x", "y", "z")
 
 
-def in_kind_of(x: Any, positions: np.ndarray) -> Any:
+def to_output_type(x: Any, positions: np.ndarray) -> Any:
     """Return a map in the kind of its input: on the GPU for what was there, else as it is.
 
     A CuPy array gives a CuPy array; a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the same
@@ -30,7 +30,7 @@ def in_kind_of(x: Any, positions: np.ndarray) -> Any:
     return positions
 
 
-def positions_on_host(positions: Any) -> np.ndarray:
+def to_host(positions: Any) -> np.ndarray:
     """Return positions (n, dim) as a NumPy array, from a NumPy or CuPy array or a cuDF frame with ``x`` and ``y``.
 
     Raises

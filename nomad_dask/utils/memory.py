@@ -12,7 +12,7 @@ from nomad_dask.errors import InputError
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def read_bytes(size: int | str | None) -> int | None:
+def parse_bytes(size: int | str | None) -> int | None:
     """Return a number of bytes, from such a number or a text such as ``"2GB"`` or ``"1.5 GiB"``.
 
     Raises
@@ -28,7 +28,7 @@ def read_bytes(size: int | str | None) -> int | None:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def return_freed() -> None:
+def trim_memory() -> None:
     """Return what this process has freed to the system, which glibc keeps for the next time.
 
     Between stages that is worth its few milliseconds; Dask's own way, a low threshold, costs a third of the layout.
@@ -37,7 +37,7 @@ def return_freed() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def memory_of_process(root: Path = Path("/")) -> int:
+def available_memory(root: Path = Path("/")) -> int:
     """Return the memory in bytes that this process can still take, of the machine and of its control groups.
 
     Parameters

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.backends.row_reader import RowFile, ShardVectors, normalized, working_rows
+from nomad_dask.backends.row_reader import RowFile, ShardVectors, normalized, to_float32
 
 X = (100 * np.random.default_rng(0).normal(size=(50, 6))).astype(np.float32)
 X[7] = 0
@@ -65,10 +65,10 @@ def test_a_range_of_a_file_is_read_alone(tmp_path):
 
 def test_rows_of_unit_length():
     before = X.copy()
-    unit = working_rows(X, "cosine")
+    unit = to_float32(X, "cosine")
     np.testing.assert_array_equal(X, before)
     np.testing.assert_allclose(np.linalg.norm(np.delete(unit, 7, axis=0), axis=1), 1, rtol=1e-6)
     assert (unit[7] == 0).all()
-    assert working_rows(X, "euclidean") is X
+    assert to_float32(X, "euclidean") is X
     rows = X.copy()
     assert normalized(rows) is rows

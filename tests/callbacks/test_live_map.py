@@ -26,8 +26,8 @@ from nomad_dask.callbacks import live as live_package
 from nomad_dask.callbacks.events import (
     ClusterJoined,
     EpochDone,
+    LayoutSnapshot,
     Measured,
-    PositionsSeen,
     ShardPlaced,
     StageAdvanced,
     StageFinished,
@@ -35,7 +35,7 @@ from nomad_dask.callbacks.events import (
     WorkerLost,
 )
 from nomad_dask.callbacks.live.frames import BYTES_A_SECOND, MOST_SENT, frame_of, seconds_between
-from nomad_dask.callbacks.live.progress_state import Figures
+from nomad_dask.callbacks.live.progress_state import ProgressState
 from nomad_dask.errors import InputError
 from tests.helpers.browser import Page, missing, served
 from tests.helpers.jupyter import Kernel, kernel
@@ -174,7 +174,7 @@ def test_a_pipe_stays_silent(capfd):
 def test_figures_of_a_run(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("nomad_dask.callbacks.live.progress_state.time.monotonic", lambda: clock[0])
-    figures = Figures()
+    figures = ProgressState()
 
     def after(seconds: float, *events: Any) -> None:
         clock[0] += seconds
@@ -206,8 +206,8 @@ def test_figures_of_a_run(monkeypatch):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def seen(positions: np.ndarray, n_rows: int = 10**6) -> PositionsSeen:
-    return PositionsSeen(3, 9, n_rows, np.arange(len(positions)), positions)
+def seen(positions: np.ndarray, n_rows: int = 10**6) -> LayoutSnapshot:
+    return LayoutSnapshot(3, 9, n_rows, np.arange(len(positions)), positions)
 
 
 @given(arrays.arrays(np.float32, st.tuples(st.integers(0, 30), st.integers(2, 3)), elements=st.floats(width=32)))

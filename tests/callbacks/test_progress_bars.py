@@ -16,7 +16,7 @@ from nomad_dask.callbacks.events import (
     StageStarted,
     WorkerLost,
 )
-from nomad_dask.callbacks.progress_bars import progress_bars, stage
+from nomad_dask.callbacks.progress_bars import progress_bars, stage_progress
 from tests.helpers.terminals import on_a_terminal, screen
 
 
@@ -123,7 +123,7 @@ def test_a_log_gets_a_line_a_stage_with_its_figures() -> None:
 
 def test_a_stage_that_fails_is_never_said_to_be_finished() -> None:
     heard: list[Event] = []
-    with stage(heard.append, "score", 10, "rows") as advance:
+    with stage_progress(heard.append, "score", 10, "rows") as advance:
         advance(4)
     started, advanced, finished = heard
     assert started == StageStarted("score", 10, "rows")
@@ -132,6 +132,6 @@ def test_a_stage_that_fails_is_never_said_to_be_finished() -> None:
     assert finished.stage == "score"
     assert finished.seconds >= 0
     heard.clear()
-    with pytest.raises(ZeroDivisionError), stage(heard.append, "score", 10, "rows"):
+    with pytest.raises(ZeroDivisionError), stage_progress(heard.append, "score", 10, "rows"):
         raise ZeroDivisionError
     assert heard == [started]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.cluster import Cluster, WorkerInfo, connect, report, spread
+from nomad_dask.cluster import Cluster, WorkerInfo, assign_shards, connect, report_progress
 from nomad_dask.cluster import connect as module
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, NomadWarning
 from tests.helpers.runs import worker_processes
@@ -145,7 +145,7 @@ def count_slowly(n: int) -> int:
 
     for done in range(1, n + 1):
         time.sleep(0.15)
-        report(done)
+        report_progress(done)
     return n
 
 
@@ -217,7 +217,7 @@ async def started(Worker, address, host, n_threads):
 )
 def test_shards_are_spread_by_threads(threads, n_shards):
     workers = [WorkerInfo(str(i), n, 1 << 30) for i, n in enumerate(threads)]
-    homes = spread(n_shards, workers)
+    homes = assign_shards(n_shards, workers)
     held = [homes.count(worker.address) for worker in workers]
     assert sum(held) == len(homes) == n_shards
     assert max(held) <= -(-n_shards // len(workers))

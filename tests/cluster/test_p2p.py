@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nomad_dask.cluster import Cluster
-from nomad_dask.cluster.p2p import BatchStoppedError, Post, listen
+from nomad_dask.cluster.p2p import ExchangeAbortedError, PeerExchange, listen
 from nomad_dask.errors import NomadError
 from tests.helpers.runs import worker_processes
 
@@ -40,7 +40,7 @@ def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.
     """Tell arrays that grow by what was heard, as layouts do, and return the last sum; or that it was stopped."""
     mine = np.full((100, 4), number, np.float32)
     try:
-        with Post(batch, homes) as post:
+        with PeerExchange(batch, homes) as post:
             for turn in range(TURNS):
                 if turn == fails_at:
                     raise ValueError(f"no turn {turn}")
@@ -48,7 +48,7 @@ def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.
                 parts = post.exchange(turn, {number: mine})
                 assert len(parts) == len(homes)
                 mine = mine + sum((i + 1) * part for i, part in enumerate(parts)) % 7
-    except BatchStoppedError:
+    except ExchangeAbortedError:
         return "stopped"
     return float(mine.sum())
 

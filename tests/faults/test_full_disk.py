@@ -13,7 +13,7 @@ import pytest
 from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
 from nomad_dask.errors import ResourceError
 from nomad_dask.pipeline.run import Result
-from nomad_dask.storage.workspace import Workspace, whole_file
+from nomad_dask.storage.workspace import Workspace, atomic_write
 from tests.helpers.runs import blobs, make_map, worker_processes
 
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_rows": 60}
@@ -121,11 +121,11 @@ def test_the_bytes_that_were_wanted_are_told(small_disk, tmp_path):
         home.save("a/b.npy", array)
     assert isinstance(caught.value, MemoryError)
     assert not list(small_disk.rglob("*.partial"))
-    with pytest.raises(ResourceError, match="The disk is full"), whole_file(small_disk / "c") as partial:
+    with pytest.raises(ResourceError, match="The disk is full"), atomic_write(small_disk / "c") as partial:
         partial.write_bytes(array.data)
     home.save("a/b.npy", array[: 1 << 20])
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "c") as partial:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "c") as partial:
         (partial / "d").write_text("there is no such folder")

@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from nomad_dask.cluster import Cluster, report
+from nomad_dask.cluster import Cluster, report_progress
 from nomad_dask.errors import Interrupted
 from tests.helpers.processes import command_line, descendants, stages_done, wait_until, worker_pids
 from tests.helpers.runs import blobs, make_map, worker_processes
@@ -69,7 +69,7 @@ def count_into(file: str, n: int) -> int:
         with Path(file).open("a") as f:
             f.write(".")
         time.sleep(0.05)
-        report(done)
+        report_progress(done)
     return n
 
 

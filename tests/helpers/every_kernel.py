@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Step
+from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.gpu import kmeans, layout
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.runtime import kernel_files
@@ -69,7 +69,7 @@ def lay_out(backend: GpuBackend, dim: int, normalizer: str, repulsion: str, by_m
         one = backend.layout(graph, params, 2 * _ROWS)
         one.load(positions, np.zeros_like(positions))
         for epoch in range(3):
-            one.epoch(Step(epoch, 1e-3, 0.5, 5.0, 1.0, measure_loss=epoch == 0), remote)
+            one.epoch(StepParams(epoch, 1e-3, 0.5, 5.0, 1.0, measure_loss=epoch == 0), remote)
     if not all(np.isfinite(array).all() for array in one.state()):
         raise ArithmeticError(f"positions of {dim}-D, {normalizer}, {repulsion} are not finite")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Remote, ShardGraph
+from nomad_dask.backends.base import RemoteState, ShardGraph
 from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
 
@@ -68,7 +68,7 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
     )
 
 
-def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int = 0) -> Remote:
+def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int = 0) -> RemoteState:
     """Make up what is known of the other shard."""
     rng = np.random.default_rng(seed)
     moments = rng.uniform(-spread, spread, (n_far + len(graph.patch_counts), dim + 1))
@@ -77,7 +77,7 @@ def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int 
     points = rng.uniform(-spread, spread, (4 * n_far, dim)).astype(np.float32)
     weights = rng.uniform(0.5, 20, 4 * n_far).astype(np.float32)
     known = n_far or None
-    return Remote(
+    return RemoteState(
         moments.astype(np.float32), counts.astype(np.float32), points, weights, known and 4e6, known and 9e6
     )  # fmt: skip
 

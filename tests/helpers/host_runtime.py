@@ -21,7 +21,7 @@ import numpy as np
 import scipy.fft
 from sklearn.cluster import KMeans
 
-from nomad_dask.backends.gpu.runtime import blocks, kernel_files, kernel_source, use
+from nomad_dask.backends.gpu.runtime import blocks, kernel_files, kernel_source, set_runtime
 
 _SHIM = Path(__file__).with_name("cuda_shim.h")
 _FLAGS = (
@@ -172,4 +172,4 @@ class HostRuntime:
 
 def dask_setup(worker: Any) -> None:
     """Put the host runtime in place in a Dask worker."""
-    use(HostRuntime())
+    set_runtime(HostRuntime())

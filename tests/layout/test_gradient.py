@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.params import Params
@@ -60,7 +60,7 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
     )  # fmt: skip
     layout = CpuShardLayout(shard, params, case.n_total, pool)
     layout.load(case.y.astype(np.float32), np.zeros((n, dim), np.float32))
-    remote = Remote(
+    remote = RemoteState(
         np.hstack([case.means, np.zeros((len(case.means), 1))]).astype(np.float32), case.counts.astype(np.float32),
         np.zeros((0, dim), np.float32), np.zeros(0, np.float32), 0.0, 1.0,
     )  # fmt: skip
@@ -69,7 +69,7 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
 
 def engine_direction(case: Case, normalizer: str, repulsion: str, pool, **more) -> tuple[np.ndarray, float]:
     layout, remote = engine(case, normalizer, repulsion, pool, **more)
-    outcome = layout.epoch(Step(0, rate=1.0, momentum=0.0, max_step=1e9, attract=1.0), remote)
+    outcome = layout.epoch(StepParams(0, rate=1.0, momentum=0.0, max_step=1e9, attract=1.0), remote)
     return layout.state()[1].astype(np.float64), outcome.z
 
 
@@ -121,7 +121,7 @@ def test_loss_is_what_the_formula_says():
     q = 1 / (1 + ((case.y[:, None] - case.y[None]) ** 2).sum(-1))
     with threads(1) as pool:
         layout, remote = engine(case, "global", "field", pool)
-        outcome = layout.epoch(Step(0, 1.0, 0.0, 1e9, 1.0, measure_loss=True), remote)
+        outcome = layout.epoch(StepParams(0, 1.0, 0.0, 1e9, 1.0, measure_loss=True), remote)
     assert outcome.loss == pytest.approx(-(case.p * np.log(q)).sum(), rel=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_steps_are_clipped_and_keep_their_direction():
         free, _ = engine_direction(case, "global", "field", pool)
         layout, remote = engine(case, "global", "field", pool)
         before = layout.state()[0]
-        layout.epoch(Step(0, 1.0, 0.0, 0.5, 1.0), remote)
+        layout.epoch(StepParams(0, 1.0, 0.0, 0.5, 1.0), remote)
         after, velocity = layout.state()
     lengths = np.linalg.norm(velocity, axis=1)
     assert lengths.max() <= 0.5 * (1 + 1e-6)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.layout.initialization import along_axes, from_anchors, room
+from nomad_dask.layout.initialization import density_scale, interpolate_init, pca_init
 from tests.helpers.runs import blobs
 
 
@@ -21,7 +21,7 @@ def rng() -> np.random.Generator:
 @pytest.mark.parametrize("deviation", [1e-9, 3.0, 1e9])
 def test_the_first_axis_is_as_wide_as_asked(init_std, deviation):
     coordinates = rng().normal(size=(5000, 2)) * [deviation, deviation / 4]
-    start = along_axes(coordinates.astype(np.float32), deviation, init_std, rng())
+    start = pca_init(coordinates.astype(np.float32), deviation, init_std, rng())
     assert start.dtype == np.float32
     assert start.std(axis=0) == pytest.approx([init_std, init_std / 4], rel=0.05)
     np.testing.assert_allclose(start / init_std, coordinates / deviation, atol=1e-3)
@@ -29,24 +29,24 @@ def test_the_first_axis_is_as_wide_as_asked(init_std, deviation):
 
 @pytest.mark.parametrize("deviation", [0.0, 2.0])
 def test_rows_that_are_all_alike_start_apart_but_near(deviation):
-    start = along_axes(np.zeros((300, 3), np.float32), deviation, 1.0, rng())
+    start = pca_init(np.zeros((300, 3), np.float32), deviation, 1.0, rng())
     assert len(np.unique(start, axis=0)) == 300
     assert np.abs(start).max() < 1e-3
 
 
 def test_rows_far_out_are_held_in_their_direction():
     coordinates = np.float32([[1e9, 0], [0, -1e12], [1, 1]])
-    start = along_axes(coordinates, 1.0, 2.0, rng())
+    start = pca_init(coordinates, 1.0, 2.0, rng())
     np.testing.assert_allclose(start, [[20, 0], [0, -20], [2, 2]], atol=1e-2)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_room_grows_with_the_rows(dim):
     coarse = rng().normal(size=(1000, dim)) * 5
-    a, b = room(coarse, 100_000), room(coarse, 100_000 * 2**dim)
+    a, b = density_scale(coarse, 100_000), density_scale(coarse, 100_000 * 2**dim)
     assert b == pytest.approx(2 * a)
-    assert room(coarse * 3, 100_000) == pytest.approx(a / 3)
-    assert np.isfinite(room(np.zeros((10, dim)), 100_000))
+    assert density_scale(coarse * 3, 100_000) == pytest.approx(a / 3)
+    assert np.isfinite(density_scale(np.zeros((10, dim)), 100_000))
 
 
 def stored(folder: Path, n_anchors: int, resident: bool) -> tuple:
@@ -69,7 +69,7 @@ def stored(folder: Path, n_anchors: int, resident: bool) -> tuple:
 def test_rows_start_at_the_weighted_mean_of_the_nearest_anchors(tmp_path, n_anchors, resident):
     """Where the nearest anchors lie in the nearest cells, that is nearly everywhere."""
     x, vectors, offsets, centroids, anchors, positions = stored(tmp_path, n_anchors, resident)
-    start = from_anchors(vectors, offsets, centroids, anchors, positions, 2.0, rng())
+    start = interpolate_init(vectors, offsets, centroids, anchors, positions, 2.0, rng())
     assert start.dtype == np.float32
     gaps = ((x[:, None].astype(np.float64) - x[anchors]) ** 2).sum(axis=2)
     m = min(4, n_anchors)
@@ -83,5 +83,5 @@ def test_rows_start_at_the_weighted_mean_of_the_nearest_anchors(tmp_path, n_anch
 def test_all_cells_are_tried_when_anchors_are_few(tmp_path):
     _, vectors, offsets, centroids, _, _ = stored(tmp_path, 5, resident=True)
     anchors, positions = np.array([599]), np.float32([[7, -3]])
-    start = from_anchors(vectors, offsets, centroids, anchors, positions, 1.0, rng())
+    start = interpolate_init(vectors, offsets, centroids, anchors, positions, 1.0, rng())
     assert np.abs(start - [7, -3]).max() < 4

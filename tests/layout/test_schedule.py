@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.layout.schedule import batch_end, schedule, tells
+from nomad_dask.layout.schedule import is_exchange_epoch, next_sync_epoch, schedule
 from nomad_dask.params import PRESETS, Params
 
 
@@ -82,14 +82,14 @@ def test_large_maps_get_epochs_in_proportion_to_their_width():
 )
 def test_when_shards_tell_each_other(every, told):
     expected = told if every == 1 else told + [13 + epoch for epoch in told]
-    assert [epoch for epoch in range(1, 27) if tells(epoch, every)] == expected
+    assert [epoch for epoch in range(1, 27) if is_exchange_epoch(epoch, every)] == expected
 
 
 @given(st.integers(0, 200), st.integers(1, 60), st.integers(1, 4))
 def test_batches_end_where_shards_can_begin_again(done, n_epochs, every):
     epoch = 13 * done if every > 1 else done
     last = epoch + 100
-    stop = batch_end(epoch, n_epochs, every, last)
+    stop = next_sync_epoch(epoch, n_epochs, every, last)
     assert epoch < stop <= last
     assert stop == last or stop - epoch >= n_epochs
     assert every == 1 or stop == last or stop % 13 == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.backends.cpu.group_moments import patch_moments
-from nomad_dask.layout.shard_summary import Charges, ShardSummary, merge
+from nomad_dask.layout.shard_summary import RemoteCharges, ShardSummary, merge_summaries
 
 
 @given(
@@ -44,7 +44,7 @@ def parts(n_shards: int, n_patches: int, dim: int, seed: int = 0) -> list[ShardS
 @given(order=st.permutations(range(5)))
 def test_the_order_of_arrival_does_not_matter(order):
     told = parts(5, 4, 2)
-    summary, shuffled = merge(told), merge([told[i] for i in order])
+    summary, shuffled = merge_summaries(told), merge_summaries([told[i] for i in order])
     np.testing.assert_array_equal(shuffled.patches, summary.patches)
     assert shuffled.z == summary.z
     for s in range(5):
@@ -52,7 +52,7 @@ def test_the_order_of_arrival_does_not_matter(order):
 
 
 def test_patches_are_carried_on_in_a_straight_line():
-    before, now = merge(parts(3, 4, 2)), merge(parts(3, 4, 2, seed=1))
+    before, now = merge_summaries(parts(3, 4, 2)), merge_summaries(parts(3, 4, 2, seed=1))
     later = now.carried_on(before, 0.5)
     np.testing.assert_allclose(later.patches, 1.5 * now.patches - 0.5 * before.patches, rtol=1e-5, atol=1e-5)
     assert later.z == now.z
@@ -60,17 +60,17 @@ def test_patches_are_carried_on_in_a_straight_line():
 
 def test_z_of_others():
     told = parts(3, 2, 2)
-    summary = merge(told)
+    summary = merge_summaries(told)
     assert summary.z_of_others(1) == pytest.approx(told[0].z + told[2].z)
-    assert merge(told[:1]).z_of_others(0) == 0
+    assert merge_summaries(told[:1]).z_of_others(0) == 0
     unknown = [told[0], ShardSummary(1, told[1].patches, None), told[2]]
-    assert merge(unknown).z_of_others(0) is None
-    assert merge(unknown).z_of_others(1) == pytest.approx(told[0].z + told[2].z)
+    assert merge_summaries(unknown).z_of_others(0) is None
+    assert merge_summaries(unknown).z_of_others(1) == pytest.approx(told[0].z + told[2].z)
 
 
 def test_moments_are_means_and_variances_by_global_number():
     told = parts(3, 4, 2)
-    moments = merge(told).moments()
+    moments = merge_summaries(told).moments()
     assert moments.shape == (12, 3)
     for s in range(3):
         for p in range(4):
@@ -82,8 +82,8 @@ def test_moments_are_means_and_variances_by_global_number():
 def test_charges_of_others_keep_rows_means_and_spreads(dim):
     told = parts(3, 4, dim)
     counts = np.array([[5, 1, 0, 2], [1, 0, 3, 1], [9, 9, 9, 9]], np.float32)
-    charges = Charges.of_others(1, counts, dim)
-    points, weights = charges.points(merge(told)), charges.weights
+    charges = RemoteCharges.of_others(1, counts, dim)
+    points, weights = charges.points(merge_summaries(told)), charges.weights
     assert weights.sum() == pytest.approx(counts[[0, 2]].sum())
     rows = counts[[0, 2]].reshape(-1)
     patches = np.concatenate([told[0].patches, told[2].patches]).astype(np.float64)
@@ -98,12 +98,12 @@ def test_charges_of_others_keep_rows_means_and_spreads(dim):
 
 
 def test_one_shard_has_no_others():
-    charges = Charges.of_others(0, np.ones((1, 4), np.float32), 2)
-    assert charges.points(merge(parts(1, 4, 2))).shape == (0, 2)
+    charges = RemoteCharges.of_others(0, np.ones((1, 4), np.float32), 2)
+    assert charges.points(merge_summaries(parts(1, 4, 2))).shape == (0, 2)
     assert charges.weights.shape == (0,)
 
 
 def test_bytes_are_those_of_what_is_sent():
     told = parts(3, 4, 2)
     assert told[0].nbytes == 4 * 4 * 4 + 16
-    assert merge(told).nbytes == 3 * 4 * 4 * 4 + 3 * 8
+    assert merge_summaries(told).nbytes == 3 * 4 * 4 * 4 + 3 * 8

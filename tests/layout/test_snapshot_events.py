@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import PositionsSeen, ShardPlaced, Sight, sight_of
+from nomad_dask.callbacks.events import LayoutSnapshot, ShardPlaced, SnapshotRequest, combined_snapshot_request
 from nomad_dask.cluster import Cluster
-from nomad_dask.layout.worker import Behind, look
+from nomad_dask.layout.worker import StaleShard, sample_positions
 from nomad_dask.pipeline.run import Result
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
@@ -49,7 +49,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
 
 
 def check(heard: Heard, seen: Result, most: int) -> None:
-    looks = heard.of(PositionsSeen)
+    looks = heard.of(LayoutSnapshot)
     epochs = [one.epoch for one in looks]
     assert (epochs[0], epochs[-1]) == (0, 30)
     assert epochs == sorted(set(epochs))
@@ -71,17 +71,17 @@ def check(heard: Heard, seen: Result, most: int) -> None:
 @pytest.mark.parametrize("most", [100, N])
 def test_the_map_is_the_same_when_it_is_watched(x, unseen, every_epoch, tasks, most):
     heard = Heard()
-    seen = make_map(x, emit=heard, sight=Sight(0.0, most), **SETTINGS)
+    seen = make_map(x, emit=heard, sight=SnapshotRequest(0.0, most), **SETTINGS)
     np.testing.assert_array_equal(seen.positions, unseen.positions)
-    assert look in tasks
-    assert len(heard.of(PositionsSeen)) == 31
+    assert sample_positions in tasks
+    assert len(heard.of(LayoutSnapshot)) == 31
     check(heard, seen, most)
 
 
 def test_on_worker_processes_too(x, unseen):
     heard = Heard()
     with worker_processes(2) as client:
-        seen = make_map(x, client=client, emit=heard, sight=Sight(0.0, 100), **SETTINGS)
+        seen = make_map(x, client=client, emit=heard, sight=SnapshotRequest(0.0, 100), **SETTINGS)
     np.testing.assert_array_equal(seen.positions, unseen.positions)
     assert len({placed.worker for placed in heard.of(ShardPlaced)}) == 2
     check(heard, seen, 100)
@@ -90,30 +90,30 @@ def test_on_worker_processes_too(x, unseen):
 def test_no_positions_travel_when_nobody_asks(x, every_epoch, tasks):
     heard = Heard()
     make_map(x, emit=heard, **SETTINGS)
-    assert heard.of(PositionsSeen) == []
-    assert look not in tasks
+    assert heard.of(LayoutSnapshot) == []
+    assert sample_positions not in tasks
 
 
 def test_looks_keep_their_distance(x, every_epoch):
     heard = Heard()
-    make_map(x, emit=heard, sight=Sight(1000.0, 10), **SETTINGS)
-    assert [seen.epoch for seen in heard.of(PositionsSeen)] == [0, 30]
+    make_map(x, emit=heard, sight=SnapshotRequest(1000.0, 10), **SETTINGS)
+    assert [seen.epoch for seen in heard.of(LayoutSnapshot)] == [0, 30]
 
 
 def test_a_worker_that_has_lost_its_shard_shows_nothing(tmp_path):
     class Elsewhere:
         workspace = tmp_path
 
-    answer: Any = look(Elsewhere(), "", (0, 1), 3, (slice(None), slice(None)))  # type: ignore[arg-type]
-    assert answer == [Behind(), Behind()]
+    answer: Any = sample_positions(Elsewhere(), "", (0, 1), 3, (slice(None), slice(None)))  # type: ignore[arg-type]
+    assert answer == [StaleShard(), StaleShard()]
 
 
 def test_listeners_agree_on_a_sight():
     def one(event: object) -> None: ...
     def two(event: object) -> None: ...
 
-    assert sight_of([one, two]) is None
-    one.sight, two.sight = Sight(2.0, 10), None
-    assert sight_of([one, two]) == Sight(2.0, 10)
-    two.sight = Sight(0.5, 5)
-    assert sight_of([one, two]) == Sight(0.5, 10)
+    assert combined_snapshot_request([one, two]) is None
+    one.sight, two.sight = SnapshotRequest(2.0, 10), None
+    assert combined_snapshot_request([one, two]) == SnapshotRequest(2.0, 10)
+    two.sight = SnapshotRequest(0.5, 5)
+    assert combined_snapshot_request([one, two]) == SnapshotRequest(0.5, 10)

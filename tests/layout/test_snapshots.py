@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.layout.snapshots import fair_parts
+from nomad_dask.layout.snapshots import stratified_slices
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=12), st.integers(1, 3000))
 def test_every_stretch_of_rows_is_shown_in_proportion(sizes, most):
-    parts = fair_parts(sizes, most)
+    parts = stratified_slices(sizes, most)
     shown = np.concatenate([np.isin(np.arange(n), np.arange(n)[part]) for n, part in zip(sizes, parts, strict=True)])
     n = sum(sizes)
     assert shown.sum() <= most

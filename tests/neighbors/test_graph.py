@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.neighbors.graph import neighbor_weights, rank_weights, symmetric_graph
-from nomad_dask.params import WEIGHTS
+from nomad_dask.params import AFFINITIES
 
 
-@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("kind", AFFINITIES)
 @pytest.mark.parametrize("k", [1, 2, 15, 1000])
 def test_rank_weights_sum_to_one_and_fall(kind, k):
     weights = rank_weights(k, kind)
@@ -43,7 +43,7 @@ def neighbors(draw: st.DrawFn) -> np.ndarray:
     return ids
 
 
-@given(ids=neighbors(), kind=st.sampled_from(WEIGHTS))
+@given(ids=neighbors(), kind=st.sampled_from(AFFINITIES))
 def test_weights_are_renormalised_over_the_neighbours_found(ids, kind):
     weights = neighbor_weights(ids, kind)
     assert weights.dtype == np.float32

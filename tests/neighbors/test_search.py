@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
-from nomad_dask.backends.cpu.cell_search import CellSearch
+from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.search import Neighbors, choose_effort, find_neighbors, measure_recall
+from nomad_dask.neighbors.search import Neighbors, choose_probes, find_neighbors, measure_recall
 
 
 def shard(folder: Path, X: np.ndarray, labels: np.ndarray, n_cells: int, resident: bool = True):
@@ -40,7 +40,7 @@ def search(vectors, offsets, means, k=15, n_threads=1, **changes) -> Neighbors:
     } | changes
     memory_bytes, n_queries = given.pop("memory_bytes", 1 << 28), given.pop("n_queries", None)
     with threads(n_threads) as pool:
-        primitives = CellSearch(vectors, offsets, means, pool, given["seed"], memory_bytes, n_queries)
+        primitives = CpuCellSearch(vectors, offsets, means, pool, given["seed"], memory_bytes, n_queries)
         return find_neighbors(primitives, k, **given)
 
 
@@ -181,10 +181,10 @@ def test_lists_are_ascending_and_hold_distinct_other_rows(tmp_path, n, d, k, n_c
 def test_effort_is_the_least_that_reaches_the_target():
     near, far = np.repeat(np.arange(10), 10), np.repeat(np.arange(1000), 10)
     screen = np.arange(100)
-    assert choose_effort(near, screen, 0.9, 250, True) == (10, 98)  # few probes reach it: no rounds
-    assert choose_effort(far, screen, 0.9, 250, False) == (950, 98)  # no rounds possible
-    assert choose_effort(far, screen, 0.9, 250, True) == (770, 90)  # a start for rounds
-    assert choose_effort(near, screen, 1.0, 250, True) == (10, 100)
+    assert choose_probes(near, screen, 0.9, 250, True) == (10, 98)  # few probes reach it: no rounds
+    assert choose_probes(far, screen, 0.9, 250, False) == (950, 98)  # no rounds possible
+    assert choose_probes(far, screen, 0.9, 250, True) == (770, 90)  # a start for rounds
+    assert choose_probes(near, screen, 1.0, 250, True) == (10, 100)
 
 
 def test_recall_counts_ties_as_found():

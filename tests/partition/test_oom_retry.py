@@ -9,7 +9,7 @@ import pytest
 
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.errors import DeviceMemoryError, ResourceError
-from nomad_dask.partition.oom_retry import in_halves
+from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.shuffle import SHARD_FILES, shard_file
 from tests.helpers.runs import blobs, make_map
 
@@ -26,15 +26,15 @@ def limited(limit: int, tried: list[int]):
 
 def test_once_and_in_order():
     tried: list[int] = []
-    parts = in_halves(limited(50, tried), 3, 102)
+    parts = retry_in_halves(limited(50, tried), 3, 102)
     np.testing.assert_array_equal(np.concatenate([rows for (rows,) in parts]), np.arange(3, 102))
     assert tried == [99, 49, 50]
     tried.clear()
     with pytest.raises(DeviceMemoryError):
-        in_halves(limited(10, tried), 0, 100)
+        retry_in_halves(limited(10, tried), 0, 100)
     assert tried == [100, 50]
     with pytest.raises(DeviceMemoryError):
-        in_halves(limited(0, tried), 0, 1)
+        retry_in_halves(limited(0, tried), 0, 1)
 
 
 def test_the_error_keeps_its_kind_between_processes():

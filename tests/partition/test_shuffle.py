@@ -15,7 +15,7 @@ from nomad_dask.params import Params
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition import sampling, shuffle
 from nomad_dask.partition.shuffle import _buckets
-from nomad_dask.planning.plan import Run, make_plan
+from nomad_dask.planning.plan import RunContext, make_plan
 from nomad_dask.sources import open_source
 from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import blobs, make_map
@@ -82,12 +82,12 @@ def test_the_size_of_blocks_changes_nothing(tmp_path, n_shards, metric):
         for block_rows in (600, 97):
             plan = replace(make_plan(source, params, 1, 8 << 30), block_rows=block_rows)
             home = Workspace(tmp_path / str(block_rows), {})
-            run = Run(source, params, plan, home.path, "cpu")
-            sampling.draw(run, cluster, lambda job, done: None)
-            cluster.run(cells_module.make, [(run,)])
-            shuffle.write_blocks(run, cluster, lambda job, done: None)
+            run = RunContext(source, params, plan, home.path, "cpu")
+            sampling.draw_sample(run, cluster, lambda job, done: None)
+            cluster.run(cells_module.fit_cells_stage, [(run,)])
+            shuffle.write_runs(run, cluster, lambda job, done: None)
             n_blocks = len(source.blocks(block_rows))
-            cluster.run(shuffle.merge_shard, [(run, s, n_blocks) for s in range(n_shards)])
+            cluster.run(shuffle.merge_runs, [(run, s, n_blocks) for s in range(n_shards)])
             found.append(shards(home.path, n_shards))
     mean, axes = np.load(home.path / "cells/mean.npy"), np.load(home.path / "cells/components.npy")[:2]
     for whole, merged in zip(*found, strict=True):
@@ -128,13 +128,13 @@ def test_tasks_can_run_again(tmp_path, n_shards):
     settings: dict[str, Any] = {"n_shards": n_shards, "n_epochs": 1}
     params = Params(**settings)
     make_map(tmp_path / "x.npy", workspace=tmp_path / "w", keep_stages=True, **settings)
-    run = Run(source, params, make_plan(source, params, 1, 8 << 30), tmp_path / "w", "cpu")
+    run = RunContext(source, params, make_plan(source, params, 1, 8 << 30), tmp_path / "w", "cpu")
     before = shards(tmp_path / "w", n_shards)
     with connect() as cluster:
-        shuffle.write_blocks(run, cluster, lambda job, done: None)
+        shuffle.write_runs(run, cluster, lambda job, done: None)
         jobs = [(run, s, len(source.blocks(run.plan.block_rows))) for s in range(n_shards)]
-        made = cluster.run(shuffle.merge_shard, jobs)
-        assert cluster.run(shuffle.merge_shard, jobs) == made
+        made = cluster.run(shuffle.merge_runs, jobs)
+        assert cluster.run(shuffle.merge_runs, jobs) == made
     for shard, again in zip(before, shards(tmp_path / "w", n_shards), strict=True):
         for what in shuffle.SHARD_FILES:
             np.testing.assert_array_equal(again[what], shard[what])

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.partition.split_cells import cut_huge
+from nomad_dask.partition.split_cells import split_oversized_cells
 
 
 @given(
@@ -22,7 +22,7 @@ def test_every_row_stays_and_no_piece_is_above_the_limit(counts, limit, kinds, s
     n = sum(counts)
     vectors = rng.normal(size=(kinds, 3)).astype(np.float32)[rng.integers(kinds, size=n)]
     order = rng.permutation(n)
-    new_order, sizes = cut_huge(vectors, order, np.array(counts), limit, "euclidean")
+    new_order, sizes = split_oversized_cells(vectors, order, np.array(counts), limit, "euclidean")
     assert sorted(new_order) == list(range(n))
     assert sizes.sum() == n
     assert not len(sizes) or (sizes.min() > 0 and sizes.max() <= limit)
@@ -38,7 +38,7 @@ def test_pieces_lie_together():
     rng = np.random.default_rng(0)
     along = rng.uniform(1, 100, size=800)
     vectors = np.stack([along, np.full(800, 30.0), rng.normal(size=800)], axis=1).astype(np.float32)
-    order, sizes = cut_huge(vectors, np.arange(800), np.array([800]), 100, "euclidean")
+    order, sizes = split_oversized_cells(vectors, np.arange(800), np.array([800]), 100, "euclidean")
     assert (sizes <= 100).all()
     assert len(sizes) == 8
     pieces = np.split(along[order], np.cumsum(sizes)[:-1])

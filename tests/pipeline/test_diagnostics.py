@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from nomad_dask.errors import NomadWarning
 from nomad_dask.maps import read_map
 from nomad_dask.params import Params
-from nomad_dask.partition.clustering import settled
+from nomad_dask.partition.clustering import kmeans_convergence
 from nomad_dask.pipeline.run import diagnostics
 from tests.helpers.runs import blobs, make_map, worker_processes
 
@@ -71,17 +71,17 @@ def test_kmeans_has_settled_where_another_round_changes_nothing():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(4000, 5)).astype(np.float32)
     model = KMeans(300, n_init=1, max_iter=300, tol=0, random_state=0).fit(rows)
-    at_rest = settled(rows, model.labels_, model.cluster_centers_.astype(np.float32))
+    at_rest = kmeans_convergence(rows, model.labels_, model.cluster_centers_.astype(np.float32))
     assert at_rest["kmeans_shift"] < 1e-3
     assert at_rest["kmeans_converged"] is True
     centers = rows[rng.choice(4000, 300, replace=False)]
     labels = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
-    begun = settled(rows, labels, centers)
+    begun = kmeans_convergence(rows, labels, centers)
     means = np.stack([rows[labels == c].mean(axis=0) for c in range(300)])
     shift = ((means - centers)[labels] ** 2).sum() / ((rows - centers[labels]) ** 2).sum()
     assert begun["kmeans_shift"] == pytest.approx(np.sqrt(shift), rel=1e-3)
     assert begun["kmeans_converged"] is False
-    assert settled(rows[:1], np.zeros(1, np.int32), rows[:1])["kmeans_converged"] is True
+    assert kmeans_convergence(rows[:1], np.zeros(1, np.int32), rows[:1])["kmeans_converged"] is True
 
 
 def skewed(kind: str, n: int = 8000, d: int = 16) -> np.ndarray:

@@ -12,7 +12,7 @@ from sklearn.manifold import trustworthiness
 
 from nomad_dask.callbacks.events import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, NomadWarning
-from nomad_dask.params import NORMALIZERS, PRESETS, REPULSIONS, WEIGHTS, Params
+from nomad_dask.params import AFFINITIES, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
 from tests.helpers.runs import Heard, blobs, make_map
 
 
@@ -27,11 +27,11 @@ def trusted(x: np.ndarray, positions: np.ndarray) -> float:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{f"{n} {r}": {"normalizer": n, "repulsion": r} for n in NORMALIZERS for r in REPULSIONS},
+    **{f"{n} {r}": {"normalizer": n, "repulsion": r} for n in NORMALIZATIONS for r in REPULSION_METHODS},
     "point field, little noise": {"normalizer": "point", "n_noise": 50},
     "means of all cells": {"repulsion": "means", "n_negatives": 0},
     "several exact cells": {"repulsion": "means", "n_exact_cells": 3},
-    **{weights: {"weights": weights} for weights in WEIGHTS},
+    **{weights: {"weights": weights} for weights in AFFINITIES},
     **{preset: {"preset": preset, "n_epochs": None} for preset in PRESETS},
     "exaggeration": {"exaggeration": 4.0},
     "learning rate": {"learning_rate": 0.5, "momentum": 0.8, "learning_rate_end": 0.2, "max_step": 2.0},

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from nomad_dask.callbacks.events import CheckpointWritten, Event, StageStarted
 from nomad_dask.cli import cli
 from nomad_dask.errors import Interrupted, MissingInputError, WorkspaceError
-from nomad_dask.pipeline.status import look, report
+from nomad_dask.pipeline.status import format_status, read_status
 from tests.helpers.runs import blobs, make_map
 
 PROGRAM = Path(sys.executable).with_name("nomad-dask")
@@ -61,8 +61,8 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_finished_run(finished):
     before = tree(finished)
-    found = look(finished)
-    assert (found.state, found.holder, found.damage, found.findings) == ("finished", None, (), ())
+    found = read_status(finished)
+    assert (found.state, found.holder, found.damage, found.quality_warnings) == ("finished", None, (), ())
     assert (found.n_rows, found.n_dims, found.n_shards) == (800, 20, 2)
     assert found.params == SETTINGS
     assert [stage.name for stage in found.stages] == STAGES
@@ -82,7 +82,7 @@ def test_the_command_tells_it_to_people_and_machines(finished):
         assert said in out
     code, out, _ = call(finished, "--json", "--quick")
     assert code == 0
-    assert json.loads(out) == json.loads(json.dumps(look(finished).as_dict())) | {
+    assert json.loads(out) == json.loads(json.dumps(read_status(finished).as_dict())) | {
         "checkpoint_age": json.loads(out)["checkpoint_age"]
     }
 
@@ -90,21 +90,21 @@ def test_the_command_tells_it_to_people_and_machines(finished):
 def test_a_stopped_run_that_was_moved(x, tmp_path, checkpoints_at_once):
     stopped(x, tmp_path / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch == 12)
     (tmp_path / "w").rename(tmp_path / "moved")
-    found = look(tmp_path / "moved")
+    found = read_status(tmp_path / "moved")
     assert found.state == "stopped"
     assert [stage.state for stage in found.stages] == ["done"] * 4 + ["stopped"]
     assert (found.epoch, found.n_epochs) == (12, 30)
     assert found.checkpoint_age is not None
     assert 0 <= found.checkpoint_age < 300
     assert str(tmp_path / "moved") in found.go_on
-    assert "last checkpoint: epoch 12 of 30" in report(found)
+    assert "last checkpoint: epoch 12 of 30" in format_status(found)
 
 
 @pytest.mark.parametrize("stage", ["cells", "neighbors"])
 def test_stages_that_have_not_begun(x, tmp_path, stage):
     stopped(x, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == stage)
     place = STAGES.index(stage)
-    states = [s.state for s in look(tmp_path / "w").stages]
+    states = [s.state for s in read_status(tmp_path / "w").stages]
     assert states == ["done"] * place + ["not begun"] * (5 - place)
 
 
@@ -114,13 +114,13 @@ def test_damage_is_named_with_what_has_to_be_done_again(x, tmp_path):
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     before = tree(tmp_path / "w")
-    found = look(tmp_path / "w")
+    found = read_status(tmp_path / "w")
     assert found.damage == ("graph/0001.indices.npy has another content than was written",)
     assert [s.state for s in found.stages] == [*BEFORE_NEIGHBORS, "damaged", "not begun"]
     assert "damaged: graph/0001.indices.npy" in call(tmp_path / "w")[1]
-    assert look(tmp_path / "w", sizes_only=True).damage == ()
+    assert read_status(tmp_path / "w", sizes_only=True).damage == ()
     file.unlink()
-    assert look(tmp_path / "w", sizes_only=True).damage == ("graph/0001.indices.npy is missing",)
+    assert read_status(tmp_path / "w", sizes_only=True).damage == ("graph/0001.indices.npy is missing",)
     assert tree(tmp_path / "w").keys() == before.keys() - {str(file)}
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             try:
-                found = look(home)
+                found = read_status(home)
             except (WorkspaceError, MissingInputError):  # it has not come so far
                 continue
             states.add(found.state)
@@ -152,7 +152,7 @@ def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
         process.wait()
     assert "running" in states
     home.rename(tmp_path / "moved")
-    found = look(tmp_path / "moved")
+    found = read_status(tmp_path / "moved")
     assert (found.state, found.holder) == ("stopped", None)
     assert [s.state for s in found.stages][:4] == ["done"] * 4
     words = shlex.split(found.go_on)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
-from nomad_dask.planning.plan import Plan, check_fits, coarse_size, human_bytes, human_seconds, make_plan
+from nomad_dask.planning.plan import Plan, check_resources, format_bytes, format_seconds, make_plan, n_coarse_rows
 from nomad_dask.sources.base import Source
 
 
@@ -93,18 +93,18 @@ def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, sai
     ],
 )  # fmt: skip
 def test_when_a_coarse_start_is_made(n, coarse, rows):
-    assert coarse_size(n, coarse) == rows
+    assert n_coarse_rows(n, coarse) == rows
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers():
     plan = make_plan(Shape(50_000_000, 768), Params(), 2, 8 * GIB)
-    check_fits(plan, plan.worker_bytes, plan.disk_bytes)
+    check_resources(plan, plan.worker_bytes, plan.disk_bytes)
     with pytest.raises(ResourceError) as caught:
-        check_fits(plan, plan.worker_bytes - 1, plan.disk_bytes)
-    assert human_bytes(plan.worker_bytes) in str(caught.value)
+        check_resources(plan, plan.worker_bytes - 1, plan.disk_bytes)
+    assert format_bytes(plan.worker_bytes) in str(caught.value)
     assert caught.value.exit_code == 3
     with pytest.raises(ResourceError, match="of disk") as caught:
-        check_fits(plan, plan.worker_bytes, 5 * GIB)
+        check_resources(plan, plan.worker_bytes, 5 * GIB)
     assert "5.0 GiB are free" in str(caught.value)
 
 
@@ -120,17 +120,17 @@ def test_more_workers_need_less_memory_each():
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
 )
 def test_sizes_as_people_say_them(size, said):
-    assert human_bytes(size) == said
+    assert format_bytes(size) == said
 
 
 def test_little_memory_makes_more_shards_and_smaller_blocks():
     plan = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
-    check_fits(plan, 2 * 10**9, 1 << 50)
+    check_resources(plan, 2 * 10**9, 1 << 50)
     assert plan.n_shards > 1
     roomy = make_plan(Shape(3_000_000, 1024), Params(), 1, 64 * GIB)
     assert (roomy.n_shards, plan.block_rows < roomy.block_rows) == (1, True)
     with pytest.raises(ResourceError, match="on each of its workers"):
-        check_fits(roomy, 2 * 10**9, 1 << 50)
+        check_resources(roomy, 2 * 10**9, 1 << 50)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
     """By more shards where the search is what needs most, by more workers besides where the layout is."""
     plan = make_plan(Shape(n, d), Params(n_shards=1), 1, gib * GIB)
     with pytest.raises(ResourceError) as caught:
-        check_fits(plan, gib * GIB, 1 << 50)
+        check_resources(plan, gib * GIB, 1 << 50)
     said = re.search(r"give n_shards=(\d+) \(--shards \1\)", str(caught.value))
     assert said is not None
     n_shards = int(said[1])
-    check_fits(make_plan(Shape(n, d), Params(n_shards=n_shards), n_shards, gib * GIB), gib * GIB, 1 << 50)
+    check_resources(make_plan(Shape(n, d), Params(n_shards=n_shards), n_shards, gib * GIB), gib * GIB, 1 << 50)
 
 
 def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
@@ -158,7 +158,7 @@ def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
 def test_times_as_people_say_them(seconds, said):
-    assert human_seconds(seconds) == said
+    assert format_seconds(seconds) == said
 
 
 def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():

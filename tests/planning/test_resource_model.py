@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from nomad_dask.params import Params
-from nomad_dask.pipeline.time_estimate import estimate
+from nomad_dask.pipeline.time_estimate import estimate_seconds
 from nomad_dask.planning.plan import make_plan
 from nomad_dask.sources import open_source
 from tests.helpers.runs import blobs
@@ -50,9 +50,9 @@ def disk_now(folder: Path) -> int:
 def test_a_real_fit_needs_no_more_than_its_plan(tmp_path, shape, dtype, memory, settings):
     data, output = tmp_path / "x.npy", tmp_path / "map.parquet"
     np.save(data, blobs(shape[0], n_dims=shape[1]).astype(dtype))
-    from nomad_dask.utils.memory import read_bytes
+    from nomad_dask.utils.memory import parse_bytes
 
-    plan = make_plan(open_source(data), Params(**settings), 1, read_bytes(memory) or 0)
+    plan = make_plan(open_source(data), Params(**settings), 1, parse_bytes(memory) or 0)
     process = subprocess.Popen([sys.executable, "-c", FIT, data, json.dumps(settings), output, memory])
     watched, peak, disk = psutil.Process(process.pid), 0, 0
     while process.poll() is None:
@@ -71,7 +71,7 @@ def test_an_estimate_has_the_time_of_every_stage(tmp_path):
     source = open_source(blobs(9000))
     settings: dict[str, Any] = {"n_epochs": 20}
     plan = make_plan(source, Params(**settings), 1, 8 << 30)
-    seconds = estimate(source, Params(**settings), plan)
+    seconds = estimate_seconds(source, Params(**settings), plan)
     assert list(seconds) == [s.name for s in plan.stages if s.name != "map"]
     assert all(s > 0 for s in seconds.values())
     big = make_plan(source, Params(coarse="always", **settings), 1, 8 << 30)

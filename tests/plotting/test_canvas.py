@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nomad_dask.plotting.canvas import SvgSheet
+from nomad_dask.plotting.canvas import SvgCanvas
 from nomad_dask.plotting.labels import labels_of_column
 from nomad_dask.plotting.raster import draw
 
@@ -91,7 +91,7 @@ def test_script_in_labels_columns_and_titles_is_text(tmp_path):
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(), max_size=30))
 def test_any_text_gives_xml(tmp_path, text):
-    sheet = SvgSheet((100, 100), "#000000", text)
+    sheet = SvgCanvas((100, 100), "#000000", text)
     sheet.text((50, 50), text, 12, "#ffffff", "m", halo="#000000")
     sheet.save(tmp_path / "t.svg")
     root, (written,) = parts(tmp_path / "t.svg")
@@ -99,7 +99,7 @@ def test_any_text_gives_xml(tmp_path, text):
 
 
 def test_letters_take_the_width_that_was_measured(tmp_path):
-    sheet = SvgSheet((100, 100), "#000000", "")
+    sheet = SvgCanvas((100, 100), "#000000", "")
     sheet.text((50, 50), "word", 20, "#ffffff", "m")
     sheet.save(tmp_path / "t.svg")
     (text,) = ET.parse(tmp_path / "t.svg").iter(f"{NS}text")

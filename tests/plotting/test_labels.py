@@ -17,7 +17,7 @@ from nomad_dask.errors import InputError
 from nomad_dask.plotting import labels as labels_module
 from nomad_dask.plotting.canvas import clean, text_width
 from nomad_dask.plotting.color_mapping import rows_of
-from nomad_dask.plotting.label_placement import place, wrapped
+from nomad_dask.plotting.label_placement import place_labels, wrapped
 from nomad_dask.plotting.labels import (
     LEVELS,
     Label,
@@ -207,7 +207,7 @@ def test_no_two_labels_overlap_and_all_are_inside(drawn, height, shape):
     area = (10, 20, 10 + width, 20 + height)
     given_labels = [Label(*label) for label in drawn]
     at = np.array([[lab.x, lab.y] for lab in given_labels]).reshape(-1, 2) * [width, height] + [10, 20]
-    placed = place(given_labels, at, area)
+    placed = place_labels(given_labels, at, area)
     boxes = [p.box for p in placed]
     for i, (left, top, right, bottom) in enumerate(boxes):
         assert area[0] <= left < right <= area[2]
@@ -221,7 +221,7 @@ def test_no_two_labels_overlap_and_all_are_inside(drawn, height, shape):
 
 def test_the_largest_comes_first_and_the_next_moves_aside():
     two = [Label("small", 0, 0, 5, 0), Label("large", 0, 0, 50, 0), Label("coarse", 0, 0, 1, 0)]
-    placed = place(two, np.full((3, 2), 500.0), (0, 0, 1000, 1000))
+    placed = place_labels(two, np.full((3, 2), 500.0), (0, 0, 1000, 1000))
     assert [p.lines for p in placed] == [("large",), ("small",), ("coarse",)]
     left, top, right, bottom = placed[0].box
     assert ((left + right) / 2, (top + bottom) / 2) == (500, 500)
@@ -231,7 +231,7 @@ def test_larger_pictures_have_room_for_more_and_larger_letters():
     rng = np.random.default_rng(0)
     many = [Label(f"label {i}", 0, 0, 1000 - i, i // 60) for i in range(180)]
     at = rng.uniform(0, 1, size=(180, 2))
-    shown = {s: place(many, at * s, (0, 0, s, s)) for s in (300, 1200, 6000)}
+    shown = {s: place_labels(many, at * s, (0, 0, s, s)) for s in (300, 1200, 6000)}
     assert 4 <= len(shown[300]) < len(shown[1200]) < len(shown[6000])
     assert 10 == shown[300][0].size < shown[1200][0].size < shown[6000][0].size
     assert shown[6000][0].size < 6000 / 1200 * shown[1200][0].size

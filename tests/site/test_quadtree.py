@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from nomad_dask.site.export import export
-from nomad_dask.site.quadtree import Quad, Stock, row_type, tiles
+from nomad_dask.site.quadtree import Quad, RowStream, row_type, tiles
 from nomad_dask.site.quantize import DEEPEST, Extent, priority
 from tests.helpers import site_maps as sites
 from tests.helpers.site_maps import write_map
@@ -112,7 +112,7 @@ def test_the_tree_is_that_of_rows_dropped_one_by_one(tmp_path_factory, seed, n, 
     rows["c.0"] = rows["x"] % 251
     scratch = tmp_path_factory.mktemp("scratch")
     batch = int(rng.integers(1, n + 1))
-    stock = Stock(n, rows.dtype, lambda: (rows[i : i + batch] for i in range(0, n, batch)))
+    stock = RowStream(n, rows.dtype, lambda: (rows[i : i + batch] for i in range(0, n, batch)))
     found = {}
     for tile in tiles(stock, Quad(0, 0, 0), tile_rows, scratch, memory_rows):
         held = np.concatenate(list(tile.rows))

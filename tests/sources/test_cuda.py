@@ -18,8 +18,8 @@ from nomad_dask.errors import InputError
 from nomad_dask.maps import Map
 from nomad_dask.metrics import score
 from nomad_dask.sources import open_source
-from nomad_dask.sources.npy import staged
-from nomad_dask.utils.array_types import in_kind_of, positions_on_host
+from nomad_dask.sources.npy import copy_to_npy
+from nomad_dask.utils.array_types import to_host, to_output_type
 from tests.helpers.device_arrays import Card, Column, DaskFrame, Frame, to_card, to_frame
 from tests.helpers.runs import blobs, worker_processes
 from tests.helpers.source_kinds import arrow_numbers, list_table
@@ -128,7 +128,7 @@ def test_worker_processes_get_a_copy_in_the_workspace(x, kind, tmp_path):
     source = open_source(kind(x))
     assert not source.shareable
     assert pickle.loads(pickle.dumps(source)) is source
-    copy = staged(source, tmp_path / "x.npy", max_rows=10)
+    copy = copy_to_npy(source, tmp_path / "x.npy", max_rows=10)
     assert copy.shareable
     assert copy.fingerprint() == source.fingerprint()
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), x)
@@ -231,23 +231,23 @@ def libraries(monkeypatch):
 @pytest.mark.parametrize("n_components", [2, 3])
 def test_a_map_comes_in_the_kind_of_its_input(x, libraries, n_components):
     positions = x[:, :n_components]
-    on_card = in_kind_of(to_card(x), positions)
+    on_card = to_output_type(to_card(x), positions)
     assert isinstance(on_card, Card)
     np.testing.assert_array_equal(on_card.get(), positions)
     frame = frame_of_lists(x)
     frame.index = object()
-    made = in_kind_of(frame, positions)
+    made = to_output_type(frame, positions)
     assert made.columns == ["x", "y", "z"][:n_components]
     assert made.index is frame.index
     for other in (x, dask_cards(x), "x.npy"):
-        assert in_kind_of(other, positions) is positions
+        assert to_output_type(other, positions) is positions
     for given in (on_card, made, positions):
-        np.testing.assert_array_equal(positions_on_host(given), positions)
+        np.testing.assert_array_equal(to_host(given), positions)
 
 
 def test_positions_in_a_frame_are_named():
     with pytest.raises(InputError, match=r"\['x', 'height'\]: x and y are needed"):
-        positions_on_host(to_frame(pa.table({"x": [1.0], "height": [2.0]})))
+        to_host(to_frame(pa.table({"x": [1.0], "height": [2.0]})))
 
 
 def test_a_map_as_a_frame_on_the_device(libraries):
@@ -364,7 +364,7 @@ def test_the_estimator_with_real_libraries():
     assert isinstance(framed, cudf.DataFrame)
     assert list(framed.columns) == ["x", "y"]
     assert framed.index.to_pandas().equals(frame.index.to_pandas())
-    np.testing.assert_array_equal(positions_on_host(framed), estimator.embedding_)
+    np.testing.assert_array_equal(to_host(framed), estimator.embedding_)
     expected = score(open_source(x), estimator.embedding_, labels=np.arange(500) % 3)
     assert score(frame, framed, labels=cudf.Series(np.arange(500) % 3)) == expected
     assert score(cupy.asarray(x), layout, labels=cupy.arange(500) % 3).neighbors[15].value > 0.1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nomad_dask.errors import InputError
 from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.npy import NpySource, staged
+from nomad_dask.sources.npy import NpySource, copy_to_npy
 from tests.helpers.source_kinds import FILES, LAZY
 
 
@@ -169,7 +169,7 @@ except InputError as error:
 
 def test_staged(make_source, x, tmp_path):
     source = make_source(x)
-    copy = staged(source, tmp_path / "staged" / "x.npy", max_rows=10)
+    copy = copy_to_npy(source, tmp_path / "staged" / "x.npy", max_rows=10)
     assert isinstance(copy, NpySource)
     assert copy.shareable
     assert copy.dtype == source.dtype
@@ -183,7 +183,7 @@ def test_staging_that_fails_leaves_nothing(x, tmp_path):
 
     ragged = pa.table({"v": [[1.0, 2.0]] * 20 + [[1.0]]})
     with pytest.raises(InputError, match="row 20"):
-        staged(open_source(ragged), tmp_path / "x.npy", max_rows=8)
+        copy_to_npy(open_source(ragged), tmp_path / "x.npy", max_rows=8)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ from nomad_dask.params import Params
 from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source, retry
 from nomad_dask.sources.npy import NpySource
-from nomad_dask.sources.retry import patiently
+from nomad_dask.sources.retry import with_retries
 from tests.helpers.runs import blobs, make_map, worker_processes
 from tests.helpers.source_kinds import list_table
 
@@ -49,7 +49,7 @@ STALE = OSError(errno.ESTALE, "Stale file handle")
 
 def test_two_failures_and_then_it_works(quick):
     with pytest.warns(NomadWarning) as told:
-        assert patiently(failing([IO, TimeoutError()]), "x.npy, rows 3 to 9,") == 7
+        assert with_retries(failing([IO, TimeoutError()]), "x.npy, rows 3 to 9,") == 7
     assert [str(w.message) for w in told] == [
         "x.npy, rows 3 to 9, could not be read (OSError: [Errno 5] Input/output error): trying again in 0.01 s.",
         "x.npy, rows 3 to 9, could not be read (TimeoutError): trying again in 0.02 s.",
@@ -65,7 +65,7 @@ def test_waits_grow(monkeypatch):
             InputError, match=r"cannot be read, tried 4 times \(OSError: \[Errno 116\].*the same command"
         ) as said,
     ):
-        patiently(failing([STALE] * 9), "x.npy, rows 3 to 9,")
+        with_retries(failing([STALE] * 9), "x.npy, rows 3 to 9,")
     assert waited == [0.1, 1.0, 5.0]
     assert said.value.__cause__ is STALE
     assert said.value.exit_code == 2
@@ -82,7 +82,7 @@ def test_waits_grow(monkeypatch):
 )
 def test_what_waiting_does_not_mend_is_told_at_once(error, kind, message):
     with pytest.raises(kind, match=message):
-        patiently(failing([error]), "x.npy")
+        with_retries(failing([error]), "x.npy")
 
 
 class FlakyNpy(NpySource):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nomad_dask.errors import InputError, WorkspaceError
-from nomad_dask.storage.lock import LOCK, holder_of, is_running, locked
+from nomad_dask.storage.lock import LOCK, hold_lock, is_running, read_lock_owner
 
 HOLD = """
 import sys, time
@@ -36,10 +36,10 @@ def hold(path: Path) -> subprocess.Popen[str]:
 def test_another_process_is_named_and_its_death_frees_the_workspace(tmp_path):
     process = hold(tmp_path / "w")
     try:
-        with pytest.raises(WorkspaceError) as caught, locked(tmp_path / "w"):
+        with pytest.raises(WorkspaceError) as caught, hold_lock(tmp_path / "w"):
             pass
         assert f"in use by process {process.pid} on {socket.gethostname()}, since " in str(caught.value)
-        holder = holder_of(tmp_path / "w")
+        holder = read_lock_owner(tmp_path / "w")
         assert holder is not None
         assert is_running(holder)
     finally:
@@ -47,8 +47,8 @@ def test_another_process_is_named_and_its_death_frees_the_workspace(tmp_path):
         process.wait()
     assert (tmp_path / "w" / LOCK).exists(), "a killed process cannot tidy up"
     assert is_running(holder) is False
-    with locked(tmp_path / "w"):
-        taken = holder_of(tmp_path / "w")
+    with hold_lock(tmp_path / "w"):
+        taken = read_lock_owner(tmp_path / "w")
         assert taken is not None
         assert taken.pid == os.getpid()
     assert not (tmp_path / "w" / LOCK).exists()
@@ -58,7 +58,7 @@ def test_a_frozen_process_keeps_its_lock(tmp_path):
     process = hold(tmp_path / "w")
     try:
         process.send_signal(signal.SIGSTOP)
-        with pytest.raises(WorkspaceError, match="in use by"), locked(tmp_path / "w"):
+        with pytest.raises(WorkspaceError, match="in use by"), hold_lock(tmp_path / "w"):
             pass
     finally:
         process.kill()
@@ -66,38 +66,38 @@ def test_a_frozen_process_keeps_its_lock(tmp_path):
 
 
 def test_not_twice_in_one_process(tmp_path):
-    with locked(tmp_path / "w"), pytest.raises(WorkspaceError, match="in use by"), locked(tmp_path / "w"):
+    with hold_lock(tmp_path / "w"), pytest.raises(WorkspaceError, match="in use by"), hold_lock(tmp_path / "w"):
         pass
     assert not (tmp_path / "w").exists(), "made for the lock alone"
 
 
 def test_a_directory_that_was_there_stays(tmp_path):
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         pass
     assert tmp_path.is_dir()
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"), locked(tmp_path / "file" / "w"):
+    with pytest.raises(InputError, match="cannot be made"), hold_lock(tmp_path / "file" / "w"):
         pass
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "h"}', "3", '{"host": 1, "pid": "x", "since": 2}'])
 def test_a_lock_that_says_nothing(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
-    assert holder_of(tmp_path) is None
-    with locked(tmp_path):
-        assert holder_of(tmp_path) is not None
+    assert read_lock_owner(tmp_path) is None
+    with hold_lock(tmp_path):
+        assert read_lock_owner(tmp_path) is not None
 
 
 def test_a_number_that_another_process_has_got_since(tmp_path):
     note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time() - 1e9}
     (tmp_path / LOCK).write_text(json.dumps(note))
-    holder = holder_of(tmp_path)
+    holder = read_lock_owner(tmp_path)
     assert holder is not None
     assert is_running(holder) is False
     (tmp_path / LOCK).write_text(json.dumps(note | {"host": "elsewhere"}))
-    holder = holder_of(tmp_path)
+    holder = read_lock_owner(tmp_path)
     assert holder is not None
     assert is_running(holder) is None

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.errors import WorkspaceError
-from nomad_dask.storage.workspace import FORMAT, MANIFEST, Workspace, checksum, whole_file
+from nomad_dask.storage.workspace import FORMAT, MANIFEST, Workspace, atomic_write, checksum
 
 IDENTITY = {"source": "abc", "shape": [3, 2], "params": {"k": 15, "seed": 0}}
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_is_there_when_all_went_well(tmp_path):
-    with whole_file(tmp_path / "a" / "b.txt") as partial:
+    with atomic_write(tmp_path / "a" / "b.txt") as partial:
         partial.write_text("new")
         assert names(tmp_path) == [f"a/{partial.name}"]
     assert (tmp_path / "a" / "b.txt").read_text() == "new"
@@ -39,7 +39,7 @@ def test_nothing_is_left_of_a_failure(tmp_path, error, durable):
     (tmp_path / "b.txt").write_text("old")
 
     def fail() -> None:
-        with whole_file(tmp_path / "b.txt", durable) as partial:
+        with atomic_write(tmp_path / "b.txt", durable) as partial:
             partial.write_text("half")
             raise error
 
@@ -50,13 +50,13 @@ def test_nothing_is_left_of_a_failure(tmp_path, error, durable):
 
 
 def test_a_file_that_was_never_written_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "b.txt"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "b.txt"):
         pass
     assert names(tmp_path) == []
 
 
 def test_two_writers_do_not_meet(tmp_path):
-    with whole_file(tmp_path / "b") as first, whole_file(tmp_path / "b") as second:
+    with atomic_write(tmp_path / "b") as first, atomic_write(tmp_path / "b") as second:
         first.write_text("first")
         second.write_text("second")
     assert (tmp_path / "b").read_text() == "first"

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from nomad_dask.errors import InputError
-from nomad_dask.utils.memory import memory_of_process, read_bytes
+from nomad_dask.utils.memory import available_memory, parse_bytes
 
 GIB = 1 << 30
 
@@ -19,13 +19,13 @@ GIB = 1 << 30
      ("4096", 4096), ("2g", 2 * 10**9), ("1TiB", 1 << 40), (None, None)],
 )  # fmt: skip
 def test_sizes(text, size):
-    assert read_bytes(text) == size
+    assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "2 GB of it", "-1GB", "0", 0, "1e9", "2XB", True, "nan"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(InputError, match="give one such as 2GB"):
-        read_bytes(text)
+        parse_bytes(text)
 
 
 def groups(root: Path, lines: str, files: dict[str, object]) -> Path:
@@ -49,7 +49,7 @@ def test_a_limit_of_the_second_version(tmp_path):
             "jobs/memory.stat": f"anon 7\ninactive_file {100 << 20}",
         },
     )  # fmt: skip
-    assert memory_of_process(root) == GIB - (200 << 20)
+    assert available_memory(root) == GIB - (200 << 20)
 
 
 def test_a_limit_of_the_first_version_seen_from_a_container(tmp_path):
@@ -61,7 +61,7 @@ def test_a_limit_of_the_first_version_seen_from_a_container(tmp_path):
             "memory/memory.stat": "total_inactive_file 0",
         },
     )  # fmt: skip
-    assert memory_of_process(root) == GIB // 2
+    assert available_memory(root) == GIB // 2
 
 
 def test_no_limit_is_what_the_machine_has(tmp_path):
@@ -71,4 +71,4 @@ def test_no_limit_is_what_the_machine_has(tmp_path):
     }  # fmt: skip
     root = groups(tmp_path / "a", "4:memory:/\n", unlimited)
     for place in (root, tmp_path / "no such root"):
-        assert memory_of_process(place) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+        assert available_memory(place) == pytest.approx(psutil.virtual_memory().available, rel=0.2)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import Axes, Cells, ShardGraph
+from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
 from nomad_dask.backends.cpu import kmeans, pca
-from nomad_dask.backends.cpu.cell_search import CellSearch
+from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.row_reader import ShardVectors, working_rows
+from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.validation import check_finite
@@ -41,26 +41,26 @@ class CpuBackend:
 
     def working(self, rows: np.ndarray, metric: str) -> np.ndarray:
         """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
-        return working_rows(rows, metric)
+        return to_float32(rows, metric)
 
     def take(self, rows: np.ndarray, order: np.ndarray) -> np.ndarray:
         """Return some rows, in the order of their numbers."""
         taken: np.ndarray = rows[order]
         return taken
 
-    def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> Axes:
+    def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
         return pca.fit_axes(sample, n_axes, seed)
 
-    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> Cells:
+    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
         return kmeans.fit_cells(sample, n_cells, seed, self.pool)
 
-    def assign(self, rows: np.ndarray, cells: Cells) -> np.ndarray:
+    def assign(self, rows: np.ndarray, cells: CellTree) -> np.ndarray:
         """Return the cell (rows,) int32 of each row."""
         return kmeans.assign(rows, cells, self.pool)
 
-    def project(self, rows: np.ndarray, axes: Axes) -> np.ndarray:
+    def project(self, rows: np.ndarray, axes: PrincipalAxes) -> np.ndarray:
         """Return coordinates (rows, n_axes) float32 along the axes."""
         out = np.empty((len(rows), len(axes.components)), np.float32)
 
@@ -78,9 +78,9 @@ class CpuBackend:
         seed: int,
         memory_bytes: int,
         n_queries: int,
-    ) -> CellSearch:
+    ) -> CpuCellSearch:
         """Return the primitives of the neighbour search over rows sorted by cell."""
-        return CellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
+        return CpuCellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
 
     def layout(self, graph: ShardGraph, params: Params, n_total: int) -> CpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
@@ -91,7 +91,7 @@ class CpuBackend:
         self.pool.close()
 
 
-def load() -> None:
+def load_kernels() -> None:
     """Have Numba load all that it takes up with the first kernel it runs, which is most of a second."""
     corner = np.zeros(2, np.float32)
     mesh_kernels(2).extent(np.zeros((1, 2), np.float32), corner, corner.copy())

@@ -13,9 +13,9 @@ from functools import partial
 
 import numpy as np
 
-from nomad_dask.backends.cell_index import SortedCells
+from nomad_dask.backends.cell_index import CellIndex
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
-from nomad_dask.backends.cpu.pca_filter import BLOCK_ROWS, Axes, BlockCache, principal_axes
+from nomad_dask.backends.cpu.pca_filter import BLOCK_ROWS, BlockCache, PcaFilter, principal_axes
 from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.row_reader import ShardVectors
 
@@ -32,7 +32,7 @@ REACHED = 0.98
 """Share of true neighbours whose screened distance is within reach."""
 
 
-class CellSearch(SortedCells):
+class CpuCellSearch(CellIndex):
     """Rows of one shard in cell order, and what a search needs to ask of them.
 
     Parameters
@@ -82,7 +82,7 @@ class CellSearch(SortedCells):
         rows = self._gather(sample)
         mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         axes = None if n_axes is None else principal_axes(rows - mean, n_axes, self._rng)
-        self._axes = Axes(mean, axes)
+        self._axes = PcaFilter(mean, axes)
         self.correlation = np.float32(1)
         self.reach = np.float32(np.inf)
         self._cell_screen = self._axes.project(self._centroids)[:, :-1].copy()

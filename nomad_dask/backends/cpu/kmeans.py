@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from nomad_dask.backends.base import Cells
+from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.threads import Threads
 
 _ROUNDS = 8
@@ -83,7 +83,7 @@ def _split_huge(
     return np.array(done, np.float32)
 
 
-def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> Cells:
+def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> CellTree:
     """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
     rng = np.random.default_rng(seed)
     n = len(sample)
@@ -95,7 +95,7 @@ def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> Cel
     if n_cells <= _TREE_CELLS:
         centroids = _split_huge(sample, _lloyd(sample, n_cells, rng, pool), limit, rng, pool) + middle
         parent = centroids.mean(axis=0, keepdims=True)
-        return Cells(centroids, parent, np.array([0, len(centroids)], np.int64))
+        return CellTree(centroids, parent, np.array([0, len(centroids)], np.int64))
     n_parents = round(np.sqrt(n_cells))
     some = sample[:: max(1, n // (n_parents * 256))]
     parents = _lloyd(some, n_parents, rng, pool)
@@ -109,10 +109,10 @@ def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> Cel
         groups.append(_split_huge(rows, children, limit, rng, pool))
         kept.append(p)
     offsets = np.concatenate([[0], np.cumsum([len(g) for g in groups])]).astype(np.int64)
-    return Cells(np.concatenate(groups) + middle, parents[kept] + middle, offsets)
+    return CellTree(np.concatenate(groups) + middle, parents[kept] + middle, offsets)
 
 
-def assign(rows: np.ndarray, cells: Cells, pool: Threads) -> np.ndarray:
+def assign(rows: np.ndarray, cells: CellTree, pool: Threads) -> np.ndarray:
     """Return the cell (rows,) int32 of each row: the nearest among the children of the nearest parents."""
     middle = cells.parents.mean(axis=0)
     centroids, parents = cells.centroids - middle, cells.parents - middle

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nomad_dask.backends.base import Outcome, Remote, ShardGraph, Step
+from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import force_kernels
@@ -69,10 +69,10 @@ class CpuShardLayout:
         """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
         return patch_moments(self._positions, self._graph.patch_of_row, self._graph.patch_counts)
 
-    def epoch(self, step: Step, remote: Remote) -> Outcome:
+    def epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
         if not self._graph.n_rows:  # rows that are all alike may fill fewer shards than there are
-            return Outcome(0.0, 0.0 if step.measure_loss else None)
+            return EpochResult(0.0, 0.0 if step.measure_loss else None)
         if self._params.normalizer == "global":
             outcome, weights, repel = self._one_normalizer(step, remote)
         else:
@@ -91,7 +91,7 @@ class CpuShardLayout:
         self._positions, self._moved = self._moved, self._positions
         return outcome
 
-    def _one_normalizer(self, step: Step, remote: Remote) -> tuple[Outcome, np.ndarray, float]:
+    def _one_normalizer(self, step: StepParams, remote: RemoteState) -> tuple[EpochResult, np.ndarray, float]:
         """L = −Σ p log q + n·log(Z/n). Fills R, returns the outcome, the attraction's weights and R's factor."""
         n, graph = self._n_total, self._graph
         if self._params.repulsion == "field":
@@ -102,9 +102,9 @@ class CpuShardLayout:
             factor = 1.0
         z_all = _whole_z(z, remote, n / graph.n_rows)
         loss = self._attraction_loss(remote) if step.measure_loss else None
-        return Outcome(z, loss), graph.weights, factor * n / max(z_all, 1e-12)
+        return EpochResult(z, loss), graph.weights, factor * n / max(z_all, 1e-12)
 
-    def _normalizer_per_point(self, step: Step, remote: Remote) -> tuple[Outcome, np.ndarray, float]:
+    def _normalizer_per_point(self, step: StepParams, remote: RemoteState) -> tuple[EpochResult, np.ndarray, float]:
         """L = −Σ p log[q/(q+Z_i)]. Fills R, returns the outcome, the attraction's weights and R's factor."""
         graph = self._graph
         assert graph.forward is not None  # noqa: S101 - made for this normaliser
@@ -143,9 +143,9 @@ class CpuShardLayout:
             self._repulsion += own
         else:
             self._means_forces(step.epoch, remote, shares)
-        return Outcome(z_sum, float(losses.sum()) if step.measure_loss else None), weights, noise
+        return EpochResult(z_sum, float(losses.sum()) if step.measure_loss else None), weights, noise
 
-    def _field_forces(self, remote: Remote, weights: np.ndarray) -> float:
+    def _field_forces(self, remote: RemoteState, weights: np.ndarray) -> float:
         """Fill R_i = Σ_m w_m q² (y_i − y_m) = −½∇U and U; return the own part of Z = Σ (U − 1)."""
         remote_weights = remote.weights if not len(weights) else remote.weights * weights.mean(dtype=np.float64)
         total = self._field.evaluate(
@@ -159,7 +159,7 @@ class CpuShardLayout:
         self._repulsion *= f32(-0.5)
         return max(total - self._graph.n_rows, 1e-9)
 
-    def _means_forces(self, epoch: int, remote: Remote, shares: np.ndarray) -> tuple[np.ndarray, float]:
+    def _means_forces(self, epoch: int, remote: RemoteState, shares: np.ndarray) -> tuple[np.ndarray, float]:
         """Fill R by means and samples; return Z_i (rows,) and their sum."""
         graph, params = self._graph, self._params
         z = np.zeros(graph.n_rows, np.float32)
@@ -176,7 +176,7 @@ class CpuShardLayout:
         )  # fmt: skip
         return z, max(float(z.sum(dtype=np.float64)), 1e-9)
 
-    def _attraction_loss(self, remote: Remote) -> float:
+    def _attraction_loss(self, remote: RemoteState) -> float:
         """Return the shard's −Σ p log q, from evenly spaced rows when there are many."""
         graph = self._graph
         stride = max(1, math.ceil(graph.n_rows / _LOSS_ROWS))
@@ -187,7 +187,7 @@ class CpuShardLayout:
         return float(total) * graph.n_rows / len(range(0, graph.n_rows, stride))
 
 
-def _whole_z(z: float, remote: Remote, share: float) -> float:
+def _whole_z(z: float, remote: RemoteState, share: float) -> float:
     """Return Z of all shards from the own part now and the others' an epoch ago.
 
     The others are taken to have changed since as the own part did: in the first epochs the map grows fast,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import Axes
+from nomad_dask.backends.base import PrincipalAxes
 
 _OVERSAMPLING = 8
 _ROUNDS = 4
@@ -14,7 +14,7 @@ _MEDIAN_ROWS = 2000
 _CLIP_QUANTILE = 0.98
 
 
-def fit_axes(sample: np.ndarray, n_axes: int, seed: int) -> Axes:
+def fit_axes(sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
     """Return the leading axes of a sample; directions without any spread are filled up at random.
 
     Subspace iteration (Halko, Martinsson, Tropp 2011) on the sample itself: a full decomposition of the
@@ -50,10 +50,10 @@ def fit_axes(sample: np.ndarray, n_axes: int, seed: int) -> Axes:
     if len(components) < n_axes:  # fewer dimensions or rows than axes: no spread along the rest
         components = np.vstack([components, np.zeros((n_axes - len(components), d))])
     deviation = float(widths[0] / np.sqrt(max(n - 1, 1))) if len(widths) else 0.0
-    return Axes(mean.astype(np.float32), np.ascontiguousarray(components, np.float32), deviation)
+    return PrincipalAxes(mean.astype(np.float32), np.ascontiguousarray(components, np.float32), deviation)
 
 
-def project(rows: np.ndarray, axes: Axes) -> np.ndarray:
+def project(rows: np.ndarray, axes: PrincipalAxes) -> np.ndarray:
     """Return coordinates (rows, n_axes) float32 along the axes."""
     coordinates = rows.astype(np.float32, copy=False) @ axes.components.T - axes.mean @ axes.components.T
     return np.asarray(coordinates, np.float32)

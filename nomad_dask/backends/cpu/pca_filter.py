@@ -14,7 +14,7 @@ BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Axes:
+class PcaFilter:
     """Where the screen looks from.
 
     Attributes

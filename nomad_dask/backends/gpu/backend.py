@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Axes, Cells, ShardGraph
+from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
 from nomad_dask.backends.gpu import block_reader, kmeans, pca
-from nomad_dask.backends.gpu.cell_search import GpuSearch
+from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.layout import GpuShardLayout
-from nomad_dask.backends.gpu.runtime import CudaRuntime, Runtime, current, told_of_memory
+from nomad_dask.backends.gpu.runtime import CudaRuntime, Runtime, get_runtime, translate_oom
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
@@ -33,46 +33,46 @@ class GpuBackend:
     name = "gpu"
 
     def __init__(self, runtime: Runtime | None = None) -> None:
-        self.runtime = current() if runtime is None else runtime
+        self.runtime = get_runtime() if runtime is None else runtime
 
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source on the device; never write into them."""
-        with told_of_memory(self.runtime, f"a block of {stop - start:,} rows"):
+        with translate_oom(self.runtime, f"a block of {stop - start:,} rows"):
             return block_reader.read(source, start, stop, self.runtime)
 
     def check_finite(self, rows: Any, start: int, name: str) -> None:
         """Raise an `InputError` that names the first of the rows with NaN or infinity."""
-        with told_of_memory(self.runtime, f"a block of {len(rows):,} rows"):
+        with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             block_reader.check_finite(rows, start, name, self.runtime)
 
     def working(self, rows: Any, metric: str) -> Any:
         """Return rows as the method sees them, on the device: float32, of unit length for cosine."""
-        with told_of_memory(self.runtime, f"a block of {len(rows):,} rows"):
+        with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             return block_reader.working(rows, metric, self.runtime)
 
     def take(self, rows: Any, order: np.ndarray) -> np.ndarray:
         """Return some rows, in the order of their numbers, on the host."""
-        with told_of_memory(self.runtime, f"a block of {len(rows):,} rows"):
+        with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             return block_reader.take(rows, order, self.runtime)
 
-    def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> Axes:
+    def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
-        with told_of_memory(self.runtime, f"the principal axes of {len(sample):,} rows"):
+        with translate_oom(self.runtime, f"the principal axes of {len(sample):,} rows"):
             return pca.fit_axes(sample, n_axes, seed, self.runtime)
 
-    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> Cells:
+    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
-        with told_of_memory(self.runtime, f"{n_cells:,} cells of {len(sample):,} rows"):
+        with translate_oom(self.runtime, f"{n_cells:,} cells of {len(sample):,} rows"):
             return kmeans.fit_cells(sample, n_cells, seed, self.runtime)
 
-    def assign(self, rows: Any, cells: Cells) -> np.ndarray:
+    def assign(self, rows: Any, cells: CellTree) -> np.ndarray:
         """Return the cell (rows,) int32 of each row."""
-        with told_of_memory(self.runtime, f"the cells of {len(rows):,} rows"):
+        with translate_oom(self.runtime, f"the cells of {len(rows):,} rows"):
             return kmeans.assign(rows, cells, self.runtime)
 
-    def project(self, rows: Any, axes: Axes) -> Any:
+    def project(self, rows: Any, axes: PrincipalAxes) -> Any:
         """Return coordinates (rows, n_axes) float32 along the axes."""
-        with told_of_memory(self.runtime, f"the coordinates of {len(rows):,} rows"):
+        with translate_oom(self.runtime, f"the coordinates of {len(rows):,} rows"):
             return pca.project(rows, axes, self.runtime)
 
     def searcher(
@@ -83,14 +83,14 @@ class GpuBackend:
         seed: int,
         memory_bytes: int,
         n_queries: int,
-    ) -> GpuSearch:
+    ) -> GpuCellSearch:
         """Return the primitives of the neighbour search over rows sorted by cell."""
-        with told_of_memory(self.runtime, "the neighbour search of a shard"):
-            return GpuSearch(vectors, cell_offsets, centroids, self.runtime, seed, memory_bytes, n_queries)
+        with translate_oom(self.runtime, "the neighbour search of a shard"):
+            return GpuCellSearch(vectors, cell_offsets, centroids, self.runtime, seed, memory_bytes, n_queries)
 
     def layout(self, graph: ShardGraph, params: Params, n_total: int) -> GpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
-        with told_of_memory(self.runtime, f"the layout of a shard of {graph.n_rows:,} rows"):
+        with translate_oom(self.runtime, f"the layout of a shard of {graph.n_rows:,} rows"):
             return GpuShardLayout(graph, params, n_total, self.runtime)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.gpu.row_cache import CellRows, HeldRows, ranges
+from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, ranges
 from nomad_dask.backends.gpu.runtime import Runtime
 
 GROUP_ROWS = 1 << 14
@@ -163,7 +163,7 @@ class CellProducts:
                     self._rank(queries, load.rows, load.places)
             first, sizes = first + self.piece_rows, sizes - self.piece_rows
             asked = asked[sizes[asked] > 0]
-        if isinstance(rows, HeldRows):
+        if isinstance(rows, ResidentRows):
             self._rank(queries, rows.rows, None)
 
     def _batches(self, n_pairs: np.ndarray, n_rows: np.ndarray, cells: np.ndarray) -> Iterator[slice]:

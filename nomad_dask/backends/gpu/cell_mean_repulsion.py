@@ -11,7 +11,7 @@ from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.params import Params
 
 
-class MeansRepulsion:
+class CellMeanRepulsion:
     """Z_i and R_i from cell means and samples; see `backends.cpu.means_kernels`.
 
     Parameters

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.cell_index import SortedCells
+from nomad_dask.backends.cell_index import CellIndex
 from nomad_dask.backends.gpu import pca
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, Queries
-from nomad_dask.backends.gpu.row_cache import CellRows, HeldRows, StreamedRows, ranges
+from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, StreamedRows, ranges
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 
@@ -39,7 +39,7 @@ class _Held:
     products: CellProducts
 
 
-class GpuSearch(SortedCells):
+class GpuCellSearch(CellIndex):
     """Rows of one shard in cell order, and what a search needs to ask of them.
 
     Rows that fit in the device's memory are held there, others stream from the shard's files.
@@ -96,7 +96,7 @@ class GpuSearch(SortedCells):
         self._scratch = scratch
         products = CellProducts(runtime, n, d, self.n_cells, scratch)
         if held:
-            rows: CellRows = HeldRows(self.vectors, runtime)
+            rows: CellRows = ResidentRows(self.vectors, runtime)
         else:
             self.vectors.hold()
             load = min(free // 8, max(self.memory_bytes // 4, 4 * d * products.piece_rows))

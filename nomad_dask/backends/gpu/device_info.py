@@ -64,7 +64,7 @@ class NoGpu:
         return f"no GPU: {self.lacks}"
 
 
-def look(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) -> Gpu | NoGpu:
+def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) -> Gpu | NoGpu:
     """Return what this process has.
 
     Parameters
@@ -103,16 +103,16 @@ def look(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) -> Gpu
     )
 
 
-def look_on_worker() -> Gpu | NoGpu:
+def detect_worker_gpu() -> Gpu | NoGpu:
     """Return what a worker has, its free memory too; the runtime of this process may stand for a GPU."""
     from nomad_dask.backends.gpu import runtime
 
     try:
-        current = runtime.current()
+        current = runtime.get_runtime()
     except ClusterError:
-        return look(with_memory=True)  # which says what is missing
+        return detect_gpu(with_memory=True)  # which says what is missing
     if current.name == "cuda":
-        return look(with_memory=True)
+        return detect_gpu(with_memory=True)
     free = current.free_bytes()
     return Gpu(current.name, f"process {os.getpid()}", "none", total_bytes=free, free_bytes=free)
 
@@ -177,12 +177,12 @@ def free_bytes(cupy: Any, reserved_is_free: bool = False) -> int:
     return free + int(resource.pool_size()) - handed_out
 
 
-def refusal(lacks: str) -> InputError:
+def no_gpu_error(lacks: str) -> InputError:
     """Return the error for ``device='gpu'`` in a process that has no GPU."""
     return InputError(f"device='gpu' cannot be had here: {lacks}; or give device='cpu'.")
 
 
-def resolve(device: str, found: Mapping[str, Gpu | NoGpu]) -> str:
+def resolve_device(device: str, found: Mapping[str, Gpu | NoGpu]) -> str:
     """Return where the workers of a cluster compute: ``"cpu"`` or ``"gpu"``.
 
     Parameters

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Cells
+from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.gpu.runtime import Runtime
 
 _MAX_ITER = 20
@@ -43,7 +43,7 @@ def cuml_kmeans(sample: Any, n_clusters: int, seed: int) -> Any:
     return model.fit(sample).cluster_centers_
 
 
-def fit_cells(sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime) -> Cells:
+def fit_cells(sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime) -> CellTree:
     """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
     n = len(sample)
     n_cells = min(n_cells, n)
@@ -53,7 +53,7 @@ def fit_cells(sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime) -> 
     limit = max(_HUGE * n / n_cells, 2)
     if n_cells <= _TREE_CELLS:
         centroids = _balanced(rows, n_cells, limit, seed, runtime) + middle
-        return Cells(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
+        return CellTree(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
     n_parents = round(np.sqrt(n_cells))
     parents = runtime.download(_fit(rows[:: max(1, n // (n_parents * 256))].copy(), n_parents, seed, runtime))
     order, edges = _grouped(nearest(rows, runtime.upload(parents), runtime), len(parents), runtime)
@@ -63,10 +63,10 @@ def fit_cells(sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime) -> 
         groups.append(_balanced(members, max(1, round(n_cells * len(members) / n)), limit, seed, runtime))
         kept.append(p)
     offsets = np.concatenate([[0], np.cumsum([len(g) for g in groups])]).astype(np.int64)
-    return Cells(np.concatenate(groups) + middle, parents[kept] + middle, offsets)
+    return CellTree(np.concatenate(groups) + middle, parents[kept] + middle, offsets)
 
 
-def assign(rows: Any, cells: Cells, runtime: Runtime) -> np.ndarray:
+def assign(rows: Any, cells: CellTree, runtime: Runtime) -> np.ndarray:
     """Return the cell (rows,) int32 of each row: the nearest among the children of the nearest parents.
 
     Parameters

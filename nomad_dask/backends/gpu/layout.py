@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Outcome, Remote, ShardGraph, Step
-from nomad_dask.backends.gpu.cell_mean_repulsion import MeansRepulsion
+from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
+from nomad_dask.backends.gpu.cell_mean_repulsion import CellMeanRepulsion
 from nomad_dask.backends.gpu.field import (
     FRAME,
     MAX_NODES,
@@ -26,8 +26,8 @@ from nomad_dask.backends.gpu.field import (
     sums_directly,
 )
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
-from nomad_dask.backends.gpu.readback import Report
-from nomad_dask.backends.gpu.runtime import Runtime, blocks, told_of_memory
+from nomad_dask.backends.gpu.readback import Readback
+from nomad_dask.backends.gpu.runtime import Runtime, blocks, translate_oom
 from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
 from nomad_dask.params import Params
 
@@ -90,7 +90,7 @@ class GpuShardLayout:
         self._stride = max(1, math.ceil(n / _LOSS_ROWS))
         self._loss_rows = len(range(0, n, self._stride))
         self._watch_items = min(n, _WATCH_THREADS)
-        self._report = Report(
+        self._report = Readback(
             xp,
             {
                 "z": (np.float64, (1,)),
@@ -105,13 +105,13 @@ class GpuShardLayout:
         # Launches of an epoch by what they do and by which of the two buffers holds the positions.
         self._replays: dict[tuple[str, int], Callable[[], None]] = {}
         self._parity = 0
-        self._met: Remote | None = None
+        self._met: RemoteState | None = None
         self._meeting: dict[str, Any] = {}
         self._charge = float(n)
         self._potential: Any = None
         if params.normalizer == "point" or params.repulsion == "means":
             self._make_row_arrays()
-        self._means = MeansRepulsion(graph, params, runtime) if params.repulsion == "means" else None
+        self._means = CellMeanRepulsion(graph, params, runtime) if params.repulsion == "means" else None
 
     def _upload_graph(self, graph: ShardGraph) -> None:
         upload = self._runtime.upload
@@ -157,11 +157,11 @@ class GpuShardLayout:
         """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
         return np.array(self._told["patches"])
 
-    def epoch(self, step: Step, remote: Remote) -> Outcome:
+    def epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
         if not self._n:  # rows that are all alike may fill fewer shards than there are
-            return Outcome(0.0, 0.0 if step.measure_loss else None)
-        with told_of_memory(self._runtime, self._what):
+            return EpochResult(0.0, 0.0 if step.measure_loss else None)
+        with translate_oom(self._runtime, self._what):
             self._meet(remote)
             if self._params.normalizer == "global":
                 loss = self._one_normalizer(step, remote)
@@ -170,11 +170,11 @@ class GpuShardLayout:
             self._positions, self._moved = self._moved, self._positions
             self._parity = 1 - self._parity
             self._read_report()
-        return Outcome(float(self._told["z"][0]), loss() if step.measure_loss else None)
+        return EpochResult(float(self._told["z"][0]), loss() if step.measure_loss else None)
 
     # ---------------------------------------------------------------------------------- one normaliser
 
-    def _one_normalizer(self, step: Step, remote: Remote) -> Callable[[], float]:
+    def _one_normalizer(self, step: StepParams, remote: RemoteState) -> Callable[[], float]:
         """L = −Σ p log q + n·log(Z/n). Moves the rows, returns what tells the loss once it is known."""
         by_field = self._params.repulsion == "field"
         numbers = _numbers(step)
@@ -222,7 +222,7 @@ class GpuShardLayout:
 
     # ---------------------------------------------------------------------------- one normaliser a point
 
-    def _normalizer_per_point(self, step: Step, remote: Remote) -> Callable[[], float]:
+    def _normalizer_per_point(self, step: StepParams, remote: RemoteState) -> Callable[[], float]:
         """L = −Σ p log[q/(q+Z_i)]. Moves the rows, returns what tells the loss once it is known."""
         xp, n, met = self._runtime.xp, self._n, self._meeting
         noise = (self._params.n_noise or self._n_total) / self._n_total
@@ -286,7 +286,7 @@ class GpuShardLayout:
         frame = np.zeros(1, FRAME) if mesh is None else frame_of(mesh, fixed_point_scale(charge))
         self._runtime.upload_into(self._inputs, np.concatenate([frame.view(np.uint8), numbers.view(np.uint8)]))
 
-    def _meet(self, remote: Remote) -> None:
+    def _meet(self, remote: RemoteState) -> None:
         """Take up what is known of the other shards, if it is news."""
         if remote is self._met:
             return
@@ -354,7 +354,7 @@ class GpuShardLayout:
         self._runtime.launch(kernel, self._dim, n_items, *args)
 
 
-def _numbers(step: Step) -> np.ndarray:
+def _numbers(step: StepParams) -> np.ndarray:
     """Return `NUMBERS` (1,) of what a step says; the rest is zero."""
     numbers = np.zeros(1, NUMBERS)
     for name in ("attract", "rate", "momentum", "max_step"):

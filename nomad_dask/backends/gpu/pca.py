@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Axes
+from nomad_dask.backends.base import PrincipalAxes
 from nomad_dask.backends.gpu.runtime import Runtime
 
 _OVERSAMPLING = 8
@@ -19,7 +19,7 @@ _CLIP_QUANTILE = 0.98
 _PROJECT_SHARE = 8
 
 
-def fit_axes(sample: np.ndarray, n_axes: int, seed: int, runtime: Runtime) -> Axes:
+def fit_axes(sample: np.ndarray, n_axes: int, seed: int, runtime: Runtime) -> PrincipalAxes:
     """Return the leading axes of a sample; directions without any spread are filled up at random.
 
     Parameters
@@ -56,10 +56,10 @@ def fit_axes(sample: np.ndarray, n_axes: int, seed: int, runtime: Runtime) -> Ax
     if len(components) < n_axes:  # fewer dimensions or rows than axes: no spread along the rest
         components = np.vstack([components, np.zeros((n_axes - len(components), d))])
     deviation = float(widths[0] / np.sqrt(max(n - 1, 1))) if len(widths) else 0.0
-    return Axes(mean.astype(np.float32), np.ascontiguousarray(components, np.float32), deviation)
+    return PrincipalAxes(mean.astype(np.float32), np.ascontiguousarray(components, np.float32), deviation)
 
 
-def project(rows: Any, axes: Axes, runtime: Runtime) -> Any:
+def project(rows: Any, axes: PrincipalAxes, runtime: Runtime) -> Any:
     """Return coordinates (rows, n_axes) float32 along the axes, as the kind of array that the rows are."""
     xp = runtime.xp
     components = runtime.upload(np.ascontiguousarray(axes.components.T))

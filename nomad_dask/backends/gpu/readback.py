@@ -10,7 +10,7 @@ import numpy as np
 _ALIGN = 16
 
 
-class Report:
+class Readback:
     """Arrays in one buffer on the device.
 
     Parameters

@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class Load:
+class RowBatch:
     """Stretches of rows that are on the device at one time.
 
     Attributes
@@ -43,7 +43,7 @@ class Load:
 class CellRows(Protocol):
     """Where the search finds rows."""
 
-    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[Load]:
+    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
         """Bring stretches of rows to the device, as many at a time as there is room for.
 
         A stretch has ``n_rows[i]`` rows from row ``first[i]`` on, and no two have a row in common.
@@ -53,7 +53,7 @@ class CellRows(Protocol):
         """Return the rows (m, d) numbered `rows`, each of which lies in one of the ascending stretches."""
 
 
-class HeldRows:
+class ResidentRows:
     """All rows on the device, read once.
 
     Parameters
@@ -74,9 +74,9 @@ class HeldRows:
             stop = min(start + step, vectors.n_rows)
             self.rows[start:stop] = runtime.upload(vectors.read(start, stop))
 
-    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[Load]:
+    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
         """Yield everything; see `CellRows`."""
-        yield Load(slice(0, len(first)), self.rows, first, None)
+        yield RowBatch(slice(0, len(first)), self.rows, first, None)
 
     def gather(self, rows: np.ndarray, first: np.ndarray, n_rows: np.ndarray) -> Any:
         """Return the rows (m, d) numbered `rows`; see `CellRows`."""
@@ -105,7 +105,7 @@ class StreamedRows:
         self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._places = runtime.xp.full(vectors.n_rows, -1, np.int32)
 
-    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[Load]:
+    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
         """Yield stretches load by load; see `CellRows`."""
         xp = self._runtime.xp
         for part in _parts(n_rows, self._load_rows):
@@ -113,7 +113,7 @@ class StreamedRows:
             rows = xp.concatenate(self._fetch(list(zip(first[part].tolist(), n_rows[part].tolist(), strict=True))))
             numbers = self._runtime.upload(ranges(first[part], n_rows[part]))
             self._places[numbers] = xp.arange(len(rows), dtype=np.int32)
-            yield Load(part, rows, starts, self._places)
+            yield RowBatch(part, rows, starts, self._places)
             self._places[numbers] = -1
 
     def gather(self, rows: np.ndarray, first: np.ndarray, n_rows: np.ndarray) -> Any:

@@ -1,6 +1,6 @@
 """The seam inside the GPU backend: arrays, kernels, transforms and copies of one device.
 
-Everything above asks the `Runtime` that `current` gives, and imports no CuPy itself. All work of a process
+Everything above asks the `Runtime` that `get_runtime` gives, and imports no CuPy itself. All work of a process
 goes to one stream in order: nothing waits for the device but `download` and `synchronize`.
 """
 
@@ -307,8 +307,8 @@ _runtime: Runtime | None = None
 _lock = threading.Lock()
 
 
-def current() -> Runtime:
-    """Return the runtime of this process: the one given to `use`, or else its CUDA device."""
+def get_runtime() -> Runtime:
+    """Return the runtime of this process: the one given to `set_runtime`, or else its CUDA device."""
     global _runtime
     with _lock:
         if _runtime is None:
@@ -316,7 +316,7 @@ def current() -> Runtime:
         return _runtime
 
 
-def use(runtime: Runtime | None) -> None:
+def set_runtime(runtime: Runtime | None) -> None:
     """Put another runtime in place of the CUDA device; None for the device again."""
     global _runtime
     with _lock:
@@ -324,7 +324,7 @@ def use(runtime: Runtime | None) -> None:
 
 
 @contextmanager
-def told_of_memory(runtime: Runtime, what: str) -> Iterator[None]:
+def translate_oom(runtime: Runtime, what: str) -> Iterator[None]:
     """Turn an allocation that fails on the device into an error that says what to do.
 
     Parameters

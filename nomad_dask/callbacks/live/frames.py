@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.callbacks.events import PositionsSeen
+from nomad_dask.callbacks.events import LayoutSnapshot
 
 # A server of notebooks drops what a kernel says beyond a million bytes a second, mean of three seconds.
 BYTES_A_SECOND = 400_000
@@ -21,14 +21,14 @@ def seconds_between(n_points: int) -> float:
     return (n_points * _POINT_BYTES if n_points <= MOST_SENT else _PICTURE_BYTES) / BYTES_A_SECOND
 
 
-def frame_of(seen: PositionsSeen, size: tuple[int, int], theme: str) -> tuple[dict[str, Any], bytes]:
+def frame_of(seen: LayoutSnapshot, size: tuple[int, int], theme: str) -> tuple[dict[str, Any], bytes]:
     """Return what a look at the layout showed, and its points or a PNG of them.
 
     Points are pairs of little-endian uint16: 0 and 65535 are the ends of a square around all of them, y upwards.
 
     Parameters
     ----------
-    seen : PositionsSeen
+    seen : LayoutSnapshot
     size : tuple of int
         Width and height of the PNG in pixels.
     theme : {'dark', 'light'}

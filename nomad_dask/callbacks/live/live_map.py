@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, PositionsSeen, Sight, StageStarted
+from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, LayoutSnapshot, SnapshotRequest, StageStarted
 from nomad_dask.callbacks.live.frames import frame_of, seconds_between
-from nomad_dask.callbacks.live.progress_state import Figures
+from nomad_dask.callbacks.live.progress_state import ProgressState
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.errors import InputError
 
@@ -68,7 +68,7 @@ class LiveMap:
         self._settings = (most, every, size, theme)
         self.most, self.every, self.size, self.theme = self._settings
         self.widget: Any = None
-        self._figures = Figures()
+        self._figures = ProgressState()
         self._bars: Emit | None = None
         self._closing = ExitStack()
         self._sent = 0.0
@@ -81,13 +81,13 @@ class LiveMap:
         return LiveMap, self._settings
 
     @property
-    def sight(self) -> Sight | None:
+    def sight(self) -> SnapshotRequest | None:
         """What it wants to see of the layout: nothing where it has no picture to show."""
-        return None if self.widget is None else Sight(max(self.every, seconds_between(self.most)), self.most)
+        return None if self.widget is None else SnapshotRequest(max(self.every, seconds_between(self.most)), self.most)
 
     def __enter__(self) -> Self:
         """Begin to show a fit."""
-        self._figures, self._sent, self.widget, self._bars = Figures(), 0.0, None, None
+        self._figures, self._sent, self.widget, self._bars = ProgressState(), 0.0, None, None
         if not _in_notebook():
             self._bars = self._closing.enter_context(progress_bars())
             return self
@@ -118,7 +118,7 @@ class LiveMap:
             return
         if isinstance(event, ClusterJoined) and event.dashboard is not None:
             sys.stdout.write(f"Dask dashboard: {event.dashboard}\n")
-        if isinstance(event, PositionsSeen):
+        if isinstance(event, LayoutSnapshot):
             frame, data = frame_of(event, self.size, self.theme)
             with self.widget.hold_sync():
                 self.widget.frame, self.widget.data = frame, data

@@ -66,7 +66,7 @@ class _Stage:
         }
 
 
-class Figures:
+class ProgressState:
     """A listener that gathers what people want to see of a fit."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
-from nomad_dask.backends.cpu.cell_search import CellSearch
+from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.pca_filter import principal_axes
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import ShardVectors
@@ -27,7 +27,7 @@ def searcher(request, rows, tmp_path):
     held = request.param
     vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes if held else 0)
     with threads(2) as pool:
-        yield CellSearch(vectors, offsets, means, pool, 0, 1 << 28 if held else 1 << 16)
+        yield CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28 if held else 1 << 16)
 
 
 def true_distances(rows, picked):
@@ -110,7 +110,7 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
     means = rows.reshape(25, 100, 150).mean(axis=1)
     with threads(2) as pool:
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes)
-        search = CellSearch(vectors, offsets, means, pool, 0, 1 << 28)
+        search = CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28)
         search.make_screen(60)
         ids, distances = search.probe(10, 1, 20, lambda done: None)
         new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 8, 20)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from nomad_dask.backends.base import Cells
+from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.kmeans import assign, fit_cells
 from nomad_dask.backends.cpu.threads import threads
 
@@ -19,13 +19,13 @@ def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
     return (centers[rng.integers(12, size=n)] + rng.normal(size=(n, d))).astype(np.float32)
 
 
-def squared_gaps(x: np.ndarray, cells: Cells) -> np.ndarray:
+def squared_gaps(x: np.ndarray, cells: CellTree) -> np.ndarray:
     """Squared distances of all rows to all centroids in float64."""
     a, b = x.astype(np.float64), cells.centroids.astype(np.float64)
     return (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
 
 
-def inertia(x: np.ndarray, cells: Cells, labels: np.ndarray) -> float:
+def inertia(x: np.ndarray, cells: CellTree, labels: np.ndarray) -> float:
     return float(((x.astype(np.float64) - cells.centroids[labels].astype(np.float64)) ** 2).sum())
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.backends.gpu.device_info import Gpu, look
-from nomad_dask.backends.gpu.runtime import use
+from nomad_dask.backends.gpu.device_info import Gpu, detect_gpu
+from nomad_dask.backends.gpu.runtime import set_runtime
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.runs import worker_processes
 
@@ -40,9 +40,9 @@ class HostCard:
 
 @pytest.fixture(autouse=True)
 def _host():
-    use(HostRuntime())
+    set_runtime(HostRuntime())
     yield
-    use(None)
+    set_runtime(None)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_results_are_added_to_and_make_a_page(tmp_path, told, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-host.json", "gpu-host.md"]
 
 
-@pytest.mark.skipif(isinstance(look(), Gpu), reason="there is a GPU here")
+@pytest.mark.skipif(isinstance(detect_gpu(), Gpu), reason="there is a GPU here")
 def test_without_a_card_it_says_so_and_writes_nothing(tmp_path):
     from benchmarks import gpu
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from nomad_dask.backends import select
 from nomad_dask.backends.gpu import block_reader, runtime
-from nomad_dask.backends.row_reader import working_rows
+from nomad_dask.backends.row_reader import to_float32
 from nomad_dask.cluster import connect
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition import sampling, shuffle
-from nomad_dask.planning.plan import Run, make_plan
+from nomad_dask.planning.plan import RunContext, make_plan
 from nomad_dask.sources import open_source
 from nomad_dask.sources.validation import check_finite
 from nomad_dask.storage.workspace import Workspace
@@ -248,7 +248,7 @@ def test_working_rows_are_those_of_the_cpu(metric, dtype):
     before = rows.copy()
     found = block_reader.working(rows, metric, HOST)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, working_rows(rows, metric), rtol=1e-6)
+    np.testing.assert_allclose(found, to_float32(rows, metric), rtol=1e-6)
     np.testing.assert_array_equal(rows, before)
 
 
@@ -261,11 +261,11 @@ def test_rows_are_taken_in_the_order_asked_for():
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_the_stages_of_a_run_give_what_the_cpu_gives(tmp_path, monkeypatch, metric):
     monkeypatch.setattr(select, "_kept", {})
-    runtime.use(HOST)
+    runtime.set_runtime(HOST)
     try:
         made = compare_devices(tmp_path, metric)
     finally:
-        runtime.use(None)
+        runtime.set_runtime(None)
     for cpu, gpu in made:
         np.testing.assert_array_equal(gpu["sample"], cpu["sample"])
         np.testing.assert_array_equal(np.sort(gpu["rows"]), np.sort(cpu["rows"]))
@@ -287,14 +287,14 @@ def compare_devices(folder: Path, metric: str) -> list[tuple[dict, dict]]:
     with connect() as cluster:
         for device in ("cpu", "gpu"):
             home = Workspace(folder / device, {})
-            run = Run(source, params, plan, home.path, device)
-            sampling.draw(run, cluster, lambda job, done: None)
+            run = RunContext(source, params, plan, home.path, device)
+            sampling.draw_sample(run, cluster, lambda job, done: None)
             if device == "cpu":
-                cluster.run(cells_module.make, [(run,)])
+                cluster.run(cells_module.fit_cells_stage, [(run,)])
             else:
                 for name in cells_module.FILES:
                     home.save(f"cells/{name}.npy", np.load(folder / f"cpu/cells/{name}.npy"))
-            shuffle.write_blocks(run, cluster, lambda job, done: None)
+            shuffle.write_runs(run, cluster, lambda job, done: None)
             files[device] = [
                 {w: np.load(run.file(shuffle._block_file(b, w))) for w in shuffle._BLOCK_FILES}
                 | {"sample": np.load(run.file("sample/vectors.npy"))}
@@ -309,12 +309,12 @@ def test_a_bad_row_is_found_when_the_sample_is_drawn(tmp_path, monkeypatch):
     x[211, 3] = np.nan
     source = open_source(x)
     plan = replace(make_plan(source, Params(), 1, 8 << 30), block_rows=100)
-    runtime.use(HOST)
+    runtime.set_runtime(HOST)
     try:
         with connect() as cluster, pytest.raises(InputError, match="the ndarray, row 211, column 3"):
-            sampling.draw(Run(source, Params(), plan, tmp_path, "gpu"), cluster, lambda job, done: None)
+            sampling.draw_sample(RunContext(source, Params(), plan, tmp_path, "gpu"), cluster, lambda job, done: None)
     finally:
-        runtime.use(None)
+        runtime.set_runtime(None)
 
 
 @pytest.mark.gpu
@@ -330,7 +330,7 @@ def test_on_a_real_device(tmp_path, kind):
     rows = block_reader.read(source, 0, 41, device)
     for metric in ("euclidean", "cosine"):
         found = device.download(block_reader.working(rows, metric, device))
-        np.testing.assert_allclose(found, working_rows(X, metric), rtol=1e-6)
+        np.testing.assert_allclose(found, to_float32(X, metric), rtol=1e-6)
     order = np.array([3, 0, 3, 40])
     np.testing.assert_array_equal(block_reader.take(rows[:, :2], order, device), X[order, :2])
     block_reader.check_finite(rows, 0, "it", device)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
-from nomad_dask.backends.cpu.cell_search import CellSearch
+from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, Queries
-from nomad_dask.backends.gpu.cell_search import GpuSearch
-from nomad_dask.backends.gpu.row_cache import HeldRows, StreamedRows
-from nomad_dask.backends.row_reader import ShardVectors, working_rows
+from nomad_dask.backends.gpu.cell_search import GpuCellSearch
+from nomad_dask.backends.gpu.row_cache import ResidentRows, StreamedRows
+from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.neighbors.search import find_neighbors
 from tests.helpers.host_runtime import HostRuntime
 
@@ -26,7 +26,7 @@ def shard(folder, X, labels, n_cells, metric="euclidean", resident=False):
     """Write rows sorted by cell; return them open, as the method sees them, the offsets and means of the cells."""
     order = np.argsort(labels, kind="stable")
     np.save(folder / "rows.npy", np.ascontiguousarray(X[order], np.float32))
-    rows = working_rows(np.load(folder / "rows.npy"), metric)
+    rows = to_float32(np.load(folder / "rows.npy"), metric)
     offsets = np.r_[0, np.bincount(labels, minlength=n_cells).cumsum()]
     means = np.zeros((n_cells, X.shape[1]), np.float32)
     for c in np.flatnonzero(np.diff(offsets)):
@@ -36,7 +36,7 @@ def shard(folder, X, labels, n_cells, metric="euclidean", resident=False):
 
 
 def gpu(vectors, offsets, means, free=HELD, n_queries=None, memory_bytes=1 << 28, seed=0):
-    return GpuSearch(vectors, offsets, means, HostRuntime(seed=seed, free=free), 0, memory_bytes, n_queries)
+    return GpuCellSearch(vectors, offsets, means, HostRuntime(seed=seed, free=free), 0, memory_bytes, n_queries)
 
 
 def find(search, k=15, n_probes=None, target_recall=0.95, advance=lambda done: None):
@@ -68,7 +68,7 @@ def test_all_cells_equal_brute_force(tmp_path, d, free, metric):
     vectors, rows, offsets, means = shard(tmp_path, *blobs(500, d, per_cell=40), metric)
     search = gpu(vectors, offsets, means, free)
     found = find(search, n_probes=len(means))
-    assert isinstance(search._held.rows, HeldRows if free == HELD else StreamedRows)
+    assert isinstance(search._held.rows, ResidentRows if free == HELD else StreamedRows)
     ids, distances = brute(rows, 15)
     assert found.recall == 1.0
     assert (found.ids.dtype, found.distances.dtype) == (np.int32, np.float32)
@@ -81,7 +81,7 @@ def test_the_same_recall_as_the_cpu_at_equal_probes(tmp_path, n_probes):
     vectors, rows, offsets, means = shard(tmp_path, *blobs(600, 20), resident=True)
     found = find(gpu(vectors, offsets, means), n_probes=n_probes)
     with threads(1) as pool:
-        reference = find(CellSearch(vectors, offsets, means, pool, 0, 1 << 28), n_probes=n_probes)
+        reference = find(CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28), n_probes=n_probes)
     true = brute(rows, 15)[0]
     assert overlap(found.ids, true) == pytest.approx(overlap(reference.ids, true), abs=0.002)
     assert (found.ids == reference.ids).mean() > 0.995
@@ -181,7 +181,7 @@ def test_tiny_cells_take_further_cells(tmp_path, free):
     vectors, _, offsets, means = shard(tmp_path, X, np.arange(300) % 120, 121)  # the last is empty
     found = find(gpu(vectors, offsets, means, free), n_probes=1)
     with threads(1) as pool:
-        reference = find(CellSearch(vectors, offsets, means, pool, 0, 1 << 28), n_probes=1)
+        reference = find(CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28), n_probes=1)
     assert (found.ids >= 0).all()
     assert np.isfinite(found.distances).all()
     assert found.distances.sum() <= reference.distances.sum() * 1.05
@@ -267,7 +267,7 @@ def test_rows_are_centred_and_rounded_as_numpy_rounds():
 def test_a_cell_met_twice_is_listed_once(tmp_path):
     vectors, _, offsets, means = shard(tmp_path, *blobs(200, 6))
     runtime = HostRuntime()
-    rows = HeldRows(vectors, runtime)
+    rows = ResidentRows(vectors, runtime)
     products = CellProducts(runtime, 200, 6, len(means), 1 << 20)
     own = np.arange(20, dtype=np.int32)
     empty = [np.full((20, 9), v, t) for v, t in ((np.inf, np.float32), (-1, np.int32)) * 2]

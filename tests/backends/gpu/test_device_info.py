@@ -17,17 +17,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.backends.gpu.device_info import Gpu, NoGpu, look, look_on_worker, resolve, share_of_memory
+from nomad_dask.backends.gpu.device_info import (
+    Gpu,
+    NoGpu,
+    detect_gpu,
+    detect_worker_gpu,
+    resolve_device,
+    share_of_memory,
+)
 from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.callbacks.events import ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError, InputError, ResourceError
-from nomad_dask.planning.plan import check_fits
+from nomad_dask.planning.plan import check_resources
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 CUPY = importlib.util.find_spec("cupy") is not None
-HERE = look()
+HERE = detect_gpu()
 without_gpu = pytest.mark.skipif(isinstance(HERE, Gpu), reason="there is a GPU here")
 LACKS = r"there is no NVIDIA driver \(cudaErrorInsufficientDriver" if CUPY else "CuPy is not installed: pip install"
 H100 = Gpu("NVIDIA H100", "GPU-01", "0", 80 << 30, 70 << 30)
@@ -41,7 +48,7 @@ whats = st.sampled_from([H100, NOTHING])
 
 @without_gpu
 def test_what_is_missing_here_is_said():
-    for found in (look(), look(with_memory=True), look_on_worker()):
+    for found in (detect_gpu(), detect_gpu(with_memory=True), detect_worker_gpu()):
         assert isinstance(found, NoGpu)
         assert re.match(LACKS, found.lacks)
         assert not found.hidden
@@ -106,18 +113,18 @@ def test_workers_without_a_gpu_are_named():
 def test_all_workers_compute_on_the_same_device_or_the_run_is_refused(found, device):
     have = [isinstance(what, Gpu) for what in found.values()]
     if all(have):
-        assert resolve(device, found) == "gpu"
+        assert resolve_device(device, found) == "gpu"
     elif device == "auto" and not any(have):
-        assert resolve(device, found) == "cpu"
+        assert resolve_device(device, found) == "cpu"
     else:
         with pytest.raises(ClusterError, match=r"give device='cpu'"):
-            resolve(device, found)
+            resolve_device(device, found)
 
 
 def test_mixed_workers_are_named_with_what_they_lack():
     found = {"tcp://b:2": NOTHING, "tcp://a:1": H100, "tcp://c:3": NOTHING}
     with pytest.raises(ClusterError) as caught:
-        resolve("auto", found)
+        resolve_device("auto", found)
     assert str(caught.value) == (
         "Only 1 of 3 workers have a GPU, such as GPU 0 (NVIDIA H100, GPU-01) of tcp://a:1. The others have none "
         "(tcp://b:2, tcp://c:3: CuPy is not installed: pip install it): give device='cpu', or workers with GPUs only."
@@ -127,7 +134,7 @@ def test_mixed_workers_are_named_with_what_they_lack():
 def test_of_many_workers_without_a_gpu_a_few_are_named():
     found = {f"tcp://{i}": NOTHING for i in range(9)}
     with pytest.raises(ClusterError, match=r"9 of 9 have none \(tcp://0, tcp://1, tcp://2 and 6 more: CuPy"):
-        resolve("gpu", found)
+        resolve_device("gpu", found)
 
 
 def test_workers_on_one_gpu_share_its_memory():
@@ -146,10 +153,10 @@ def test_a_plan_that_does_not_fit_on_the_gpu_says_what_is_missing():
     from tests.planning.test_plan import GIB, Shape
 
     plan = make_plan(Shape(100_000_000, 768), Params(), 1, 512 * GIB)
-    check_fits(plan, 512 * GIB, 1 << 60, plan.device_bytes)
-    check_fits(plan, 512 * GIB, 1 << 60, None)
+    check_resources(plan, 512 * GIB, 1 << 60, plan.device_bytes)
+    check_resources(plan, 512 * GIB, 1 << 60, None)
     with pytest.raises(ResourceError, match=r": 4,096 bytes are missing\. .*n_shards.*n_neighbors") as caught:
-        check_fits(plan, 512 * GIB, 1 << 60, plan.device_bytes - 4096)
+        check_resources(plan, 512 * GIB, 1 << 60, plan.device_bytes - 4096)
     assert caught.value.exit_code == 3
 
 

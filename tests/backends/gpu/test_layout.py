@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from nomad_dask.backends.base import Remote, ShardGraph, Step
+from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.gpu import layout
@@ -13,7 +13,7 @@ from nomad_dask.params import Params
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
-STEP = Step(0, rate=0.5, momentum=0.9, max_step=5.0, attract=1.0, measure_loss=True)
+STEP = StepParams(0, rate=0.5, momentum=0.9, max_step=5.0, attract=1.0, measure_loss=True)
 
 
 def graph_of(n: int, dim: int, seed: int = 0, n_far: int = 0, first_patch: int = 0) -> ShardGraph:
@@ -53,14 +53,14 @@ def graph_of(n: int, dim: int, seed: int = 0, n_far: int = 0, first_patch: int =
     )
 
 
-def remote_of(graph: ShardGraph, dim: int, n_far: int, seed: int = 0, known: bool = True) -> Remote:
+def remote_of(graph: ShardGraph, dim: int, n_far: int, seed: int = 0, known: bool = True) -> RemoteState:
     rng = np.random.default_rng(seed)
     own = len(graph.patch_counts)
     moments = rng.normal(size=(own + n_far, dim + 1)) * 4
     moments[:, dim] **= 2
     counts = np.concatenate([rng.integers(1, 9, n_far), graph.patch_counts])
     points = rng.normal(size=(4 * n_far, dim)) * 5
-    return Remote(
+    return RemoteState(
         moments.astype(np.float32),
         counts.astype(np.float32),
         points.astype(np.float32),
@@ -103,7 +103,7 @@ def assert_close(got: np.ndarray, expected: np.ndarray, share: float):
 
 def compare(cpu, gpu, remotes, n_epochs: int, share: float):
     for e, remote in zip(range(n_epochs), remotes, strict=False):
-        step = Step(e, 0.5, 0.9, 5.0, 1.0 + (e > 1), measure_loss=e % 2 == 0)
+        step = StepParams(e, 0.5, 0.9, 5.0, 1.0 + (e > 1), measure_loss=e % 2 == 0)
         expected, got = cpu.epoch(step, remote), gpu.epoch(step, remote)
         assert got.z == pytest.approx(expected.z, rel=share * 10, abs=1e-6)
         assert (got.loss is None) == (expected.loss is None)
@@ -254,7 +254,7 @@ def test_launches_can_be_captured(repulsion, dim, monkeypatch):
     one.load(*start(n, dim, spread=6))
     remotes = [remote_of(graph, dim, 3), remote_of(graph, dim, 3, seed=1)]
     for epoch in range(9):
-        one.epoch(Step(epoch, 0.01, 0.0, 5.0, 1.0, measure_loss=epoch % 2 == 0), remotes[epoch // 5])
+        one.epoch(StepParams(epoch, 0.01, 0.0, 5.0, 1.0, measure_loss=epoch % 2 == 0), remotes[epoch // 5])
     assert Remembering.replays >= 5
 
 
@@ -301,7 +301,7 @@ def test_a_whole_map_comes_out_alike(normalizer, dim, monkeypatch):
     with threads(2) as pool:
         cpu, gpu = both_layouts(graph, params, n, pool, start(n, dim, spread=1.0))
         for e in range(n_epochs):
-            step = Step(e, 0.5 * (1 - e / n_epochs), 0.9, 5.0, 1.0, measure_loss=e == n_epochs - 1)
+            step = StepParams(e, 0.5 * (1 - e / n_epochs), 0.9, 5.0, 1.0, measure_loss=e == n_epochs - 1)
             expected, got = cpu.epoch(step, remote), gpu.epoch(step, remote)
     assert got.z == pytest.approx(expected.z, rel=1e-3)
     assert got.loss == pytest.approx(expected.loss, rel=1e-3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from sklearn.cluster import KMeans
 
-from nomad_dask.backends.base import Cells
+from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu import pca as cpu_pca
 from nomad_dask.backends.gpu import kmeans
 from nomad_dask.backends.gpu.kmeans import assign, fit_cells
@@ -32,7 +32,7 @@ def spread(n, d, seed=0):
     return (rng.normal(size=(n, d)) * 0.7 ** np.arange(d) @ turn + rng.normal(size=d)).astype(np.float32)
 
 
-def squared_gaps(x, cells: Cells):
+def squared_gaps(x, cells: CellTree):
     a, b = x.astype(np.float64), cells.centroids.astype(np.float64)
     return (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nomad_dask.callbacks.events import ShardPlaced
-from nomad_dask.metrics.scores import Estimate, score
+from nomad_dask.metrics.scores import ConfidenceInterval, score
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 N_ROWS, N_EPOCHS, N_QUERIES = 1500, 40, 400
@@ -39,7 +39,7 @@ def positions_on(client: Any, x: np.ndarray, device: str, **settings: Any) -> np
     return result.positions
 
 
-def holds(estimate: Estimate, value: float) -> bool:
+def holds(estimate: ConfidenceInterval, value: float) -> bool:
     return estimate.low <= value <= estimate.high
 
 

@@ -23,8 +23,8 @@ from nomad_dask.backends.gpu.field import (
     sums_directly,
 )
 from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout, device_bytes
-from nomad_dask.backends.gpu.readback import Report
-from nomad_dask.backends.gpu.runtime import blocks, current, kernel_files, kernel_source, told_of_memory, use
+from nomad_dask.backends.gpu.readback import Readback
+from nomad_dask.backends.gpu.runtime import blocks, get_runtime, kernel_files, kernel_source, set_runtime, translate_oom
 from nomad_dask.backends.mesh import Mesh, choose_mesh
 from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
@@ -39,7 +39,7 @@ KERNELS = Path(runtime_module.__file__).with_name("kernels")
 @pytest.fixture(autouse=True)
 def _no_runtime():
     yield
-    use(None)
+    set_runtime(None)
 
 
 @pytest.mark.parametrize(("struct", "dtype"), [("Frame", FRAME), ("Numbers", NUMBERS)])
@@ -85,8 +85,8 @@ def test_blocks_cover_the_items_up_to_a_limit(n):
 
 
 def test_another_runtime_can_be_put_in_place():
-    use(RUNTIME)
-    assert current() is RUNTIME
+    set_runtime(RUNTIME)
+    assert get_runtime() is RUNTIME
     assert GpuBackend().runtime is RUNTIME
     other = HostRuntime(seed=1)
     assert GpuBackend(other).runtime is other
@@ -96,17 +96,17 @@ def test_another_runtime_can_be_put_in_place():
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_without_cupy_the_error_says_what_to_install():
     with pytest.raises(ClusterError, match=r"CuPy.*install.*device='cpu'"):
-        current()
+        get_runtime()
 
 
 def test_memory_that_is_missing_is_told_in_bytes():
     small = HostRuntime(free=1000)
     said = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*--shards"
-    with pytest.raises(ResourceError, match=said), told_of_memory(small, "a shard"):
+    with pytest.raises(ResourceError, match=said), translate_oom(small, "a shard"):
         raise MemoryError("Out of memory allocating 5,000 bytes (allocated so far: 10 bytes).")
-    with pytest.raises(ResourceError, match="not in one piece"), told_of_memory(small, "a shard"):
+    with pytest.raises(ResourceError, match="not in one piece"), translate_oom(small, "a shard"):
         raise MemoryError
-    with pytest.raises(NomadError, match="said before"), told_of_memory(RUNTIME, "a shard"):
+    with pytest.raises(NomadError, match="said before"), translate_oom(RUNTIME, "a shard"):
         raise ResourceError("said before")
 
 
@@ -188,7 +188,7 @@ def test_a_sparse_map_of_three_dimensions_is_summed_directly():
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from([("f4", (3, 2)), ("f8", (1,)), ("i4", (0, 2)), ("f4", (5,))]), min_size=1))
 def test_a_report_gives_back_what_was_written(kinds):
-    report = Report(np, {str(i): kind for i, kind in enumerate(kinds)})
+    report = Readback(np, {str(i): kind for i, kind in enumerate(kinds)})
     for i, array in enumerate(report.on_device.values()):
         assert array.ctypes.data % 16 == report.buffer.ctypes.data % 16
         array[...] = i + 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Step
+from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.gpu import layout
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.device_info import Gpu, look, look_on_worker
+from nomad_dask.backends.gpu.device_info import Gpu, detect_gpu, detect_worker_gpu
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
@@ -40,7 +40,7 @@ def backends():
 
 
 def test_the_card_is_seen():
-    for found in (look(with_memory=True), look_on_worker()):
+    for found in (detect_gpu(with_memory=True), detect_worker_gpu()):
         assert isinstance(found, Gpu), found
         assert found.uuid.startswith("GPU-")
         assert 0 < found.free_bytes <= found.total_bytes
@@ -59,7 +59,7 @@ def test_one_step(backends, n, dim, normalizer, repulsion, n_far):
     for epoch in range(3):
         before, velocity = cpu.state()
         gpu.load(before, velocity)
-        step = Step(epoch, 0.5, 0.8, 5.0, 1.5, measure_loss=True)
+        step = StepParams(epoch, 0.5, 0.8, 5.0, 1.5, measure_loss=True)
         expected, got = (one.epoch(step, remotes[epoch // 2]) for one in (cpu, gpu))
         assert got.z == pytest.approx(expected.z, rel=1e-5)
         assert got.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -81,7 +81,7 @@ def test_the_mesh_agrees_with_the_plain_sum(backends, dim, monkeypatch):
         monkeypatch.setattr(layout, "sums_directly", lambda *_, directly=directly: directly)
         one = backends[1].layout(graph, Params(n_components=dim, mesh_spacing=0.35), n)
         one.load(positions, np.zeros_like(positions))
-        outcome = one.epoch(Step(0, 1.0, 0.0, 1e9, 0.0), remote_of(graph, dim, 0, 1.0))
+        outcome = one.epoch(StepParams(0, 1.0, 0.0, 1e9, 0.0), remote_of(graph, dim, 0, 1.0))
         states.append((outcome.z, one.state()[1]))
     (z_mesh, by_mesh), (z_direct, directly) = states
     inside = np.abs(positions).max(axis=1) < np.quantile(np.abs(positions), 0.95)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Step
+from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import find_neighbors
@@ -81,7 +81,9 @@ def test_epochs(backend, n, dim, normalizer, repulsion):
     for _ in range(TIMES):
         one = backend.layout(graph, params, 2 * n)
         one.load(positions, np.zeros_like(positions))
-        told = [one.epoch(Step(e, 0.5, 0.8, 5.0, 1.0, measure_loss=e % 5 == 0), remotes[e // 5]) for e in range(20)]
+        told = [
+            one.epoch(StepParams(e, 0.5, 0.8, 5.0, 1.0, measure_loss=e % 5 == 0), remotes[e // 5]) for e in range(20)
+        ]
         losses = [outcome.loss or 0.0 for outcome in told]
         results.append((*one.state(), one.patches(), np.array([t.z for t in told]), np.array(losses)))
     assert_all_equal(results)
@@ -98,7 +100,7 @@ def test_a_replayed_graph_does_what_plain_launches_do(backend, monkeypatch):
         one = backend.layout(graph, Params(), n)
         one.load(positions, np.zeros_like(positions))
         for e in range(12):
-            one.epoch(Step(e, 0.2, 0.5, 5.0, 1.0), remote)
+            one.epoch(StepParams(e, 0.2, 0.5, 5.0, 1.0), remote)
         results.append((*one.state(), one.patches()))
     assert_all_equal(results)
 

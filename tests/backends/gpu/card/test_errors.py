@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Step
+from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.device_info import look_on_worker
+from nomad_dask.backends.gpu.device_info import detect_worker_gpu
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
@@ -46,7 +46,7 @@ def test_out_of_memory_says_how_much_is_missing(stage, x, tmp_path):
     def lay_out() -> None:
         one = backend.layout(graph, Params(), graph.n_rows)
         one.load(positions, np.zeros_like(positions))
-        one.epoch(Step(0, 0.1, 0.0, 5.0, 1.0), remote_of(graph, 2, 0, 1.0))
+        one.epoch(StepParams(0, 0.1, 0.0, 5.0, 1.0), remote_of(graph, 2, 0, 1.0))
 
     def search() -> None:
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, n)], resident_bytes=1 << 30)
@@ -89,7 +89,7 @@ def test_a_worker_out_of_memory_stays_usable(x, worker):
 
 def test_a_card_that_others_fill_is_told_before_the_work(x, worker, tmp_path):
     cupy = pytest.importorskip("cupy")
-    worker.run(look_on_worker)  # which makes its context while there is room for one
+    worker.run(detect_worker_gpu)  # which makes its context while there is room for one
     held = cupy.cuda.memory.Memory(cupy.cuda.runtime.memGetInfo()[0] - (96 << 20))
     try:
         with pytest.raises(ResourceError, match=r"GPU memory on each of its workers.*bytes are missing"):

@@ -52,7 +52,7 @@ def load(name: str, labels: str | None, rows: int | None, scratch: Path) -> Data
     file, where = datasets.fetch(name) if name in datasets.NAMES else (Path(name), labels)
     name = name if name in datasets.NAMES else file.stem
     is_column = where is not None and Path(where).suffix != ".npy"
-    source = open_source(file, keep=[str(where)] if is_column else [])
+    source = open_source(file, metadata_columns=[str(where)] if is_column else [])
     column = None
     if is_column:
         column = np.array(source.columns([str(where)], 0, source.n_rows).column(0).to_pylist(), dtype=object)

@@ -148,7 +148,7 @@ def _step(card: Card, points: Any, field: DeviceField) -> float:
     far_edges, moments = xp.zeros((1, 2), np.uint32), xp.zeros((1, 3), np.float32)
     numbers = np.zeros(1, NUMBERS)
     numbers["n_total"], numbers["factor"], numbers["share"] = n, 2, 1
-    numbers["attract"], numbers["rate"], numbers["max_step"] = 1, 0.1, 5
+    numbers["attract"], numbers["rate"], numbers["max_step_norm"] = 1, 0.1, 5
     on_device, z = runtime.upload(numbers.view(np.uint8)), xp.full(1, float(n) * n, np.float64)
     velocity, moved = xp.zeros((n, 2), np.float32), xp.empty((n, 2), np.float32)
     return card.seconds(
@@ -186,14 +186,14 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
         patch_of_row=np.zeros(n, np.int32),
         patch_counts=np.array([n]),
         first_patch=0,
-        exact_cells=np.zeros((1, 1), np.int64),
+        sampled_cells=np.zeros((1, 1), np.int64),
         indptr=np.arange(n + 1, dtype=np.int64) * EDGES,
         indices=runtime.download(targets_of(card, n)).ravel(),
         weights=np.full(n * EDGES, 1 / EDGES, np.float32),
-        forward=None,
-        far_indptr=np.zeros(n + 1, np.int64),
-        far_patches=np.zeros(0, np.int32),
-        far_weights=none,
+        conditional_p=None,
+        cross_indptr=np.zeros(n + 1, np.int64),
+        cross_patches=np.zeros(0, np.int32),
+        cross_weights=none,
     )
     remote = RemoteState(
         np.zeros((1, 3), np.float32), np.array([n], np.float32), np.zeros((0, 2), np.float32), none, 0.0, 1

@@ -104,7 +104,7 @@ def _sorted_by_cell(
 
     def make() -> tuple[CellTree, np.ndarray]:
         parts = [
-            backend.take(source.read_device(a, b), picked[edges[i] : edges[i + 1]] - a)
+            backend.gather_to_host(source.read_device(a, b), picked[edges[i] : edges[i + 1]] - a)
             for i, (a, b) in enumerate(ranges)
         ]
         cells = backend.fit_cells(np.concatenate(parts), n_cells, 0)
@@ -121,7 +121,7 @@ def _sorted_by_cell(
     out.flush()
     del out
     offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
-    return ShardVectors([(path, 0, n)], resident_bytes=_HOST_BYTES), offsets, cells, seconds
+    return ShardVectors([(path, 0, n)], cache_bytes=_HOST_BYTES), offsets, cells, seconds
 
 
 def _asked(n: int) -> np.ndarray:

@@ -85,7 +85,7 @@ def child(job: dict[str, Any]) -> None:
         elif job["only_prepare"] and isinstance(event, StageStarted) and event.stage == "layout":
             raise _ReadyForLayoutError
 
-    params = Params(n_shards=job["shards"], n_epochs=job["epochs"], seed=0)
+    params = Params(n_shards=job["shards"], n_epochs=job["epochs"], random_state=0)
     with contextlib.ExitStack() as stack:
         client = None
         if job["scheduler"]:

@@ -100,7 +100,7 @@ def neighbors(n: int) -> dict[str, float]:
         path = Path(folder) / "rows.npy"
         np.save(path, rows[order])
         offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
-        vectors = ShardVectors([(path, 0, n)], resident_bytes=1 << 30)
+        vectors = ShardVectors([(path, 0, n)], cache_bytes=1 << 30)
 
         def search() -> Any:
             primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 30, n)

@@ -63,7 +63,7 @@ def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
         elif isinstance(event, StageFinished):
             print("finished", event.stage, event.seconds, flush=True)
 
-    params = Params(n_shards=N_SHARDS, n_epochs=N_EPOCHS, cell_rows=50)
+    params = Params(n_shards=N_SHARDS, n_epochs=N_EPOCHS, cell_size=50)
     made = project(open_source(x), params, workspace=workspace, scheduler=scheduler, emit=emit)
     np.save(out, made.positions)
 

@@ -88,8 +88,8 @@ def divided() -> None:
         for s in range(4):
             shards[np.load(Path(workspace) / shard_file(s, "rows"))] = f"shard {s}"
     # Seven colours that everybody can tell apart, dealt to the cells in turn.
-    cells = np.char.add("cell ", (nomad.cells_ % 7).astype(str))
-    n_cells = nomad.cells_.max() + 1
+    cells = np.char.add("cell ", (nomad.cell_labels_ % 7).astype(str))
+    n_cells = nomad.cell_labels_.max() + 1
     at = columns(nomad.embedding_)
     panels(
         "cells.png",
@@ -159,7 +159,7 @@ def widths() -> dict[str, Any]:
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
-    packages = NomadProjection(random_state=0).fit(PACKAGES, keep=KEPT).map_
+    packages = NomadProjection(random_state=0).fit(PACKAGES, metadata_columns=KEPT).map_
     sections = packages.table.column("section")
     hero(packages)
     figures = {"seeds": seeds(packages, sections), "noise": noise(), "widths": widths()}

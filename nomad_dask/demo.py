@@ -141,7 +141,7 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
         source,
         params,
         output=map_path,
-        keep=("name", "package", "kind", "text"),
+        metadata_columns=("name", "package", "kind", "text"),
         overwrite=True,
         device=device,
         emit=emit,

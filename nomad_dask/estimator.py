@@ -67,7 +67,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     ----------
     embedding_ : ndarray of float32 (n_samples, n_components)
         The map, rows in the order of the input.
-    cells_ : ndarray of int32 (n_samples,)
+    cell_labels_ : ndarray of int32 (n_samples,)
         K-Means cell of each row.
     map_ : nomad_dask.maps.Map
         Positions, cells and the columns to keep: to draw, to explore in a notebook, and to give to others.
@@ -75,9 +75,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         What was measured during the fit: ``recall`` of the neighbour search, ``imbalance`` of the shards,
         ``components`` of the neighbour graph and the share of rows ``outside_largest`` of them, whether
         ``kmeans_converged``, ``loss``, bytes exchanged.
-    epochs_done_ : int
+    n_epochs_ : int
         Epochs of the layout that the map has behind it.
-    finished_ : bool
+    is_complete_ : bool
         False for the map of a fit that was stopped: the layout is partial, and ``fit(X, resume=True)`` goes on.
     seed_ : int
         The seed that was used.
@@ -105,24 +105,24 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         learning_rate: float | None = None,
         momentum: float | None = None,
         learning_rate_end: float = 0.02,
-        max_step: float = 5.0,
+        max_step_norm: float = 5.0,
         init_std: float = 1.0,
-        exaggeration: float = 1.0,
-        weights: str = "log",
-        normalizer: str = "global",
-        repulsion: str = "field",
+        late_exaggeration: float = 1.0,
+        affinity: str = "log",
+        normalization: str = "global",
+        repulsion_method: str = "field",
         n_noise: int | None = None,
         n_negatives: int = 16,
-        n_exact_cells: int = 1,
+        n_sampled_cells: int = 1,
         mesh_spacing: float = 0.7,
         n_cells: int | None = None,
-        cell_rows: int = 250,
+        cell_size: int = 250,
         n_probes: int | None = None,
         target_recall: float = 0.95,
         n_shards: int | None = None,
-        foreign_attraction: bool = True,
-        exchange_every: int = 1,
-        coarse: str = "auto",
+        cross_shard_attraction: bool = True,
+        sync_every: int = 1,
+        coarse_init: str = "auto",
         random_state: Any = 0,
         device: str = "auto",
         client: Any = None,
@@ -141,24 +141,24 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.learning_rate_end = learning_rate_end
-        self.max_step = max_step
+        self.max_step_norm = max_step_norm
         self.init_std = init_std
-        self.exaggeration = exaggeration
-        self.weights = weights
-        self.normalizer = normalizer
-        self.repulsion = repulsion
+        self.late_exaggeration = late_exaggeration
+        self.affinity = affinity
+        self.normalization = normalization
+        self.repulsion_method = repulsion_method
         self.n_noise = n_noise
         self.n_negatives = n_negatives
-        self.n_exact_cells = n_exact_cells
+        self.n_sampled_cells = n_sampled_cells
         self.mesh_spacing = mesh_spacing
         self.n_cells = n_cells
-        self.cell_rows = cell_rows
+        self.cell_size = cell_size
         self.n_probes = n_probes
         self.target_recall = target_recall
         self.n_shards = n_shards
-        self.foreign_attraction = foreign_attraction
-        self.exchange_every = exchange_every
-        self.coarse = coarse
+        self.cross_shard_attraction = cross_shard_attraction
+        self.sync_every = sync_every
+        self.coarse_init = coarse_init
         self.random_state = random_state
         self.device = device
         self.client = client
@@ -173,7 +173,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def paper(cls, **changes: Any) -> Self:
         """Return an estimator with the settings of the paper, to reproduce it and to compare."""
         settings = Params.paper().as_dict()
-        del settings["seed"]
+        del settings["random_state"]
         return cls(**(settings | changes))
 
     def fit(
@@ -182,7 +182,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         y: Any = None,
         *,
         column: str | None = None,
-        keep: Sequence[str] = (),
+        metadata_columns: Sequence[str] = (),
         resume: bool = False,
     ) -> Self:
         """Make the map of X.
@@ -199,7 +199,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Not used.
         column : str, optional
             Column of the vectors, when a file or data frame has several that could be it.
-        keep : sequence of str
+        metadata_columns : sequence of str
             Columns of a file or data frame to carry to ``map_``.
         resume : bool
             Go on with the fit of the same X that was stopped, to the map it would have made.
@@ -219,9 +219,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
         seed = self._seed(resume)
         names = self.get_params(deep=False).keys() - _NOT_PARAMS
-        params = Params(**{name: getattr(self, name) for name in names}, seed=seed)
-        check_metadata_columns(keep)
-        source = open_source(X, column=column, keep=keep)
+        params = Params(**{name: getattr(self, name) for name in names}, random_state=seed)
+        check_metadata_columns(metadata_columns)
+        source = open_source(X, column=column, metadata_columns=metadata_columns)
         place = self._place(resume)
         listeners = list(self.callbacks or ())
         try:
@@ -244,17 +244,17 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                     memory_limit=self.memory_limit,
                     keep_stages=self.keep_stages,
                     emit=fan_out(listeners),
-                    sight=combined_snapshot_request(listeners),
+                    snapshot_request=combined_snapshot_request(listeners),
                 )
         except (Interrupted, ClusterError, ResourceError) as stop:
-            self._stopped(stop, X, source, keep, params, place)
+            self._stopped(stop, X, source, metadata_columns, params, place)
         except BaseException:
             if not resume:
                 self._forget_place()
             raise
         self._forget_place()
-        self._take(X, source, keep, result)
-        self.seed_, self.finished_ = seed, True
+        self._take(X, source, metadata_columns, result)
+        self.seed_, self.is_complete_ = seed, True
         return self
 
     def fit_transform(
@@ -263,7 +263,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         y: Any = None,
         *,
         column: str | None = None,
-        keep: Sequence[str] = (),
+        metadata_columns: Sequence[str] = (),
         resume: bool = False,
     ) -> Any:
         """Make the map of X and return it: float32 (n_samples, n_components). See `fit`.
@@ -273,7 +273,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from nomad_dask.utils.array_types import to_output_type
 
-        layout = self.fit(X, y, column=column, keep=keep, resume=resume).embedding_
+        layout = self.fit(X, y, column=column, metadata_columns=metadata_columns, resume=resume).embedding_
         return to_output_type(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
     def _place(self, resume: bool) -> Path:
@@ -295,7 +295,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             del self._kept
 
     def _stopped(
-        self, stop: NomadError, X: Any, source: Source, keep: Sequence[str], params: Params, place: Path
+        self, stop: NomadError, X: Any, source: Source, metadata_columns: Sequence[str], params: Params, place: Path
     ) -> NoReturn:
         """Take what there is of the map, and say how to go on."""
         from nomad_dask.pipeline.collect import load_partial
@@ -303,24 +303,24 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if not (place / MANIFEST).exists():
             self._forget_place()
             raise stop
-        self.seed_ = params.seed
+        self.seed_ = params.random_state
         found = load_partial(place, source, params)
         how = "Nothing of the layout is there yet"
         if found is not None:
-            self._take(X, source, keep, found)
-            self.finished_ = False
+            self._take(X, source, metadata_columns, found)
+            self.is_complete_ = False
             how = f"embedding_ and map_ are as after {found.epoch} of {found.n_epochs} epochs of the layout"
         raise type(stop)(f"{stop} {how}; fit(X, resume=True) goes on.") from stop
 
-    def _take(self, X: Any, source: Source, keep: Sequence[str], found: Result | PartialResult) -> None:
+    def _take(self, X: Any, source: Source, metadata_columns: Sequence[str], found: Result | PartialResult) -> None:
         """Keep a map, whole or partial."""
         from nomad_dask.maps import map_in_memory
 
         self.embedding_ = found.positions
-        self.cells_ = found.cells
-        self.map_ = map_in_memory(found.positions, found.cells, source, keep, found.metadata)
+        self.cell_labels_ = found.cells
+        self.map_ = map_in_memory(found.positions, found.cells, source, metadata_columns, found.metadata)
         self.diagnostics_ = found.diagnostics
-        self.epochs_done_ = found.diagnostics["epochs"]
+        self.n_epochs_ = found.diagnostics["epochs"]
         self.n_features_in_ = source.n_dims
         _check_feature_names(self, X, reset=True)
 
@@ -352,7 +352,7 @@ def _document(cls: type) -> None:
     texts = [
         f"{f.name} : {f.type}, default={f.default!r}\n        {f.metadata['doc']}"
         for f in fields(Params)
-        if f.name != "seed"
+        if f.name != "random_state"
     ]
     cls.__doc__ = (cls.__doc__ or "").format(params="\n    ".join(texts))
 

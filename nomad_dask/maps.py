@@ -277,29 +277,33 @@ def _with_columns(found: Any, names: Sequence[str | None], also: Sequence[str] =
     return as_map(found)
 
 
-def check_metadata_columns(keep: Sequence[str]) -> None:
+def check_metadata_columns(metadata_columns: Sequence[str]) -> None:
     """Refuse columns that the map has itself.
 
     Raises
     ------
     InputError
     """
-    for name in keep:
+    for name in metadata_columns:
         if name in (*AXES, "cell"):
             raise InputError(f"The column {name!r} cannot be kept, the map has its own: rename it in the source.")
 
 
 def map_in_memory(
-    positions: np.ndarray, cells: np.ndarray, source: Source, keep: Sequence[str], metadata: dict[str, Any]
+    positions: np.ndarray, cells: np.ndarray, source: Source, metadata_columns: Sequence[str], metadata: dict[str, Any]
 ) -> Map:
     """Return what `write_map` writes."""
     import pyarrow as pa
 
     table = pa.table({"cell": cells})
-    if keep:
+    if metadata_columns:
         starts = range(0, max(1, len(positions)), _BLOCK_ROWS)
-        kept = [source.columns(list(keep), start, min(start + _BLOCK_ROWS, len(positions))) for start in starts]
-        for name, column in zip(keep, pa.concat_tables(kept).select(list(keep)).columns, strict=True):
+        kept = [
+            source.columns(list(metadata_columns), start, min(start + _BLOCK_ROWS, len(positions))) for start in starts
+        ]
+        for name, column in zip(
+            metadata_columns, pa.concat_tables(kept).select(list(metadata_columns)).columns, strict=True
+        ):
             table = table.append_column(kept[0].schema.field(name), column)
     return Map(positions, table, metadata)
 
@@ -317,7 +321,7 @@ def write_map(
     positions: np.ndarray,
     cells: np.ndarray,
     source: Source,
-    keep: Sequence[str],
+    metadata_columns: Sequence[str],
     metadata: dict[str, Any],
 ) -> None:
     """Write a map, whole or not at all.
@@ -329,7 +333,7 @@ def write_map(
     cells : ndarray of int32 (n,)
     source : Source
         Gives the columns to keep.
-    keep : sequence of str
+    metadata_columns : sequence of str
     metadata : dict
         Plain values, written into the schema.
     """
@@ -343,7 +347,7 @@ def write_map(
             columns = {name: positions[start:stop, a] for a, name in enumerate(AXES[: positions.shape[1]])}
             columns["cell"] = cells[start:stop]
             table = pa.table({name: _arrow(column) for name, column in columns.items()})
-            for name in keep:
+            for name in metadata_columns:
                 kept = source.columns([name], start, stop)
                 table = table.append_column(kept.schema.field(name), kept.column(name))
             table = table.replace_schema_metadata({_KEY: json.dumps(metadata)})

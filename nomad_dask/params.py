@@ -84,7 +84,7 @@ class Params:
     n_components: int = _number(2, "Dimensions of the map.", int, 2, 3)
     metric: str = _choice("euclidean", "Distance between rows: 'euclidean' or 'cosine'.", METRICS)
     preset: str = _choice("default", "Epochs and learning rate together: 'fast', 'default' or 'best'.", PRESETS)
-    seed: int = _number(0, "Seed of everything random; the same seed gives the same map.", int, 0, 2**63 - 1)
+    random_state: int = _number(0, "Seed of everything random; the same seed gives the same map.", int, 0, 2**63 - 1)
 
     n_epochs: int | None = _number(
         None, "Steps of the layout; None takes the preset's.", int, 1, 100_000, optional=True
@@ -104,46 +104,46 @@ class Params:
     learning_rate_end: float = _number(
         0.02, "The learning rate falls linearly to this share of its start.", float, 0, 1
     )
-    max_step: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True)
+    max_step_norm: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True)
     init_std: float = _number(
         1.0, "Standard deviation of the starting positions on the first axis.", float, 0, open_low=True
     )
-    exaggeration: float = _number(
+    late_exaggeration: float = _number(
         1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
 
-    weights: str = _choice(
+    affinity: str = _choice(
         "log", "Weight of a neighbour by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", AFFINITIES
     )
-    normalizer: str = _choice(
+    normalization: str = _choice(
         "global",
         "Normaliser of the noise: one for all points ('global') or one a point ('point').",
         NORMALIZATIONS,
     )
-    repulsion: str = _choice(
+    repulsion_method: str = _choice(
         "field",
         "Repulsion by every point of the shard ('field') or by cell means and samples ('means').",
         REPULSION_METHODS,
     )
     n_noise: int | None = _number(
         None,
-        "Noise points |M| of the loss for normalizer='point'; None takes all rows.",
+        "Noise points |M| of the loss for normalization='point'; None takes all rows.",
         int,
         1,
         optional=True,
     )
     n_negatives: int = _number(
-        16, "Sampled negatives per exact cell for repulsion='means'; 0 takes means only.", int, 0, 10_000
+        16, "Sampled negatives per exact cell for repulsion_method='means'; 0 takes means only.", int, 0, 10_000
     )
-    n_exact_cells: int = _number(
-        1, "Cells sampled instead of averaged for repulsion='means': the own and the nearest.", int, 1, 64
+    n_sampled_cells: int = _number(
+        1, "Cells sampled instead of averaged for repulsion_method='means': the own and the nearest.", int, 1, 64
     )
     mesh_spacing: float = _number(0.7, "Spacing of the repulsion mesh in map units.", float, 0, 10, open_low=True)
 
     n_cells: int | None = _number(
-        None, "K-Means cells; None takes one per `cell_rows` rows.", int, 1, 10_000_000, optional=True
+        None, "K-Means cells; None takes one per `cell_size` rows.", int, 1, 10_000_000, optional=True
     )
-    cell_rows: int = _number(250, "Mean rows of a cell when `n_cells` is None.", int, 1)
+    cell_size: int = _number(250, "Mean rows of a cell when `n_cells` is None.", int, 1)
     n_probes: int | None = _number(
         None,
         "Nearest cells searched for the neighbours of a row; None finds it by `target_recall`.",
@@ -158,17 +158,17 @@ class Params:
     n_shards: int | None = _number(
         None, "Shards laid out side by side; None takes one per worker.", int, 1, 100_000, optional=True
     )
-    foreign_attraction: bool = field(
+    cross_shard_attraction: bool = field(
         default=True,
         metadata={
             "doc": "Let neighbours that other shards own attract, through the means of their patches.",
             "check": _Flag(),
         },
     )
-    exchange_every: int = _number(
+    sync_every: int = _number(
         1, "Epochs after which shards hear of each other; 2 halves the waiting on a slow network.", int, 1, 4
     )
-    coarse: str = _choice(
+    coarse_init: str = _choice(
         "auto",
         "Lay out a random part first and start from it: 'auto' (above 200,000 rows), 'always', 'never'.",
         COARSE_INITS,
@@ -191,18 +191,18 @@ class Params:
         """
         settings: dict[str, Any] = {
             "n_neighbors": 8,
-            "weights": "softmax-inverse",
+            "affinity": "softmax-inverse",
             "init_std": 1e-4,
             "learning_rate": 0.1,
             "learning_rate_end": 0.0,
             "momentum": 0.0,
             "n_epochs": 400,
-            "normalizer": "point",
-            "repulsion": "means",
-            "n_exact_cells": 1,
+            "normalization": "point",
+            "repulsion_method": "means",
+            "n_sampled_cells": 1,
             "n_probes": 1,
-            "foreign_attraction": False,
-            "coarse": "never",
+            "cross_shard_attraction": False,
+            "coarse_init": "never",
         }
         return cls(**(settings | changes))
 

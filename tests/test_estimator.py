@@ -37,10 +37,10 @@ EXPECTED_FAILURES = {
 class TwoDimensional(NomadProjection):
     """Without the parameter that some checks set to 1."""
 
-    def __init__(self, n_epochs=3, random_state=0, repulsion="field"):
+    def __init__(self, n_epochs=3, random_state=0, repulsion_method="field"):
         self.n_epochs = n_epochs
         self.random_state = random_state
-        self.repulsion = repulsion
+        self.repulsion_method = repulsion_method
 
     device, client, n_workers, workspace, callbacks, verbose = "auto", None, None, None, None, False
     memory_limit, keep_stages = None, False
@@ -52,7 +52,7 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [NomadProjection(n_epochs=3), TwoDimensional(), TwoDimensional(repulsion="means")],
+    [NomadProjection(n_epochs=3), TwoDimensional(), TwoDimensional(repulsion_method="means")],
     expected_failed_checks=expected_failures,
 )
 def test_scikit_learns_checks(estimator, check):
@@ -72,8 +72,8 @@ def fitted(x: np.ndarray) -> NomadProjection:
 def test_a_fit_leaves_what_it_found(x, fitted):
     assert fitted.embedding_.shape == (300, 2)
     assert fitted.embedding_.dtype == np.float32
-    assert fitted.cells_.shape == (300,)
-    assert fitted.cells_.dtype == np.int32
+    assert fitted.cell_labels_.shape == (300,)
+    assert fitted.cell_labels_.dtype == np.int32
     assert fitted.n_features_in_ == 6
     assert fitted.seed_ == 0
     assert {"recall", "loss", "imbalance", "exchanged_bytes_per_epoch"} <= fitted.diagnostics_.keys()
@@ -87,7 +87,7 @@ def test_fit_transform_is_fit(x, fitted):
 def test_every_setting_of_the_method_is_a_parameter_with_the_same_default():
     ours, own = Params(), NomadProjection().get_params()
     for f in fields(Params):
-        if f.name != "seed":
+        if f.name != "random_state":
             assert own[f.name] == getattr(ours, f.name), f.name
     assert own["random_state"] == ours.seed
 
@@ -99,7 +99,7 @@ def test_the_docstring_documents_every_parameter_and_attribute(fitted):
         entry = re.search(rf"^{name} : .*\n(    \S.*\n?)+", parameters, re.MULTILINE)
         assert entry, name
     for name, documented in Params.describe().items():
-        assert name == "seed" or documented in parameters
+        assert name == "random_state" or documented in parameters
     for name in vars(fitted):
         if name.endswith("_"):
             assert re.search(rf"^{name} : ", attributes, re.MULTILINE), name

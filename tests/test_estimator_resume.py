@@ -60,7 +60,7 @@ def test_a_stopped_layout_is_there_and_goes_on(x, plain, epoch_by_epoch, places)
     nomad = NomadProjection(**SETTINGS, callbacks=[CtrlC(EpochDone)])
     with pytest.raises(Interrupted, match=r"after 1 of 30 epochs of the layout; fit\(X, resume=True\) goes on"):
         nomad.fit(x)
-    assert (nomad.epochs_done_, nomad.finished_, nomad.diagnostics_["epochs"]) == (1, False, 1)
+    assert (nomad.n_epochs_, nomad.is_complete_, nomad.diagnostics_["epochs"]) == (1, False, 1)
     assert nomad.embedding_.shape == plain.shape
     assert np.isfinite(nomad.embedding_).all()
     np.testing.assert_array_equal(nomad.map_.positions, nomad.embedding_)
@@ -71,7 +71,7 @@ def test_a_stopped_layout_is_there_and_goes_on(x, plain, epoch_by_epoch, places)
     np.testing.assert_array_equal(nomad.embedding_, plain)
     assert [event.epoch for event in heard.of(EpochDone)] == list(range(2, 31))
     assert [f.stage for f in heard.of(StageFinished) if f.resumed] == ["sample", "cells", "shards", "neighbors"]
-    assert (nomad.epochs_done_, nomad.finished_) == (30, True)
+    assert (nomad.n_epochs_, nomad.is_complete_) == (30, True)
     assert "partial" not in nomad.map_.metadata
     assert list(places.glob("nomad-*")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -112,7 +112,7 @@ def test_stopped_again_and_again(x, plain, epoch_by_epoch):
         nomad.set_params(callbacks=[CtrlC(EpochDone)])
         with pytest.raises(Interrupted):
             nomad.fit(x, resume=resume)
-    assert nomad.epochs_done_ == 3
+    assert nomad.n_epochs_ == 3
     np.testing.assert_array_equal(nomad.set_params(callbacks=None).fit(x, resume=True).embedding_, plain)
 
 
@@ -210,7 +210,7 @@ if __name__ == "__main__":
     try:
         nomad.fit(x)
     except Interrupted as stop:
-        facts = {"said": str(stop), "epochs": nomad.epochs_done_, "rows": len(nomad.embedding_)}
+        facts = {"said": str(stop), "epochs": nomad.n_epochs_, "rows": len(nomad.embedding_)}
         nomad.set_params(callbacks=None, n_workers=None).fit(x, resume=True)
         np.save("map.npy", nomad.embedding_)
         print(json.dumps(facts))

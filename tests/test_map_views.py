@@ -104,10 +104,10 @@ def test_without_a_package_it_says_what_to_install(a_map, monkeypatch, package, 
 
 def test_the_estimator_has_its_map(tmp_path):
     frame = pd.DataFrame({"vector": list(blobs(300, 8)), "name": [f"row {i}" for i in range(300)], "n": range(300)})
-    nomad = NomadProjection(n_epochs=5).fit(frame, column="vector", keep=["n", "name"])
+    nomad = NomadProjection(n_epochs=5).fit(frame, column="vector", metadata_columns=["n", "name"])
     found = nomad.map_
     np.testing.assert_array_equal(found.positions, nomad.embedding_)
-    np.testing.assert_array_equal(found.table.column("cell"), nomad.cells_)
+    np.testing.assert_array_equal(found.table.column("cell"), nomad.cell_labels_)
     assert found.columns == ["x", "y", "cell", "n", "name"]
     assert found.table.column("name").to_pylist() == frame["name"].tolist()
     assert found.table.column("n").to_pylist() == list(range(300))
@@ -115,9 +115,9 @@ def test_the_estimator_has_its_map(tmp_path):
     assert found.metadata["source"]["rows"] == 300
     same(read_map(found.to_parquet(tmp_path / "m.parquet")), found)
     with pytest.raises(InputError, match=r"no column 'nmae' to keep.*Did you mean 'name'"):
-        nomad.fit(frame, column="vector", keep=["nmae"])
+        nomad.fit(frame, column="vector", metadata_columns=["nmae"])
     with pytest.raises(InputError, match="cannot be kept"):
-        nomad.fit(frame, column="vector", keep=["cell"])
+        nomad.fit(frame, column="vector", metadata_columns=["cell"])
     assert nomad.fit(blobs(300, 8)).map_.columns == ["x", "y", "cell"]
 
 

@@ -74,12 +74,12 @@ def test_nothing_is_left_of_a_map_that_could_not_be_written(positions, table, tm
 @pytest.mark.parametrize("name", ["x", "y", "z", "cell"])
 def test_columns_of_the_maps_own_cannot_be_kept(table, tmp_path, name):
     with pytest.raises(InputError, match=f"The column '{name}' cannot be kept"):
-        make_map(table, output=tmp_path / "m.parquet", keep=[name], n_epochs=1)
+        make_map(table, output=tmp_path / "m.parquet", metadata_columns=[name], n_epochs=1)
     assert not (tmp_path / "m.parquet").exists()
 
 
 def test_the_pipeline_writes_rows_in_input_order(table, tmp_path):
-    result = make_map(table, output=tmp_path / "m.parquet", keep=["id"], n_epochs=5, n_shards=2)
+    result = make_map(table, output=tmp_path / "m.parquet", metadata_columns=["id"], n_epochs=5, n_shards=2)
     found = read_map(tmp_path / "m.parquet")
     np.testing.assert_array_equal(found.positions, result.positions)
     np.testing.assert_array_equal(found.table.column("cell"), result.cells)

@@ -18,34 +18,34 @@ from nomad_dask.params import AFFINITIES, COARSE_INITS, METRICS, NORMALIZATIONS,
 RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("n_neighbors", [1, 1000], [0, 1001, -3], "give a whole number from 1 to 1000"),
     ("n_components", [2, 3], [1, 4], "give a whole number from 2 to 3"),
-    ("seed", [0, 2**63 - 1], [-1, 2**63], "give a whole number from 0"),
-    ("exchange_every", [1, 4], [0, 5], "give a whole number from 1 to 4"),
+    ("random_state", [0, 2**63 - 1], [-1, 2**63], "give a whole number from 0"),
+    ("sync_every", [1, 4], [0, 5], "give a whole number from 1 to 4"),
     ("n_epochs", [None, 1, 100_000], [0, 100_001], "give a whole number from 1 to 100000, or None"),
     ("learning_rate", [None, 1e-9, 1e6], [0, -1.0, 2e6], "give a number above 0 to 1e+06, or None"),
     ("momentum", [None, 0, 0.999], [-0.1, 1], "give a number from 0 to 0.999, or None"),
     ("learning_rate_end", [0, 1], [-0.1, 1.1], "give a number from 0 to 1"),
-    ("max_step", [0.1, 1e9], [0, -1], "give a number above 0"),
+    ("max_step_norm", [0.1, 1e9], [0, -1], "give a number above 0"),
     ("init_std", [1e-4, 10], [0, -1], "give a number above 0"),
-    ("exaggeration", [0.5, 1000], [0, 1001], "give a number above 0 to 1000"),
+    ("late_exaggeration", [0.5, 1000], [0, 1001], "give a number above 0 to 1000"),
     ("n_noise", [None, 1], [0], "give a whole number from 1, or None"),
     ("n_negatives", [0, 10_000], [-1, 10_001], "give a whole number from 0 to 10000"),
-    ("n_exact_cells", [1, 64], [0, 65], "give a whole number from 1 to 64"),
+    ("n_sampled_cells", [1, 64], [0, 65], "give a whole number from 1 to 64"),
     ("mesh_spacing", [0.01, 10], [0, 11], "give a number above 0 to 10"),
     ("n_cells", [None, 1, 10_000_000], [0, 10_000_001], "give a whole number from 1 to 1e+07, or None"),
-    ("cell_rows", [1, 10**9], [0], "give a whole number from 1"),
+    ("cell_size", [1, 10**9], [0], "give a whole number from 1"),
     ("n_probes", [None, 1, 100_000], [0, 100_001], "give a whole number from 1 to 100000, or None"),
     ("target_recall", [0, 1], [-0.1, 1.1], "give a number from 0 to 1"),
     ("n_shards", [None, 1, 100_000], [0, 100_001], "give a whole number from 1 to 100000, or None"),
 ]
 CHOICES = {
-    "metric": METRICS, "preset": PRESETS, "weights": AFFINITIES, "normalizer": NORMALIZATIONS,
-    "repulsion": REPULSION_METHODS, "coarse": COARSE_INITS,
+    "metric": METRICS, "preset": PRESETS, "affinity": AFFINITIES, "normalization": NORMALIZATIONS,
+    "repulsion_method": REPULSION_METHODS, "coarse_init": COARSE_INITS,
 }  # fmt: skip
 
 
 def test_every_setting_is_tested_and_documented():
     names = {f.name for f in fields(Params)}
-    assert names == {name for name, *_ in RANGES} | set(CHOICES) | {"foreign_attraction"}
+    assert names == {name for name, *_ in RANGES} | set(CHOICES) | {"cross_shard_attraction"}
     assert Params.describe().keys() == names
     assert all(text.endswith(".") for text in Params.describe().values())
 
@@ -96,7 +96,7 @@ def test_choices(name, values):
 @pytest.mark.parametrize("value", [1, 0, None, "yes"])
 def test_flags(value):
     with pytest.raises(InputError, match="give True or False"):
-        Params(foreign_attraction=value)
+        Params(cross_shard_attraction=value)
 
 
 def test_an_unknown_setting_is_an_error():
@@ -117,7 +117,7 @@ def test_frozen():
     seed=st.integers(0, 2**63 - 1),
 )
 def test_through_json_and_back(k, rate, momentum, weights, seed):
-    params = Params(n_neighbors=k, learning_rate=rate, momentum=momentum, weights=weights, seed=seed)
+    params = Params(n_neighbors=k, learning_rate=rate, momentum=momentum, affinity=weights, random_state=seed)
     assert Params(**json.loads(json.dumps(params.as_dict()))) == params
     assert params.replace() == params
     assert params.replace(n_neighbors=3).n_neighbors == 3
@@ -127,7 +127,7 @@ def test_through_json_and_back(k, rate, momentum, weights, seed):
 
 def test_the_papers_settings():
     paper = Params.paper()
-    assert (paper.n_neighbors, paper.weights, paper.init_std) == (8, "softmax-inverse", 1e-4)
-    assert (paper.normalizer, paper.repulsion, paper.n_exact_cells) == ("point", "means", 1)
-    assert (paper.learning_rate_end, paper.foreign_attraction, paper.coarse) == (0.0, False, "never")
-    assert Params.paper(n_neighbors=9, seed=4) == paper.replace(n_neighbors=9, seed=4)
+    assert (paper.n_neighbors, paper.affinity, paper.init_std) == (8, "softmax-inverse", 1e-4)
+    assert (paper.normalization, paper.repulsion_method, paper.n_sampled_cells) == ("point", "means", 1)
+    assert (paper.learning_rate_end, paper.cross_shard_attraction, paper.coarse) == (0.0, False, "never")
+    assert Params.paper(n_neighbors=9, random_state=4) == paper.replace(n_neighbors=9, random_state=4)

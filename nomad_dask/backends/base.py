@@ -27,13 +27,13 @@ class PrincipalAxes:
     mean : ndarray of float32 (n_dims,)
     components : ndarray of float32 (n_axes, n_dims)
         Orthonormal, widest first.
-    deviation : float
+    std : float
         Standard deviation of the sample along the first axis.
     """
 
     mean: np.ndarray
     components: np.ndarray
-    deviation: float
+    std: float
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class ShardGraph:
         Rows of each own patch.
     first_patch : int
         Number of the first own patch among those of all shards.
-    exact_cells : ndarray of int64 (cells, n_exact)
+    sampled_cells : ndarray of int64 (cells, n_exact)
         For each own cell the own cells nearest to it, itself first, -1 for none.
     indptr, indices, weights : ndarray of int64, int32, float32
         CSR of a_ij = p(j|i) + p(i|j).
-    forward : ndarray of float32 or None
+    conditional_p : ndarray of float32 or None
         p(j|i) on the same edges, for one normaliser a point; p(i|j) is the rest of a_ij.
-    far_indptr, far_patches, far_weights : ndarray of int64, int32, float32
+    cross_indptr, cross_patches, cross_weights : ndarray of int64, int32, float32
         CSR of the patches of other shards that attract a row, and with what weight.
     """
 
@@ -83,14 +83,14 @@ class ShardGraph:
     patch_of_row: np.ndarray
     patch_counts: np.ndarray
     first_patch: int
-    exact_cells: np.ndarray
+    sampled_cells: np.ndarray
     indptr: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
-    forward: np.ndarray | None
-    far_indptr: np.ndarray
-    far_patches: np.ndarray
-    far_weights: np.ndarray
+    conditional_p: np.ndarray | None
+    cross_indptr: np.ndarray
+    cross_patches: np.ndarray
+    cross_weights: np.ndarray
 
     @property
     def n_rows(self) -> int:
@@ -106,8 +106,8 @@ class StepParams:
     ----------
     epoch : int
         Counted from 0.
-    rate, momentum, max_step : float
-        v ← momentum·v + rate·g, with ‖v‖ clipped at `max_step` map units.
+    rate, momentum, max_step_norm : float
+        v ← momentum·v + rate·g, with ‖v‖ clipped at `max_step_norm` map units.
     attract : float
         Factor on the attraction.
     measure_loss : bool
@@ -117,7 +117,7 @@ class StepParams:
     epoch: int
     rate: float
     momentum: float
-    max_step: float
+    max_step_norm: float
     attract: float
     measure_loss: bool = False
 
@@ -138,7 +138,7 @@ class RemoteState:
         Rows that each stands for.
     z : float or None
         The others' part of Z, an epoch ago; None when not known yet.
-    own_z : float or None
+    local_z : float or None
         The own part of Z at that time.
     """
 
@@ -147,7 +147,7 @@ class RemoteState:
     points: np.ndarray
     weights: np.ndarray
     z: float | None
-    own_z: float | None
+    local_z: float | None
 
 
 @dataclass(frozen=True)
@@ -169,28 +169,28 @@ class CellSearch(Protocol):
     def mean_probed_rows(self) -> float:
         """Rows that a probe of one cell meets in the mean."""
 
-    def make_screen(self, n_axes: int | None) -> None:
+    def build_filter(self, n_axes: int | None) -> None:
         """Choose in how many axes distances are screened; None takes all dimensions."""
 
-    def hold(self) -> None:
-        """Take the rows into memory again, as far as there is room; `make_screen` does so the first time."""
+    def load(self) -> None:
+        """Take the rows into memory again, as far as there is room; `build_filter` does so the first time."""
 
-    def release(self) -> None:
-        """Give the memory of the rows back until `hold`; what was learnt of them stays."""
+    def unload(self) -> None:
+        """Give the memory of the rows back until `load`; what was learnt of them stays."""
 
     def can_refine(self, k: int) -> bool:
         """Whether `refine` fits in memory for lists of k."""
 
-    def exact(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def brute_force(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the true neighbours of a few rows and their squared distances."""
 
-    def fit_screen(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
+    def calibrate_filter(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
         """Learn from true neighbours how to read the screen."""
 
     def cell_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return for true neighbours how many cells are nearer to the row than theirs."""
 
-    def screen_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def filter_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return for true neighbours how many rows the screen takes for nearer."""
 
     def probe(
@@ -226,8 +226,8 @@ class ShardLayout(Protocol):
 class Backend(Protocol):
     """Everything that is computed on vectors and positions.
 
-    Rows come and go as NumPy arrays, or as the backend's own kind of array, which `read` and `working` give
-    and `project` keeps: so a block of rows stays on a GPU from the disk until `take`.
+    Rows come and go as NumPy arrays, or as the backend's own kind of array, which `read` and `to_float32` give
+    and `project` keeps: so a block of rows stays on a GPU from the disk until `gather_to_host`.
     """
 
     name: str
@@ -238,10 +238,10 @@ class Backend(Protocol):
     def check_finite(self, rows: Any, start: int, name: str) -> None:
         """Raise the `InputError` of `sources.rows.check_finite` for rows with NaN or infinity."""
 
-    def working(self, rows: Any, metric: str) -> Any:
+    def to_float32(self, rows: Any, metric: str) -> Any:
         """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
 
-    def take(self, rows: Any, order: np.ndarray) -> np.ndarray:
+    def gather_to_host(self, rows: Any, order: np.ndarray) -> np.ndarray:
         """Return a NumPy array of some rows, in the order of their numbers."""
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:

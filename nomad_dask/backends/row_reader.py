@@ -62,20 +62,18 @@ class ShardVectors:
         of equal width.
     metric : {'euclidean', 'cosine'}
         With 'cosine' rows are scaled to unit length as they are read.
-    resident_bytes : int
-        Memory that `hold` may take to keep all rows as float32.
+    cache_bytes : int
+        Memory that `load` may take to keep all rows as float32.
     """
 
-    def __init__(
-        self, parts: Sequence[tuple[Path, int, int]], metric: str = "euclidean", resident_bytes: int = 0
-    ) -> None:
+    def __init__(self, parts: Sequence[tuple[Path, int, int]], metric: str = "euclidean", cache_bytes: int = 0) -> None:
         self.metric = metric
         files = {path: RowFile.open(path) for path in {path for path, _, _ in parts}}
         self._parts = [(files[path], int(a), int(b)) for path, a, b in parts]
         self._edges = np.concatenate([[0], np.cumsum([b - a for _, a, b in self._parts])])
         self.n_rows = int(self._edges[-1])
         self.n_dims = int(self._parts[0][0].row_shape[0])
-        self._resident_bytes = resident_bytes
+        self._resident_bytes = cache_bytes
         self._all: np.ndarray | None = None
 
     @property
@@ -83,7 +81,7 @@ class ShardVectors:
         """Whether all rows are in memory."""
         return self._all is not None
 
-    def hold(self, run: Callable[[Callable[[int, int], object], int, int], object] | None = None) -> None:
+    def load(self, run: Callable[[Callable[[int, int], object], int, int], object] | None = None) -> None:
         """Read all rows into memory, if they fit.
 
         Parameters
@@ -104,8 +102,8 @@ class ShardVectors:
             run(fill, self.n_rows, _HOLD_ROWS)
         self._all = rows
 
-    def release(self) -> None:
-        """Give the memory of `hold` back."""
+    def unload(self) -> None:
+        """Give the memory of `load` back."""
         self._all = None
 
     def _read(self, start: int, stop: int) -> np.ndarray:

@@ -16,10 +16,19 @@ from nomad_dask.errors import Interrupted
 @click.command(short_help="Make a map of a file of vectors.")
 @options.input_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map.")
-@click.option("--keep", callback=options.read_names, metavar="A,B", help="Columns of the input to carry to the map.")
+@click.option(
+    "--metadata-columns",
+    "--keep",
+    "metadata_columns",
+    callback=options.read_names,
+    metavar="A,B",
+    help="Columns of the input to carry to the map.",
+)
 @options.method_options
 @options.device_option
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster.")
+@click.option(
+    "--n-workers", "--workers", "workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster."
+)
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use instead.")
 @click.option(
     "--scheduler-file",
@@ -46,7 +55,7 @@ def fit(
     input: str,  # noqa: A002 - what the user calls it
     column: str | None,
     output: Path,
-    keep: tuple[str, ...] | None,
+    metadata_columns: tuple[str, ...] | None,
     others: tuple[str, ...],
     device: str,
     workers: int | None,
@@ -68,14 +77,13 @@ def fit(
     Writes one row for each row of INPUT, in its order: x, y, the cell, and the columns to keep.
     """
     params = options.read_params(settings, others)
-    keep = keep or ()
     if plot is not None:
         options.check_picture(plot, overwrite)
 
     from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
-    source = open_source(input, column=column, keep=keep)
+    source = open_source(input, column=column, metadata_columns=metadata_columns or ())
     again = [options.program(), *sys.argv[1:]]
     try:
         with options.shown_progress(quiet, verbose) as emit:
@@ -83,7 +91,7 @@ def fit(
                 source,
                 params,
                 output=output,
-                keep=keep,
+                metadata_columns=metadata_columns or (),
                 workspace=workspace,
                 resume=resume,
                 overwrite=overwrite,

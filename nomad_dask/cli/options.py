@@ -28,15 +28,15 @@ VERBOSE = "nomad_dask.verbose"
 
 # Option, setting and type. The other settings are reached by --set.
 _METHOD_OPTIONS: tuple[tuple[str, str, Any], ...] = (
-    ("--neighbors", "n_neighbors", click.INT),
-    ("--epochs", "n_epochs", click.INT),
+    ("--n-neighbors --neighbors", "n_neighbors", click.INT),
+    ("--n-epochs --epochs", "n_epochs", click.INT),
     ("--preset", "preset", click.Choice(PRESETS)),
     ("--learning-rate", "learning_rate", click.FLOAT),
-    ("--cells", "n_cells", click.INT),
-    ("--shards", "n_shards", click.INT),
+    ("--n-cells --cells", "n_cells", click.INT),
+    ("--n-shards --shards", "n_shards", click.INT),
     ("--metric", "metric", click.Choice(METRICS)),
-    ("--weights", "weights", click.Choice(AFFINITIES)),
-    ("--seed", "seed", click.INT),
+    ("--affinity --weights", "affinity", click.Choice(AFFINITIES)),
+    ("--random-state --seed", "random_state", click.INT),
 )
 
 
@@ -56,7 +56,7 @@ def method_options(command: Command) -> Command:
         # What None stands for in Python is an option left out here.
         text = texts[setting].replace("; None takes", "; by default")
         text = text if default is None else f"{text}  [default: {default}]"
-        command = click.option(option, setting, type=kind, help=text)(command)
+        command = click.option(*option.split(), setting, type=kind, help=text)(command)
     return command
 
 
@@ -155,7 +155,9 @@ def memory_option(command: Command) -> Command:
         return parse_bytes(value)
 
     return click.option(
+        "--memory-limit",
         "--memory",
+        "memory",
         callback=read,
         metavar="SIZE",
         help="Memory that each process may use, such as 2GB; by default what the machine or its control group has.",

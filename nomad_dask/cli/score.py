@@ -24,7 +24,15 @@ from nomad_dask.cli import options
     help="Neighbourhood sizes.",
 )
 @click.option("--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows to measure.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses those rows.")
+@click.option(
+    "--random-state",
+    "--seed",
+    "seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Chooses those rows.",
+)
 @options.quiet_option
 @options.json_option
 @options.verbose_option
@@ -51,7 +59,7 @@ def score(
 
     found = read_map(map)
     in_map = label in found.table.column_names
-    source = open_source(input, column=column, keep=() if label is None or in_map else (label,))
+    source = open_source(input, column=column, metadata_columns=() if label is None or in_map else (label,))
     if label is None:
         labels = None
     elif in_map:
@@ -69,7 +77,7 @@ def score(
             ks=ks,
             metric=found.metadata.get("params", {}).get("metric", "euclidean"),
             n_queries=queries,
-            seed=seed,
+            random_state=seed,
             advance=advance,
         )
     if as_json:

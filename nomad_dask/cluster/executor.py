@@ -84,7 +84,7 @@ class Cluster:
         """
         if device == "cpu":
             return
-        found = self.everywhere(device_info.detect_worker_gpu, seconds=GPU_START_SECONDS)
+        found = self.run_on_workers(device_info.detect_worker_gpu, seconds=GPU_START_SECONDS)
         for answer in found.values():
             if isinstance(answer, Exception):
                 raise answer
@@ -141,7 +141,7 @@ class Cluster:
         except TimeoutError as error:
             raise scheduler_lost_error(self.client) from error
 
-    def everywhere(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> dict[str, Any]:
+    def run_on_workers(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> dict[str, Any]:
         """Run ``function(*args)`` once on every worker, beside its tasks, and return what came out by address.
 
         What it raises comes in place of its answer. `seconds` to wait are `nomad-dask.lost-after` unless given.
@@ -166,11 +166,11 @@ class Cluster:
                 "end those that are frozen or cut off, and run the same again."
             ) from error
 
-    def tell(self, function: Callable[..., Any], *args: Any) -> None:
+    def broadcast_best_effort(self, function: Callable[..., Any], *args: Any) -> None:
         """Run ``function(*args)`` on every worker that answers soon, to tidy up: what goes wrong is of no interest."""
         if self.client.status == "running":
             with suppress(OSError, ClusterError):  # of which a TimeoutError is one
-                self.everywhere(function, *args, seconds=ANSWER_SECONDS)
+                self.run_on_workers(function, *args, seconds=ANSWER_SECONDS)
 
     def run(
         self,

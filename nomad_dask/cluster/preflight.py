@@ -39,7 +39,7 @@ def check_versions(cluster: Cluster) -> None:
     if cluster.in_process:
         return
     _check_scheduler(cluster)
-    for address, answer in sorted(cluster.everywhere(_version).items()):
+    for address, answer in sorted(cluster.run_on_workers(_version).items()):
         # Dask sends an error of unpickling as text in a plain Exception.
         if isinstance(answer, ImportError) or "ModuleNotFoundError" in str(answer):
             raise ClusterError(
@@ -103,7 +103,7 @@ def check_reach(cluster: Cluster, workspace: Path, source: Source) -> None:
     try:
         (workspace / mark).write_text(mark)
         data = (source, source.fingerprint()) if source.shareable else None
-        answers = cluster.everywhere(_look, str(workspace), mark, data)
+        answers = cluster.run_on_workers(_look, str(workspace), mark, data)
         for address, seen in sorted(answers.items()):
             if isinstance(seen, Exception):
                 raise ClusterError(

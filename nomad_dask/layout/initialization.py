@@ -20,9 +20,9 @@ _FARTHEST = 10.0
 _FLOOR = 1e-4
 
 
-def pca_init(coordinates: np.ndarray, deviation: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
+def pca_init(coordinates: np.ndarray, std: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
     """Return starting positions (n, dim) float32 from PCA coordinates, `init_std` wide on the first axis."""
-    scaled = coordinates.astype(np.float64) / max(deviation, 1e-30) if deviation > 0 else np.zeros(coordinates.shape)
+    scaled = coordinates.astype(np.float64) / max(std, 1e-30) if std > 0 else np.zeros(coordinates.shape)
     lengths = np.sqrt((scaled**2).sum(axis=1))
     scaled *= np.minimum(1, _FARTHEST / np.maximum(lengths, 1e-30))[:, None]
     scaled += rng.standard_normal(scaled.shape) * _FLOOR

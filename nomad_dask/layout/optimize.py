@@ -71,7 +71,7 @@ class _Shards:
 
     def take_up(self) -> _State:
         """Load all shards at the last checkpoint, on the workers there are now."""
-        facts = self.workspace.noted("checkpoint") or {"epoch": 0, "loss": None}
+        facts = self.workspace.recorded_facts("checkpoint") or {"epoch": 0, "loss": None}
         self._id = uuid.uuid4().hex  # what still runs of before works on its own copy
         self._place()
         parts = self._ask(load_shards)
@@ -81,7 +81,7 @@ class _Shards:
     def advance(self, state: _State, n_epochs: int) -> _State:
         """Do about so many epochs; back at the last checkpoint where a worker was lost on the way."""
         run, plan = self.run, self.plan
-        stop = next_sync_epoch(state.epoch, n_epochs, run.params.exchange_every, plan.n_epochs)
+        stop = next_sync_epoch(state.epoch, n_epochs, run.params.sync_every, plan.n_epochs)
         job = (self._homes, uuid.uuid4().hex, plan, state.epoch, stop, merge_summaries(state.parts))
         answers: list[EpochBatchResult | StaleShard] = self._ask(run_epochs, *job)
         done = [a for a in answers if isinstance(a, EpochBatchResult)]
@@ -99,7 +99,7 @@ class _Shards:
 
     def save(self, state: _State) -> _State:
         """Make the state durable, then drop the checkpoint before it; back there where a worker was lost."""
-        before = self.workspace.noted("checkpoint")
+        before = self.workspace.recorded_facts("checkpoint")
         artifacts = self._ask(save_checkpoint, state.epoch)
         if any(isinstance(a, StaleShard) for a in artifacts):
             return self._go_back()
@@ -126,7 +126,7 @@ class _Shards:
         return sum(part.nbytes for part in state.parts) * (len(state.parts) - 1)
 
     def _tells(self, epoch: int) -> bool:
-        return is_exchange_epoch(epoch, self.run.params.exchange_every)
+        return is_exchange_epoch(epoch, self.run.params.sync_every)
 
     def _spread(self) -> tuple[str, ...]:
         return tuple(assign_shards(self.run.plan.n_shards, self.cluster.workers()))
@@ -168,16 +168,16 @@ class _Shards:
 
 
 def optimize_layout(
-    run: RunContext, cluster: Cluster, workspace: Workspace, emit: Emit, sight: SnapshotRequest | None = None
+    run: RunContext, cluster: Cluster, workspace: Workspace, emit: Emit, snapshot_request: SnapshotRequest | None = None
 ) -> dict[str, Any]:
     """Lay out all shards and leave their last state as a checkpoint; return what was measured.
 
-    Positions are told as `sight` wants them. Ctrl-C ends it with a KeyboardInterrupt: the first one lets the epochs
-    under way end, and leaves their state as a checkpoint.
+    Snapshots are emitted as `snapshot_request` asks. Ctrl-C ends it with a KeyboardInterrupt: the first one lets the
+    epochs under way end, and leaves their state as a checkpoint.
     """
     shards = _Shards(run, cluster, workspace, emit)
     plan = shards.plan
-    looks = None if sight is None else SnapshotSchedule(run, sight, plan.n_epochs)
+    looks = None if snapshot_request is None else SnapshotSchedule(run, snapshot_request, plan.n_epochs)
     emit(StageStarted(STAGE, plan.n_epochs, "epochs"))
     with graceful_interrupt() as stop:
         try:
@@ -203,5 +203,5 @@ def optimize_layout(
             if stop.is_set():
                 raise KeyboardInterrupt
         finally:
-            cluster.tell(unload_shards, str(run.workspace))
+            cluster.broadcast_best_effort(unload_shards, str(run.workspace))
     return {"epochs": plan.n_epochs, "loss": state.loss, "exchanged_bytes_per_epoch": shards.exchanged(state)}

@@ -28,16 +28,16 @@ class Schedule:
     rate: float
     rate_end: float
     momentum: float
-    max_step: float
-    exaggeration: float
+    max_step_norm: float
+    late_exaggeration: float
 
     def at(self, epoch: int) -> StepParams:
         """Return the numbers of one epoch: rate·min(1, 1 + end − t) with t = epoch/epochs."""
         t = epoch / self.n_epochs
-        attract = self.exaggeration if t >= _EXAGGERATED_FROM else 1.0
+        attract = self.late_exaggeration if t >= _EXAGGERATED_FROM else 1.0
         rate = self.rate * min(1.0, 1.0 + self.rate_end - t)
         measure = epoch % _LOSS_EVERY == 0 or epoch == self.n_epochs - 1
-        return StepParams(epoch, rate, self.momentum, self.max_step, attract, measure)
+        return StepParams(epoch, rate, self.momentum, self.max_step_norm, attract, measure)
 
 
 def schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
@@ -53,20 +53,20 @@ def schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
         rate=params.learning_rate or rate,
         rate_end=params.learning_rate_end,
         momentum=momentum if params.momentum is None else params.momentum,
-        max_step=params.max_step,
-        exaggeration=params.exaggeration,
+        max_step_norm=params.max_step_norm,
+        late_exaggeration=params.late_exaggeration,
     )
 
 
-def is_exchange_epoch(epoch: int, exchange_every: int) -> bool:
+def is_exchange_epoch(epoch: int, sync_every: int) -> bool:
     """Return whether shards tell each other where they are after so many epochs."""
-    return (done := (epoch - 1) % _PERIOD) % exchange_every == 0 or done == _PERIOD - 1
+    return (done := (epoch - 1) % _PERIOD) % sync_every == 0 or done == _PERIOD - 1
 
 
-def next_sync_epoch(epoch: int, n_epochs: int, exchange_every: int, last: int) -> int:
+def next_sync_epoch(epoch: int, n_epochs: int, sync_every: int, last: int) -> int:
     """Return how far to go from `epoch`: `n_epochs` on, or a bit more, where shards can begin again; or to `last`."""
     stop = epoch + n_epochs
-    return min(stop if exchange_every == 1 else -(-stop // _PERIOD) * _PERIOD, last)
+    return min(stop if sync_every == 1 else -(-stop // _PERIOD) * _PERIOD, last)
 
 
 def mean_loss(params: Params, n_rows: int, outcomes: Sequence[EpochResult]) -> float | None:
@@ -75,6 +75,6 @@ def mean_loss(params: Params, n_rows: int, outcomes: Sequence[EpochResult]) -> f
     if any(part is None for part in losses):
         return None
     total = sum(losses) / n_rows  # type: ignore[arg-type]
-    if params.normalizer == "point":
+    if params.normalization == "point":
         return float(total)
     return float(total + math.log(max(sum(o.z for o in outcomes), 1e-300) / n_rows))

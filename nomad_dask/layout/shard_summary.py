@@ -67,7 +67,7 @@ class Summary:
         """Return means and standard deviations (all patches, 2·dim), shard by shard."""
         return self.patches.reshape(-1, self.patches.shape[2])
 
-    def carried_on(self, before: Summary, share: float) -> Summary:
+    def extrapolate(self, before: Summary, share: float) -> Summary:
         """Return what follows if all patches move on by a share of their way since an earlier summary."""
         return Summary(self.patches + np.float32(share) * (self.patches - before.patches), self.z)
 

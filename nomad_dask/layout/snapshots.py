@@ -36,7 +36,7 @@ class SnapshotSchedule:
     Parameters
     ----------
     run : Run
-    sight : Sight
+    snapshot_request : Sight
     n_epochs : int
         Of the layout.
 
@@ -46,10 +46,10 @@ class SnapshotSchedule:
         Of each shard the rows to show.
     """
 
-    def __init__(self, run: RunContext, sight: SnapshotRequest, n_epochs: int) -> None:
+    def __init__(self, run: RunContext, snapshot_request: SnapshotRequest, n_epochs: int) -> None:
         numbers = rows_of_shards(run)
-        self.parts = stratified_slices([len(rows) for rows in numbers], sight.most)
-        self._every, self._n_epochs, self._n_rows = sight.every, n_epochs, run.plan.n_rows
+        self.parts = stratified_slices([len(rows) for rows in numbers], snapshot_request.most)
+        self._every, self._n_epochs, self._n_rows = snapshot_request.every, n_epochs, run.plan.n_rows
         self._rows = np.concatenate(
             [rows[part] for rows, part in zip(numbers, self.parts, strict=True)], dtype=np.int64
         )

@@ -71,7 +71,7 @@ class _ShardState:
         heard_at, summary, others = self.heard
         if self.epoch > heard_at and self.before is not None and len(self.patch_counts):
             before, earlier, _ = self.before
-            others = self._remote(summary.carried_on(earlier, (self.epoch - heard_at) / (heard_at - before)))
+            others = self._remote(summary.extrapolate(earlier, (self.epoch - heard_at) / (heard_at - before)))
         outcome = self.layout.epoch(plan.at(self.epoch), others)
         self.epoch += 1
         self.z = outcome.z
@@ -133,7 +133,7 @@ def run_epochs(
     summary : Summary
         Of all shards after `epoch`.
     """
-    alone = run.plan.n_shards == 1 and run.params.repulsion == "field"  # nobody to hear from
+    alone = run.plan.n_shards == 1 and run.params.repulsion_method == "field"  # nobody to hear from
     outcomes: dict[int, list[EpochResult]] = {shard: [] for shard in shards}
     try:
         with PeerExchange(batch, homes) as post:
@@ -144,7 +144,7 @@ def run_epochs(
                 for live in lives:
                     outcomes[live.shard].append(live.step(plan))
                 report_progress(done)
-                if done < stop and not alone and is_exchange_epoch(done, run.params.exchange_every):
+                if done < stop and not alone and is_exchange_epoch(done, run.params.sync_every):
                     parts = post.exchange(done, {live.shard: live.tell() for live in lives})
                     summary = merge_summaries(parts)
                     for live in lives:
@@ -200,7 +200,7 @@ def checkpoint_file(epoch: int, shard: int) -> str:
 def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
     """Take up a shard at the checkpoint the manifest names, or at its start."""
     dim = run.params.n_components
-    facts = Workspace(run.workspace).noted("checkpoint")
+    facts = Workspace(run.workspace).recorded_facts("checkpoint")
     z: float | None = None
     if facts is None:
         positions, epoch = _start(run, shard), 0
@@ -220,7 +220,7 @@ def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
 
 def _start(run: RunContext, shard: int) -> np.ndarray:
     """Return where the rows of a shard start."""
-    rng = np.random.default_rng([run.params.seed, 2, shard])
+    rng = np.random.default_rng([run.params.random_state, 2, shard])
     rows = np.load(run.file(shard_file(shard, "rows")))
     if run.plan.coarse_rows:
         laid_out = np.load(run.file("coarse/rows.npy"))
@@ -241,4 +241,4 @@ def _start(run: RunContext, shard: int) -> np.ndarray:
         )
     partition = cells_module.load_partition(run)
     coordinates = np.load(run.file(shard_file(shard, "start")))
-    return pca_init(coordinates, partition.axes.deviation, run.params.init_std, rng)
+    return pca_init(coordinates, partition.axes.std, run.params.init_std, rng)

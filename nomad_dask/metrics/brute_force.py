@@ -37,7 +37,7 @@ class StreamingDistances:
         self._order = np.argsort(targets, axis=None, kind="stable")
         self._targets = targets.ravel()[self._order]
 
-    def take(self, rows: np.ndarray, start: int, pool: Threads) -> None:
+    def update(self, rows: np.ndarray, start: int, pool: Threads) -> None:
         """Fill in the distances to `rows`, which begin at row number `start`."""
         first, last = np.searchsorted(self._targets, [start, start + len(rows)])
         flat = self.distances.reshape(-1)

@@ -77,7 +77,7 @@ def score(
     metric: str = "euclidean",
     n_queries: int = 1000,
     n_triplets: int = 50_000,
-    seed: int = 0,
+    random_state: int = 0,
     max_bytes: int = 256 << 20,
     advance: Callable[[int], None] | None = None,
 ) -> Scores:
@@ -106,7 +106,7 @@ def score(
         Rows sampled; at most all mapped rows are.
     n_triplets : int
         Triplets wanted; every query gets the same number, so there may be some more.
-    seed : int
+    random_state : int
         Chooses queries and triplets: maps of the same rows are compared on the same ones.
     max_bytes : int
         Memory for blocks and queries, beside `positions` and `labels`.
@@ -133,7 +133,7 @@ def score(
             f"{placed.size} of {source.n_rows} rows have positions: a score needs at least 3, "
             "so give the map of more rows."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_state)
     n_queries = min(n_queries, placed.size)
     chosen = np.sort(rng.choice(placed.size, n_queries, replace=False))
     queries = placed[chosen]
@@ -158,7 +158,7 @@ def score(
         mapped_rows[placed] = True
         for start, block in source.iterate(rows_at_once):
             rows = _comparable(block, metric)
-            wanted.take(rows, start, pool)
+            wanted.update(rows, start, pool)
             mapped = np.flatnonzero(mapped_rows[start : start + len(rows)])
             in_data.offer(rows if mapped.size == len(rows) else rows[mapped], start + mapped, pool)
             if advance is not None:

@@ -16,14 +16,14 @@ class Edges:
     indptr, indices : ndarray of int64 (rows + 1,), int32 (edges,)
     weights : ndarray of float32 (edges,)
         a_ij = p(j|i) + p(i|j).
-    forward : ndarray of float32 (edges,) or None
+    conditional_p : ndarray of float32 (edges,) or None
         p(j|i), where it was asked for.
     """
 
     indptr: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
-    forward: np.ndarray | None
+    conditional_p: np.ndarray | None
 
 
 def rank_weights(k: int, kind: str) -> np.ndarray:
@@ -52,7 +52,7 @@ def neighbor_weights(ids: np.ndarray, kind: str) -> np.ndarray:
     return np.asarray(weights / np.where(sums > 0, sums, 1), np.float32)
 
 
-def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_forward: bool = True) -> Edges:
+def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_conditional_p: bool = True) -> Edges:
     """Return the symmetric graph of directed edges.
 
     Parameters
@@ -61,7 +61,7 @@ def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_forward: bool = T
         Neighbours; -1 for none.
     weights : ndarray of float32 (rows, k)
         p(j|i) of each.
-    with_forward : bool
+    with_conditional_p : bool
         Keep p(j|i) beside the sum of both directions, at twice the memory.
     """
     import scipy.sparse as sp
@@ -70,7 +70,7 @@ def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_forward: bool = T
     found = ids >= 0
     indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
     # Both directions in one matrix: real parts are p(j|i), imaginary ones p(i|j).
-    kind, turn = (np.complex64, np.complex64(1j)) if with_forward else (np.float32, np.float32(1))
+    kind, turn = (np.complex64, np.complex64(1j)) if with_conditional_p else (np.float32, np.float32(1))
     one_way = sp.csr_array((weights[found].astype(kind, copy=False), ids[found], indptr), shape=(n, n))
     other_way = one_way.T.tocsr()
     other_way.data *= turn
@@ -80,6 +80,6 @@ def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_forward: bool = T
     return Edges(
         both.indptr.astype(np.int64),
         both.indices.astype(np.int32, copy=False),
-        both.data.real + both.data.imag if with_forward else both.data,
-        both.data.real.copy() if with_forward else None,
+        both.data.real + both.data.imag if with_conditional_p else both.data,
+        both.data.real.copy() if with_conditional_p else None,
     )

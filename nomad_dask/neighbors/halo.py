@@ -116,4 +116,4 @@ def open_vectors(run: RunContext, cells: CellCatalog, shard: int, around: HaloRe
         for owner, start, count in zip(cells.shard_of(there), cells.starts[there], cells.counts[there], strict=True)
     ]
     own = (run.file(shard_file(shard, "vectors")), 0, around.n_own)
-    return ShardVectors([own, *halo], run.params.metric, run.plan.resident_bytes)
+    return ShardVectors([own, *halo], run.params.metric, run.plan.cache_bytes)

@@ -41,11 +41,11 @@ def _open(run: RunContext, shard: int) -> LoadedShard:
     """Return a shard with its halo and its rows in memory; how it is searched is chosen the first time."""
     key = (str(run.workspace), shard)
     if _opened and (last := next(reversed(_opened))) != key:
-        _opened[last].search.release()
+        _opened[last].search.unload()
         if key in _opened:
             _opened[key] = _opened.pop(key)
             with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-                _opened[key].search.hold()
+                _opened[key].search.load()
     if key not in _opened:
         _opened[key] = load_shard(run, shard, with_halo=True)
     return _opened[key]
@@ -58,16 +58,16 @@ def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
     around = halo_region(cells, shard, with_halo)
     vectors = open_vectors(run, cells, shard, around)
     # The rows and what the search makes of them may each take this much.
-    params, memory = run.params, 2 * run.plan.resident_bytes
+    params, memory = run.params, 2 * run.plan.cache_bytes
     with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
         centroids = cells.centroids[around.cells]
-        primitives = backend.searcher(vectors, around.offsets, centroids, params.seed, memory, around.n_own)
+        primitives = backend.searcher(vectors, around.offsets, centroids, params.random_state, memory, around.n_own)
         search = NeighborSearch(
             primitives,
             params.n_neighbors,
             n_probes=params.n_probes,
             target_recall=params.target_recall,
-            seed=params.seed,
+            seed=params.random_state,
         )
     return LoadedShard((str(run.workspace), shard), cells, around, search)
 

@@ -115,23 +115,23 @@ class NeighborSearch:
             self._n_probes, self._n_candidates = 0, 0
         elif n_probes is not None:
             self._n_probes, self._n_candidates = min(n_probes, primitives.n_cells), k + 8
-            primitives.make_screen(None)
+            primitives.build_filter(None)
             if self._n_probes < primitives.n_cells:
-                self._true_distances = primitives.exact(self._sample, k)[1]
+                self._true_distances = primitives.brute_force(self._sample, k)[1]
         else:
             self._choose()
 
     def _choose(self) -> None:
         """Choose the screen, the probes and whether rounds follow, by what they find of a sample."""
         primitives, k, sample = self.primitives, self.k, self._sample
-        primitives.make_screen(SCREEN_AXES if primitives.vectors.n_dims > 1.5 * SCREEN_AXES else None)
-        true_ids, self._true_distances = primitives.exact(sample, k)
-        primitives.fit_screen(sample, true_ids, self._true_distances)
+        primitives.build_filter(SCREEN_AXES if primitives.vectors.n_dims > 1.5 * SCREEN_AXES else None)
+        true_ids, self._true_distances = primitives.brute_force(sample, k)
+        primitives.calibrate_filter(sample, true_ids, self._true_distances)
         few = slice(None, None, 4)
         self._can_refine = primitives.can_refine(k)
         self._n_probes, n_candidates = choose_probes(
             primitives.cell_ranks(sample, true_ids),
-            primitives.screen_ranks(sample[few], true_ids[few]),
+            primitives.filter_ranks(sample[few], true_ids[few]),
             self.target_recall,
             primitives.mean_probed_rows,
             self._can_refine,
@@ -139,14 +139,14 @@ class NeighborSearch:
         # Beyond that more axes would be cheaper.
         self._n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)
 
-    def hold(self) -> None:
-        """Take the rows into memory again, after `release`."""
+    def load(self) -> None:
+        """Take the rows into memory again, after `unload`."""
         if self.k > 0:
-            self.primitives.hold()
+            self.primitives.load()
 
-    def release(self) -> None:
-        """Give the memory of the rows back until `hold`; what was chosen stays."""
-        self.primitives.release()
+    def unload(self) -> None:
+        """Give the memory of the rows back until `load`; what was chosen stays."""
+        self.primitives.unload()
 
     def probe(self, advance: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
         """Search the nearest cells of each row; `advance` is told the number of rows done so far."""
@@ -219,7 +219,7 @@ def measure_recall(found: np.ndarray, true: np.ndarray) -> float:
 
 def choose_probes(
     cell_ranks: np.ndarray,
-    screen_ranks: np.ndarray,
+    filter_ranks: np.ndarray,
     target_recall: float,
     probed_rows: float,
     can_refine: bool,
@@ -228,7 +228,7 @@ def choose_probes(
 
     Parameters
     ----------
-    cell_ranks, screen_ranks : ndarray
+    cell_ranks, filter_ranks : ndarray
         For the true neighbours of sampled rows: the nearer cells than theirs, and the rows that the screen
         takes for nearer.
     target_recall : float
@@ -247,8 +247,8 @@ def choose_probes(
     enough = _covering(cell_ranks, 1 - (0.75 if can_refine else 0.5) * may_lose)
     start = _covering(cell_ranks, 1 - 2.3 * may_lose)
     if can_refine and (enough - start) * probed_rows > ROUNDS_COST:
-        return start, _covering(screen_ranks, target_recall)
-    return enough, _covering(screen_ranks, 1 - 0.25 * may_lose)
+        return start, _covering(filter_ranks, target_recall)
+    return enough, _covering(filter_ranks, 1 - 0.25 * may_lose)
 
 
 def _covering(ranks: np.ndarray, share: float) -> int:

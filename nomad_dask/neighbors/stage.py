@@ -25,7 +25,7 @@ from nomad_dask.storage.workspace import Artifact, Workspace
 
 GRAPH_FILES = ("indptr", "indices", "weights")
 PATCH_FILES = ("patch_of_row", "patch_counts")
-CROSS_SHARD_FILES = ("far_indptr", "far_patches", "far_weights")
+CROSS_SHARD_FILES = ("cross_indptr", "cross_patches", "cross_weights")
 # Edges to other shards, sorted by the shard they lead to: own row, row there, p(there|own); and where each
 # shard's begin.
 _OUT_FILES = ("out_from", "out_to", "out_weights", "out_edges")
@@ -38,7 +38,7 @@ def graph_file(shard: int, what: str) -> str:
 
 def uses_halo(run: RunContext) -> bool:
     """Return whether the rows of a shard look for neighbours in others, too."""
-    return run.plan.n_shards > 1 and run.params.foreign_attraction
+    return run.plan.n_shards > 1 and run.params.cross_shard_attraction
 
 
 def build_graph(
@@ -61,14 +61,14 @@ def build_graph(
             lists, effort = search.complete(report_progress)
         ids = lists.ids
         del search, lists
-    weights = neighbor_weights(ids, params.weights)
+    weights = neighbor_weights(ids, params.affinity)
     far = ids >= around.n_own
-    edges = symmetric_graph(np.where(far, -1, ids), weights, with_forward=params.normalizer == "point")
+    edges = symmetric_graph(np.where(far, -1, ids), weights, with_conditional_p=params.normalization == "point")
     workspace = Workspace(run.workspace)
     arrays = (edges.indptr, edges.indices, edges.weights)
     made = [workspace.save(graph_file(shard, w), a) for w, a in zip(GRAPH_FILES, arrays, strict=True)]
-    if edges.forward is not None:
-        made.append(workspace.save(graph_file(shard, "forward"), edges.forward))
+    if edges.conditional_p is not None:
+        made.append(workspace.save(graph_file(shard, "conditional_p"), edges.conditional_p))
     if across:
         rows, ranks = np.nonzero(far)
         places = ids[rows, ranks]
@@ -98,7 +98,7 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
     """Group a shard's rows into patches, small ones where other shards look."""
     workspace = Workspace(run.workspace)
     offsets = np.load(run.file(shard_file(shard, "cell_offsets")))
-    if run.params.repulsion == "means":
+    if run.params.repulsion_method == "means":
         patch_of_row = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
         quota = int(np.diff(load_cell_catalog(run).edges).max())
     elif run.plan.n_shards == 1:  # nobody looks
@@ -119,7 +119,7 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
 
 def _others(run: RunContext, shard: int) -> list[int]:
     """Return the shards that a shard has edges with."""
-    return [s for s in range(run.plan.n_shards) if s != shard] if run.params.foreign_attraction else []
+    return [s for s in range(run.plan.n_shards) if s != shard] if run.params.cross_shard_attraction else []
 
 
 def _crossing(run: RunContext, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,31 +165,31 @@ def load_graph(run: RunContext, shard: int) -> ShardGraph:
     indptr = np.load(run.file(graph_file(shard, "indptr")))
     indices, weights = (_edges(run, shard, what) for what in ("indices", "weights"))
     patch_of_row, counts = (np.load(run.file(graph_file(shard, what))) for what in PATCH_FILES)
-    far_indptr = np.load(run.file(graph_file(shard, "far_indptr")))
-    far_patches, far_weights = (_edges(run, shard, what) for what in ("far_patches", "far_weights"))
-    point = run.params.normalizer == "point"
+    cross_indptr = np.load(run.file(graph_file(shard, "cross_indptr")))
+    cross_patches, cross_weights = (_edges(run, shard, what) for what in ("cross_patches", "cross_weights"))
+    point = run.params.normalization == "point"
     return ShardGraph(
         cell_offsets=np.load(run.file(shard_file(shard, "cell_offsets"))),
         patch_of_row=patch_of_row,
         patch_counts=counts,
         first_patch=shard * len(counts),
-        exact_cells=_exact_cells(load_cell_catalog(run), shard, run.params.n_exact_cells),
+        sampled_cells=_sampled_cells(load_cell_catalog(run), shard, run.params.n_sampled_cells),
         indptr=indptr,
         indices=indices,
         weights=weights,
-        forward=np.load(run.file(graph_file(shard, "forward"))) if point else None,
-        far_indptr=far_indptr,
-        far_patches=far_patches,
-        far_weights=far_weights,
+        conditional_p=np.load(run.file(graph_file(shard, "conditional_p"))) if point else None,
+        cross_indptr=cross_indptr,
+        cross_patches=cross_patches,
+        cross_weights=cross_weights,
     )
 
 
 def _edges(run: RunContext, shard: int, what: str) -> np.ndarray:
     """Return an array of the graph, or a view of its file, of which the system holds as much as there is room for."""
-    return np.asarray(np.load(run.file(graph_file(shard, what)), mmap_mode=None if run.plan.edges_held else "r"))
+    return np.asarray(np.load(run.file(graph_file(shard, what)), mmap_mode=None if run.plan.edges_in_memory else "r"))
 
 
-def _exact_cells(cells: CellCatalog, shard: int, n_exact: int) -> np.ndarray:
+def _sampled_cells(cells: CellCatalog, shard: int, n_exact: int) -> np.ndarray:
     """Return for each own cell the own cells (cells, n_exact) nearest to it, itself first, -1 for none."""
     first, last = int(cells.edges[shard]), int(cells.edges[shard + 1])
     exact = np.full((last - first, n_exact), -1, np.int64)

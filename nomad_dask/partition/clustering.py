@@ -29,7 +29,7 @@ _SETTLE_CELLS = 256
 _SETTLED = 0.25
 _ROUNDING = 1e-9
 
-FILES = ("mean", "components", "deviation", "centroids", "parents", "offsets", "ranks", "shard_edges")
+FILES = ("mean", "components", "std", "centroids", "parents", "offsets", "ranks", "shard_edges")
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     step = max(1, plan.sample_rows // _AXES_ROWS)
     with backend_of_worker(run.device, worker_threads(run.host_threads)) as backend:
         some = np.concatenate([sample.read(a, b)[-a % step :: step].copy() for a, b in blocks])
-        axes = backend.fit_axes(to_float32(some, params.metric), max(plan.n_axes, params.n_components), params.seed)
+        axes = backend.fit_axes(
+            to_float32(some, params.metric), max(plan.n_axes, params.n_components), params.random_state
+        )
         coordinates = np.concatenate(
             [backend.project(to_float32(sample.read(a, b), params.metric), axes) for a, b in blocks]
         )
-        cells = backend.fit_cells(coordinates, plan.n_cells, params.seed)
+        cells = backend.fit_cells(coordinates, plan.n_cells, params.random_state)
         labels = backend.assign(coordinates, cells)
         facts = kmeans_convergence(coordinates, labels, cells.centroids)
         shards = _shards(labels, coordinates, cells, plan.n_shards)
@@ -83,7 +85,7 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     ranks[order] = np.arange(len(order))
     edges = np.searchsorted(shards[order], np.arange(plan.n_shards + 1)).astype(np.int64)
     arrays: tuple[np.ndarray, ...] = (
-        axes.mean, axes.components, np.array(axes.deviation),
+        axes.mean, axes.components, np.array(axes.std),
         cells.centroids, cells.parents, cells.offsets, ranks, edges,
     )  # fmt: skip
     for name, array in zip(FILES, arrays, strict=True):
@@ -131,12 +133,10 @@ def kmeans_convergence(rows: np.ndarray, labels: np.ndarray, centroids: np.ndarr
 
 def load_partition(run: RunContext) -> Partition:
     """Read the partition back."""
-    mean, components, deviation, centroids, parents, offsets, ranks, edges = (
+    mean, components, std, centroids, parents, offsets, ranks, edges = (
         np.load(run.file(f"cells/{name}.npy")) for name in FILES
     )
-    return Partition(
-        PrincipalAxes(mean, components, float(deviation)), CellTree(centroids, parents, offsets), ranks, edges
-    )
+    return Partition(PrincipalAxes(mean, components, float(std)), CellTree(centroids, parents, offsets), ranks, edges)
 
 
 def _shards(labels: np.ndarray, sample: np.ndarray, cells: CellTree, n_shards: int) -> np.ndarray:

@@ -33,9 +33,9 @@ def draw_sample(run: RunContext, cluster: Cluster, advanced: Any) -> list[str]:
     Makes ``sample/vectors.npy`` (m, n_dims) and ``sample/rows.npy`` (m,) int64 row numbers, ascending.
     """
     plan = run.plan
-    rng = np.random.default_rng([run.params.seed, 1])
+    rng = np.random.default_rng([run.params.random_state, 1])
     rows = np.sort(rng.choice(plan.n_rows, plan.sample_rows, replace=False, shuffle=False)).astype(np.int64)
-    stretches = run.source.stretches(plan.block_rows)
+    stretches = run.source.read_groups(plan.block_rows)
     edges = np.searchsorted(rows, [blocks[0][0] for blocks in stretches] + [plan.n_rows])
     with atomic_write(run.file("sample/vectors.npy")) as unfinished:
         shape = (len(rows), plan.n_dims)
@@ -46,7 +46,7 @@ def draw_sample(run: RunContext, cluster: Cluster, advanced: Any) -> list[str]:
                 os.posix_fallocate(f.fileno(), 0, size)
         jobs = []
         for i, blocks in enumerate(stretches):
-            part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))
+            part = replace(run, source=run.source.slice_rows(blocks[0][0], blocks[-1][1]))
             jobs.append((part, unfinished, blocks, rows[edges[i] : edges[i + 1]], int(edges[i])))
         cluster.run(_take, jobs, advanced)
     with atomic_write(run.file("sample/rows.npy")) as unfinished, unfinished.open("wb") as f:
@@ -71,7 +71,7 @@ def _sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> tuple[
     with backend_of_worker(run.device, worker_threads()) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         backend.check_finite(block, start, run.source.name)
-        return (backend.take(block, wanted - start),)
+        return (backend.gather_to_host(block, wanted - start),)
 
 
 def take_rows(path: Path, target: Path, rows: np.ndarray) -> None:

@@ -35,8 +35,8 @@ _BLOCK_FILES = ("vectors", "rows", "start", "cells")
 def write_runs(run: RunContext, cluster: Cluster, advanced: Callable[[int, int], None]) -> None:
     """Assign, project and sort the rows of every block: ``exchange/block-*.npy``."""
     jobs, number = [], 0
-    for blocks in run.source.stretches(run.plan.block_rows):
-        part = replace(run, source=run.source.part(blocks[0][0], blocks[-1][1]))
+    for blocks in run.source.read_groups(run.plan.block_rows):
+        part = replace(run, source=run.source.slice_rows(blocks[0][0], blocks[-1][1]))
         jobs.append((part, number, blocks))
         number += len(blocks)
     cluster.run(_write_stretch, jobs, advanced)
@@ -74,13 +74,13 @@ def _sorted_rows(run: RunContext, partition: cells_module.Partition, start: int,
     """Return rows of the source sorted by cell, as `_BLOCK_FILES` has them."""
     with backend_of_worker(run.device, worker_threads()) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
-        coordinates = backend.project(backend.working(block, run.params.metric), partition.axes)
+        coordinates = backend.project(backend.to_float32(block, run.params.metric), partition.axes)
         labels = partition.ranks[backend.assign(coordinates, partition.cells)]
         order = np.argsort(labels, kind="stable")
         return (
-            backend.take(block.astype(working_dtype(block.dtype), copy=False), order),
+            backend.gather_to_host(block.astype(working_dtype(block.dtype), copy=False), order),
             (start + order).astype(np.int64),
-            backend.take(coordinates[:, : run.params.n_components], order),
+            backend.gather_to_host(coordinates[:, : run.params.n_components], order),
             labels[order],
         )
 

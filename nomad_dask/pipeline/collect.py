@@ -72,7 +72,7 @@ def map_metadata(source: Source, params: Params, diagnostics: dict[str, Any]) ->
 def load_partial(path: Path, source: Source, params: Params) -> PartialResult | None:
     """Return the layout at the last checkpoint of a workspace; None when there is none yet."""
     workspace = Workspace(path)
-    checkpoint = workspace.noted("checkpoint")
+    checkpoint = workspace.recorded_facts("checkpoint")
     if checkpoint is None:
         return None
     plan = workspace.about["plan"]
@@ -80,7 +80,7 @@ def load_partial(path: Path, source: Source, params: Params) -> PartialResult | 
     positions, cells = collect_positions(workspace, plan["n_shards"], epoch)
     facts: dict[str, Any] = {"n_shards": plan["n_shards"]}
     for stage in ORDER:
-        facts |= workspace.noted(stage) or {}
+        facts |= workspace.recorded_facts(stage) or {}
     facts |= {"epochs": epoch, "loss": checkpoint["loss"]}
     metadata = map_metadata(source, params, facts) | {"partial": {"epochs": epoch, "of": n_epochs}}
     return PartialResult(positions, cells, epoch, n_epochs, facts, metadata)

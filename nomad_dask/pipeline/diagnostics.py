@@ -91,7 +91,7 @@ def graph_components(run: RunContext, cluster: Cluster) -> dict[str, Any]:
     jobs = [(run, s) for s in range(run.plan.n_shards)]
     sizes = cluster.run(components_of_shard, jobs)
     rows = np.concatenate(sizes)
-    if run.plan.n_shards > 1 and run.params.foreign_attraction:
+    if run.plan.n_shards > 1 and run.params.cross_shard_attraction:
         starts = np.cumsum([0, *map(len, sizes)])
         pairs = np.concatenate(cluster.run(components_joined_across_shards, jobs))
         here, there = starts[pairs[:, 0]] + pairs[:, 1], starts[pairs[:, 2]] + pairs[:, 3]
@@ -127,7 +127,7 @@ def quality_warnings(measured: dict[str, Any], params: Params) -> list[str]:
     if params.n_probes is None and recall < params.target_recall - RECALL_SLACK:
         found.append(
             f"The neighbour search found {recall:.0%} of the true neighbours, {params.target_recall:.0%} were wanted: "
-            f"give more probes (n_probes={2 * max(1, round(measured.get('n_probes', 1)))}) or larger cells (cell_rows)."
+            f"give more probes (n_probes={2 * max(1, round(measured.get('n_probes', 1)))}) or larger cells (cell_size)."
         )
     imbalance = measured.get("imbalance", 1.0)
     if imbalance > MAX_IMBALANCE:
@@ -146,7 +146,7 @@ def quality_warnings(measured: dict[str, Any], params: Params) -> list[str]:
     if not measured.get("kmeans_converged", True):
         found.append(
             f"K-Means has not settled: one more round would move the centroids by {measured['kmeans_shift']:.0%} of "
-            "the width of their cells. Give fewer cells (n_cells, or more cell_rows)."
+            "the width of their cells. Give fewer cells (n_cells, or more cell_size)."
         )
     return found
 

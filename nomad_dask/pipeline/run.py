@@ -93,7 +93,7 @@ def project(
     params: Params,
     *,
     output: Path | None = None,
-    keep: Sequence[str] = (),
+    metadata_columns: Sequence[str] = (),
     workspace: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -106,7 +106,7 @@ def project(
     keep_stages: bool = False,
     command: Sequence[str] = (),
     emit: Emit = _no_listener,
-    sight: SnapshotRequest | None = None,
+    snapshot_request: SnapshotRequest | None = None,
 ) -> Result:
     """Make a map of a source.
 
@@ -116,7 +116,7 @@ def project(
     params : Params
     output : Path, optional
         Parquet file to write the map to.
-    keep : sequence of str
+    metadata_columns : sequence of str
         Columns of the source to carry to the map.
     workspace : Path, optional
         Directory of the artifacts, kept afterwards; one that holds this same run is taken up where it
@@ -141,7 +141,7 @@ def project(
         What the user typed, for those who ask how to go on.
     emit : callable
         Told every event.
-    sight : Sight, optional
+    snapshot_request : Sight, optional
         What `emit` is told of the positions during the layout; nothing by default.
 
     Raises
@@ -151,7 +151,7 @@ def project(
     Interrupted
         The user stopped it; the workspace can be taken up again.
     """
-    check_metadata_columns(keep)
+    check_metadata_columns(metadata_columns)
     if output is not None:
         check_output(output, overwrite)
     temporary = None
@@ -181,12 +181,12 @@ def project(
             )
             check_reach(cluster, home.path, source)
             run = RunContext(source, params, plan, home.path, cluster.device, cluster.host_threads())
-            stages = _Stages(run, cluster, home, emit, keep_stages, memory, sight)
+            stages = _Stages(run, cluster, home, emit, keep_stages, memory, snapshot_request)
             positions, cells = stages.all()
             diagnostics.warn(stages.diagnostics, params)
             metadata = map_metadata(source, params, stages.diagnostics)
             if output is not None:
-                write_map(output, positions, cells, source, keep, metadata)
+                write_map(output, positions, cells, source, metadata_columns, metadata)
             if own_place:
                 shutil.rmtree(workspace, ignore_errors=True)
     except (KeyboardInterrupt, ClusterError) as stop:
@@ -211,10 +211,10 @@ class _Stages:
         emit: Emit,
         keep_stages: bool,
         memory: int,
-        sight: SnapshotRequest | None = None,
+        snapshot_request: SnapshotRequest | None = None,
     ) -> None:
         self.run, self.cluster, self.workspace = run, cluster, workspace
-        self.keep_stages, self.memory, self._tell, self._sight = keep_stages, memory, emit, sight
+        self.keep_stages, self.memory, self._tell, self._sight = keep_stages, memory, emit, snapshot_request
         self.diagnostics: dict[str, Any] = {"n_shards": run.plan.n_shards}
         self.seconds: dict[str, float] = {}
         self._coarse_start = run.plan.coarse_rows > 0
@@ -256,11 +256,11 @@ class _Stages:
             if self.workspace.record(name, artifacts, time.monotonic() - started, **facts):
                 # It came out otherwise than before: what was made of it is of no use.
                 for later in (*ORDER[ORDER.index(name) + 1 :], "checkpoint"):
-                    self.workspace.forget(later)
+                    self.workspace.drop_stage(later)
                     self._to_do |= {later} & set(ORDER)
             self._to_do.discard(name)
         self._give_back()
-        facts = self.workspace.noted(name) or {}
+        facts = self.workspace.recorded_facts(name) or {}
         self.seconds[name] = time.monotonic() - started
         self.diagnostics |= facts
         for figure, value in facts.items():
@@ -290,7 +290,7 @@ class _Stages:
     def _coarse(self) -> tuple[list[Any], dict[str, Any]]:
         """Lay out a random part of the sample as one shard, by the same stages."""
         rows = self.workspace.load("sample/rows.npy")
-        rng = np.random.default_rng([self.run.params.seed, 3])
+        rng = np.random.default_rng([self.run.params.random_state, 3])
         part = np.sort(rng.choice(len(rows), self.run.plan.coarse_rows, replace=False))
         self.workspace.save("coarse/rows.npy", rows[part])
         sampling.take_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
@@ -303,7 +303,7 @@ class _Stages:
             learning_rate=None,
             momentum=None,
             preset=preset,
-            coarse="auto",
+            coarse_init="auto",
         )
         plan = make_plan(source, params, 1, self.memory)
         place = self.run.file("coarse/run")
@@ -381,7 +381,7 @@ class _Stages:
                 for s, effort in zip(again, refined, strict=True):
                     efforts[s] = effort
         finally:
-            self.cluster.tell(nn_descent_rounds.unload_shards, str(run.workspace))
+            self.cluster.broadcast_best_effort(nn_descent_rounds.unload_shards, str(run.workspace))
         return efforts
 
     def _layout(self) -> tuple[list[Any], dict[str, Any]]:

@@ -31,9 +31,9 @@ _READS: dict[str, tuple[str, ...]] = {
         "graph/*.indptr.npy",
         "graph/*.indices.npy",
         "graph/*.weights.npy",
-        "graph/*.forward.npy",
+        "graph/*.conditional_p.npy",
         "graph/*.patch_*.npy",
-        "graph/*.far_*.npy",
+        "graph/*.cross_*.npy",
         "layout/*",
     ),
     "map": ("shards/*.rows.npy", "shards/*.cell_offsets.npy", "cells/*", "layout/*"),
@@ -79,7 +79,7 @@ def find_damage(workspace: Workspace) -> set[str]:
             stacklevel=2,
         )
         if stage == "checkpoint":
-            workspace.forget(stage)
+            workspace.drop_stage(stage)
     return damaged
 
 
@@ -129,7 +129,7 @@ def unreferenced_artifacts(workspace: Workspace, to_come: Collection[str], coars
         Whether the run has a coarse map.
     """
     ahead = set(to_come) | {"map"}
-    if "layout" in ahead and workspace.noted("checkpoint") is None:
+    if "layout" in ahead and workspace.recorded_facts("checkpoint") is None:
         ahead.add("start")
     return [
         name

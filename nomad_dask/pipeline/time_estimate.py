@@ -38,14 +38,14 @@ def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "
 
     m = min(source.n_rows, ROWS)
     rows = source.read(0, m)
-    small = params.replace(n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse="never")
+    small = params.replace(n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse_init="never")
     with tempfile.TemporaryDirectory(prefix="nomad-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)
         for count in (min(m, _WARM_ROWS), m):
             timed = project(
                 open_source(rows[:count]), small, workspace=Path(folder) / str(count), device=device
             ).seconds
-    small_cells = max(1, round(m / params.cell_rows))
+    small_cells = max(1, round(m / params.cell_size))
     small_sample = m
 
     def stages_of(n: int, n_cells: int, sample_rows: int, epochs: int) -> dict[str, float]:
@@ -65,7 +65,7 @@ def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "
     found = stages_of(plan.n_rows, plan.n_cells, plan.sample_rows, epochs)
     if coarse:
         inner_epochs = schedule(params.replace(n_epochs=None), coarse, refining=False).n_epochs
-        inner = stages_of(coarse, max(1, round(coarse / params.cell_rows)), min(coarse, plan.sample_rows), inner_epochs)
+        inner = stages_of(coarse, max(1, round(coarse / params.cell_size)), min(coarse, plan.sample_rows), inner_epochs)
         found = {"sample": found.pop("sample"), "coarse": sum(inner.values())} | found
     return found
 

@@ -39,7 +39,7 @@ _CELLS_PER_SHARD = 8
 MIN_SHARD_ROWS = 10_000
 _SAMPLE_MIN, _SAMPLE_MAX = 20_000, 1_000_000
 _BLOCK_BYTES = 256 << 20
-_RESIDENT_BYTES = 1 << 30
+_CACHE_BYTES = 1 << 30
 # Shards to make, at most, so that the neighbour search holds all rows of each.
 _MOST_TO_HOLD = 16
 _LEAST_BLOCK_BYTES = 16 << 20
@@ -89,9 +89,9 @@ class Plan:
         Rows from which axes and cells are made.
     coarse_rows : int
         Rows laid out before all others; 0 for no coarse start.
-    resident_bytes : int
+    cache_bytes : int
         Memory for vectors in the neighbour search, on each worker; its tables take as much again.
-    edges_held : bool
+    edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
     worker_bytes, disk_bytes : int
         Most memory a worker needs, and most disk the workspace takes.
@@ -111,8 +111,8 @@ class Plan:
     block_rows: int
     sample_rows: int
     coarse_rows: int
-    resident_bytes: int
-    edges_held: bool
+    cache_bytes: int
+    edges_in_memory: bool
     worker_bytes: int
     disk_bytes: int
     device_bytes: int
@@ -178,7 +178,7 @@ class RunContext:
 
     def without_vectors(self) -> RunContext:
         """Return the run for tasks that do not read the source, which may be large when pickled."""
-        return replace(self, source=self.source.part(0, 0))
+        return replace(self, source=self.source.slice_rows(0, 0))
 
     def file(self, name: str) -> Path:
         """Return the path of an artifact."""
@@ -220,19 +220,19 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         More shards than rows, or other numbers that contradict each other.
     """
     n, d = source.n_rows, source.n_dims
-    resident = min(_RESIDENT_BYTES, memory_bytes // 8)
+    resident = min(_CACHE_BYTES, memory_bytes // 8)
     n_shards = params.n_shards or _shards_that_fit(n, d, params, n_workers, memory_bytes, resident)
     if n_shards > 1 and n_shards * 100 > n:
         raise InputError(
             f"n_shards={n_shards} for {n} rows leaves fewer than 100 rows a shard: give at most {max(1, n // 100)}."
         )
     fewest = _CELLS_PER_SHARD * n_shards if n_shards > 1 else 2
-    n_cells = params.n_cells or min(n, max(round(n / params.cell_rows), fewest))
+    n_cells = params.n_cells or min(n, max(round(n / params.cell_size), fewest))
     if n_cells > n:
         raise InputError(f"n_cells={n_cells} is more than the {n} rows: give at most {n}.")
     if n_cells < n_shards:
         raise InputError(f"n_cells={n_cells} is fewer than the {n_shards} shards: give at least {n_shards}.")
-    coarse_rows = n_coarse_rows(n, params.coarse)
+    coarse_rows = n_coarse_rows(n, params.coarse_init)
     sample_rows = min(n, max(_SAMPLE_MIN, min(_SAMPLE_MAX, n_cells * _SAMPLE_PER_CELL), coarse_rows))
     block_bytes = _BLOCK_BYTES
     while block_bytes > _LEAST_BLOCK_BYTES and block_bytes > memory_bytes // 16:
@@ -240,11 +240,11 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     block_rows = max(1, min(n, block_bytes // (4 * d)))
     sizes = ProblemSize(
         n, d, stored_itemsize(source.dtype), params.n_components, params.n_neighbors, n_shards, n_workers, n_cells,
-        block_rows, sample_rows, coarse_rows, resident, params.foreign_attraction, True,
+        block_rows, sample_rows, coarse_rows, resident, params.cross_shard_attraction, True,
     )  # fmt: skip
     # One normaliser a point makes weights anew in every epoch: there it would save nothing.
-    if params.normalizer == "global" and host_bytes_of_stages(sizes)["layout"] > memory_bytes:
-        sizes = replace(sizes, edges_held=False)
+    if params.normalization == "global" and host_bytes_of_stages(sizes)["layout"] > memory_bytes:
+        sizes = replace(sizes, edges_in_memory=False)
     device = _device_bytes(source, params, n_shards, n_workers, sizes.shard_rows, block_rows, sample_rows)
     disk, host = disk_bytes_of_stages(sizes), host_bytes_of_stages(sizes)
     stages = tuple(StageResources(name, disk[name], host[name], device.get(name, 0)) for name in host)
@@ -257,8 +257,8 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         block_rows=block_rows,
         sample_rows=sample_rows,
         coarse_rows=coarse_rows,
-        resident_bytes=resident,
-        edges_held=sizes.edges_held,
+        cache_bytes=resident,
+        edges_in_memory=sizes.edges_in_memory,
         worker_bytes=max(host.values()),
         disk_bytes=peak_disk_bytes(disk),
         device_bytes=max(device.values()),
@@ -273,7 +273,7 @@ def _shards_that_fit(n: int, d: int, params: Params, n_workers: int, memory_byte
     Where there have to be more, a few beyond that let it hold all rows of a shard, and be several times as quick.
     """
     n_shards = max(1, min(n_workers, n // 5000))
-    n_cells = params.n_cells or n // params.cell_rows
+    n_cells = params.n_cells or n // params.cell_size
 
     def rows_of(count: int) -> int:
         return math.ceil((SHARD_OVER if count > 1 else 1) * n / count)
@@ -347,8 +347,8 @@ def check_resources(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: in
     if plan.worker_bytes > memory_bytes:
         stage = max(plan.stages, key=lambda s: s.host_bytes)
         raise ResourceError(
-            f"The plan needs {format_bytes(plan.worker_bytes)} on each of its workers, in the stage {stage.name!r}; the "
-            f"smallest has {format_bytes(memory_bytes)}: {_suggest_fit(plan, stage, memory_bytes)}."
+            f"The plan needs {format_bytes(plan.worker_bytes)} on each of its workers, in the stage {stage.name!r}; "
+            f"the smallest has {format_bytes(memory_bytes)}: {_suggest_fit(plan, stage, memory_bytes)}."
         )
     if gpu_bytes is not None and plan.device_bytes > gpu_bytes:
         missing = plan.device_bytes - gpu_bytes

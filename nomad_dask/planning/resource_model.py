@@ -51,9 +51,9 @@ class ProblemSize:
     block_rows: int
     sample_rows: int
     coarse_rows: int
-    resident_bytes: int
+    cache_bytes: int
     foreign: bool
-    edges_held: bool
+    edges_in_memory: bool
 
     @property
     def shard_rows(self) -> int:
@@ -62,7 +62,7 @@ class ProblemSize:
 
 
 def neighbors_host_bytes(
-    rows: int, n_dims: int, n_neighbors: int, resident_bytes: int, with_halo: bool, n_cells: int, n_rows: int
+    rows: int, n_dims: int, n_neighbors: int, cache_bytes: int, with_halo: bool, n_cells: int, n_rows: int
 ) -> int:
     """Return the most memory of a process that searches the neighbours of a shard of so many rows.
 
@@ -70,8 +70,8 @@ def neighbors_host_bytes(
     come the lists of the neighbours and the graph.
     """
     searched = rows * (HALO if with_halo else 1)
-    vectors = min(resident_bytes, 4 * n_dims * searched)
-    screen = min(2 * resident_bytes, (4 * min(n_dims, 128) + 10 * n_neighbors + 150) * searched)
+    vectors = min(cache_bytes, 4 * n_dims * searched)
+    screen = min(2 * cache_bytes, (4 * min(n_dims, 128) + 10 * n_neighbors + 150) * searched)
     lists = _LIST_BYTES_PER_NEIGHBOR * (n_neighbors + 8) * rows
     # All cells, once more while they are read; of each shard those around it, as they are and as screened. And
     # where each row of the map is.
@@ -98,18 +98,16 @@ def host_bytes_of_stages(sizes: ProblemSize) -> dict[str, int]:
     held = min(s.n_rows, math.ceil(s.n_shards / s.n_workers) * s.shard_rows)
     needed = {"sample": block + 8 * s.n_rows}
     if s.coarse_rows:
-        coarse = (
-            neighbors_host_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.resident_bytes, False, 0, 0) - BASE_BYTES
-        )
+        coarse = neighbors_host_bytes(s.coarse_rows, s.n_dims, s.n_neighbors, s.cache_bytes, False, 0, 0) - BASE_BYTES
         needed["coarse"] = max(coarse, min(block, 2 * s.coarse_rows * row), _cells_bytes(s, s.coarse_rows, axes))
     needed["cells"] = _cells_bytes(s, s.sample_rows, axes)
     needed["shards"] = block + 4 * s.n_cells * (s.n_dims + axes)
     across = s.n_shards > 1 and s.foreign
     needed["neighbors"] = -BASE_BYTES + neighbors_host_bytes(
-        s.shard_rows, s.n_dims, s.n_neighbors, s.resident_bytes, across, s.n_cells, s.n_rows
+        s.shard_rows, s.n_dims, s.n_neighbors, s.cache_bytes, across, s.n_cells, s.n_rows
     )
     per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * s.n_neighbors
-    if not s.edges_held:
+    if not s.edges_in_memory:
         per_row = _LAYOUT_BYTES_WITHOUT_EDGES
     mesh = min(s.n_rows * _MESH_BYTES_PER_ROW, _MESH_BYTES_AT_MOST)
     others = mesh + _LAYOUT_BYTES if s.n_shards > 1 else 0

@@ -35,7 +35,7 @@ class VectorColumns:
     dtype: np.dtype[Any]
 
 
-def find_vectors(schema: pa.Schema, column: str | None, keep: Sequence[str], name: str) -> VectorColumns:
+def find_vectors(schema: pa.Schema, column: str | None, metadata_columns: Sequence[str], name: str) -> VectorColumns:
     """Choose the columns that hold the vectors.
 
     Parameters
@@ -43,8 +43,8 @@ def find_vectors(schema: pa.Schema, column: str | None, keep: Sequence[str], nam
     schema : pyarrow.Schema
     column : str or None
         A column of lists of numbers. None takes the only one there is, or else all columns when all are
-        numbers; columns to `keep` are left aside.
-    keep : sequence of str
+        numbers; columns to `metadata_columns` are left aside.
+    metadata_columns : sequence of str
     name : str
         How messages call the data.
 
@@ -66,7 +66,7 @@ def find_vectors(schema: pa.Schema, column: str | None, keep: Sequence[str], nam
                 "integers are accepted. Name such a column, or convert it."
             )
         return VectorColumns((column,), True, elements[column])
-    candidates = [n for n, dtype in elements.items() if dtype is not None and n not in keep]
+    candidates = [n for n, dtype in elements.items() if dtype is not None and n not in metadata_columns]
     if len(candidates) > 1:
         raise InputError(
             f"{name} has {len(candidates)} columns of vectors ({', '.join(map(repr, candidates))}): "
@@ -74,18 +74,18 @@ def find_vectors(schema: pa.Schema, column: str | None, keep: Sequence[str], nam
         )
     if candidates:
         return VectorColumns((candidates[0],), True, elements[candidates[0]])
-    return _number_columns(types, keep, name)
+    return _number_columns(types, metadata_columns, name)
 
 
-def _number_columns(types: dict[str, Any], keep: Sequence[str], name: str) -> VectorColumns:
+def _number_columns(types: dict[str, Any], metadata_columns: Sequence[str], name: str) -> VectorColumns:
     """Take all columns not kept as the vectors, which asks that all are numbers."""
-    numbers = {n: _number_type(t) for n, t in types.items() if n not in keep}
+    numbers = {n: _number_type(t) for n, t in types.items() if n not in metadata_columns}
     others = [f"{n!r} ({types[n]})" for n, dtype in numbers.items() if dtype is None]
     if others:
         shown = ", ".join(others[:10]) + (", …" if len(others) > 10 else "")
         raise InputError(
             f"{name} has no column of lists of numbers, and not all its columns are numbers: {shown}. "
-            "Name the column of vectors with column=, or set these aside with keep=."
+            "Name the column of vectors with column=, or set these aside with metadata_columns=."
         )
     if not numbers:
         raise InputError(f"{name} has no column left to take vectors from: keep fewer columns.")
@@ -187,7 +187,7 @@ class TableSource(Source):
     Parameters
     ----------
     table : pyarrow.Table
-    column, keep
+    column, metadata_columns
         As in `find_vectors`.
 
     Raises
@@ -198,10 +198,10 @@ class TableSource(Source):
 
     shareable = False
 
-    def __init__(self, table: pa.Table, column: str | None, keep: Sequence[str], name: str) -> None:
+    def __init__(self, table: pa.Table, column: str | None, metadata_columns: Sequence[str], name: str) -> None:
         self.name = name
         self._table = table
-        self.vectors = find_vectors(table.schema, column, keep, name)
+        self.vectors = find_vectors(table.schema, column, metadata_columns, name)
         check_shape((table.num_rows, 1), name)
         # The first batch may be without rows.
         first = next(b for b in table.select(list(self.vectors.names)).to_batches() if b.num_rows)

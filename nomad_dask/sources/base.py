@@ -72,7 +72,7 @@ class Source(ABC):
     def __dask_tokenize__(self) -> Any:
         return type(self).__qualname__, self.fingerprint()
 
-    def breaks(self) -> Sequence[int]:
+    def chunk_boundaries(self) -> Sequence[int]:
         """Return the row numbers, ascending, at which reading is cheapest to split (row groups, chunks)."""
         return ()
 
@@ -87,7 +87,7 @@ class Source(ABC):
     def blocks(self, max_rows: int) -> list[tuple[int, int]]:
         """Return ranges of rows that cover the source, each of at most `max_rows`, ending at `breaks`."""
         ranges: list[tuple[int, int]] = []
-        edges = sorted({0, self.n_rows, *(b for b in self.breaks() if 0 < b < self.n_rows)})
+        edges = sorted({0, self.n_rows, *(b for b in self.chunk_boundaries() if 0 < b < self.n_rows)})
         start = 0
         for edge, following in zip(edges[1:], [*edges[2:], None], strict=True):
             if following is not None and following - start <= max_rows:
@@ -97,14 +97,14 @@ class Source(ABC):
             start = edge
         return ranges
 
-    def stretches(self, max_rows: int) -> list[list[tuple[int, int]]]:
+    def read_groups(self, max_rows: int) -> list[list[tuple[int, int]]]:
         """Return the blocks in groups, each to be read in order by one thread.
 
         Blocks of one interval between `breaks` are together: to read from the middle of a row group, all
         before it has to be decoded. A source without breaks can be read anywhere, its blocks are alone.
         """
         blocks = self.blocks(max_rows)
-        edges = self.breaks()
+        edges = self.chunk_boundaries()
         if not len(edges):
             return [[block] for block in blocks]
         ends = {int(edge) for edge in edges}
@@ -115,14 +115,14 @@ class Source(ABC):
             stretches[-1].append((start, stop))
         return stretches
 
-    def part(self, start: int, stop: int) -> Self:
+    def slice_rows(self, start: int, stop: int) -> Self:
         """Return a source that can read rows `start` to `stop` by the same numbers, and is smaller when pickled.
 
         Nothing else may be asked of it.
         """
         return self
 
-    def look_again(self) -> None:  # noqa: B027 - for sources in memory there is nothing to see
+    def check_unchanged(self) -> None:  # noqa: B027 - for sources in memory there is nothing to see
         """Check that this process sees the data as it was opened; raises an `InputError` that says what differs."""
 
     def iterate(self, max_rows: int) -> Iterator[tuple[int, np.ndarray]]:

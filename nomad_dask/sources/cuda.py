@@ -106,7 +106,7 @@ class CudfColumns:
     others: dict[str, Any]
 
 
-def cudf_columns(frame: Any, column: str | None, keep: Sequence[str], name: str) -> CudfColumns:
+def cudf_columns(frame: Any, column: str | None, metadata_columns: Sequence[str], name: str) -> CudfColumns:
     """Choose the columns that hold the vectors, by the types of a frame, as it is done for Arrow tables.
 
     Raises
@@ -118,7 +118,7 @@ def cudf_columns(frame: Any, column: str | None, keep: Sequence[str], name: str)
     if len(labels) < len(frame.columns):
         raise InputError(f"{name} has two columns of one name among {list(frame.columns)}: rename one of them.")
     schema = frame.iloc[:0].to_arrow(preserve_index=False).schema
-    found: VectorColumns = find_vectors(schema, column, keep, name)
+    found: VectorColumns = find_vectors(schema, column, metadata_columns, name)
     others = {n: label for n, label in labels.items() if n not in found.names}
     return CudfColumns(tuple(labels[n] for n in found.names), found.lists, native_dtype(found.dtype, name), others)
 
@@ -196,7 +196,7 @@ class CudfSource(DeviceSource):
     Parameters
     ----------
     frame : cudf.DataFrame
-    column, keep
+    column, metadata_columns
         As in `nomad_dask.sources.arrow.find_vectors`.
 
     Raises
@@ -205,10 +205,12 @@ class CudfSource(DeviceSource):
         No rows, no column that holds vectors, rows of several lengths or with missing values.
     """
 
-    def __init__(self, frame: Any, column: str | None, keep: Sequence[str], name: str = "the data frame") -> None:
+    def __init__(
+        self, frame: Any, column: str | None, metadata_columns: Sequence[str], name: str = "the data frame"
+    ) -> None:
         self.name = name
         self._frame = frame
-        self._columns = cudf_columns(frame, column, keep, name)
+        self._columns = cudf_columns(frame, column, metadata_columns, name)
         self.dtype = self._columns.dtype
         check_shape((len(frame), 1), name)
         n_dims = cudf_dims(frame, self._columns, 0, name)
@@ -251,11 +253,11 @@ class DaskDeviceSource(DaskArraySource, DeviceSource):
         on_host = self._collection.map_blocks(host_array, dtype=self.dtype, meta=np.empty((0, 0), self.dtype))
         self._on_host = DaskArraySource(on_host, name)
 
-    def part(self, start: int, stop: int) -> Self:
+    def slice_rows(self, start: int, stop: int) -> Self:
         """Keep of both graphs only what the rows need."""
-        part = super().part(start, stop)
+        part = super().slice_rows(start, stop)
         if part is not self:
-            part._on_host = self._on_host.part(start, stop)
+            part._on_host = self._on_host.slice_rows(start, stop)
         return part
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -276,7 +278,7 @@ class DaskCudfSource(DaskDeviceSource):
     Parameters
     ----------
     frame : dask_cudf.DataFrame
-    column, keep
+    column, metadata_columns
         As in `nomad_dask.sources.arrow.find_vectors`.
 
     Raises
@@ -285,7 +287,9 @@ class DaskCudfSource(DaskDeviceSource):
         No rows, or no column that holds vectors.
     """
 
-    def __init__(self, frame: Any, column: str | None, keep: Sequence[str], name: str = "the Dask data frame") -> None:
+    def __init__(
+        self, frame: Any, column: str | None, metadata_columns: Sequence[str], name: str = "the Dask data frame"
+    ) -> None:
         import dask.array
         import dask.base
         from dask.delayed import delayed
@@ -294,7 +298,7 @@ class DaskCudfSource(DaskDeviceSource):
         da: Any = dask.array
         compute: Any = dask.base.compute
         check_shape((1, len(frame.columns)), name)
-        columns = cudf_columns(frame._meta, column, keep, name)
+        columns = cudf_columns(frame._meta, column, metadata_columns, name)
         # One column is enough to count rows. One that is not of vectors is cheaper to read.
         cheap = next(iter(columns.others.values()), columns.labels[0])
         lengths = [int(n) for n in compute(*map(delayed(len), frame[[cheap]].to_delayed()))]
@@ -315,9 +319,9 @@ class DaskCudfSource(DaskDeviceSource):
         self._digest = digest_of(["dask frame", dask.base.tokenize(frame), *map(str, columns.labels)])
         self._beside = [*pairwise(edges.tolist())], frame[list(columns.others.values())].to_delayed()
 
-    def part(self, start: int, stop: int) -> Self:
+    def slice_rows(self, start: int, stop: int) -> Self:
         """Leave out the columns beside the vectors too."""
-        part = super().part(start, stop)
+        part = super().slice_rows(start, stop)
         if part is not self:
             part._beside = [], []
         return part
@@ -349,7 +353,7 @@ def _rows_of_frame(frame: Any, start: int, stop: int) -> Any:
     return frame.iloc[start:stop]
 
 
-def open_device(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+def open_device(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:
     """Open a CuPy array, a cuDF frame, or a Dask collection of either.
 
     Raises
@@ -370,5 +374,5 @@ def open_device(x: Any, column: str | None, keep: Sequence[str]) -> Source:
             "with cuml.decomposition.TruncatedSVD(256).fit_transform(X)."
         )
     if kind.__module__.partition(".")[0] == "cudf" and x.ndim == 2:
-        return DaskCudfSource(x, column, keep) if in_parts else CudfSource(x, column, keep)
+        return DaskCudfSource(x, column, metadata_columns) if in_parts else CudfSource(x, column, metadata_columns)
     raise InputError(f"{known} is not accepted: give a CuPy array or a cuDF data frame, as with series.to_frame().")

@@ -40,7 +40,7 @@ class _LazySource(Source):
     def _partition(self, i: int) -> Any:
         """Return the i-th partition, lazily."""
 
-    def part(self, start: int, stop: int) -> Self:
+    def slice_rows(self, start: int, stop: int) -> Self:
         """Keep of the graph only what the rows need: data in the graph of others would travel with every task."""
         if not self.shareable:
             return self
@@ -75,7 +75,7 @@ class _LazySource(Source):
             if low < stop and high > start and high > low
         ]
 
-    def breaks(self) -> Sequence[int]:
+    def chunk_boundaries(self) -> Sequence[int]:
         """Return the edges of the partitions."""
         return [int(edge) for edge in self._edges]
 
@@ -131,7 +131,7 @@ class DaskFrameSource(_LazySource):
     Parameters
     ----------
     frame : dask.dataframe.DataFrame
-    column, keep
+    column, metadata_columns
         As in `nomad_dask.sources.pandas.find_columns`.
 
     Raises
@@ -140,15 +140,21 @@ class DaskFrameSource(_LazySource):
         No rows, or no column that holds vectors.
     """
 
-    def __init__(self, frame: Any, column: str | None, keep: Sequence[str], name: str = "the Dask data frame") -> None:
+    def __init__(
+        self, frame: Any, column: str | None, metadata_columns: Sequence[str], name: str = "the Dask data frame"
+    ) -> None:
         # One column is enough to count rows. One that is not of vectors is cheaper to read.
-        cheap = next((c for c in frame.columns if str(c) in keep), frame.columns[0]) if len(frame.columns) else None
+        cheap = (
+            next((c for c in frame.columns if str(c) in metadata_columns), frame.columns[0])
+            if len(frame.columns)
+            else None
+        )
         check_shape((1, len(frame.columns)), name)
         lengths = frame[[cheap]].map_partitions(len).compute()
         super().__init__(frame, [int(n) for n in lengths], name)
         check_shape((int(self._edges[-1]), 1), name)
         first = self._compute(int(np.argmax(np.diff(self._edges) > 0)))
-        self._columns = find_columns(first, column, keep, name)
+        self._columns = find_columns(first, column, metadata_columns, name)
         self.n_rows, self.n_dims = check_shape((int(self._edges[-1]), count_dims(first, self._columns)), name)
         self.dtype = self._columns.dtype
 

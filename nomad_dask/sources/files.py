@@ -134,7 +134,7 @@ class FileSource(Source):
         # Another process makes it of what it sees itself.
         return {name: value for name, value in self.__dict__.items() if name != "_made_fingerprint"}
 
-    def look_again(self) -> None:
+    def check_unchanged(self) -> None:
         """Check that this process sees all files as they were when they were opened.
 
         Raises

@@ -19,7 +19,7 @@ _P = TypeVar("_P", str, Path)
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
-def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> Source:
+def open_source(x: Any, column: str | None = None, metadata_columns: Sequence[str] = ()) -> Source:
     """Open vectors, wherever they are.
 
     Parameters
@@ -32,7 +32,7 @@ def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> 
         Files of a directory or a pattern are taken in the order of their names, numbers by value.
     column : str, optional
         The column that holds the vectors, of data that has columns. Found by itself when only one can be it.
-    keep : sequence of str
+    metadata_columns : sequence of str
         Columns to carry to the map; none of them holds vectors.
 
     Returns
@@ -46,41 +46,44 @@ def open_source(x: Any, column: str | None = None, keep: Sequence[str] = ()) -> 
     InputError
         Data that cannot be mapped, or columns that are not there.
     """
-    if isinstance(keep, str):
-        raise InputError(f"keep={keep!r} is not accepted: give a list of column names, such as [{keep!r}].")
-    source = _open(x, column, keep)
+    if isinstance(metadata_columns, str):
+        raise InputError(
+            f"metadata_columns={metadata_columns!r} is not accepted: give a list of column names, "
+            f"such as [{metadata_columns!r}]."
+        )
+    source = _open(x, column, metadata_columns)
     known = source.column_names()
-    for wanted in keep:
+    for wanted in metadata_columns:
         if wanted not in known:
             raise InputError(f"{source.name} has no column {wanted!r} to keep. {suggest(wanted, known)}")
     return source
 
 
-def _open(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+def _open(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, (str, os.PathLike)):
-        return _open_path(x, column, keep)
+        return _open_path(x, column, metadata_columns)
     if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
-        return _open_parquet([_existing(p) for p in x], column, keep, f"{x[0]} and {len(x) - 1} more")
+        return _open_parquet([_existing(p) for p in x], column, metadata_columns, f"{x[0]} and {len(x) - 1} more")
     if _is_on_device(x):
         from nomad_dask.sources.cuda import open_device
 
-        return open_device(x, column, keep)
+        return open_device(x, column, metadata_columns)
     root = type(x).__module__.partition(".")[0]
     if root == "dask":
-        return _open_dask(x, column, keep)
+        return _open_dask(x, column, metadata_columns)
     if root == "pandas" and x.ndim == 2:
         from nomad_dask.sources.pandas import FrameSource
 
-        return FrameSource(x, column, keep, "the data frame")
+        return FrameSource(x, column, metadata_columns, "the data frame")
     if root in ("pyarrow", "polars") and type(x).__name__ in (
         "Table",
         "RecordBatch",
         "DataFrame",
         "LazyFrame",
     ):
-        return _open_table(x, column, keep)
+        return _open_table(x, column, metadata_columns)
     if type(x).__module__.startswith("scipy.sparse"):
         raise InputError(
             f"Sparse data is not supported: a {type(x).__name__} of shape {x.shape} was given, dense vectors "
@@ -103,18 +106,18 @@ def _is_on_device(x: Any) -> bool:
     return kind.__module__.partition(".")[0] in ("cupy", "cupyx", "cudf")
 
 
-def _open_dask(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+def _open_dask(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:
     from nomad_dask.sources import dask
 
     if hasattr(x, "chunks"):
         _no_column(column, "the Dask array")
         return dask.DaskArraySource(x)
     if hasattr(x, "partitions") and hasattr(x, "columns") and x.ndim == 2:
-        return dask.DaskFrameSource(x, column, keep)
+        return dask.DaskFrameSource(x, column, metadata_columns)
     raise InputError(f"{type(x).__module__}.{type(x).__qualname__} is neither a Dask array nor a data frame.")
 
 
-def _open_table(x: Any, column: str | None, keep: Sequence[str]) -> Source:
+def _open_table(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:
     import pyarrow as pa
 
     from nomad_dask.sources.arrow import TableSource
@@ -122,29 +125,29 @@ def _open_table(x: Any, column: str | None, keep: Sequence[str]) -> Source:
     if hasattr(x, "collect"):
         x = x.collect()  # a lazy Polars frame
     table = pa.Table.from_batches([x]) if isinstance(x, pa.RecordBatch) else pa.table(x)
-    return TableSource(table, column, keep, f"the {type(x).__name__}")
+    return TableSource(table, column, metadata_columns, f"the {type(x).__name__}")
 
 
-def _open_path(x: str | os.PathLike[str], column: str | None, keep: Sequence[str]) -> Source:
+def _open_path(x: str | os.PathLike[str], column: str | None, metadata_columns: Sequence[str]) -> Source:
     if is_url(x):
         url = str(x)
         if protocol_of(url) not in ("file", "local"):
-            return _open_url(url, column, keep)
+            return _open_url(url, column, metadata_columns)
         x = local_path(url)
     path = Path(x)
     if not path.exists() and re.search(r"[*?\[]", str(path)):
         found = _in_order(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
         if not found:
             raise MissingInputError(f"no file matches {x}: check the pattern.")
-        return _open_parquet(found, column, keep, str(x))
+        return _open_parquet(found, column, metadata_columns, str(x))
     _existing(path)
     if path.is_dir():
-        return _open_directory(path, column, keep)
+        return _open_directory(path, column, metadata_columns)
     with translate_io_errors(str(path)), path.open("rb") as f:
         magic = f.read(6)
     kind = _kind(path.suffix, magic, str(x))
     if kind == "parquet":
-        return _open_parquet([path], column, keep, str(x))
+        return _open_parquet([path], column, metadata_columns, str(x))
     from nomad_dask.sources.npy import NpySource
 
     _no_column(column, str(x))
@@ -163,7 +166,7 @@ def _kind(suffix: str, magic: bytes, name: str) -> str:
     )
 
 
-def _open_url(url: str, column: str | None, keep: Sequence[str]) -> Source:
+def _open_url(url: str, column: str | None, metadata_columns: Sequence[str]) -> Source:
     """Open what is not on a disk, by fsspec."""
     from nomad_dask.sources import fsspec
 
@@ -171,15 +174,15 @@ def _open_url(url: str, column: str | None, keep: Sequence[str]) -> Source:
         found = fsspec.match(url)
         if not found:
             raise MissingInputError(f"no object matches {url}: check the pattern.")
-        return _open_remote_parquet(found, column, keep, url)
+        return _open_remote_parquet(found, column, metadata_columns, url)
     about = fsspec.info(url)
     if about["type"] == "directory":
-        return _open_remote_directory(url.rstrip("/"), column, keep)
+        return _open_remote_directory(url.rstrip("/"), column, metadata_columns)
     size = fsspec.size(about, url)
     suffix = PurePosixPath(url.partition("?")[0]).suffix
     magic = b"" if suffix in (".npy", *_PARQUET_SUFFIXES) else _first_bytes(url, size)
     if _kind(suffix, magic, url) == "parquet":
-        return _open_remote_parquet({url: about}, column, keep, url)
+        return _open_remote_parquet({url: about}, column, metadata_columns, url)
     from nomad_dask.sources.npy import RemoteNpySource
 
     _no_column(column, url)
@@ -192,7 +195,7 @@ def _first_bytes(url: str, size: int) -> bytes:
     return with_retries(lambda: read_range(url, 0, min(6, size)), url)
 
 
-def _open_remote_directory(url: str, column: str | None, keep: Sequence[str]) -> Source:
+def _open_remote_directory(url: str, column: str | None, metadata_columns: Sequence[str]) -> Source:
     from nomad_dask.sources import fsspec
 
     if any(fsspec.exists(f"{url}/{name}") for name in _ZARR_FILES):
@@ -208,21 +211,21 @@ def _open_remote_directory(url: str, column: str | None, keep: Sequence[str]) ->
     }
     if not found:
         raise InputError(f"{url} holds no Parquet files and is no zarr array: give a directory of either.")
-    return _open_remote_parquet(found, column, keep, url)
+    return _open_remote_parquet(found, column, metadata_columns, url)
 
 
 def _open_remote_parquet(
-    found: Mapping[str, dict[str, Any]], column: str | None, keep: Sequence[str], name: str
+    found: Mapping[str, dict[str, Any]], column: str | None, metadata_columns: Sequence[str], name: str
 ) -> Source:
     from nomad_dask.sources.files import remote_file_stat
     from nomad_dask.sources.parquet import RemoteParquetSource
 
     urls = _in_order(found)
     states = [remote_file_stat(found[url], url) for url in urls]
-    return RemoteParquetSource(urls, column, keep, name, states)
+    return RemoteParquetSource(urls, column, metadata_columns, name, states)
 
 
-def _open_directory(path: Path, column: str | None, keep: Sequence[str]) -> Source:
+def _open_directory(path: Path, column: str | None, metadata_columns: Sequence[str]) -> Source:
     if any((path / name).exists() for name in _ZARR_FILES):
         from nomad_dask.sources.zarr import ZarrSource
 
@@ -231,7 +234,7 @@ def _open_directory(path: Path, column: str | None, keep: Sequence[str]) -> Sour
     found = _in_order(p for p in path.rglob("*") if p.suffix in _PARQUET_SUFFIXES and _is_data(p, path))
     if not found:
         raise InputError(f"{path} holds no Parquet files and is no zarr array: give a directory of either.")
-    return _open_parquet(found, column, keep, str(path))
+    return _open_parquet(found, column, metadata_columns, str(path))
 
 
 def _is_data(file: Path, folder: Path) -> bool:
@@ -245,14 +248,16 @@ def _in_order(paths: Iterable[_P]) -> list[_P]:
     return sorted(paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))])
 
 
-def _open_parquet(paths: Sequence[str | Path], column: str | None, keep: Sequence[str], name: str) -> Source:
+def _open_parquet(
+    paths: Sequence[str | Path], column: str | None, metadata_columns: Sequence[str], name: str
+) -> Source:
     from nomad_dask.sources.parquet import ParquetSource, RemoteParquetSource
 
     remote = [is_url(p) for p in paths]
     if any(remote) and not all(remote):
         raise InputError(f"{name}: some are paths and some are URLs, give all files in one place.")
     kind: Any = RemoteParquetSource if all(remote) else ParquetSource
-    source: Source = kind(paths, column, keep, name)
+    source: Source = kind(paths, column, metadata_columns, name)
     return source
 
 

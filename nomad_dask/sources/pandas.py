@@ -42,7 +42,7 @@ class FrameColumns:
     others: dict[str, int]
 
 
-def find_columns(frame: pd.DataFrame, column: str | None, keep: Sequence[str], name: str) -> FrameColumns:
+def find_columns(frame: pd.DataFrame, column: str | None, metadata_columns: Sequence[str], name: str) -> FrameColumns:
     """Choose the columns that hold the vectors.
 
     Parameters
@@ -51,7 +51,7 @@ def find_columns(frame: pd.DataFrame, column: str | None, keep: Sequence[str], n
         The whole, or its beginning.
     column : str or None
         A column of lists or arrays of numbers. None takes all columns when all are numbers, or else the
-        only one of lists; columns to `keep` are left aside.
+        only one of lists; columns to `metadata_columns` are left aside.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def find_columns(frame: pd.DataFrame, column: str | None, keep: Sequence[str], n
             raise InputError(f"{name} has {labels.count(column)} columns {column!r}. {suggest(column, labels)}")
         at = labels.index(column)
         return FrameColumns((at,), True, _list_type(frame, at, name), _others(labels, (at,)))
-    free = [i for i, label in enumerate(labels) if label not in keep]
+    free = [i for i, label in enumerate(labels) if label not in metadata_columns]
     numbers = {i: dtype for i in free if (dtype := _number_type(frame.dtypes.iloc[i])) is not None}
     if free and len(numbers) == len(free):
         common = native_dtype(np.result_type(*numbers.values()), name)
@@ -79,7 +79,7 @@ def find_columns(frame: pd.DataFrame, column: str | None, keep: Sequence[str], n
     raise InputError(
         f"{name} has no column of lists of numbers, and not all its columns are numbers: "
         f"{', '.join(rest[:10]) or 'none is left'}. Name the column of vectors with column=, or set these "
-        "aside with keep=."
+        "aside with metadata_columns=."
     )
 
 
@@ -202,7 +202,7 @@ class FrameSource(Source):
     Parameters
     ----------
     frame : DataFrame
-    column, keep
+    column, metadata_columns
         As in `find_columns`.
 
     Raises
@@ -213,10 +213,10 @@ class FrameSource(Source):
 
     shareable = False
 
-    def __init__(self, frame: pd.DataFrame, column: str | None, keep: Sequence[str], name: str) -> None:
+    def __init__(self, frame: pd.DataFrame, column: str | None, metadata_columns: Sequence[str], name: str) -> None:
         self.name = name
         self._frame = frame
-        self._columns = find_columns(frame, column, keep, name)
+        self._columns = find_columns(frame, column, metadata_columns, name)
         check_shape((len(frame), 1), name)
         self.n_rows, self.n_dims = check_shape((len(frame), count_dims(frame, self._columns)), name)
         self.dtype = self._columns.dtype

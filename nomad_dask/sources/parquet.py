@@ -44,7 +44,7 @@ class _ParquetRows(FileSource):
     ----------
     paths : sequence of path-like or URL
         At least one.
-    column, keep
+    column, metadata_columns
         As in `nomad_dask.sources.arrow.find_vectors`.
     name : str
         How messages call the data.
@@ -61,7 +61,7 @@ class _ParquetRows(FileSource):
         self,
         paths: Sequence[Path | str],
         column: str | None,
-        keep: Sequence[str],
+        metadata_columns: Sequence[str],
         name: str,
         states: Sequence[FileStat] | None = None,
     ) -> None:
@@ -71,10 +71,10 @@ class _ParquetRows(FileSource):
         known = for_each(lambda p: with_retries(lambda: file_stat(p), p), self.paths) if states is None else states
         self._known_states = tuple(known)
         first = _footer_of(self.paths[0], self._known_states[0])
-        self.vectors = find_vectors(first.schema, column, keep, name)
+        self.vectors = find_vectors(first.schema, column, metadata_columns, name)
         self.dtype = self.vectors.dtype
         self._column_names = [n for n in first.schema.names if n not in self.vectors.names]
-        asked = [*self.vectors.names, *(n for n in keep if n in self._column_names)]
+        asked = [*self.vectors.names, *(n for n in metadata_columns if n in self._column_names)]
 
         def look(place: tuple[str, FileStat]) -> tuple[list[int], bytes]:
             footer = _footer_of(*place)
@@ -136,11 +136,11 @@ class _ParquetRows(FileSource):
         batches = self._batches(self.vectors.names, start, stop) if stop > start else iter(())
         return rows_of(batches, self.vectors, stop - start, self.n_dims, start, self.name)
 
-    def breaks(self) -> Sequence[int]:
+    def chunk_boundaries(self) -> Sequence[int]:
         """Return the edges of the row groups."""
         return [int(edge) for edge in self._edges]
 
-    def part(self, start: int, stop: int) -> Self:
+    def slice_rows(self, start: int, stop: int) -> Self:
         """Leave out the files that the rows do not need."""
         part = self._shallow()
         first, last = self._groups_of(start, stop)

@@ -90,11 +90,11 @@ class ZarrSource(FileSource):
         whole = np.concatenate(pieces) if pieces else np.empty((0, self.n_dims))
         return np.ascontiguousarray(whole, dtype=self.dtype)
 
-    def breaks(self) -> Sequence[int]:
+    def chunk_boundaries(self) -> Sequence[int]:
         """Return the edges of the shards, or of the chunks where there are none."""
         return range(0, self.n_rows + self._file_shape[0], self._file_shape[0])
 
-    def part(self, start: int, stop: int) -> ZarrSource:
+    def slice_rows(self, start: int, stop: int) -> ZarrSource:
         """Leave out the list of files."""
         part = self._shallow()
         part._listed = {}

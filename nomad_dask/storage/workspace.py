@@ -294,14 +294,14 @@ class Workspace:
             for stage, entry in self._manifest["stages"].items()
         }
 
-    def noted(self, stage: str) -> dict[str, Any] | None:
+    def recorded_facts(self, stage: str) -> dict[str, Any] | None:
         """Return the facts of a recorded stage without a look at its artifacts, else None."""
         entry = self._manifest["stages"].get(stage)
         return None if entry is None else dict(entry["facts"])
 
     def facts(self, stage: str) -> dict[str, Any] | None:
         """Return the facts of a finished stage whose artifacts are all there and undamaged, else None."""
-        return None if any(self.damage(stage)) else self.noted(stage)
+        return None if any(self.damage(stage)) else self.recorded_facts(stage)
 
     def damage(self, stage: str, sizes_only: bool = False) -> Iterator[str]:
         """Yield what is wrong with the artifacts of a recorded stage: their names and why.
@@ -326,7 +326,7 @@ class Workspace:
             except OSError as error:
                 yield f"{name} cannot be read ({error.strerror})"
 
-    def forget(self, stage: str) -> None:
+    def drop_stage(self, stage: str) -> None:
         """Remove a stage and its artifacts, manifest first so that no entry is left without its files."""
         entry = self._manifest["stages"].pop(stage, None)
         if entry is None:

@@ -35,9 +35,9 @@ def test_any_range_of_any_parts(tmp_path, parts, ends, metric, dtype, fits, held
     vectors = ShardVectors(stretches, metric, 1 << 20 if fits else 0)
     assert not vectors.resident
     if held_by == "one":
-        vectors.hold()
+        vectors.load()
     elif held_by == "chunks":
-        vectors.hold(in_chunks)
+        vectors.load(in_chunks)
     whole = np.concatenate([np.roll(x, i, axis=0)[min(a, b) : max(a, b)] for i, a, b in parts]).astype(np.float64)
     if metric == "cosine":
         whole /= np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-30)
@@ -48,7 +48,7 @@ def test_any_range_of_any_parts(tmp_path, parts, ends, metric, dtype, fits, held
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     np.testing.assert_allclose(found, whole[start:stop], rtol=1e-5, atol=1e-6)
-    vectors.release()
+    vectors.unload()
     assert not vectors.resident
     np.testing.assert_array_equal(vectors.read(start, stop), found)
 

@@ -125,7 +125,7 @@ def test_interrupted_from_the_notebook_and_going_on(jupyter):
     reply = running.run("nomad = estimator(LiveMap(every=1000.0), slow)\nnomad.fit(x)", interrupt)
     assert reply.get("ename") == "Interrupted", reply
     assert "fit(X, resume=True) goes on" in reply["evalue"]
-    epochs = int(running.run("print(nomad.epochs_done_)")["text"])
+    epochs = int(running.run("print(nomad.n_epochs_)")["text"])
     assert 1 <= epochs < EPOCHS
     state = running.widgets[stops[0]]
     assert state["figures"]["state"] == "stopped"
@@ -154,7 +154,8 @@ def test_a_terminal_shows_the_bars():
         from nomad_dask import LiveMap, NomadProjection
         live = LiveMap()
         sights = []
-        NomadProjection(n_epochs=1000, callbacks=[live, lambda event: sights.append(live.sight)], verbose=True).fit(
+        watch = lambda event: sights.append(live.snapshot_request)
+        NomadProjection(n_epochs=1000, callbacks=[live, watch], verbose=True).fit(
             blobs(600, 8)
         )
         assert set(sights) == {{None}} and live.widget is None
@@ -168,7 +169,7 @@ def test_a_pipe_stays_silent(capfd):
     live = LiveMap()
     NomadProjection(n_epochs=3, callbacks=[live]).fit(blobs(100, 4))
     assert capfd.readouterr() == ("", "")
-    assert live.sight is None
+    assert live.snapshot_request is None
 
 
 def test_figures_of_a_run(monkeypatch):

@@ -104,7 +104,7 @@ def test_fit_json_is_one_object_and_v_writes_a_line_a_stage(data: Path, tmp_path
     done = run("fit", data, "-o", path, *options, "--json", "-v")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    expected = Params(n_neighbors=8, n_epochs=20, coarse="never", n_probes=2, seed=3)
+    expected = Params(n_neighbors=8, n_epochs=20, coarse_init="never", n_probes=2, random_state=3)
     assert result["params"] == expected.as_dict()
     assert (result["map"], result["plot"], result["rows"], result["dims"]) == (str(path), None, N, DIMS)
     assert {"sample", "cells", "shards", "neighbors", "layout"} <= result["seconds"].keys()
@@ -273,7 +273,7 @@ def assert_refused(ended: tuple[int, str, str], said: str) -> None:
         (["--set", "mometum=0.5"], "no setting 'mometum'.*Did you mean 'momentum'"),
         (["--set", "momentum"], "give NAME=VALUE"),
         (["--set", "momentum=2"], "momentum=2 is out of range"),
-        (["--set", "foreign_attraction=maybe"], "foreign_attraction='maybe'.*True or False"),
+        (["--set", "cross_shard_attraction=maybe"], "cross_shard_attraction='maybe'.*True or False"),
         (["--set", "repulsion=means", "--set", "repulsion=field"], "repulsion is given twice"),
         (["--neighbors", "5", "--set", "n-neighbors=6"], "n_neighbors is given twice"),
         (["--column", "embeding"], "embeding.*Did you mean 'embedding'"),

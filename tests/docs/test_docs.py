@@ -102,7 +102,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pq.write_table(table, folder / name)
     vectors = np.stack(table.column("embedding").to_numpy())
     np.save(folder / "shared/embeddings.npy", vectors)
-    nomad = NomadProjection(preset="fast").fit(folder / "embeddings.parquet", keep=["name", "section", "text"])
+    nomad = NomadProjection(preset="fast").fit(
+        folder / "embeddings.parquet", metadata_columns=["name", "section", "text"]
+    )
     nomad.map_.to_parquet(folder / "shared/map.parquet")
     return folder
 

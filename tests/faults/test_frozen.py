@@ -23,7 +23,7 @@ from tests.helpers.runs import blobs, make_map
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
 EPOCHS = 30
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_rows": 50}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_size": 50}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from nomad_dask.pipeline.run import Result
 from nomad_dask.storage.workspace import Workspace, atomic_write
 from tests.helpers.runs import blobs, make_map, worker_processes
 
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_rows": 60}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_size": 60}
 
 
 @pytest.fixture(scope="module")

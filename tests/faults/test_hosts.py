@@ -24,7 +24,7 @@ LOST_SECONDS = 6
 pytestmark = pytest.mark.timeout(120)
 
 EPOCHS = 30
-SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_rows": 50}
+SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_size": 50}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,7 +133,7 @@ def test_a_driver_cut_off_ends_with_an_error_and_is_taken_up(x, in_one_process, 
         with network.cluster(net, tmp_path / "log", tcp_seconds=11, workers=[near]) as client:
             fit = [sys.executable, "-c", "from nomad_dask.cli import main; main()", "fit", str(tmp_path / "x.npy")]
             fit += ["-o", str(out), "--workspace", str(workspace), "--scheduler", client.scheduler.address, "-v"]
-            fit += ["--shards", "4", "--epochs", str(EPOCHS), "--set", "cell_rows=50"]
+            fit += ["--shards", "4", "--epochs", str(EPOCHS), "--set", "cell_size=50"]
             bounds = {
                 "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",
                 "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",

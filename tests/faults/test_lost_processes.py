@@ -22,7 +22,7 @@ from tests.helpers.runs import blobs, make_map
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(150)
 EPOCHS = 40
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_rows": 50}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_size": 50}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_driver_is_killed(data, undisturbed, tmp_path, after):
     """With its embedded cluster: the workers notice and end, and the same command makes the map."""
     output, workspace = tmp_path / "map.parquet", tmp_path / "w"
     options = [data, "-o", output, "--workspace", workspace, "--workers", "2", "--quiet"]
-    options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_rows=50"]
+    options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_size=50"]
     with command_line("fit", *options) as driver:
         wait_until(lambda: driver.poll() is not None or (len(worker_pids(driver.pid)) >= 2 and ready(workspace, after)))
         family = descendants(driver.pid)
@@ -103,7 +103,7 @@ def test_the_driver_of_a_running_cluster_is_killed(data, undisturbed, tmp_path):
     """The cluster goes on without it, its tasks stop, and the next run makes the same map."""
     with scheduler_process(tmp_path / "cluster", n_workers=2) as started:
         options = [data, "-o", tmp_path / "map.parquet", "--workspace", tmp_path / "w", "--quiet"]
-        options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_rows=50"]
+        options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_size=50"]
         with command_line("fit", *options, "--scheduler", started.address) as driver:
             wait_until(lambda: driver.poll() is not None or "cells" in stages_done(tmp_path / "w"))
             driver.kill()

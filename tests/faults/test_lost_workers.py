@@ -22,7 +22,7 @@ from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
 EPOCHS = 40
-SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_rows": 50}
+SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_size": 50}
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_killed_during_the_layout_after_a_checkpoint(x, undisturbed, client, che
 
 def test_killed_between_seldom_exchanges(x, client, checkpoints_at_once):
     """The shards catch up batch by batch, each with what was known then."""
-    settings = SETTINGS | {"exchange_every": 3}
+    settings = SETTINGS | {"sync_every": 3}
     expected = make_map(x, client=client, **settings).positions
-    positions, heard, _ = killed_map(x, client, after_epoch(20), exchange_every=3)
+    positions, heard, _ = killed_map(x, client, after_epoch(20), sync_every=3)
     np.testing.assert_array_equal(positions, expected)
     assert heard.of(WorkerLost)
 
@@ -159,7 +159,7 @@ def kill(pid: int) -> None:
 
 def test_killed_during_the_coarse_map(client, monkeypatch):
     monkeypatch.setattr("nomad_dask.planning.plan.COARSE_MIN_ROWS", 100)
-    x, settings = blobs(2400), SETTINGS | {"coarse": "always", "n_epochs": 10}
+    x, settings = blobs(2400), SETTINGS | {"coarse_init": "always", "n_epochs": 10}
     plain = make_map(x, **settings).positions
     heard, killer = Heard(), Killer(client, when_begins("coarse neighbors"))
 

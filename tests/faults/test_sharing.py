@@ -14,13 +14,13 @@ from tests.helpers.runs import blobs, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 50}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 50}
 
 
 def test_two_fits_at_once_make_the_maps_they_make_alone():
     """Of the same data with other seeds: whatever one took of the other would fit, and be wrong."""
     inputs = [(blobs(1500, 16), seed) for seed in range(2)]
-    alone = [make_map(x, seed=seed, **SETTINGS).positions for x, seed in inputs]
+    alone = [make_map(x, random_state=seed, **SETTINGS).positions for x, seed in inputs]
     made: dict[int, np.ndarray] = {}
     meet = threading.Barrier(2)
     with worker_processes(2) as first:
@@ -34,7 +34,7 @@ def test_two_fits_at_once_make_the_maps_they_make_alone():
                         meet.wait(60)
 
                 x, seed = inputs[i]
-                made[i] = make_map(x, seed=seed, client=client, emit=emit, **SETTINGS).positions
+                made[i] = make_map(x, random_state=seed, client=client, emit=emit, **SETTINGS).positions
 
             threads = [threading.Thread(target=fit, args=(i, c)) for i, c in enumerate((first, second))]
             for thread in threads:

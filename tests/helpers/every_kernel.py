@@ -60,9 +60,9 @@ def _by_mesh(wanted: bool) -> Iterator[None]:
         layout.sums_directly = chosen
 
 
-def lay_out(backend: GpuBackend, dim: int, normalizer: str, repulsion: str, by_mesh: bool) -> None:
+def lay_out(backend: GpuBackend, dim: int, normalization: str, repulsion: str, by_mesh: bool) -> None:
     """Do epochs enough that captured launches are replayed."""
-    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=2)
+    params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=2)
     graph, positions = near_graph(_ROWS, n_far=_N_FAR), grown(_ROWS, dim)
     remote = remote_of(graph, dim, _N_FAR, 20.0)
     with _by_mesh(by_mesh):
@@ -71,7 +71,7 @@ def lay_out(backend: GpuBackend, dim: int, normalizer: str, repulsion: str, by_m
         for epoch in range(3):
             one.epoch(StepParams(epoch, 1e-3, 0.5, 5.0, 1.0, measure_loss=epoch == 0), remote)
     if not all(np.isfinite(array).all() for array in one.state()):
-        raise ArithmeticError(f"positions of {dim}-D, {normalizer}, {repulsion} are not finite")
+        raise ArithmeticError(f"positions of {dim}-D, {normalization}, {repulsion} are not finite")
 
 
 def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
@@ -87,9 +87,9 @@ def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
     if free is not None:
         backend.runtime.free_bytes = lambda: free  # type: ignore[method-assign]
     try:
-        primitives.make_screen(None)
+        primitives.build_filter(None)
         ids, _ = primitives.probe(15, 3, 23, lambda done: None)
-        primitives.exact(np.arange(0, len(x), 97, dtype=np.int32), 15)
+        primitives.brute_force(np.arange(0, len(x), 97, dtype=np.int32), 15)
     finally:
         if free is not None:
             del backend.runtime.free_bytes
@@ -102,10 +102,10 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
     noting = Noting(runtime)
     backend = GpuBackend(noting)
     for dim in (2, 3):
-        for normalizer in ("global", "point"):
-            lay_out(backend, dim, normalizer, "field", True)
-            lay_out(backend, dim, normalizer, "field", False)
-            lay_out(backend, dim, normalizer, "means", False)
+        for normalization in ("global", "point"):
+            lay_out(backend, dim, normalization, "field", True)
+            lay_out(backend, dim, normalization, "field", False)
+            lay_out(backend, dim, normalization, "means", False)
     with tempfile.TemporaryDirectory() as folder:
         search(backend, Path(folder), 24, None)
         search(backend, Path(folder), 25, 1 << 17)

@@ -48,7 +48,7 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
     far_off = np.flatnonzero(np.abs(np.arange(n) - middle) > len(steps))
     ids[rng.choice(far_off, min(n // 4, 3000), replace=False), 0] = middle
     ids[:: max(1, n // 7)] = -1
-    edges = symmetric_graph(ids, neighbor_weights(ids, "log"), with_forward=True)
+    edges = symmetric_graph(ids, neighbor_weights(ids, "log"), with_conditional_p=True)
     offsets = np.append(np.arange(0, n, 50), n)
     n_cells = len(offsets) - 1
     drawn = np.arange(n) % 3 == 0 if n_far else np.zeros(n, bool)
@@ -57,14 +57,14 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
         patch_of_row=np.repeat(np.arange(n_cells, dtype=np.int32), np.diff(offsets)),
         patch_counts=np.diff(offsets),
         first_patch=n_far,
-        exact_cells=np.stack([np.arange(n_cells), np.roll(np.arange(n_cells), 1)], axis=1),
+        sampled_cells=np.stack([np.arange(n_cells), np.roll(np.arange(n_cells), 1)], axis=1),
         indptr=edges.indptr,
         indices=edges.indices,
         weights=edges.weights,
-        forward=edges.forward,
-        far_indptr=np.concatenate([[0], np.cumsum(drawn)]).astype(np.int64),
-        far_patches=rng.integers(0, max(n_far, 1), int(drawn.sum())).astype(np.int32),
-        far_weights=rng.random(int(drawn.sum())).astype(np.float32),
+        conditional_p=edges.conditional_p,
+        cross_indptr=np.concatenate([[0], np.cumsum(drawn)]).astype(np.int64),
+        cross_patches=rng.integers(0, max(n_far, 1), int(drawn.sum())).astype(np.int32),
+        cross_weights=rng.random(int(drawn.sum())).astype(np.float32),
     )
 
 

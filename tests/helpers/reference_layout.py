@@ -14,7 +14,7 @@ class Case:
     y: np.ndarray
     p: np.ndarray
     offsets: np.ndarray
-    exact_cells: np.ndarray
+    sampled_cells: np.ndarray
     means: np.ndarray
     counts: np.ndarray
     n_total: int
@@ -32,7 +32,7 @@ def draws(case: Case) -> list[tuple[int, int, float]]:
     """List (row, sampled row, weight) of the paper's repulsion; the hash is splitmix64 on Python integers."""
     mask = (1 << 64) - 1
     out = []
-    for c, targets in enumerate(case.exact_cells):
+    for c, targets in enumerate(case.sampled_cells):
         for slot, t in enumerate(targets):
             if t < 0:
                 continue
@@ -63,7 +63,7 @@ def noise(case: Case, y: np.ndarray, repulsion: str) -> np.ndarray:
     for i in range(len(y)):
         weights = case.counts.copy()
         if case.n_negatives:
-            sampled = case.exact_cells[cell_of[i]]
+            sampled = case.sampled_cells[cell_of[i]]
             weights[sampled[sampled >= 0]] = 0
         z[i] = (weights * kernel(y[i : i + 1], case.means)[0]).sum()
     for i, m, weight in draws(case) if case.n_negatives else []:
@@ -71,35 +71,35 @@ def noise(case: Case, y: np.ndarray, repulsion: str) -> np.ndarray:
     return z
 
 
-def loss(case: Case, y: np.ndarray, normalizer: str, repulsion: str) -> float:
+def loss(case: Case, y: np.ndarray, normalization: str, repulsion: str) -> float:
     """−Σ p log q + n·log(Z/n), or −Σ p log[q/(q + Z_i)] with Z_i scaled to |M| noise points."""
     q = kernel(y, y)
     z = noise(case, y, repulsion)
-    if normalizer == "global":
+    if normalization == "global":
         n = case.n_total
         return float(-(case.p * np.log(q)).sum() + n * np.log(z.sum() * n / len(y) / n))
     z = z * case.n_noise / case.n_total
     return float(-(case.p * np.log(q / (q + z[:, None]))).sum())
 
 
-def finite_differences(case: Case, normalizer: str, repulsion: str, h: float = 1e-5) -> np.ndarray:
+def finite_differences(case: Case, normalization: str, repulsion: str, h: float = 1e-5) -> np.ndarray:
     """Return −∂L/∂y by central differences."""
     g = np.zeros_like(case.y)
     for i in np.ndindex(*case.y.shape):
         up, down = case.y.copy(), case.y.copy()
         up[i] += h
         down[i] -= h
-        g[i] = -(loss(case, up, normalizer, repulsion) - loss(case, down, normalizer, repulsion)) / (2 * h)
+        g[i] = -(loss(case, up, normalization, repulsion) - loss(case, down, normalization, repulsion)) / (2 * h)
     return g
 
 
-def direction(case: Case, normalizer: str, repulsion: str) -> np.ndarray:
+def direction(case: Case, normalization: str, repulsion: str) -> np.ndarray:
     """Return g by the closed formulas of the method."""
     y, p = case.y, case.p
     apart = y[:, None, :] - y[None, :, :]
     q = kernel(y, y)
     z = noise(case, y, repulsion)
-    if normalizer == "global":
+    if normalization == "global":
         a = p + p.T
         pushes = np.full(len(y), case.n_total / z.sum())  # n/Z, the same for every row's normaliser
     else:
@@ -118,7 +118,7 @@ def direction(case: Case, normalizer: str, repulsion: str) -> np.ndarray:
         for i in range(len(y)):
             weights = case.counts.copy()
             if case.n_negatives:
-                sampled = case.exact_cells[cell_of[i]]
+                sampled = case.sampled_cells[cell_of[i]]
                 weights[sampled[sampled >= 0]] = 0
             qm = kernel(y[i : i + 1], case.means)[0]
             push[i] += pushes[i] * ((weights * qm**2)[:, None] * (y[i] - case.means)).sum(0)

@@ -33,7 +33,7 @@ def random_case(seed: int, dim: int, n_negatives: int, n: int = 40) -> Case:
     return Case(y, p, offsets, exact, means, counts, n, 25, n_negatives, seed=seed)
 
 
-def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: float = 0.7):
+def engine(case: Case, normalization: str, repulsion: str, pool, mesh_spacing: float = 0.7):
     import scipy.sparse as sp
 
     n, dim = case.y.shape
@@ -45,18 +45,18 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
         patch_of_row=np.repeat(np.arange(len(case.offsets) - 1, dtype=np.int32), np.diff(case.offsets)),
         patch_counts=np.diff(case.offsets),
         first_patch=0,
-        exact_cells=case.exact_cells,
+        sampled_cells=case.sampled_cells,
         indptr=graph.indptr.astype(np.int64),
         indices=graph.indices.astype(np.int32),
         weights=graph.data.astype(np.float32),
-        forward=case.p[rows, graph.indices].astype(np.float32),
-        far_indptr=np.zeros(n + 1, np.int64),
-        far_patches=np.zeros(0, np.int32),
-        far_weights=np.zeros(0, np.float32),
+        conditional_p=case.p[rows, graph.indices].astype(np.float32),
+        cross_indptr=np.zeros(n + 1, np.int64),
+        cross_patches=np.zeros(0, np.int32),
+        cross_weights=np.zeros(0, np.float32),
     )
     params = Params(
-        n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=case.n_negatives,
-        n_exact_cells=2, n_noise=case.n_noise, seed=case.seed, mesh_spacing=mesh_spacing,
+        n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=case.n_negatives,
+        n_sampled_cells=2, n_noise=case.n_noise, random_state=case.seed, mesh_spacing=mesh_spacing,
     )  # fmt: skip
     layout = CpuShardLayout(shard, params, case.n_total, pool)
     layout.load(case.y.astype(np.float32), np.zeros((n, dim), np.float32))
@@ -67,50 +67,50 @@ def engine(case: Case, normalizer: str, repulsion: str, pool, mesh_spacing: floa
     return layout, remote
 
 
-def engine_direction(case: Case, normalizer: str, repulsion: str, pool, **more) -> tuple[np.ndarray, float]:
-    layout, remote = engine(case, normalizer, repulsion, pool, **more)
-    outcome = layout.epoch(StepParams(0, rate=1.0, momentum=0.0, max_step=1e9, attract=1.0), remote)
+def engine_direction(case: Case, normalization: str, repulsion: str, pool, **more) -> tuple[np.ndarray, float]:
+    layout, remote = engine(case, normalization, repulsion, pool, **more)
+    outcome = layout.epoch(StepParams(0, rate=1.0, momentum=0.0, max_step_norm=1e9, attract=1.0), remote)
     return layout.state()[1].astype(np.float64), outcome.z
 
 
-@pytest.mark.parametrize(("normalizer", "repulsion", "samples", "dim"), OPTIONS)
+@pytest.mark.parametrize(("normalization", "repulsion", "samples", "dim"), OPTIONS)
 @pytest.mark.parametrize("seed", range(3))
-def test_formula_is_the_gradient_of_the_loss(normalizer, repulsion, samples, dim, seed):
+def test_formula_is_the_gradient_of_the_loss(normalization, repulsion, samples, dim, seed):
     case = random_case(seed, dim, samples)
-    expected = finite_differences(case, normalizer, repulsion)
-    got = direction(case, normalizer, repulsion)
+    expected = finite_differences(case, normalization, repulsion)
+    got = direction(case, normalization, repulsion)
     assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("normalizer", "repulsion", "samples", "dim"), OPTIONS)
-def test_kernels_follow_the_formula(normalizer, repulsion, samples, dim):
+@pytest.mark.parametrize(("normalization", "repulsion", "samples", "dim"), OPTIONS)
+def test_kernels_follow_the_formula(normalization, repulsion, samples, dim):
     case = random_case(7, dim, samples)
-    expected = direction(case, normalizer, repulsion)
+    expected = direction(case, normalization, repulsion)
     with threads(1) as pool:
-        got, z = engine_direction(case, normalizer, repulsion, pool)
+        got, z = engine_direction(case, normalization, repulsion, pool)
     assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
     assert z == pytest.approx(noise(case, case.y, repulsion).sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("normalizer", ["global", "point"])
-def test_kernels_follow_the_formula_on_a_mesh(normalizer, monkeypatch):
+@pytest.mark.parametrize("normalization", ["global", "point"])
+def test_kernels_follow_the_formula_on_a_mesh(normalization, monkeypatch):
     monkeypatch.setattr("nomad_dask.backends.cpu.field._DIRECT_PAIRS", 0)
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
     case = random_case(7, 2, 0)
-    expected = direction(case, normalizer, "field")
+    expected = direction(case, normalization, "field")
     with threads(1) as pool:
-        got, z = engine_direction(case, normalizer, "field", pool, mesh_spacing=0.1)
+        got, z = engine_direction(case, normalization, "field", pool, mesh_spacing=0.1)
     assert np.linalg.norm(got - expected) <= 1e-3 * np.linalg.norm(expected)
     assert z == pytest.approx(noise(case, case.y, "field").sum(), rel=1e-3)
 
 
-@pytest.mark.parametrize(("normalizer", "repulsion", "samples", "dim"), OPTIONS)
-def test_threads_do_not_change_a_bit(normalizer, repulsion, samples, dim):
+@pytest.mark.parametrize(("normalization", "repulsion", "samples", "dim"), OPTIONS)
+def test_threads_do_not_change_a_bit(normalization, repulsion, samples, dim):
     case = random_case(3, dim, samples)
     results = []
     for n in (1, 2, 5):
         with threads(n) as pool:
-            results.append(engine_direction(case, normalizer, repulsion, pool))
+            results.append(engine_direction(case, normalization, repulsion, pool))
     for got, z in results[1:]:
         assert np.array_equal(got, results[0][0])
         assert z == results[0][1]

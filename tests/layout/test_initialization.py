@@ -18,18 +18,18 @@ def rng() -> np.random.Generator:
 
 
 @pytest.mark.parametrize("init_std", [1e-4, 1.0, 7.0])
-@pytest.mark.parametrize("deviation", [1e-9, 3.0, 1e9])
-def test_the_first_axis_is_as_wide_as_asked(init_std, deviation):
-    coordinates = rng().normal(size=(5000, 2)) * [deviation, deviation / 4]
-    start = pca_init(coordinates.astype(np.float32), deviation, init_std, rng())
+@pytest.mark.parametrize("std", [1e-9, 3.0, 1e9])
+def test_the_first_axis_is_as_wide_as_asked(init_std, std):
+    coordinates = rng().normal(size=(5000, 2)) * [std, std / 4]
+    start = pca_init(coordinates.astype(np.float32), std, init_std, rng())
     assert start.dtype == np.float32
     assert start.std(axis=0) == pytest.approx([init_std, init_std / 4], rel=0.05)
-    np.testing.assert_allclose(start / init_std, coordinates / deviation, atol=1e-3)
+    np.testing.assert_allclose(start / init_std, coordinates / std, atol=1e-3)
 
 
-@pytest.mark.parametrize("deviation", [0.0, 2.0])
-def test_rows_that_are_all_alike_start_apart_but_near(deviation):
-    start = pca_init(np.zeros((300, 3), np.float32), deviation, 1.0, rng())
+@pytest.mark.parametrize("std", [0.0, 2.0])
+def test_rows_that_are_all_alike_start_apart_but_near(std):
+    start = pca_init(np.zeros((300, 3), np.float32), std, 1.0, rng())
     assert len(np.unique(start, axis=0)) == 300
     assert np.abs(start).max() < 1e-3
 
@@ -58,9 +58,9 @@ def stored(folder: Path, n_anchors: int, resident: bool) -> tuple:
     centroids = cells.cluster_centers_
     anchors = np.sort(rng().choice(600, n_anchors, replace=False))
     positions = rng().normal(size=(n_anchors, 2)).astype(np.float32) * 50
-    vectors = ShardVectors([(folder / "x.npy", 0, 600)], resident_bytes=x.nbytes)
+    vectors = ShardVectors([(folder / "x.npy", 0, 600)], cache_bytes=x.nbytes)
     if resident:
-        vectors.hold()
+        vectors.load()
     return x, vectors, offsets, centroids, anchors, positions
 
 

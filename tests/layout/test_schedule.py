@@ -22,7 +22,7 @@ def test_presets_are_those_that_were_measured(preset, epochs, rate, momentum):
     for epoch in range(epochs):
         assert plan.at(epoch).rate == pytest.approx(rate * min(1, 1.02 - epoch / epochs))
         assert plan.at(epoch).momentum == momentum
-        assert plan.at(epoch).max_step == 5
+        assert plan.at(epoch).max_step_norm == 5
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -34,13 +34,13 @@ def test_a_coarse_start_needs_fewer_epochs(preset):
 
 def test_what_is_given_takes_the_presets_place():
     plan = schedule(
-        Params(preset="best", n_epochs=10, learning_rate=0.5, momentum=0, max_step=2, learning_rate_end=0.5),
+        Params(preset="best", n_epochs=10, learning_rate=0.5, momentum=0, max_step_norm=2, learning_rate_end=0.5),
         1000,
         refining=False,
     )
     assert [plan.at(e).rate for e in (0, 5, 9)] == pytest.approx([0.5, 0.5, 0.3])
     assert plan.at(3).momentum == 0
-    assert plan.at(3).max_step == 2
+    assert plan.at(3).max_step_norm == 2
 
 
 def test_the_papers_rate_falls_to_zero():
@@ -53,7 +53,7 @@ def test_the_papers_rate_falls_to_zero():
 
 @given(epochs=st.integers(1, 500), factor=st.floats(0.5, 20))
 def test_exaggeration_holds_for_the_second_half(epochs, factor):
-    plan = schedule(Params(n_epochs=epochs, exaggeration=factor), 1000, refining=False)
+    plan = schedule(Params(n_epochs=epochs, late_exaggeration=factor), 1000, refining=False)
     for epoch in range(epochs):
         assert plan.at(epoch).attract == (factor if 2 * epoch >= epochs else 1)
 

@@ -53,7 +53,7 @@ def test_the_order_of_arrival_does_not_matter(order):
 
 def test_patches_are_carried_on_in_a_straight_line():
     before, now = merge_summaries(parts(3, 4, 2)), merge_summaries(parts(3, 4, 2, seed=1))
-    later = now.carried_on(before, 0.5)
+    later = now.extrapolate(before, 0.5)
     np.testing.assert_allclose(later.patches, 1.5 * now.patches - 0.5 * before.patches, rtol=1e-5, atol=1e-5)
     assert later.z == now.z
 

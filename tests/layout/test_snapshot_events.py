@@ -15,7 +15,7 @@ from nomad_dask.pipeline.run import Result
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 N = 800
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 60}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def check(heard: Heard, seen: Result, most: int) -> None:
 @pytest.mark.parametrize("most", [100, N])
 def test_the_map_is_the_same_when_it_is_watched(x, unseen, every_epoch, tasks, most):
     heard = Heard()
-    seen = make_map(x, emit=heard, sight=SnapshotRequest(0.0, most), **SETTINGS)
+    seen = make_map(x, emit=heard, snapshot_request=SnapshotRequest(0.0, most), **SETTINGS)
     np.testing.assert_array_equal(seen.positions, unseen.positions)
     assert sample_positions in tasks
     assert len(heard.of(LayoutSnapshot)) == 31
@@ -81,7 +81,7 @@ def test_the_map_is_the_same_when_it_is_watched(x, unseen, every_epoch, tasks, m
 def test_on_worker_processes_too(x, unseen):
     heard = Heard()
     with worker_processes(2) as client:
-        seen = make_map(x, client=client, emit=heard, sight=SnapshotRequest(0.0, 100), **SETTINGS)
+        seen = make_map(x, client=client, emit=heard, snapshot_request=SnapshotRequest(0.0, 100), **SETTINGS)
     np.testing.assert_array_equal(seen.positions, unseen.positions)
     assert len({placed.worker for placed in heard.of(ShardPlaced)}) == 2
     check(heard, seen, 100)
@@ -96,7 +96,7 @@ def test_no_positions_travel_when_nobody_asks(x, every_epoch, tasks):
 
 def test_looks_keep_their_distance(x, every_epoch):
     heard = Heard()
-    make_map(x, emit=heard, sight=SnapshotRequest(1000.0, 10), **SETTINGS)
+    make_map(x, emit=heard, snapshot_request=SnapshotRequest(1000.0, 10), **SETTINGS)
     assert [seen.epoch for seen in heard.of(LayoutSnapshot)] == [0, 30]
 
 
@@ -113,7 +113,7 @@ def test_listeners_agree_on_a_sight():
     def two(event: object) -> None: ...
 
     assert combined_snapshot_request([one, two]) is None
-    one.sight, two.sight = SnapshotRequest(2.0, 10), None
+    one.snapshot_request, two.snapshot_request = SnapshotRequest(2.0, 10), None
     assert combined_snapshot_request([one, two]) == SnapshotRequest(2.0, 10)
-    two.sight = SnapshotRequest(0.5, 5)
+    two.snapshot_request = SnapshotRequest(0.5, 5)
     assert combined_snapshot_request([one, two]) == SnapshotRequest(0.5, 10)

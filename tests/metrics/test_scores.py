@@ -30,7 +30,7 @@ class Rows(Source):
     def fingerprint(self):
         return "none"
 
-    def breaks(self):
+    def chunk_boundaries(self):
         return self._breaks
 
 
@@ -74,7 +74,7 @@ def test_neighbors_of_all_rows_equal_brute_force(dtype, metric):
 
 def test_queries_are_a_sample_whose_scores_are_exact():
     X, Y = noisy_map(1, n=2000)
-    got = score(Rows(X), Y, ks=(15,), n_queries=100, seed=5)
+    got = score(Rows(X), Y, ks=(15,), n_queries=100, random_state=5)
     chosen = np.sort(np.random.default_rng(5).choice(2000, 100, replace=False))
     assert got.neighbors[15].value == pytest.approx(brute_np(X, Y, 15)[chosen].mean(), abs=1e-12)
     assert got.neighbors[15].low < got.neighbors[15].value < got.neighbors[15].high
@@ -113,7 +113,7 @@ def test_of_equal_rows_any_are_the_nearest():
 
 def test_triplets_equal_a_loop_over_the_same_triplets():
     X, Y = noisy_map(3, n=60)
-    got = score(Rows(X), Y, n_queries=20, n_triplets=200, seed=1)
+    got = score(Rows(X), Y, n_queries=20, n_triplets=200, random_state=1)
     rng = np.random.default_rng(1)
     chosen = np.sort(rng.choice(60, 20, replace=False))
     dx, dy = pairwise_distances(X.astype(np.float64)), pairwise_distances(Y.astype(np.float64))
@@ -152,7 +152,7 @@ def test_intervals_hold_the_truth_19_times_in_20(kind, metric):
     }[kind]
     held = 0
     for seed in range(150):
-        got = score(Rows(X), Y, labels=labels, ks=(10,), n_queries=60, n_triplets=600, metric=metric, seed=seed)
+        got = score(Rows(X), Y, labels=labels, ks=(10,), n_queries=60, n_triplets=600, metric=metric, random_state=seed)
         estimate = {"triplets": got.triplets, "neighbors": got.neighbors[10], "labels": got.labels}[kind]
         held += estimate.low <= truth <= estimate.high
     # Binomial(150, 0.95) is below 132 once in 10,000; triplets are on the safe side, so no upper bound.
@@ -174,10 +174,10 @@ def test_blocks_do_not_matter(seed, n, d, block, grid):
         X = np.round(X / 4)
     labels = np.round(Y[:, 0]).astype(int)
     with pytest.MonkeyPatch.context() as patch:
-        whole = score(Rows(X), Y, labels=labels, n_queries=50, n_triplets=100, seed=seed)
+        whole = score(Rows(X), Y, labels=labels, n_queries=50, n_triplets=100, random_state=seed)
         patch.setattr(scores, "_BLOCK_ROWS", block)
         source = Rows(X, breaks=(n // 3, n // 2))
-        parts = score(source, Y, labels=labels, n_queries=50, n_triplets=100, seed=seed)
+        parts = score(source, Y, labels=labels, n_queries=50, n_triplets=100, random_state=seed)
     assert source.largest <= block
     assert parts == whole
 

@@ -48,7 +48,7 @@ def make(workspace: Path, x: np.ndarray, **more: Any) -> list[dict[str, np.ndarr
     )
     files = (
         "indptr", "indices", "weights", "patch_of_row", "patch_counts",
-        "far_indptr", "far_patches", "far_weights",
+        "cross_indptr", "cross_patches", "cross_weights",
     )  # fmt: skip
     return [
         {what: np.load(workspace / graph_file(s, what)) for what in files}
@@ -90,7 +90,7 @@ def test_no_weight_of_a_row_is_lost(shards, attraction):
         n = len(shard["rows"])
         own = dense(shard["indptr"], shard["indices"], shard["weights"], n)
         np.testing.assert_allclose(own, mine[:, shard["rows"]], atol=1e-6)
-        far = dense(shard["far_indptr"], shard["far_patches"], shard["far_weights"], N_PATCHES)
+        far = dense(shard["cross_indptr"], shard["cross_patches"], shard["cross_weights"], N_PATCHES)
         np.testing.assert_allclose(far.sum(axis=1), mine[:, ~inside].sum(axis=1), atol=1e-5)
         np.testing.assert_allclose(own.sum(axis=1) + far.sum(axis=1), mine.sum(axis=1), atol=1e-5)
         crossing += int((far.sum(axis=1) > 0).sum())
@@ -106,12 +106,12 @@ def test_every_patch_pulls_with_the_weight_of_its_rows(shards, attraction):
     for s, shard in enumerate(shards):
         expected = attraction[shard["rows"]] @ membership
         expected[:, s * per_shard : (s + 1) * per_shard] = 0
-        far = dense(shard["far_indptr"], shard["far_patches"], shard["far_weights"], N_PATCHES)
+        far = dense(shard["cross_indptr"], shard["cross_patches"], shard["cross_weights"], N_PATCHES)
         np.testing.assert_allclose(far, expected, atol=1e-5)
 
 
 def test_patches_of_the_means_repulsion_are_the_cells(rows, attraction, tmp_path):
-    shards = make(tmp_path / "w", rows, repulsion="means")
+    shards = make(tmp_path / "w", rows, repulsion_method="means")
     quota = len(shards[0]["patch_counts"])
     assert quota < N / SHARDS
     for s, shard in enumerate(shards):
@@ -120,6 +120,6 @@ def test_patches_of_the_means_repulsion_are_the_cells(rows, attraction, tmp_path
         assert len(sizes) == quota >= len(offsets) - 1
         np.testing.assert_array_equal(sizes[: len(offsets) - 1], np.diff(offsets))
         others = np.concatenate([t["rows"] for t in shards if t is not shard])
-        far = dense(shard["far_indptr"], shard["far_patches"], shard["far_weights"], SHARDS * quota)
+        far = dense(shard["cross_indptr"], shard["cross_patches"], shard["cross_weights"], SHARDS * quota)
         expected = attraction[np.ix_(shard["rows"], others)].sum(axis=1)
         np.testing.assert_allclose(far.sum(axis=1), expected, atol=1e-5)

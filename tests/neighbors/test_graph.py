@@ -66,15 +66,15 @@ def test_the_graph_is_p_and_its_transpose(ids, seed):
                 p[i, j] = weight
     graph = symmetric_graph(ids, given)
     assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)
-    assert (graph.weights.dtype, graph.forward.dtype) == (np.float32, np.float32)
+    assert (graph.weights.dtype, graph.conditional_p.dtype) == (np.float32, np.float32)
     assert graph.indptr[0] == 0
-    assert graph.indptr[-1] == len(graph.indices) == len(graph.weights) == len(graph.forward)
+    assert graph.indptr[-1] == len(graph.indices) == len(graph.weights) == len(graph.conditional_p)
     a, forward = np.zeros((n, n)), np.zeros((n, n))
     for i in range(n):
         part = slice(graph.indptr[i], graph.indptr[i + 1])
         assert (np.diff(graph.indices[part]) > 0).all(), "sorted, none twice"
         a[i, graph.indices[part]] = graph.weights[part]
-        forward[i, graph.indices[part]] = graph.forward[part]
+        forward[i, graph.indices[part]] = graph.conditional_p[part]
     np.testing.assert_allclose(a, p + p.T, rtol=1e-6)
     np.testing.assert_allclose(forward, p, rtol=1e-6)
     np.testing.assert_array_equal(a > 0, (p + p.T) > 0)

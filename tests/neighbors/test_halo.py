@@ -78,7 +78,9 @@ def test_pulls_of_patches_are_the_sums_over_their_rows(artifacts):
     for s, rows in enumerate(artifacts.rows):
         numbers[rows] = s * n_patches + patch_of_row[s]
     for s, rows in enumerate(artifacts.rows):
-        indptr, patches, weights = (artifacts.load(s, what) for what in ("far_indptr", "far_patches", "far_weights"))
+        indptr, patches, weights = (
+            artifacts.load(s, what) for what in ("cross_indptr", "cross_patches", "cross_weights")
+        )
         found = np.zeros((len(rows), SHARDS * n_patches))
         for i, (begin, end) in enumerate(pairwise(indptr)):
             found[i, patches[begin:end]] = weights[begin:end]
@@ -95,9 +97,9 @@ def test_patches_count_their_rows(artifacts):
 
 
 def test_without_foreign_attraction_shards_know_nothing_of_each_other(tmp_path):
-    make_map(blobs(600), keep_stages=True, workspace=tmp_path / "w", foreign_attraction=False, **SETTINGS)
+    make_map(blobs(600), keep_stages=True, workspace=tmp_path / "w", cross_shard_attraction=False, **SETTINGS)
     for s in range(SHARDS):
-        assert len(np.load(tmp_path / "w" / graph_file(s, "far_patches"))) == 0
+        assert len(np.load(tmp_path / "w" / graph_file(s, "cross_patches"))) == 0
 
 
 @given(

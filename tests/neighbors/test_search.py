@@ -27,7 +27,7 @@ def shard(folder: Path, X: np.ndarray, labels: np.ndarray, n_cells: int, residen
         if offsets[c + 1] > offsets[c]:
             means[c] = rows[offsets[c] : offsets[c + 1]].mean(axis=0)
     np.save(folder / "rows.npy", rows)
-    vectors = ShardVectors([(folder / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes if resident else 0)
+    vectors = ShardVectors([(folder / "rows.npy", 0, len(rows))], cache_bytes=rows.nbytes if resident else 0)
     return vectors, rows, offsets, means
 
 

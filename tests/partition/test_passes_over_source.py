@@ -28,7 +28,7 @@ from tests.helpers.runs import worker_processes
 
 N, DIMS, BLOCK = 36_000, 64, 2_500
 SIZE = N * DIMS * 4
-SETTINGS = {"n_shards": 2, "n_cells": 20, "n_epochs": 1, "n_neighbors": 3, "coarse": "never"}
+SETTINGS = {"n_shards": 2, "n_cells": 20, "n_epochs": 1, "n_neighbors": 3, "coarse_init": "never"}
 
 
 class Stop(Exception):  # noqa: N818

@@ -40,7 +40,7 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
         n_shards=n_shards,
         metric=metric,
         n_epochs=1,
-        cell_rows=30,
+        cell_size=30,
         workspace=tmp_path / "w",
         n_neighbors=3,
         keep_stages=True,
@@ -76,7 +76,7 @@ def test_the_size_of_blocks_changes_nothing(tmp_path, n_shards, metric):
     """One block for one shard is shared and not merged: it has to look the same."""
     np.save(tmp_path / "x.npy", blobs(600))
     source = open_source(tmp_path / "x.npy")
-    params = Params(n_shards=n_shards, metric=metric, cell_rows=40)
+    params = Params(n_shards=n_shards, metric=metric, cell_size=40)
     found = []
     with connect() as cluster:
         for block_rows in (600, 97):

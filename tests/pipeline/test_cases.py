@@ -40,7 +40,9 @@ def checked(x: np.ndarray, **settings: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 16, 17])
-@pytest.mark.parametrize("options", [{}, {"repulsion": "means", "normalizer": "point"}], ids=["default", "paper"])
+@pytest.mark.parametrize(
+    "options", [{}, {"repulsion_method": "means", "normalization": "point"}], ids=["default", "paper"]
+)
 def test_few_rows(n, options):
     """n = k + 1 and k + 2 among them."""
     positions = checked(blobs(n), **options)
@@ -89,7 +91,7 @@ def test_rows_very_far_out_leave_the_rest_as_it_is(n_shards):
     far = x.copy()
     rows = np.arange(n_far) * 31
     far[rows] = 1e6 * np.sign(np.random.default_rng(1).normal(size=(n_far, x.shape[1])))
-    settings: dict[str, Any] = {"n_epochs": 100, "n_shards": n_shards, "cell_rows": 60}
+    settings: dict[str, Any] = {"n_epochs": 100, "n_shards": n_shards, "cell_size": 60}
     without, with_them = checked(x, **settings), checked(far, **settings)
     rest = np.setdiff1d(np.arange(900), rows)
     spread = [np.subtract(*np.quantile(p[rest], [0.95, 0.05], axis=0)).min() for p in (without, with_them)]

@@ -49,7 +49,7 @@ def test_components_are_those_of_the_whole_graph(tmp_path, monkeypatch, n_shards
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)
         found = make_map(
-            x, workspace=tmp_path / "w", keep_stages=True, n_shards=n_shards, n_neighbors=k, n_epochs=2, cell_rows=60
+            x, workspace=tmp_path / "w", keep_stages=True, n_shards=n_shards, n_neighbors=k, n_epochs=2, cell_size=60
         ).diagnostics
     sizes = whole_graph(tmp_path / "w", n_shards)
     assert found["components"] == len(sizes)
@@ -142,4 +142,4 @@ def test_a_map_of_scattered_pieces_is_warned_of():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 8)).astype(np.float32)
     with pytest.warns(NomadWarning, match="small pieces of the neighbour graph"):
-        make_map(x, **Params.paper(n_epochs=1, cell_rows=20).as_dict())
+        make_map(x, **Params.paper(n_epochs=1, cell_size=20).as_dict())

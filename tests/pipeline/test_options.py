@@ -27,24 +27,24 @@ def trusted(x: np.ndarray, positions: np.ndarray) -> float:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{f"{n} {r}": {"normalizer": n, "repulsion": r} for n in NORMALIZATIONS for r in REPULSION_METHODS},
-    "point field, little noise": {"normalizer": "point", "n_noise": 50},
-    "means of all cells": {"repulsion": "means", "n_negatives": 0},
-    "several exact cells": {"repulsion": "means", "n_exact_cells": 3},
-    **{weights: {"weights": weights} for weights in AFFINITIES},
+    **{f"{n} {r}": {"normalization": n, "repulsion_method": r} for n in NORMALIZATIONS for r in REPULSION_METHODS},
+    "point field, little noise": {"normalization": "point", "n_noise": 50},
+    "means of all cells": {"repulsion_method": "means", "n_negatives": 0},
+    "several exact cells": {"repulsion_method": "means", "n_sampled_cells": 3},
+    **{weights: {"affinity": weights} for weights in AFFINITIES},
     **{preset: {"preset": preset, "n_epochs": None} for preset in PRESETS},
-    "exaggeration": {"exaggeration": 4.0},
-    "learning rate": {"learning_rate": 0.5, "momentum": 0.8, "learning_rate_end": 0.2, "max_step": 2.0},
+    "late_exaggeration": {"late_exaggeration": 4.0},
+    "learning rate": {"learning_rate": 0.5, "momentum": 0.8, "learning_rate_end": 0.2, "max_step_norm": 2.0},
     "tiny start": {"init_std": 1e-4},
     "three dimensions": {"n_components": 3},
     "fine mesh": {"mesh_spacing": 0.3},
     "one neighbour": {"n_neighbors": 1},
     "many neighbours": {"n_neighbors": 60},
-    "one probe": {"n_probes": 1, "cell_rows": 60},
+    "one probe": {"n_probes": 1, "cell_size": 60},
     "low recall": {"target_recall": 0.5},
-    "no foreign attraction": {"foreign_attraction": False},
-    "seldom exchange": {"exchange_every": 3},
-    "a coarse start": {"coarse": "always"},
+    "no foreign attraction": {"cross_shard_attraction": False},
+    "seldom exchange": {"sync_every": 3},
+    "a coarse start": {"coarse_init": "always"},
 }
 
 
@@ -80,7 +80,7 @@ def test_the_papers_settings(x, n_shards):
 def test_a_coarse_start():
     x = blobs(16_500, n_dims=10)
     heard = Heard()
-    result = make_map(x, coarse="always", n_epochs=10, n_shards=2, emit=heard)
+    result = make_map(x, coarse_init="always", n_epochs=10, n_shards=2, emit=heard)
     finished = [event.stage for event in heard.of(StageFinished)]
     assert finished == ["sample", *[f"coarse {s}" for s in ("sample", "cells", "shards", "neighbors", "layout")],
                         "coarse", "cells", "shards", "neighbors", "layout"]  # fmt: skip
@@ -93,7 +93,7 @@ def test_foreign_attraction_holds_neighbours_of_different_shards_together():
     near = cKDTree(x).query(x, k=11)[1][:, 1:]
     kept = []
     for use in (True, False):
-        result = make_map(x, n_shards=3, n_epochs=80, foreign_attraction=use, cell_rows=50)
+        result = make_map(x, n_shards=3, n_epochs=80, cross_shard_attraction=use, cell_size=50)
         in_map = cKDTree(result.positions).query(result.positions, k=11)[1][:, 1:]
         torn = shards_of(result.cells, 3)[near] != shards_of(result.cells, 3)[:, None]
         found = (near[:, :, None] == in_map[:, None, :]).any(axis=2)

@@ -17,7 +17,7 @@ from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 60}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_stopped_during_the_layout(x, tmp_path, checkpoints_at_once, n_shards):
 
 def test_stopped_between_seldom_exchanges(x, tmp_path, checkpoints_at_once):
     """Checkpoints are written only where the next epochs need no summary but the fresh one."""
-    settings = SETTINGS | {"n_shards": 3, "exchange_every": 3}
+    settings = SETTINGS | {"n_shards": 3, "sync_every": 3}
     plain = make_map(x, **settings)
-    stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, n_shards=3, exchange_every=3)
+    stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, n_shards=3, sync_every=3)
     heard = Heard()
     result = make_map(x, workspace=tmp_path / "w", emit=heard, **settings)
     np.testing.assert_array_equal(result.positions, plain.positions)
@@ -141,7 +141,7 @@ DAMAGED = [
     ("shards/0001.vectors.npy", "truncated", False),
     ("shards/0000.cell_offsets.npy", "flipped", True),
     ("graph/0001.indices.npy", "flipped", False),
-    ("graph/0000.far_weights.npy", "truncated", True),
+    ("graph/0000.cross_weights.npy", "truncated", True),
     ("layout/epoch-000011/0001.npy", "flipped", False),
     ("layout/epoch-000011/0000.npy", "pickled", True),
 ]
@@ -273,7 +273,7 @@ def test_other_workers_take_up_the_shards_there_are(x, tmp_path):
     with worker_processes(2) as client:
         stopped(
             big, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == "layout", n_shards=None,
-            client=client, cell_rows=250, **settings,
+            client=client, cell_size=250, **settings,
         )  # fmt: skip
     heard = Heard()
     again = make_map(big, workspace=tmp_path / "w", emit=heard, **settings)
@@ -298,7 +298,10 @@ def test_a_second_run_is_refused_by_the_name_of_the_first(x, undisturbed, tmp_pa
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"n_neighbors": 9}, "params.n_neighbors: 15 there, 9 now"), ({"seed": 5}, "params.seed: 0 there, 5 now")],
+    [
+        ({"n_neighbors": 9}, "params.n_neighbors: 15 there, 9 now"),
+        ({"random_state": 5}, "params.random_state: 0 there, 5 now"),
+    ],
 )
 def test_other_parameters_are_refused_by_name(x, tmp_path, change, said):
     make_map(x, workspace=tmp_path / "w", **SETTINGS)

@@ -16,7 +16,7 @@ from nomad_dask.callbacks.events import EpochDone
 from nomad_dask.cluster import Cluster
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
-SETTINGS: dict[str, Any] = {"n_epochs": 30, "cell_rows": 60}
+SETTINGS: dict[str, Any] = {"n_epochs": 30, "cell_size": 60}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def test_twice_in_a_row(x, three_shards):
 
 
 def test_another_seed_gives_another_map(x, three_shards):
-    assert not np.array_equal(make_map(x, n_shards=3, seed=1, **SETTINGS).positions, three_shards)
+    assert not np.array_equal(make_map(x, n_shards=3, random_state=1, **SETTINGS).positions, three_shards)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"n_shards": 1}, {"n_shards": 3}, {"n_shards": 3, "repulsion": "means", "normalizer": "point"}],
+    [{"n_shards": 1}, {"n_shards": 3}, {"n_shards": 3, "repulsion_method": "means", "normalization": "point"}],
     ids=["one shard", "shards", "the paper's"],
 )
 def test_any_number_of_threads(options):
@@ -73,21 +73,21 @@ def test_little_memory_for_vectors(monkeypatch):
     """Rows that are read from disk piece by piece give what rows held in memory give."""
     x = blobs(3000, n_dims=200)
     held = make_map(x, n_epochs=3, n_shards=1).positions
-    monkeypatch.setattr("nomad_dask.planning.plan._RESIDENT_BYTES", 1 << 19)
+    monkeypatch.setattr("nomad_dask.planning.plan._CACHE_BYTES", 1 << 19)
     np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
 
 
-@pytest.mark.parametrize("normalizer", ["global", "point"])
-def test_little_memory_for_edges(x, tmp_path, monkeypatch, normalizer):
+@pytest.mark.parametrize("normalization", ["global", "point"])
+def test_little_memory_for_edges(x, tmp_path, monkeypatch, normalization):
     """Edges that are read from disk in every epoch; weights that change in every epoch are held all the same."""
-    settings = SETTINGS | {"n_shards": 3, "normalizer": normalizer}
+    settings = SETTINGS | {"n_shards": 3, "normalization": normalization}
     held = make_map(x, **settings).positions
     monkeypatch.setattr("nomad_dask.planning.resource_model._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
     monkeypatch.setattr("nomad_dask.pipeline.run.check_fits", lambda *_: None)
     positions = make_map(x, workspace=tmp_path / "w", keep_stages=True, **settings).positions
     np.testing.assert_array_equal(positions, held)
     plan = json.loads((tmp_path / "w" / "manifest.json").read_text())["about"]["plan"]
-    assert plan["edges_held"] == (normalizer == "point")
+    assert plan["edges_in_memory"] == (normalization == "point")
 
 
 def test_worker_processes(x, three_shards):
@@ -98,7 +98,7 @@ def test_worker_processes(x, three_shards):
 
 @pytest.mark.parametrize("repulsion", ["field", "means"])
 def test_worker_processes_that_exchange_seldom(x, repulsion):
-    settings = SETTINGS | {"n_shards": 3, "exchange_every": 2, "repulsion": repulsion}
+    settings = SETTINGS | {"n_shards": 3, "sync_every": 2, "repulsion_method": repulsion}
     heard = Heard()
     expected = make_map(x, emit=heard, **settings).positions
     told = [event.epoch for event in heard.of(EpochDone) if event.exchanged_bytes]

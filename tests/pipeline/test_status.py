@@ -23,7 +23,7 @@ from nomad_dask.pipeline.status import format_status, read_status
 from tests.helpers.runs import blobs, make_map
 
 PROGRAM = Path(sys.executable).with_name("nomad-dask")
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_rows": 60}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
 # With damage there: the vectors of the shards were given back, and the cells are kept.
 BEFORE_NEIGHBORS = ["done", "done", "to do again"]
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]

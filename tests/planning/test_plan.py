@@ -49,7 +49,7 @@ def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     assert 1 <= plan.n_axes <= d
     assert plan.coarse_rows <= plan.sample_rows
     assert plan.block_rows == 1 or plan.block_rows * d * 4 <= 256 << 20
-    assert plan.resident_bytes <= gib * GIB / 8
+    assert plan.cache_bytes <= gib * GIB / 8
     assert plan.disk_bytes >= n * d * np.dtype(dtype).itemsize
     assert plan.as_dict().keys() == Plan.__dataclass_fields__.keys()
     assert f"{n:,} × {d:,}" in plan.table()
@@ -66,7 +66,7 @@ def test_one_shard_a_worker_by_default():
 
 def test_cells_follow_the_rows():
     assert make_plan(Shape(1_000_000, 8), Params(), 1, GIB).n_cells == 4000
-    assert make_plan(Shape(1_000_000, 8), Params(cell_rows=1000), 1, GIB).n_cells == 1000
+    assert make_plan(Shape(1_000_000, 8), Params(cell_size=1000), 1, GIB).n_cells == 1000
     assert make_plan(Shape(1_000_000, 8), Params(n_cells=77), 1, GIB).n_cells == 77
 
 
@@ -164,7 +164,7 @@ def test_times_as_people_say_them(seconds, said):
 def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():
     tight = make_plan(Shape(10_000_000, 64), Params(), 1, 8 * 10**9)
     assert 3 < tight.n_shards <= 16
-    assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.resident_bytes
+    assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.cache_bytes
     wide = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
     fewer = make_plan(Shape(3_000_000, 1024), Params(n_shards=wide.n_shards - 1), 1, 2 * 10**9)
     assert fewer.worker_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"

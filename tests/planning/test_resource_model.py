@@ -43,7 +43,7 @@ def disk_now(folder: Path) -> int:
 @pytest.mark.parametrize(
     ("shape", "dtype", "memory", "settings"),
     [
-        ((60_000, 64), "f2", "4GB", {"n_epochs": 2, "coarse": "always"}),
+        ((60_000, 64), "f2", "4GB", {"n_epochs": 2, "coarse_init": "always"}),
         ((24_000, 400), "f4", "700MB", {"n_epochs": 2, "n_shards": 2}),
     ],
 )
@@ -74,5 +74,5 @@ def test_an_estimate_has_the_time_of_every_stage(tmp_path):
     seconds = estimate_seconds(source, Params(**settings), plan)
     assert list(seconds) == [s.name for s in plan.stages if s.name != "map"]
     assert all(s > 0 for s in seconds.values())
-    big = make_plan(source, Params(coarse="always", **settings), 1, 8 << 30)
+    big = make_plan(source, Params(coarse_init="always", **settings), 1, 8 << 30)
     assert big.coarse_rows == 0, "too few rows for a coarse map"

@@ -136,14 +136,14 @@ def test_worker_processes_get_a_copy_in_the_workspace(x, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [frame_of_lists, dask_frame_of_lists])
 def test_columns_beside_the_vectors(x, kind):
-    source = open_source(kind(x), keep=["id"])
+    source = open_source(kind(x), metadata_columns=["id"])
     assert "v" not in source.column_names()
     assert source.columns(["id"], 5, 23).column("id").to_pylist() == list(range(5, 23))
 
 
 def test_columns_of_numbers_of_several_types_and_labels():
     table = pa.table({"0": pa.array([1, 2], pa.int16()), "1": [0.5, 1.5], "x": ["a", "b"]})
-    source = open_source(to_frame(table, [0, 1, "x"]), keep=["x"])
+    source = open_source(to_frame(table, [0, 1, "x"]), metadata_columns=["x"])
     assert source.dtype == np.float64
     np.testing.assert_array_equal(source.read(0, 2), [[1, 0.5], [2, 1.5]])
     with pytest.raises(InputError, match="not all its columns are numbers: 'x'"):
@@ -314,7 +314,7 @@ def test_real_cudf_frames(x):
 
     frame = cudf.DataFrame.from_arrow(list_table(x, id=range(41), text=["a"] * 41))
     for data, first in ((frame, 0), (frame.iloc[3:], 3)):
-        source = open_source(data, keep=["id"])
+        source = open_source(data, metadata_columns=["id"])
         assert source.dtype == np.float32
         np.testing.assert_array_equal(source.read_device(5, 23).get(), x[first + 5 : first + 23])
         assert source.columns(["id"], 5, 9).column("id").to_pylist() == list(range(first + 5, first + 9))
@@ -368,5 +368,5 @@ def test_the_estimator_with_real_libraries():
     expected = score(open_source(x), estimator.embedding_, labels=np.arange(500) % 3)
     assert score(frame, framed, labels=cudf.Series(np.arange(500) % 3)) == expected
     assert score(cupy.asarray(x), layout, labels=cupy.arange(500) % 3).neighbors[15].value > 0.1
-    as_frame = Map(estimator.embedding_, pa.table({"cell": estimator.cells_}), {}).to_cudf()
+    as_frame = Map(estimator.embedding_, pa.table({"cell": estimator.cell_labels_}), {}).to_cudf()
     assert list(as_frame.columns) == ["x", "y", "cell"]

@@ -24,7 +24,7 @@ def no_scheduler(dsk, keys, **more):
 def test_opening_an_array_computes_nothing(x):
     with dask.config.set(scheduler=no_scheduler):
         source = open_source(da.from_array(x, chunks=(7, 2)))
-        assert source.breaks() == [0, 7, 14, 21, 28, 35, 41]
+        assert source.chunk_boundaries() == [0, 7, 14, 21, 28, 35, 41]
         assert source.n_dims == 5
         assert source.shareable
         source.fingerprint()
@@ -68,7 +68,7 @@ def test_data_that_changes_its_length_is_refused():
 def test_frame_with_partitions_without_rows(x):
     frame = dd.from_pandas(pd.DataFrame(x).add_prefix("x").assign(n=range(41)), npartitions=4)
     frame = frame[frame.n > 15]
-    source = open_source(frame, keep=["n"])
+    source = open_source(frame, metadata_columns=["n"])
     np.testing.assert_array_equal(source.read(0, 25), x[16:])
     assert source.columns(["n"], 2, 25).column("n").to_pylist() == list(range(18, 41))
     with pytest.raises(InputError, match=r"0 sample\(s\)"):

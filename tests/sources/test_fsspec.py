@@ -74,13 +74,13 @@ def test_the_same_rows_by_every_protocol(tmp_path, x, on, protocol):
         for start, stop in [(0, 9), (7, 14), (40, 41), (9, 9), (10, 25)]:
             np.testing.assert_array_equal(source.read(start, stop), x[start:stop])
         again_here = pickle.loads(pickle.dumps(source))
-        np.testing.assert_array_equal(again_here.part(20, 41).read(20, 41), x[20:])
+        np.testing.assert_array_equal(again_here.slice_rows(20, 41).read(20, 41), x[20:])
         local = home / name
         same = open_source(local)
         assert again_here.fingerprint() == same.fingerprint(), "a file that was uploaded is the same data"
         assert source.blocks(10) == same.blocks(10)
-        source.look_again()
-    kept = open_source(f"{base}/one.parquet", keep=["id"]).columns(["id"], 5, 9)
+        source.check_unchanged()
+    kept = open_source(f"{base}/one.parquet", metadata_columns=["id"]).columns(["id"], 5, 9)
     assert kept.column("id").to_pylist() == [5, 6, 7, 8]
     listed = [f"{base}/parts/part.{i}.parquet" for i in range(11)]
     np.testing.assert_array_equal(open_source(listed).read(0, 41), x)
@@ -114,11 +114,11 @@ def test_pipeline_on_worker_processes(tmp_path, store):
     (tmp_path / "d").mkdir()
     for i, part in enumerate(np.array_split(x, 3)):
         pq.write_table(list_table(part, id=pa.array(range(len(part)))), tmp_path / "d" / f"{i}.parquet")
-    settings = {"n_shards": 2, "n_epochs": 5, "cell_rows": 50}
+    settings = {"n_shards": 2, "n_epochs": 5, "cell_size": 50}
     expected = make_map(x, **settings).positions
     url = store.put(tmp_path / "d", "fit")
     output = tmp_path / "map.parquet"
-    command = ["fit", url, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "5", "--set", "cell_rows=50"]
+    command = ["fit", url, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "5", "--set", "cell_size=50"]
     done = subprocess.run(
         [Path(sys.executable).with_name("nomad-dask"), *command, "--keep", "id", "--quiet"],
         capture_output=True, text=True, timeout=200, cwd=tmp_path,

@@ -15,7 +15,7 @@ def test_an_open_source_passes_through(x):
     source = open_source(x)
     assert open_source(source) is source
     with pytest.raises(InputError, match=r"no column 'id' to keep\. There are none"):
-        open_source(source, keep=["id"])
+        open_source(source, metadata_columns=["id"])
 
 
 @pytest.mark.parametrize("make", [scipy.sparse.csr_matrix, scipy.sparse.coo_array])

@@ -41,7 +41,7 @@ def make_frame(request):
 
 
 def test_columns_are_carried(make_frame, x):
-    source = open_source(make_frame(x), keep=["id", "text"])
+    source = open_source(make_frame(x), metadata_columns=["id", "text"])
     assert sorted(source.column_names()) == ["id", "text"]
     kept = source.columns(["text", "id"], 5, 40)
     assert isinstance(kept, pa.Table)
@@ -58,14 +58,14 @@ def test_column_by_name(make_frame, x):
     with pytest.raises(InputError, match=r"lists (of float16|or arrays of numbers)"):
         open_source(make_frame(x), column="text")
     with pytest.raises(InputError, match=r"no column 'txt' to keep\. Did you mean 'text'"):
-        open_source(make_frame(x), column="v", keep=["txt"])
+        open_source(make_frame(x), column="v", metadata_columns=["txt"])
 
 
 def test_numbers_beside_what_is_kept(x):
     frame = pd.DataFrame(x).assign(name="a", id=range(41))
     with pytest.raises(InputError, match="not all its columns are numbers: 'name'"):
         open_source(frame)
-    source = open_source(frame, keep=["name", "id"])
+    source = open_source(frame, metadata_columns=["name", "id"])
     np.testing.assert_array_equal(source.read(3, 20), x[3:20])
     assert source.dtype == np.float32
     assert source.columns(["id"], 3, 20).column("id").to_pylist() == list(range(3, 20))
@@ -109,7 +109,7 @@ def test_pandas_two_columns_of_vectors(x):
     frame = make_pandas(x).assign(w=list(x))
     with pytest.raises(InputError, match="2 columns of vectors \\('v', 'w'\\)"):
         open_source(frame)
-    assert open_source(frame, keep=["w"]).n_dims == 5
+    assert open_source(frame, metadata_columns=["w"]).n_dims == 5
 
 
 def test_empty_frames():
@@ -130,4 +130,4 @@ def test_views_of_a_frame_cannot_be_written(x):
 def test_columns_that_mix_types_cannot_be_kept(x):
     frame = make_pandas(x).assign(mixed=pd.Series([1, "a"] * 20 + [None], dtype=object))
     with pytest.raises(InputError, match="mixed cannot be kept"):
-        open_source(frame, keep=["mixed"]).columns(["mixed"], 0, 41)
+        open_source(frame, metadata_columns=["mixed"]).columns(["mixed"], 0, 41)

@@ -41,7 +41,7 @@ def test_any_ranges_in_any_order(tmp_path, lengths, group, batch_bytes, cuts, ki
         for i, (part, n) in enumerate(zip(parts, ids, strict=True))
     ]
     with mock.patch.object(parquet, "_BATCH_BYTES", batch_bytes):
-        source = open_source(paths, keep=["id"])
+        source = open_source(paths, metadata_columns=["id"])
         for cut in cuts:
             start, stop = sorted(c % (n_rows + 1) for c in cut)
             np.testing.assert_array_equal(source.read(start, stop), x[start:stop])
@@ -68,7 +68,7 @@ def test_reading_on_decodes_nothing_twice(tmp_path, x, monkeypatch):
     fresh.read(10, 12)
     fresh.read(30, 33)
     assert started == [0, 0, 1]  # back to the first row group, then straight to the second
-    assert source.breaks() == [0, 20, 40, 41]
+    assert source.chunk_boundaries() == [0, 20, 40, 41]
 
 
 def test_breaks_over_files(tmp_path, x):
@@ -91,7 +91,7 @@ def test_two_candidates_are_named(tmp_path, x):
         open_source(path)
     assert open_source(path, column="w").n_dims == 2
     assert open_source(path, column="v").column_names() == ["w"]
-    assert open_source(path, keep=["w"]).n_dims == 5
+    assert open_source(path, metadata_columns=["w"]).n_dims == 5
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_no_column_can_be_it(tmp_path):
     path = written(tmp_path / "x.parquet", pa.table({"a": [1, 2], "b": ["x", "y"]}))
     with pytest.raises(InputError, match=r"not all its columns are numbers: 'b' \(string\)"):
         open_source(path)
-    assert open_source(path, keep=["b"]).n_dims == 1
+    assert open_source(path, metadata_columns=["b"]).n_dims == 1
     with pytest.raises(InputError, match="no column left"):
-        open_source(path, keep=["a", "b"])
+        open_source(path, metadata_columns=["a", "b"])
 
 
 def test_keep_names_are_checked(tmp_path, x):
     path = written(tmp_path / "x.parquet", list_table(x, section=["a"] * 41))
     with pytest.raises(InputError, match=r"no column 'sektion' to keep\. Did you mean 'section'"):
-        open_source(path, keep=["sektion"])
+        open_source(path, metadata_columns=["sektion"])
     with pytest.raises(InputError, match="no column 'v' to keep"):
-        open_source(path, column="v", keep=["v"])
+        open_source(path, column="v", metadata_columns=["v"])
     with pytest.raises(InputError, match="give a list of column names"):
-        open_source(path, keep="section")
+        open_source(path, metadata_columns="section")
 
 
 BAD = {
@@ -283,7 +283,7 @@ def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split
 import pyarrow.parquet
 before = peak()
 source = open_source({str(path)!r})
-assert len(source.breaks()) == 2
+assert len(source.chunk_boundaries()) == 2
 n = sum(len(rows) for _, rows in source.iterate(5_000))
 assert n == 100_000
 print(peak() - before)
@@ -301,7 +301,7 @@ def test_the_memory_of_decoding_is_bounded(tmp_path, kind):
 from nomad_dask.sources import open_source
 import pyarrow as pa
 source = open_source({str(path)!r})
-(stretch,) = source.stretches(5_000)
+(stretch,) = source.read_groups(5_000)
 assert sum(len(source.read(start, stop)) for start, stop in stretch) == 100_000
 print(pa.default_memory_pool().max_memory() >> 20)
 """
@@ -325,13 +325,13 @@ def test_very_many_small_files(tmp_path, x, monkeypatch):
     assert len(source.paths) == 5_000
     assert opened == [source.paths[0]], "to look at the first rows"
     opened.clear()
-    for stretch in source.stretches(30_000):
-        part = source.part(stretch[0][0], stretch[-1][1])
+    for stretch in source.read_groups(30_000):
+        part = source.slice_rows(stretch[0][0], stretch[-1][1])
         for start, stop in stretch:
             np.testing.assert_array_equal(part.read(start, stop), np.tile(x[:20], ((stop - start) // 20, 1)))
     assert opened == list(source.paths)
     before = source.fingerprint()
-    pickled = pickle.dumps(source.part(0, 200))
+    pickled = pickle.dumps(source.slice_rows(0, 200))
     assert len(pickled) < 5_000, "a task gets the names of its files only"
     part = first.with_name("part.3017.parquet")
     part.unlink()

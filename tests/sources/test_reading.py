@@ -200,7 +200,7 @@ class Breaks(Source):
     def fingerprint(self):
         return "breaks"
 
-    def breaks(self):
+    def chunk_boundaries(self):
         return self._edges
 
 
@@ -229,7 +229,7 @@ def test_blocks_cover_every_row_once(n_rows, edges, max_rows):
 )
 def test_stretches_are_the_blocks_between_breaks(n_rows, edges, max_rows):
     source = Breaks(n_rows, edges)
-    stretches = source.stretches(max_rows)
+    stretches = source.read_groups(max_rows)
     assert [block for stretch in stretches for block in stretch] == source.blocks(max_rows)
     for stretch in stretches:
         assert all(start not in edges for start, _ in stretch[1:])
@@ -244,15 +244,15 @@ def test_stretches_are_the_blocks_between_breaks(n_rows, edges, max_rows):
 
 def test_parts_read_their_rows_by_the_same_numbers(make_source, x):
     source = make_source(x)
-    for stretch in source.stretches(10):
+    for stretch in source.read_groups(10):
         start, stop = stretch[0][0], stretch[-1][1]
-        part = source.part(start, stop)
+        part = source.slice_rows(start, stop)
         if source.shareable:
             part = pickle.loads(pickle.dumps(part))
         assert (part.n_rows, part.n_dims, part.dtype, part.name) == (41, 5, source.dtype, source.name)
         for a, b in stretch:
             np.testing.assert_array_equal(part.read(a, b), x[a:b])
-    assert source.part(0, 0).dtype == source.dtype
+    assert source.slice_rows(0, 0).dtype == source.dtype
 
 
 def test_other_processes_make_their_own_fingerprint(tmp_path, x):

@@ -23,7 +23,7 @@ from nomad_dask.sources.retry import with_retries
 from tests.helpers.runs import blobs, make_map, worker_processes
 from tests.helpers.source_kinds import list_table
 
-SETTINGS = {"n_shards": 2, "n_epochs": 5, "cell_rows": 50}
+SETTINGS = {"n_shards": 2, "n_epochs": 5, "cell_size": 50}
 
 
 @pytest.fixture
@@ -159,10 +159,10 @@ def test_changed_since_it_was_opened(tmp_path, x, make):
     with pytest.raises(InputError, match=r"has changed .*since (it|the array) was opened.*start again.*cp -p"):
         source.read(0, 5)
     with pytest.raises(InputError, match="has changed"):
-        source.look_again()
+        source.check_unchanged()
     os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))
     np.testing.assert_array_equal(source.read(0, 5), x[:5])
-    source.look_again()
+    source.check_unchanged()
     content = part.read_bytes()
     part.write_bytes(content[:-1])
     with pytest.raises(InputError, match="has changed"):

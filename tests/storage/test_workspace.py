@@ -146,9 +146,9 @@ def test_a_damaged_artifact_undoes_its_stage(workspace, how):
 def test_forget_and_remove(workspace):
     workspace.record("sample", [workspace.save("s/x.npy", np.zeros(3))])
     workspace.record("cells", [workspace.save("c/x.npy", np.zeros(3))])
-    workspace.forget("sample")
-    workspace.forget("sample")
-    workspace.forget("never")
+    workspace.drop_stage("sample")
+    workspace.drop_stage("sample")
+    workspace.drop_stage("never")
     assert Workspace(workspace.path, IDENTITY).facts("sample") is None
     assert names(workspace.path) == ["c/x.npy", MANIFEST]
     workspace.remove("c")

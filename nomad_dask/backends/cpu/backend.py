@@ -39,11 +39,11 @@ class CpuBackend:
         """Raise an `InputError` that names the first of the rows with NaN or infinity."""
         check_finite(rows, start, name)
 
-    def working(self, rows: np.ndarray, metric: str) -> np.ndarray:
+    def to_float32(self, rows: np.ndarray, metric: str) -> np.ndarray:
         """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
         return to_float32(rows, metric)
 
-    def take(self, rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    def gather_to_host(self, rows: np.ndarray, order: np.ndarray) -> np.ndarray:
         """Return some rows, in the order of their numbers."""
         taken: np.ndarray = rows[order]
         return taken

@@ -69,14 +69,14 @@ class CpuCellSearch(CellIndex):
         self.correlation = np.float32(1)
         self.reach = np.float32(np.inf)
         self._screen: np.ndarray | None = None
-        self.release()
+        self.unload()
 
     # --- the screen ---------------------------------------------------------------------------------
 
-    def make_screen(self, n_axes: int | None) -> None:
+    def build_filter(self, n_axes: int | None) -> None:
         """Choose the axes of the screen, `n_axes` of them or all dimensions, and keep it if memory allows."""
-        self.release()
-        self.vectors.hold(self.pool.run)
+        self.unload()
+        self.vectors.load(self.pool.run)
         n = self.vectors.n_rows
         sample = np.sort(self._rng.choice(n, min(n, AXES_ROWS), replace=False))
         rows = self._gather(sample)
@@ -88,11 +88,11 @@ class CpuCellSearch(CellIndex):
         self._cell_screen = self._axes.project(self._centroids)[:, :-1].copy()
         self._cell_norms = np.einsum("ij,ij->i", self._cell_screen, self._cell_screen)
         self._cells_in_turn = self._tour_of_cells(self._cell_screen)
-        self.hold()
+        self.load()
 
-    def hold(self) -> None:
+    def load(self) -> None:
         """Take rows and screen into memory, each if it fits."""
-        self.vectors.hold(self.pool.run)
+        self.vectors.load(self.pool.run)
         n = self.vectors.n_rows
         self._tour = self._tour_of_rows()
         if n * self._axes.n_columns * 4 <= self.memory_bytes // 2:
@@ -104,9 +104,9 @@ class CpuCellSearch(CellIndex):
             self.pool.run(project, n, BLOCK_ROWS)
             self._screen = screen
 
-    def release(self) -> None:
-        """Give the memory of rows and screen back until `hold`."""
-        self.vectors.release()
+    def unload(self) -> None:
+        """Give the memory of rows and screen back until `load`."""
+        self.vectors.unload()
         self._tour = np.zeros(0, np.int32)
         self._screen = None
         self._cache = BlockCache(self.memory_bytes // 2)
@@ -162,7 +162,7 @@ class CpuCellSearch(CellIndex):
 
     # --- the truth about a sample -------------------------------------------------------------------
 
-    def exact(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def brute_force(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k nearest rows of each of `rows` among all of the shard, and their squared distances.
 
         Every row is compared in the screen, whose distance is a lower bound; those below the k-th so far
@@ -202,7 +202,7 @@ class CpuCellSearch(CellIndex):
         ranks = np.argsort(np.argsort(to_cells, axis=1, kind="stable"), axis=1, kind="stable")
         return np.take_along_axis(ranks, self._cell_of(ids), axis=1)
 
-    def fit_screen(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
+    def calibrate_filter(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
         """Learn from the true neighbours (m, k) of sampled rows how to read the screen.
 
         What the screen leaves out of two neighbours is not orthogonal: its mean cosine is taken into the
@@ -221,7 +221,7 @@ class CpuCellSearch(CellIndex):
         excess = screened / np.maximum(true, 1e-30)
         self.reach = np.float32(np.clip(np.quantile(excess, REACHED, method="higher"), 1, 1e30))
 
-    def screen_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def filter_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return how many rows the screen takes for nearer to each of `rows` than its neighbours `ids`."""
         turned, _ = self._turned(self._screened_rows(rows), self.correlation)
         wanted = self._screened_rows(ids.ravel()).reshape(*ids.shape, -1)

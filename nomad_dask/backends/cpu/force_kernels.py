@@ -25,7 +25,7 @@ def force_kernels(dim: int) -> ForceKernels:
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def move(  # type: ignore[no-untyped-def]
         points, velocity, repulsion, start, stop, indptr, indices, weights,
-        means, far_indptr, far_patches, far_weights, repel, attract, rate, momentum, max_step, moved,
+        means, cross_indptr, cross_patches, cross_weights, repel, attract, rate, momentum, max_step_norm, moved,
     ):  # fmt: skip
         """Step rows `start` to `stop`: g = 2·(repel·R − attract·Σ a q (y_i−y_j)), then momentum and clip.
 
@@ -49,14 +49,14 @@ def force_kernels(dim: int) -> ForceKernels:
                 pull_y += force * dy
                 if dim == 3:
                     pull_z += force * dz
-            for e in range(far_indptr[i], far_indptr[i + 1]):
-                r = far_patches[e]
+            for e in range(cross_indptr[i], cross_indptr[i + 1]):
+                r = cross_patches[e]
                 dx, dy = x - means[r, 0], y - means[r, 1]
                 squared = dx * dx + dy * dy + means[r, dim]
                 if dim == 3:
                     dz = z - means[r, 2]
                     squared += dz * dz
-                force = far_weights[e] / (one + squared)
+                force = cross_weights[e] / (one + squared)
                 pull_x += force * dx
                 pull_y += force * dy
                 if dim == 3:
@@ -67,7 +67,7 @@ def force_kernels(dim: int) -> ForceKernels:
             if dim == 3:
                 step_z = momentum * velocity[i, 2] + rate * two * (repel * repulsion[i, 2] - attract * pull_z)
                 length += step_z * step_z
-            scale = max_step / np.sqrt(length) if length > max_step * max_step else one
+            scale = max_step_norm / np.sqrt(length) if length > max_step_norm * max_step_norm else one
             velocity[i, 0] = step_x * scale
             velocity[i, 1] = step_y * scale
             moved[i, 0] = x + step_x * scale
@@ -78,7 +78,7 @@ def force_kernels(dim: int) -> ForceKernels:
 
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def attraction_loss(  # type: ignore[no-untyped-def]
-        points, stride, indptr, indices, weights, means, far_indptr, far_patches, far_weights
+        points, stride, indptr, indices, weights, means, cross_indptr, cross_patches, cross_weights
     ):
         """Return ½ Σ a_ij log(1+d²) over the edges of every `stride`-th row, plus ½ Σ over patches of other shards."""
         total = 0.0
@@ -89,12 +89,12 @@ def force_kernels(dim: int) -> ForceKernels:
                     d = points[i, a] - points[indices[e], a]
                     squared += d * d
                 total += 0.5 * weights[e] * np.log1p(squared)
-            for e in range(far_indptr[i], far_indptr[i + 1]):
-                squared = np.float64(means[far_patches[e], dim])
+            for e in range(cross_indptr[i], cross_indptr[i + 1]):
+                squared = np.float64(means[cross_patches[e], dim])
                 for a in range(dim):
-                    d = points[i, a] - means[far_patches[e], a]
+                    d = points[i, a] - means[cross_patches[e], a]
                     squared += d * d
-                total += 0.5 * far_weights[e] * np.log1p(squared)
+                total += 0.5 * cross_weights[e] * np.log1p(squared)
         return total
 
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")

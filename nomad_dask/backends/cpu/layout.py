@@ -48,9 +48,9 @@ class CpuShardLayout:
         self._velocity = np.zeros_like(self._positions)
         self._potential = np.empty(graph.n_rows, np.float32)
         self._repulsion = np.empty_like(self._positions)
-        if params.repulsion == "means":
+        if params.repulsion_method == "means":
             self._means = means_kernel(dim)
-            self._sources = _who_samples(graph.exact_cells)
+            self._sources = _who_samples(graph.sampled_cells)
 
     def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
         """Take up a state, both float32 (rows, dim)."""
@@ -73,7 +73,7 @@ class CpuShardLayout:
         """Move every row once."""
         if not self._graph.n_rows:  # rows that are all alike may fill fewer shards than there are
             return EpochResult(0.0, 0.0 if step.measure_loss else None)
-        if self._params.normalizer == "global":
+        if self._params.normalization == "global":
             outcome, weights, repel = self._one_normalizer(step, remote)
         else:
             outcome, weights, repel = self._normalizer_per_point(step, remote)
@@ -82,8 +82,8 @@ class CpuShardLayout:
             lambda a, b: self._force.move(
                 self._positions, self._velocity, self._repulsion, a, b,
                 graph.indptr, graph.indices, weights,
-                remote.patch_moments, graph.far_indptr, graph.far_patches, graph.far_weights,
-                f32(repel), f32(step.attract), f32(step.rate), f32(step.momentum), f32(step.max_step), self._moved,
+                remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
+                f32(repel), f32(step.attract), f32(step.rate), f32(step.momentum), f32(step.max_step_norm), self._moved,
             ),
             graph.n_rows,
             _ROW_CHUNK,
@@ -94,7 +94,7 @@ class CpuShardLayout:
     def _one_normalizer(self, step: StepParams, remote: RemoteState) -> tuple[EpochResult, np.ndarray, float]:
         """L = −Σ p log q + n·log(Z/n). Fills R, returns the outcome, the attraction's weights and R's factor."""
         n, graph = self._n_total, self._graph
-        if self._params.repulsion == "field":
+        if self._params.repulsion_method == "field":
             z = self._field_forces(remote, np.empty(0, np.float32))
             factor = 2.0  # every pair is in Z twice
         else:
@@ -107,17 +107,17 @@ class CpuShardLayout:
     def _normalizer_per_point(self, step: StepParams, remote: RemoteState) -> tuple[EpochResult, np.ndarray, float]:
         """L = −Σ p log[q/(q+Z_i)]. Fills R, returns the outcome, the attraction's weights and R's factor."""
         graph = self._graph
-        assert graph.forward is not None  # noqa: S101 - made for this normaliser
+        assert graph.conditional_p is not None  # noqa: S101 - made for this normaliser
         rows = graph.n_rows
         noise = (self._params.n_noise or self._n_total) / self._n_total
-        if self._params.repulsion == "field":
+        if self._params.repulsion_method == "field":
             z_sum = self._field_forces(remote, np.empty(0, np.float32))
             z = self._potential - f32(1)
         else:
             z, z_sum = self._means_forces(step.epoch, remote, np.ones(rows, np.float32))
         z = np.maximum(z, f32(1e-12)).astype(np.float64) * noise
         weights = np.empty_like(graph.weights)
-        backward = graph.weights - graph.forward
+        backward = graph.weights - graph.conditional_p
         shares = np.empty(rows, np.float32)
         losses = np.zeros(-(-rows // _ROW_CHUNK))
 
@@ -128,7 +128,7 @@ class CpuShardLayout:
                 b,
                 graph.indptr,
                 graph.indices,
-                graph.forward,
+                graph.conditional_p,
                 backward,
                 z,
                 weights,
@@ -136,7 +136,7 @@ class CpuShardLayout:
             )
 
         self._pool.run(part, rows, _ROW_CHUNK)
-        if self._params.repulsion == "field":
+        if self._params.repulsion_method == "field":
             # Row i pushes m in its own normaliser (S_i) and in that of m (S_m): two fields.
             own = self._repulsion * shares[:, None]
             self._field_forces(remote, shares)
@@ -168,7 +168,7 @@ class CpuShardLayout:
         self._pool.run(
             lambda a, b: self._means(
                 self._positions, a, b, graph.cell_offsets, means, remote.patch_counts, graph.first_patch,
-                graph.exact_cells, sources, slots, ptr, params.n_negatives, params.seed, epoch,
+                graph.sampled_cells, sources, slots, ptr, params.n_negatives, params.random_state, epoch,
                 shares, z, self._repulsion,
             ),
             len(graph.cell_offsets) - 1,
@@ -182,7 +182,7 @@ class CpuShardLayout:
         stride = max(1, math.ceil(graph.n_rows / _LOSS_ROWS))
         total = self._force.attraction_loss(
             self._positions, stride, graph.indptr, graph.indices, graph.weights,
-            remote.patch_moments, graph.far_indptr, graph.far_patches, graph.far_weights,
+            remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
         )  # fmt: skip
         return float(total) * graph.n_rows / len(range(0, graph.n_rows, stride))
 
@@ -193,16 +193,16 @@ def _whole_z(z: float, remote: RemoteState, share: float) -> float:
     The others are taken to have changed since as the own part did: in the first epochs the map grows fast,
     and an old Z would hold it back. Before the first exchange they are taken to be as crowded as the own.
     """
-    if remote.z is None or not remote.own_z:
+    if remote.z is None or not remote.local_z:
         return z * share
-    return z + remote.z * (z / remote.own_z)
+    return z + remote.z * (z / remote.local_z)
 
 
-def _who_samples(exact_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _who_samples(sampled_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return for each cell, as CSR, the cells that sample it and at which slot they do."""
-    cells, slots = np.nonzero(exact_cells >= 0)
-    targets = exact_cells[cells, slots]
+    cells, slots = np.nonzero(sampled_cells >= 0)
+    targets = sampled_cells[cells, slots]
     order = np.argsort(targets, kind="stable")
-    ptr = np.zeros(len(exact_cells) + 1, np.int64)
-    np.cumsum(np.bincount(targets, minlength=len(exact_cells)), out=ptr[1:])
+    ptr = np.zeros(len(sampled_cells) + 1, np.int64)
+    np.cumsum(np.bincount(targets, minlength=len(sampled_cells)), out=ptr[1:])
     return ptr, cells[order].astype(np.int64), slots[order].astype(np.int64)

@@ -49,8 +49,8 @@ def fit_axes(sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
     components = components * np.where(signs == 0, 1, signs)[:, None]
     if len(components) < n_axes:  # fewer dimensions or rows than axes: no spread along the rest
         components = np.vstack([components, np.zeros((n_axes - len(components), d))])
-    deviation = float(widths[0] / np.sqrt(max(n - 1, 1))) if len(widths) else 0.0
-    return PrincipalAxes(mean.astype(np.float32), np.ascontiguousarray(components, np.float32), deviation)
+    std = float(widths[0] / np.sqrt(max(n - 1, 1))) if len(widths) else 0.0
+    return PrincipalAxes(mean.astype(np.float32), np.ascontiguousarray(components, np.float32), std)
 
 
 def project(rows: np.ndarray, axes: PrincipalAxes) -> np.ndarray:

@@ -45,15 +45,15 @@ class GpuBackend:
         with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             block_reader.check_finite(rows, start, name, self.runtime)
 
-    def working(self, rows: Any, metric: str) -> Any:
+    def to_float32(self, rows: Any, metric: str) -> Any:
         """Return rows as the method sees them, on the device: float32, of unit length for cosine."""
         with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
-            return block_reader.working(rows, metric, self.runtime)
+            return block_reader.to_float32(rows, metric, self.runtime)
 
-    def take(self, rows: Any, order: np.ndarray) -> np.ndarray:
+    def gather_to_host(self, rows: Any, order: np.ndarray) -> np.ndarray:
         """Return some rows, in the order of their numbers, on the host."""
         with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
-            return block_reader.take(rows, order, self.runtime)
+            return block_reader.gather_to_host(rows, order, self.runtime)
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""

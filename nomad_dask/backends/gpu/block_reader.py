@@ -146,7 +146,7 @@ def check_finite(rows: Any, start: int, name: str, runtime: Runtime) -> None:
     host_rows.check_finite(runtime.download(rows[first : first + 1]), start + first, name)
 
 
-def working(rows: Any, metric: str, runtime: Runtime) -> Any:
+def to_float32(rows: Any, metric: str, runtime: Runtime) -> Any:
     """Return rows as the method sees them: float32 on the device, of unit length for cosine.
 
     The input, on the device or the host, stays as it is; a row of zeros too.
@@ -162,7 +162,7 @@ def working(rows: Any, metric: str, runtime: Runtime) -> Any:
     return rows
 
 
-def take(rows: Any, order: np.ndarray, runtime: Runtime) -> np.ndarray:
+def gather_to_host(rows: Any, order: np.ndarray, runtime: Runtime) -> np.ndarray:
     """Return some rows, in the order of their numbers, on the host; the only copy that leaves the device."""
     if isinstance(rows, np.ndarray):
         return np.asarray(rows[order])

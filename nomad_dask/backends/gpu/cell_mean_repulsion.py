@@ -25,7 +25,7 @@ class CellMeanRepulsion:
         self._params = params
         self._runtime = runtime
         self._first_patch = graph.first_patch
-        cells = graph.exact_cells
+        cells = graph.sampled_cells
         self._n_exact = cells.shape[1]
         sampled, slots = np.nonzero(cells >= 0)
         targets = cells[sampled, slots]
@@ -60,6 +60,6 @@ class CellMeanRepulsion:
         self._runtime.launch(
             "repel_by_means", params.n_components, n, points, np.int64(n), self._offsets, self._cell_of_row, moments,
             counts, np.int64(len(counts)), np.int64(self._first_patch), self._targets, np.int64(self._n_exact),
-            self._sources, self._slots, self._source_ptr, np.int64(params.n_negatives), np.uint64(params.seed),
+            self._sources, self._slots, self._source_ptr, np.int64(params.n_negatives), np.uint64(params.random_state),
             np.int64(epoch), shares, z, repulsion,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from nomad_dask.backends.row_reader import ShardVectors
 NEAR_CELLS = 64
 """Cells around a cell among which its rows choose theirs, at least."""
 SCREEN_DEPTH = 512
-"""Rows that `screen_ranks` can tell apart."""
+"""Rows that `filter_ranks` can tell apart."""
 _LISTED = 1024  # as many columns are selected by lists; more, or most of them, by sorting
 _TOUR_AXES = 16
 _MAX_SCRATCH = 2 << 30
@@ -76,19 +76,19 @@ class GpuCellSearch(CellIndex):
         self.seed = seed
         self._on_device: _Held | None = None
 
-    def make_screen(self, n_axes: int | None) -> None:
-        """Take up the cells, and the rows by `hold`: products have all dimensions, whatever `n_axes`."""
+    def build_filter(self, n_axes: int | None) -> None:
+        """Take up the cells, and the rows by `load`: products have all dimensions, whatever `n_axes`."""
         runtime = self.runtime
         # Seen from their middle, far from which distances would lose their digits.
         self._middle = runtime.upload(self._centroids.mean(axis=0, dtype=np.float64).astype(np.float32))
         self._cells = runtime.upload(self._centroids) - self._middle
         self._cell_norms = (self._cells * self._cells).sum(axis=1)
         self._tour = self._tour_of_rows()
-        self.hold()
+        self.load()
 
-    def hold(self) -> None:
+    def load(self) -> None:
         """Bring the rows, or as many as there is room for, to the device."""
-        self.release()  # before memory is counted
+        self.unload()  # before memory is counted
         n, d, runtime = self.vectors.n_rows, self.vectors.n_dims, self.runtime
         free = runtime.free_bytes()
         held = 4 * n * d <= _HELD_SHARE * free
@@ -98,19 +98,19 @@ class GpuCellSearch(CellIndex):
         if held:
             rows: CellRows = ResidentRows(self.vectors, runtime)
         else:
-            self.vectors.hold()
+            self.vectors.load()
             load = min(free // 8, max(self.memory_bytes // 4, 4 * d * products.piece_rows))
             rows = StreamedRows(self.vectors, runtime, free // 4, load)
         self._on_device = _Held(rows, products)
 
-    def release(self) -> None:
-        """Give the memory of the rows back, on the device and here, until `hold`."""
-        self.vectors.release()
+    def unload(self) -> None:
+        """Give the memory of the rows back, on the device and here, until `load`."""
+        self.vectors.unload()
         self._on_device = None
 
     @property
     def _held(self) -> _Held:
-        assert self._on_device is not None  # noqa: S101 - `make_screen` or `hold` comes first
+        assert self._on_device is not None  # noqa: S101 - `build_filter` or `load` comes first
         return self._on_device
 
     def can_refine(self, k: int) -> bool:
@@ -123,12 +123,12 @@ class GpuCellSearch(CellIndex):
         """Refuse: `can_refine` has said no."""
         raise NotImplementedError("the GPU's search has no rounds; ask `can_refine` first")
 
-    def fit_screen(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
+    def calibrate_filter(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
         """Learn nothing: products of all dimensions are distances but for rounding."""
 
     # --- the truth about a sample -------------------------------------------------------------------
 
-    def exact(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def brute_force(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k nearest rows of each of `rows` among all of the shard, and their squared distances."""
         ids, distances = np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.float32)
         for start in range(0, len(rows), self._held.products.group_rows):
@@ -151,7 +151,7 @@ class GpuCellSearch(CellIndex):
             ranks[part] = self.runtime.download(xp.take_along_axis(order, cells, axis=1))
         return ranks
 
-    def screen_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def filter_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return how many rows the products take for nearer to each of `rows` than its neighbours `ids`.
 
         `SCREEN_DEPTH` where that many are.

@@ -43,13 +43,13 @@ NUMBERS = np.dtype(
         ("n_total", np.float64),
         ("factor", np.float64),
         ("remote_z", np.float64),
-        ("own_z", np.float64),
+        ("local_z", np.float64),
         ("share", np.float64),
         ("z_known", np.int32),
         ("attract", np.float32),
         ("rate", np.float32),
         ("momentum", np.float32),
-        ("max_step", np.float32),
+        ("max_step_norm", np.float32),
     ],
     align=True,
 )
@@ -109,17 +109,17 @@ class GpuShardLayout:
         self._meeting: dict[str, Any] = {}
         self._charge = float(n)
         self._potential: Any = None
-        if params.normalizer == "point" or params.repulsion == "means":
+        if params.normalization == "point" or params.repulsion_method == "means":
             self._make_row_arrays()
-        self._means = CellMeanRepulsion(graph, params, runtime) if params.repulsion == "means" else None
+        self._means = CellMeanRepulsion(graph, params, runtime) if params.repulsion_method == "means" else None
 
     def _upload_graph(self, graph: ShardGraph) -> None:
         upload = self._runtime.upload
         self._ptr, self._edges = map(upload, pack(graph.indptr, graph.indices, graph.weights))
-        self._far_ptr, self._far_edges = map(upload, pack(graph.far_indptr, graph.far_patches, graph.far_weights))
-        if self._params.normalizer == "point":
-            assert graph.forward is not None  # noqa: S101 - made for this normaliser
-            self._forward = upload(pack_values(graph.indptr, graph.forward))
+        self._far_ptr, self._far_edges = map(upload, pack(graph.cross_indptr, graph.cross_patches, graph.cross_weights))
+        if self._params.normalization == "point":
+            assert graph.conditional_p is not None  # noqa: S101 - made for this normaliser
+            self._forward = upload(pack_values(graph.indptr, graph.conditional_p))
             self._weighted_edges = self._runtime.xp.zeros(self._edges.shape, self._edges.dtype)
         offsets = np.zeros(len(graph.patch_counts) + 1, np.int64)
         np.cumsum(np.bincount(graph.patch_of_row, minlength=len(graph.patch_counts)), out=offsets[1:])
@@ -163,7 +163,7 @@ class GpuShardLayout:
             return EpochResult(0.0, 0.0 if step.measure_loss else None)
         with translate_oom(self._runtime, self._what):
             self._meet(remote)
-            if self._params.normalizer == "global":
+            if self._params.normalization == "global":
                 loss = self._one_normalizer(step, remote)
             else:
                 loss = self._normalizer_per_point(step, remote)
@@ -176,12 +176,12 @@ class GpuShardLayout:
 
     def _one_normalizer(self, step: StepParams, remote: RemoteState) -> Callable[[], float]:
         """L = −Σ p log q + n·log(Z/n). Moves the rows, returns what tells the loss once it is known."""
-        by_field = self._params.repulsion == "field"
+        by_field = self._params.repulsion_method == "field"
         numbers = _numbers(step)
         numbers["n_total"], numbers["factor"] = self._n_total, 2 if by_field else 1  # the field has every pair twice
         numbers["share"] = self._n_total / self._n
-        if remote.z is not None and remote.own_z:
-            numbers["z_known"], numbers["remote_z"], numbers["own_z"] = 1, remote.z, remote.own_z
+        if remote.z is not None and remote.local_z:
+            numbers["z_known"], numbers["remote_z"], numbers["local_z"] = 1, remote.z, remote.local_z
         mesh = self._mesh() if by_field else None
         self._write_inputs(numbers, mesh, self._charge)
         if step.measure_loss:
@@ -228,7 +228,7 @@ class GpuShardLayout:
         noise = (self._params.n_noise or self._n_total) / self._n_total
         numbers = _numbers(step)
         numbers["n_total"], numbers["factor"] = 1, noise
-        by_field = self._params.repulsion == "field"
+        by_field = self._params.repulsion_method == "field"
         mesh = self._mesh() if by_field else None
         self._write_inputs(numbers, mesh, self._charge)
         if by_field:
@@ -357,7 +357,7 @@ class GpuShardLayout:
 def _numbers(step: StepParams) -> np.ndarray:
     """Return `NUMBERS` (1,) of what a step says; the rest is zero."""
     numbers = np.zeros(1, NUMBERS)
-    for name in ("attract", "rate", "momentum", "max_step"):
+    for name in ("attract", "rate", "momentum", "max_step_norm"):
         numbers[name] = getattr(step, name)
     return numbers
 

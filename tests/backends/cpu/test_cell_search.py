@@ -25,7 +25,7 @@ def searcher(request, rows, tmp_path):
     offsets = np.arange(0, 2501, 100)
     means = np.array([rows[a : a + 100].mean(axis=0) for a in offsets[:-1]])
     held = request.param
-    vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes if held else 0)
+    vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], cache_bytes=rows.nbytes if held else 0)
     with threads(2) as pool:
         yield CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28 if held else 1 << 16)
 
@@ -39,9 +39,9 @@ def true_distances(rows, picked):
 
 @pytest.mark.parametrize("n_axes", [None, 20])
 def test_exact_is_exact_with_any_screen(searcher, rows, n_axes):
-    searcher.make_screen(n_axes)
+    searcher.build_filter(n_axes)
     picked = np.arange(7, 2500, 250, dtype=np.int32)
-    ids, distances = searcher.exact(picked, 10)
+    ids, distances = searcher.brute_force(picked, 10)
     D = true_distances(rows, picked)
     order = np.argsort(D, axis=1)[:, :10]
     np.testing.assert_array_equal(ids, order)
@@ -50,24 +50,24 @@ def test_exact_is_exact_with_any_screen(searcher, rows, n_axes):
 
 @pytest.mark.parametrize("n_axes", [None, 20])
 def test_a_search_that_gave_its_memory_back_goes_on_as_before(searcher, n_axes):
-    searcher.make_screen(n_axes)
+    searcher.build_filter(n_axes)
     picked = np.arange(7, 2500, 250, dtype=np.int32)
-    searcher.fit_screen(picked, *searcher.exact(picked, 10))
+    searcher.calibrate_filter(picked, *searcher.brute_force(picked, 10))
     can_refine = searcher.can_refine(10)
     first = searcher.probe(10, 2, 30, lambda done: None)
-    searcher.release()
+    searcher.unload()
     assert not searcher.vectors.resident
-    searcher.hold()
+    searcher.load()
     assert searcher.can_refine(10) == can_refine
     for before, after in zip(first, searcher.probe(10, 2, 30, lambda done: None), strict=True):
         np.testing.assert_array_equal(after, before)
 
 
 def test_screen_ranks_count_the_nearer_rows(searcher, rows):
-    searcher.make_screen(20)
+    searcher.build_filter(20)
     picked = np.arange(7, 2500, 250, dtype=np.int32)
-    ids, distances = searcher.exact(picked, 10)
-    searcher.fit_screen(picked, ids, distances)
+    ids, distances = searcher.brute_force(picked, 10)
+    searcher.calibrate_filter(picked, ids, distances)
     assert 0 <= searcher.correlation <= 1
     screened = searcher._screened_rows(np.arange(2500)).astype(np.float64)
     a, b = screened[picked, None], screened[None]
@@ -75,13 +75,13 @@ def test_screen_ranks_count_the_nearer_rows(searcher, rows):
     D -= 2 * float(searcher.correlation) * a[..., -1] * b[..., -1]
     D[np.arange(len(picked)), picked] = -np.inf
     expected = (D[:, None, :] < np.take_along_axis(D, ids, axis=1)[..., None] - 1e-3).sum(axis=2) - 1
-    assert np.abs(searcher.screen_ranks(picked, ids) - expected).max() <= 1
+    assert np.abs(searcher.filter_ranks(picked, ids) - expected).max() <= 1
 
 
 def test_cell_ranks_count_the_nearer_cells(searcher, rows):
-    searcher.make_screen(None)
+    searcher.build_filter(None)
     picked = np.arange(0, 2500, 99, dtype=np.int32)
-    ids, _ = searcher.exact(picked, 5)
+    ids, _ = searcher.brute_force(picked, 5)
     means = rows.reshape(25, 100, 150).mean(axis=1).astype(np.float64)
     to_cells = ((rows[picked, None].astype(np.float64) - means) ** 2).sum(axis=2)
     expected = (to_cells[:, None] < np.take_along_axis(to_cells, ids // 100, axis=1)[..., None]).sum(axis=2)
@@ -89,7 +89,7 @@ def test_cell_ranks_count_the_nearer_cells(searcher, rows):
 
 
 def test_the_screen_is_a_lower_bound(searcher, rows):
-    searcher.make_screen(20)
+    searcher.build_filter(20)
     screened = searcher._screened_rows(np.arange(300))
     bounds = ((screened[:, None] - screened[None]) ** 2).sum(axis=2)
     true = ((rows[:300, None] - rows[None, :300]) ** 2).sum(axis=2)
@@ -109,9 +109,9 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
     offsets = np.arange(0, 2501, 100)
     means = rows.reshape(25, 100, 150).mean(axis=1)
     with threads(2) as pool:
-        vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], resident_bytes=rows.nbytes)
+        vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], cache_bytes=rows.nbytes)
         search = CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28)
-        search.make_screen(60)
+        search.build_filter(60)
         ids, distances = search.probe(10, 1, 20, lambda done: None)
         new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 8, 20)
     assert (new_distances <= distances).all()

@@ -34,7 +34,7 @@ def test_the_axes_are_those_of_an_svd(n, d, n_axes):
     np.testing.assert_allclose(axes.components @ axes.components.T, np.eye(n_axes), atol=1e-5)
     # The few farthest rows are pulled in, so the axes differ a little.
     assert np.rad2deg(subspace_angles(axes.components[:3].T, expected[:3].T).max()) < 12
-    assert axes.deviation == pytest.approx(widths[0], rel=0.05)
+    assert axes.std == pytest.approx(widths[0], rel=0.05)
     kept = ((x - x.mean(axis=0)) @ axes.components.T).var(axis=0).sum()
     best = ((x - x.mean(axis=0)) @ expected.T).var(axis=0).sum()
     assert kept > 0.99 * best
@@ -47,7 +47,7 @@ def test_a_few_rows_far_out_do_not_decide(n_far):
     far[:n_far] = 1e6 * np.random.default_rng(1).normal(size=(n_far, 30))
     clean, disturbed = fit_axes(x, 3, 0), fit_axes(far, 3, 0)
     assert np.rad2deg(subspace_angles(clean.components.T, disturbed.components.T).max()) < 10
-    assert disturbed.deviation == pytest.approx(clean.deviation, rel=0.2)
+    assert disturbed.std == pytest.approx(clean.std, rel=0.2)
     np.testing.assert_allclose(disturbed.mean, clean.mean, atol=0.2)
 
 
@@ -90,7 +90,7 @@ def test_any_sample_has_axes(n, d, n_axes, kind, seed):
     assert axes.components.shape == (n_axes, d)
     assert np.isfinite(axes.components).all()
     assert np.isfinite(axes.mean).all()
-    assert axes.deviation >= 0
+    assert axes.std >= 0
     lengths = np.linalg.norm(axes.components, axis=1)
     assert (lengths < 1 + 1e-3).all()
     assert np.isfinite(project(x, axes)).all()

@@ -246,7 +246,7 @@ def test_working_rows_are_those_of_the_cpu(metric, dtype):
     rows = np.abs(100 * X).astype(dtype)
     rows[7] = 0
     before = rows.copy()
-    found = block_reader.working(rows, metric, HOST)
+    found = block_reader.to_float32(rows, metric, HOST)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, to_float32(rows, metric), rtol=1e-6)
     np.testing.assert_array_equal(rows, before)
@@ -254,8 +254,8 @@ def test_working_rows_are_those_of_the_cpu(metric, dtype):
 
 def test_rows_are_taken_in_the_order_asked_for():
     order = np.array([3, 0, 3, 40])
-    np.testing.assert_array_equal(block_reader.take(X, order, HOST), X[order])
-    np.testing.assert_array_equal(block_reader.take(X[:, :2], order, HOST), X[order, :2])
+    np.testing.assert_array_equal(block_reader.gather_to_host(X, order, HOST), X[order])
+    np.testing.assert_array_equal(block_reader.gather_to_host(X[:, :2], order, HOST), X[order, :2])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -281,7 +281,7 @@ def compare_devices(folder: Path, metric: str) -> list[tuple[dict, dict]]:
     """Draw a sample and write the blocks on both devices, with the cells that the CPU made."""
     np.save(folder / "x.npy", blobs(400, n_dims=7).astype(np.float64))
     source = open_source(folder / "x.npy")
-    params = Params(metric=metric, cell_rows=40)
+    params = Params(metric=metric, cell_size=40)
     plan = replace(make_plan(source, params, 1, 8 << 30), block_rows=250)
     files: dict[str, list[dict]] = {}
     with connect() as cluster:
@@ -329,10 +329,10 @@ def test_on_a_real_device(tmp_path, kind):
         np.testing.assert_array_equal(device.download(rows), X[start:stop])
     rows = block_reader.read(source, 0, 41, device)
     for metric in ("euclidean", "cosine"):
-        found = device.download(block_reader.working(rows, metric, device))
+        found = device.download(block_reader.to_float32(rows, metric, device))
         np.testing.assert_allclose(found, to_float32(X, metric), rtol=1e-6)
     order = np.array([3, 0, 3, 40])
-    np.testing.assert_array_equal(block_reader.take(rows[:, :2], order, device), X[order, :2])
+    np.testing.assert_array_equal(block_reader.gather_to_host(rows[:, :2], order, device), X[order, :2])
     block_reader.check_finite(rows, 0, "it", device)
     broken = rows.copy()
     broken[17, 3] = np.nan

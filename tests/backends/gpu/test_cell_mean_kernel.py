@@ -52,7 +52,7 @@ def shard_of(
     # The reference has the own cells first.
     own_first = np.roll(np.arange(n_patches), -first_patch)
     case = Case(
-        y=points.astype(np.float64), p=np.empty(0), offsets=offsets, exact_cells=targets,
+        y=points.astype(np.float64), p=np.empty(0), offsets=offsets, sampled_cells=targets,
         means=means[own_first].astype(np.float64), counts=counts[own_first].astype(np.float64), n_total=n, n_noise=n,
         n_negatives=n_negatives, seed=(1 << 63) + 5, epoch=epoch,
     )  # fmt: skip
@@ -102,7 +102,7 @@ def exactly(shard: Shard, shares: np.ndarray) -> tuple:
     for c, (start, stop) in enumerate(zip(case.offsets[:-1], case.offsets[1:], strict=True)):
         weights = case.counts.copy()
         if case.n_negatives:
-            weights[case.exact_cells[c][case.exact_cells[c] >= 0]] = 0
+            weights[case.sampled_cells[c][case.sampled_cells[c] >= 0]] = 0
         for i in range(start, stop):
             apart = y[i] - case.means
             q = 1 / (1 + (apart**2).sum(1))

@@ -13,7 +13,7 @@ from nomad_dask.params import Params
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
-STEP = StepParams(0, rate=0.5, momentum=0.9, max_step=5.0, attract=1.0, measure_loss=True)
+STEP = StepParams(0, rate=0.5, momentum=0.9, max_step_norm=5.0, attract=1.0, measure_loss=True)
 
 
 def graph_of(n: int, dim: int, seed: int = 0, n_far: int = 0, first_patch: int = 0) -> ShardGraph:
@@ -36,20 +36,20 @@ def graph_of(n: int, dim: int, seed: int = 0, n_far: int = 0, first_patch: int =
         exact[:, 1] = (np.arange(n_cells) + 1) % n_cells
         exact[0, 1] = -1
     far_counts = rng.integers(0, 4, n) if n_far else np.zeros(n, np.int64)
-    far_indptr = np.concatenate([[0], np.cumsum(far_counts)]).astype(np.int64)
+    cross_indptr = np.concatenate([[0], np.cumsum(far_counts)]).astype(np.int64)
     return ShardGraph(
         cell_offsets=offsets,
         patch_of_row=np.repeat(np.arange(n_cells, dtype=np.int32), np.diff(offsets)),
         patch_counts=np.diff(offsets),
         first_patch=first_patch,
-        exact_cells=exact,
+        sampled_cells=exact,
         indptr=both.indptr.astype(np.int64),
         indices=both.indices.astype(np.int32),
         weights=both.data.astype(np.float32),
-        forward=p[rows, both.indices].astype(np.float32),
-        far_indptr=far_indptr,
-        far_patches=rng.integers(0, max(n_far, 1), far_indptr[-1]).astype(np.int32),
-        far_weights=rng.random(far_indptr[-1]).astype(np.float32),
+        conditional_p=p[rows, both.indices].astype(np.float32),
+        cross_indptr=cross_indptr,
+        cross_patches=rng.integers(0, max(n_far, 1), cross_indptr[-1]).astype(np.int32),
+        cross_weights=rng.random(cross_indptr[-1]).astype(np.float32),
     )
 
 
@@ -116,22 +116,29 @@ def compare(cpu, gpu, remotes, n_epochs: int, share: float):
 
 
 OPTIONS = [
-    (normalizer, repulsion, dim)
-    for normalizer in ("global", "point")
+    (normalization, repulsion, dim)
+    for normalization in ("global", "point")
     for repulsion in ("field", "mesh", "means")
     for dim in (2, 3)
 ]
 
 
 @pytest.mark.parametrize("n_far", [0, 5])
-@pytest.mark.parametrize(("normalizer", "repulsion", "dim"), OPTIONS)
-def test_epochs_equal_those_of_the_cpu(normalizer, repulsion, dim, n_far, monkeypatch):
+@pytest.mark.parametrize(("normalization", "repulsion", "dim"), OPTIONS)
+def test_epochs_equal_those_of_the_cpu(normalization, repulsion, dim, n_far, monkeypatch):
     if repulsion == "mesh":
         by_mesh(monkeypatch)
         repulsion = "field"
     n = 90
     graph = graph_of(n, dim, n_far=n_far, first_patch=n_far)
-    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=3, n_noise=50, seed=4)
+    params = Params(
+        n_components=dim,
+        normalization=normalization,
+        repulsion_method=repulsion,
+        n_negatives=3,
+        n_noise=50,
+        random_state=4,
+    )
     first, second = remote_of(graph, dim, n_far, known=False), remote_of(graph, dim, n_far, seed=1)
     with threads(1) as pool:
         pair = both_layouts(graph, params, 2 * n, pool, start(n, dim))
@@ -139,8 +146,8 @@ def test_epochs_equal_those_of_the_cpu(normalizer, repulsion, dim, n_far, monkey
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
-@pytest.mark.parametrize(("normalizer", "repulsion", "dim"), [o for o in OPTIONS if o[1] != "mesh"])
-def test_few_rows(normalizer, repulsion, dim, n):
+@pytest.mark.parametrize(("normalization", "repulsion", "dim"), [o for o in OPTIONS if o[1] != "mesh"])
+def test_few_rows(normalization, repulsion, dim, n):
     graph = graph_of(n, dim, seed=n) if n > 1 else graph_of(2, dim)
     if n == 1:
         none = np.zeros(2, np.int64)
@@ -149,7 +156,7 @@ def test_few_rows(normalizer, repulsion, dim, n):
             np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32), none, np.zeros(0, np.int32),
             np.zeros(0, np.float32),
         )  # fmt: skip
-    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=2)
+    params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=2)
     with threads(1) as pool:
         pair = both_layouts(graph, params, n, pool, start(n, dim))
         compare(*pair, [remote_of(graph, dim, 0)] * 2, 2, 1e-5)
@@ -160,7 +167,7 @@ def test_few_rows(normalizer, repulsion, dim, n):
 def test_rows_that_are_all_alike(repulsion, dim):
     n = 50
     graph = graph_of(n, dim)
-    params = Params(n_components=dim, repulsion=repulsion, n_negatives=2)
+    params = Params(n_components=dim, repulsion_method=repulsion, n_negatives=2)
     positions = np.full((n, dim), 1.5, np.float32)
     with threads(1) as pool:
         pair = both_layouts(graph, params, n, pool, (positions, np.zeros_like(positions)))
@@ -196,14 +203,14 @@ def test_a_shard_without_rows_has_nothing_to_move():
     assert one.state()[0].shape == (0, 2)
 
 
-@pytest.mark.parametrize(("normalizer", "repulsion", "dim"), OPTIONS)
-def test_the_order_of_blocks_and_threads_does_not_change_a_bit(normalizer, repulsion, dim, monkeypatch):
+@pytest.mark.parametrize(("normalization", "repulsion", "dim"), OPTIONS)
+def test_the_order_of_blocks_and_threads_does_not_change_a_bit(normalization, repulsion, dim, monkeypatch):
     if repulsion == "mesh":
         by_mesh(monkeypatch)
         repulsion = "field"
     n = 600
     graph = graph_of(n, dim, n_far=3, first_patch=3)
-    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=2)
+    params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=2)
     remote, results = remote_of(graph, dim, 3), []
     for runtime in (RUNTIME, HostRuntime(seed=1), HostRuntime(seed=2)):
         one = GpuShardLayout(graph, params, n, runtime)
@@ -283,20 +290,20 @@ def test_others_come_and_go(monkeypatch):
     n = 1200
     graph = graph_of(n, 2, n_far=6, first_patch=6)
     remotes = [remote_of(graph, 2, 6, seed=s) for s in range(3)]
-    fewer = [r.__class__(r.patch_moments, r.patch_counts, r.points[:m], r.weights[:m], r.z, r.own_z)
+    fewer = [r.__class__(r.patch_moments, r.patch_counts, r.points[:m], r.weights[:m], r.z, r.local_z)
              for r, m in zip(remotes, (24, 0, 7), strict=True)]  # fmt: skip
     with threads(2) as pool:
         pair = both_layouts(graph, Params(), 2 * n, pool, start(n, 2, spread=20))
         compare(*pair, fewer, 3, 2e-5)
 
 
-@pytest.mark.parametrize(("normalizer", "dim"), [("global", 2), ("global", 3), ("point", 2)])
-def test_a_whole_map_comes_out_alike(normalizer, dim, monkeypatch):
+@pytest.mark.parametrize(("normalization", "dim"), [("global", 2), ("global", 3), ("point", 2)])
+def test_a_whole_map_comes_out_alike(normalization, dim, monkeypatch):
     """Rounding grows from epoch to epoch, but slower than the map does."""
     by_pairs(monkeypatch)
     n, n_epochs = 1500, 30 if dim == 2 else 16
     graph = graph_of(n, dim)
-    params = Params(n_components=dim, normalizer=normalizer)
+    params = Params(n_components=dim, normalization=normalization)
     remote = remote_of(graph, dim, 0)
     with threads(2) as pool:
         cpu, gpu = both_layouts(graph, params, n, pool, start(n, dim, spread=1.0))

@@ -54,7 +54,7 @@ def test_the_axes_are_those_of_the_cpu(n, d, n_axes, n_far):
     np.testing.assert_allclose(ours.components @ ours.components.T, np.eye(n_axes), atol=1e-5)
     np.testing.assert_allclose(ours.components[:5], theirs.components[:5], atol=2e-3)
     np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-4)
-    assert ours.deviation == pytest.approx(theirs.deviation, rel=1e-4)
+    assert ours.std == pytest.approx(theirs.std, rel=1e-4)
 
 
 def test_the_axes_are_those_of_an_svd():
@@ -96,7 +96,7 @@ def test_any_sample_has_axes(n, d, n_axes, kind, seed):
     assert axes.components.shape == (n_axes, d)
     assert np.isfinite(axes.components).all()
     assert np.isfinite(axes.mean).all()
-    assert axes.deviation >= 0
+    assert axes.std >= 0
     assert (np.linalg.norm(axes.components, axis=1) < 1 + 1e-3).all()
     assert np.isfinite(project(x, axes, RUNTIME)).all()
 

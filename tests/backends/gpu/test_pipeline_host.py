@@ -81,8 +81,8 @@ def test_each_worker_lays_out_a_shard_on_its_device(x, workers):
     "settings",
     [
         {"n_components": 3},
-        {"normalizer": "point", "repulsion": "means", "metric": "cosine", "n_negatives": 4},
-        {"normalizer": "point", "coarse": "always", "weights": "inverse"},
+        {"normalization": "point", "repulsion_method": "means", "metric": "cosine", "n_negatives": 4},
+        {"normalization": "point", "coarse_init": "always", "affinity": "inverse"},
     ],
     ids=["solid", "the paper's", "coarse"],
 )

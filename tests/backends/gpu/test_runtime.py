@@ -212,7 +212,7 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     n_nodes = one._mesh_field.potential.size // 4
-    edges = len(graph.indices) + len(graph.far_patches)
+    edges = len(graph.indices) + len(graph.cross_patches)
     expected = device_bytes(n, edges, n_nodes, len(graph.patch_counts) + n_far)
     assert n_nodes > 1 << 15
     assert field_bytes(n_nodes, 2) < expected

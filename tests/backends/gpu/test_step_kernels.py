@@ -22,7 +22,15 @@ from tests.helpers.host_runtime import HostRuntime
 
 LANES = 8
 N_PATCHES = 9
-PLAIN = {"n_total": 3000.0, "factor": 2.0, "share": 5.0, "attract": 1.5, "rate": 0.3, "momentum": 0.6, "max_step": 9.0}
+PLAIN = {
+    "n_total": 3000.0,
+    "factor": 2.0,
+    "share": 5.0,
+    "attract": 1.5,
+    "rate": 0.3,
+    "momentum": 0.6,
+    "max_step_norm": 9.0,
+}
 
 
 @dataclass
@@ -34,10 +42,10 @@ class Case:
     indptr: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
-    forward: np.ndarray
-    far_indptr: np.ndarray
-    far_patches: np.ndarray
-    far_weights: np.ndarray
+    conditional_p: np.ndarray
+    cross_indptr: np.ndarray
+    cross_patches: np.ndarray
+    cross_weights: np.ndarray
     moments: np.ndarray
     repulsion: np.ndarray
     z: np.ndarray
@@ -46,11 +54,12 @@ class Case:
 
     def __post_init__(self) -> None:
         self.csr = (
-            self.indptr, self.indices, self.weights, self.moments, self.far_indptr, self.far_patches, self.far_weights,
+            self.indptr, self.indices, self.weights, self.moments, self.cross_indptr, self.cross_patches,
+            self.cross_weights,
         )  # fmt: skip
         self.packed = (
             *pack(self.indptr, self.indices, self.weights),
-            *pack(self.far_indptr, self.far_patches, self.far_weights),
+            *pack(self.cross_indptr, self.cross_patches, self.cross_weights),
         )
 
     @property
@@ -62,7 +71,7 @@ def case_of(dim: int, degrees: np.ndarray, far_degrees: np.ndarray, seed: int = 
     rng = np.random.default_rng(seed)
     n = len(degrees)
     f32 = np.float32
-    indptr, far_indptr = (np.concatenate([[0], np.cumsum(d)]).astype(np.int64) for d in (degrees, far_degrees))
+    indptr, cross_indptr = (np.concatenate([[0], np.cumsum(d)]).astype(np.int64) for d in (degrees, far_degrees))
     weights = rng.uniform(0.01, 1, indptr[-1]).astype(f32)
     moments = np.hstack([rng.normal(0, 6, (N_PATCHES, dim)), rng.uniform(0, 4, (N_PATCHES, 1))])
     return Case(
@@ -71,10 +80,10 @@ def case_of(dim: int, degrees: np.ndarray, far_degrees: np.ndarray, seed: int = 
         indptr=indptr,
         indices=rng.integers(0, n, indptr[-1]).astype(np.int32),
         weights=weights,
-        forward=(weights * rng.uniform(0, 1, len(weights))).astype(f32),
-        far_indptr=far_indptr,
-        far_patches=rng.integers(0, N_PATCHES, far_indptr[-1]).astype(np.int32),
-        far_weights=rng.uniform(0.01, 1, far_indptr[-1]).astype(f32),
+        conditional_p=(weights * rng.uniform(0, 1, len(weights))).astype(f32),
+        cross_indptr=cross_indptr,
+        cross_patches=rng.integers(0, N_PATCHES, cross_indptr[-1]).astype(np.int32),
+        cross_weights=rng.uniform(0.01, 1, cross_indptr[-1]).astype(f32),
         moments=moments.astype(f32),
         repulsion=rng.normal(0, 1, (n, dim)).astype(f32),
         z=rng.uniform(0, 30, n).astype(f32) * (rng.random(n) > 0.1),  # some are 0
@@ -132,14 +141,14 @@ def exact_step(case: Case, repulsion: np.ndarray, numbers: np.ndarray, repel: fl
         for e in range(case.indptr[i], case.indptr[i + 1]):
             d = y[i] - y[case.indices[e]]
             pull[i] += case.weights[e] * d / (1 + d @ d)
-        for e in range(case.far_indptr[i], case.far_indptr[i + 1]):
-            *mean, variance = case.moments[case.far_patches[e]].astype(np.float64)
+        for e in range(case.cross_indptr[i], case.cross_indptr[i + 1]):
+            *mean, variance = case.moments[case.cross_patches[e]].astype(np.float64)
             d = y[i] - mean
-            pull[i] += case.far_weights[e] * d / (1 + d @ d + variance)
+            pull[i] += case.cross_weights[e] * d / (1 + d @ d + variance)
     force = 2 * (repel * repulsion.astype(np.float64) - c["attract"] * pull)
     v = c["momentum"] * case.velocity.astype(np.float64) + c["rate"] * force
     length = np.linalg.norm(v, axis=1, keepdims=True)
-    v *= np.minimum(1, c["max_step"] / np.maximum(length, 1e-300))
+    v *= np.minimum(1, c["max_step_norm"] / np.maximum(length, 1e-300))
     return y + v, v
 
 
@@ -148,7 +157,7 @@ def cpu_step(case: Case, repulsion: np.ndarray, numbers: np.ndarray, repel: floa
     indptr, indices, weights, *far = case.csr
     force_kernels(case.dim).move(
         case.points, velocity, repulsion, 0, len(moved), indptr, indices, weights, *far, np.float32(repel),
-        *(numbers[0][name] for name in ("attract", "rate", "momentum", "max_step")), moved,
+        *(numbers[0][name] for name in ("attract", "rate", "momentum", "max_step_norm")), moved,
     )  # fmt: skip
     return moved, velocity
 
@@ -170,8 +179,8 @@ def test_move_is_the_cpus_step(case: Case) -> None:
     ("numbers", "z", "repel"),
     [
         ({"z_known": 0}, 400.0, 2 * 3000 / (400 * 5)),
-        ({"z_known": 1, "remote_z": 900.0, "own_z": 300.0}, 400.0, 2 * 3000 / (400 + 900 * 400 / 300)),
-        ({"z_known": 1, "remote_z": 0.0, "own_z": 300.0, "factor": 1.0}, 400.0, 3000 / 400),
+        ({"z_known": 1, "remote_z": 900.0, "local_z": 300.0}, 400.0, 2 * 3000 / (400 + 900 * 400 / 300)),
+        ({"z_known": 1, "remote_z": 0.0, "local_z": 300.0, "factor": 1.0}, 400.0, 3000 / 400),
         ({"z_known": 0, "n_total": 1e-12, "factor": 1.0}, 0.0, 1.0),  # held above 1e-12
         ({"n_total": 1.0, "factor": 0.7}, None, 0.7),
     ],
@@ -185,9 +194,9 @@ def test_factor_on_the_repulsion(numbers: dict[str, float], z: float | None, rep
 @pytest.mark.parametrize("dim", [2, 3])
 def test_steps_are_clipped(dim: int) -> None:
     case = case_of(dim, np.full(64, 6), np.zeros(64, np.int64))
-    numbers = numbers_of(max_step=3.0)
+    numbers = numbers_of(max_step_norm=3.0)
     moved, velocity = move(case, numbers, 400.0)
-    free = np.linalg.norm(move(case, numbers_of(max_step=1e9), 400.0)[1], axis=1)
+    free = np.linalg.norm(move(case, numbers_of(max_step_norm=1e9), 400.0)[1], axis=1)
     assert 0 < np.count_nonzero(free > 3) < 64
     np.testing.assert_allclose(np.linalg.norm(velocity, axis=1), np.minimum(free, 3), rtol=1e-5)
     assert_same_step((moved, velocity), exact_step(case, case.repulsion, numbers, 2 * 3000 / 2000))
@@ -209,7 +218,7 @@ def test_one_point_alone(dim: int) -> None:
 def test_any_graph(degrees: list[tuple[int, int]], dim: int, seed: int) -> None:
     near, far = np.array(degrees, np.int64).T
     case = case_of(dim, near, far, seed)
-    numbers = numbers_of(max_step=1.0)
+    numbers = numbers_of(max_step_norm=1.0)
     assert_same_step(move(case, numbers, 400.0), cpu_step(case, case.repulsion, numbers, 2 * 3000 / 2000))
 
 
@@ -270,7 +279,7 @@ def test_step_is_the_cpus(case: Case) -> None:
         np.array([np.prod(mesh.shape[a + 1 :], dtype=int) for a in range(case.dim)], np.int64),
         potential.reshape(-1), u, gradient,
     )  # fmt: skip
-    numbers = numbers_of(z_known=1, remote_z=900.0, own_z=300.0, max_step=1.0)
+    numbers = numbers_of(z_known=1, remote_z=900.0, local_z=300.0, max_step_norm=1.0)
     wanted = cpu_step(case, gradient * np.float32(-0.5), numbers, 2 * 3000 / (400 + 900 * 400 / 300))
     assert_same_step(step(case, frame_of(mesh, 1.0), padded, numbers, 400.0), wanted)
 
@@ -301,9 +310,9 @@ def test_attraction_loss(case: Case, stride: int) -> None:
     for i in range(0, len(y), stride):
         for e in range(indptr[i], indptr[i + 1]):
             wanted += 0.5 * weights[e] * np.log1p(((y[i] - y[indices[e]]) ** 2).sum())
-        for e in range(case.far_indptr[i], case.far_indptr[i + 1]):
-            *mean, variance = case.moments[case.far_patches[e]].astype(np.float64)
-            wanted += 0.5 * case.far_weights[e] * np.log1p(((y[i] - mean) ** 2).sum() + variance)
+        for e in range(case.cross_indptr[i], case.cross_indptr[i + 1]):
+            *mean, variance = case.moments[case.cross_patches[e]].astype(np.float64)
+            wanted += 0.5 * case.cross_weights[e] * np.log1p(((y[i] - mean) ** 2).sum() + variance)
     np.testing.assert_allclose(total, wanted, rtol=1e-6)
     again = np.full_like(partials, np.nan)
     launch(case, "attraction_loss", *args[:-1], again, n_items=LANES * rows, seed=4)
@@ -317,21 +326,29 @@ def test_point_coefficients(case: Case, noise: float) -> None:
     weighted = np.zeros_like(edges)
     shares = np.full(n, np.nan, np.float32)
     partials = np.full(blocks(LANES * n), np.nan)
-    args = (case.points, np.int64(n), ptr, edges, pack_values(case.indptr, case.forward), case.z, np.float64(noise))
+    args = (
+        case.points,
+        np.int64(n),
+        ptr,
+        edges,
+        pack_values(case.indptr, case.conditional_p),
+        case.z,
+        np.float64(noise),
+    )
     launch(case, "point_coefficients", *args, weighted, shares, partials)
 
     z = np.maximum(case.z, np.float32(1e-12)).astype(np.float64) * noise
-    backward = case.weights - case.forward
+    backward = case.weights - case.conditional_p
     cpu_weights, cpu_shares = np.empty_like(case.weights), np.empty(n, np.float32)
     cpu_loss = force_kernels(case.dim).point_coefficients(
-        case.points, 0, n, case.indptr, case.indices, case.forward, backward, z, cpu_weights, cpu_shares
+        case.points, 0, n, case.indptr, case.indices, case.conditional_p, backward, z, cpu_weights, cpu_shares
     )
     y = case.points.astype(np.float64)
     rows = np.repeat(np.arange(n), np.diff(case.indptr))
     q = 1 / (1 + ((y[rows] - y[case.indices]) ** 2).sum(1))
-    exact_weights = case.forward * z[rows] / (q + z[rows]) + backward * z[case.indices] / (q + z[case.indices])
-    exact_shares = np.bincount(rows, case.forward / (q + z[rows]), minlength=n)
-    exact_loss = (case.forward * np.log1p(z[rows] / q)).sum()
+    exact_weights = case.conditional_p * z[rows] / (q + z[rows]) + backward * z[case.indices] / (q + z[case.indices])
+    exact_shares = np.bincount(rows, case.conditional_p / (q + z[rows]), minlength=n)
+    exact_loss = (case.conditional_p * np.log1p(z[rows] / q)).sum()
 
     wanted = pack(case.indptr, case.indices, cpu_weights)
     np.testing.assert_array_equal(weighted[:, 0], edges[:, 0])

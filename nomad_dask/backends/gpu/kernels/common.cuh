@@ -31,13 +31,13 @@ struct Numbers {
     double n_total;
     double factor;
     double remote_z;
-    double own_z;
+    double local_z;
     double share;
     int z_known;
     float attract;
     float rate;
     float momentum;
-    float max_step;
+    float max_step_norm;
 };
 static_assert(sizeof(Numbers) == 64, "as numpy's aligned dtype has it");
 
@@ -45,7 +45,7 @@ static_assert(sizeof(Numbers) == 64, "as numpy's aligned dtype has it");
 // part did; before it is known they are taken to be as crowded as the own rows.
 __device__ inline float repel_factor(const Numbers& numbers, double z) {
     const double z_all =
-        numbers.z_known ? z + numbers.remote_z * (z / numbers.own_z) : z * numbers.share;
+        numbers.z_known ? z + numbers.remote_z * (z / numbers.local_z) : z * numbers.share;
     return static_cast<float>(numbers.factor * numbers.n_total / fmax(z_all, 1e-12));
 }
 

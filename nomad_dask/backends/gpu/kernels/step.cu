@@ -80,10 +80,10 @@ __device__ inline float factor_on_repulsion(const Numbers* numbers, const double
     return z == nullptr ? static_cast<float>(numbers->factor * numbers->n_total) : repel_factor(*numbers, *z);
 }
 
-// v = momentum v + rate 2 force, held at max_step; y + v goes to `moved`, so that all rows see the old positions.
+// v = momentum v + rate 2 force, held at max_step_norm; y + v goes to `moved`, so that all rows see the old positions.
 __device__ inline void update(const float* y, const float* force, const float* velocity, long i,
                               const Numbers* numbers, float* moved, float* velocity_out) {
-    const float momentum = numbers->momentum, rate = 2.0f * numbers->rate, longest = numbers->max_step;
+    const float momentum = numbers->momentum, rate = 2.0f * numbers->rate, longest = numbers->max_step_norm;
     float v[DIM], to[DIM];
     float squared = 0.0f;
     for (int a = 0; a < DIM; ++a) {

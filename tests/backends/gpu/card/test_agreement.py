@@ -46,13 +46,13 @@ def test_the_card_is_seen():
         assert 0 < found.free_bytes <= found.total_bytes
 
 
-@pytest.mark.parametrize(("n", "dim", "normalizer", "repulsion", "n_far"), STEPS)
-def test_one_step(backends, n, dim, normalizer, repulsion, n_far):
+@pytest.mark.parametrize(("n", "dim", "normalization", "repulsion", "n_far"), STEPS)
+def test_one_step(backends, n, dim, normalization, repulsion, n_far):
     """Each of three steps begins where the CPU is, so that rounding does not add up."""
     graph = near_graph(n, n_far=n_far)
     positions = grown(n, dim)
     spread = float(np.quantile(np.abs(positions), 0.9))
-    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=4)
+    params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=4)
     remotes = [remote_of(graph, dim, n_far, spread, seed) for seed in range(2)]
     cpu, gpu = (backend.layout(graph, params, n + 10 * n_far) for backend in backends)
     cpu.load(positions, np.full_like(positions, 0.1))
@@ -99,7 +99,7 @@ def shard_of(folder, x, backend):
     order = np.argsort(labels, kind="stable")
     np.save(folder / "rows.npy", x[order])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
-    vectors = ShardVectors([(folder / "rows.npy", 0, len(x))], resident_bytes=1 << 30)
+    vectors = ShardVectors([(folder / "rows.npy", 0, len(x))], cache_bytes=1 << 30)
     return vectors, x[order], offsets, cells.centroids
 
 
@@ -161,7 +161,7 @@ def test_axes(backends):
     cpu, gpu = (backend.fit_axes(x, 10, 0) for backend in backends)
     np.testing.assert_allclose(gpu.components, cpu.components, atol=2e-3)
     np.testing.assert_allclose(gpu.mean, cpu.mean, atol=1e-4)
-    assert gpu.deviation == pytest.approx(cpu.deviation, rel=1e-4)
+    assert gpu.std == pytest.approx(cpu.std, rel=1e-4)
     expected, got = backends[0].project(x, cpu), backends[1].project(x, cpu)
     np.testing.assert_allclose(got, expected, atol=1e-4)
 

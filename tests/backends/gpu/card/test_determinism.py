@@ -37,7 +37,7 @@ def assert_all_equal(results: list[tuple[np.ndarray, ...]]) -> None:
 
 def test_axes(backend, x):
     made = [backend.fit_axes(x, 20, 0) for _ in range(TIMES)]
-    assert_all_equal([(a.components, a.mean, np.array(a.deviation)) for a in made])
+    assert_all_equal([(a.components, a.mean, np.array(a.std)) for a in made])
 
 
 @pytest.mark.parametrize("n_cells", [200, 4500])
@@ -53,7 +53,7 @@ def test_neighbors(backend, x, tmp_path):
     offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
     results = []
     for _ in range(TIMES):
-        vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(x))], resident_bytes=1 << 30)
+        vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(x))], cache_bytes=1 << 30)
         primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 30, len(x))
         found = find_neighbors(
             primitives, 15, n_probes=None, target_recall=0.95, seed=0, advance=lambda done: None
@@ -63,7 +63,7 @@ def test_neighbors(backend, x, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("n", "dim", "normalizer", "repulsion"),
+    ("n", "dim", "normalization", "repulsion"),
     [
         (300_000, 2, "global", "field"),
         (60_000, 3, "global", "field"),
@@ -72,10 +72,10 @@ def test_neighbors(backend, x, tmp_path):
         (700, 2, "global", "field"),
     ],
 )
-def test_epochs(backend, n, dim, normalizer, repulsion):
+def test_epochs(backend, n, dim, normalization, repulsion):
     """Enough epochs that captured launches are replayed and the mesh changes its shape."""
     graph, positions = near_graph(n, n_far=200), grown(n, dim) / 3
-    params = Params(n_components=dim, normalizer=normalizer, repulsion=repulsion, n_negatives=4)
+    params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=4)
     remotes = [remote_of(graph, dim, 200, 50.0, seed) for seed in range(4)]
     results = []
     for _ in range(TIMES):
@@ -110,5 +110,5 @@ def test_whole_maps(worker, x, n_shards):
     first, second = (make_map(x, client=worker, device="gpu", n_shards=n_shards, n_epochs=80) for _ in range(2))
     np.testing.assert_array_equal(second.cells, first.cells)
     np.testing.assert_array_equal(second.positions, first.positions)
-    other = make_map(x, client=worker, device="gpu", n_shards=n_shards, n_epochs=80, seed=1)
+    other = make_map(x, client=worker, device="gpu", n_shards=n_shards, n_epochs=80, random_state=1)
     assert not np.array_equal(other.positions, first.positions)

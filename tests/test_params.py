@@ -129,5 +129,5 @@ def test_the_papers_settings():
     paper = Params.paper()
     assert (paper.n_neighbors, paper.affinity, paper.init_std) == (8, "softmax-inverse", 1e-4)
     assert (paper.normalization, paper.repulsion_method, paper.n_sampled_cells) == ("point", "means", 1)
-    assert (paper.learning_rate_end, paper.cross_shard_attraction, paper.coarse) == (0.0, False, "never")
+    assert (paper.learning_rate_end, paper.cross_shard_attraction, paper.coarse_init) == (0.0, False, "never")
     assert Params.paper(n_neighbors=9, random_state=4) == paper.replace(n_neighbors=9, random_state=4)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nomad_dask.backends.gpu import device_info
+from nomad_dask.backends import devices
 from nomad_dask.backends.gpu.runtime import Runtime, get_runtime
 
 REPEATS = 7
@@ -122,8 +122,8 @@ def about() -> dict[str, Any]:
     SystemExit
         There is no card.
     """
-    found = device_info.detect_gpu()
-    if isinstance(found, device_info.NoGpu):
+    found = devices.detect_gpu()
+    if isinstance(found, devices.NoGpu):
         raise SystemExit(f"This measures a GPU, and there is none that can be used: {found.lacks}.")
     import cupy
 

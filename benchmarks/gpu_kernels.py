@@ -11,7 +11,6 @@ from benchmarks.gpu_card import Card, copy_rate, waited
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.field import (
-    MAX_NODES,
     DeviceField,
     fixed_point_scale,
     frame_of,
@@ -19,7 +18,7 @@ from nomad_dask.backends.gpu.field import (
 )
 from nomad_dask.backends.gpu.layout import NUMBERS
 from nomad_dask.backends.gpu.runtime import blocks
-from nomad_dask.backends.mesh import Mesh, choose_mesh, sample_step
+from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_step
 from nomad_dask.params import Params
 
 EDGES = 30
@@ -67,7 +66,9 @@ def targets_of(card: Card, n: int) -> Any:
 def mesh_of(card: Card, points: Any) -> Mesh:
     """Return the mesh that a layout would lay over the points."""
     download = card.runtime.download
-    return choose_mesh(download(points.min(axis=0)), download(points.max(axis=0)), Params().mesh_spacing, MAX_NODES)
+    return choose_mesh(
+        download(points.min(axis=0)), download(points.max(axis=0)), Params().mesh_spacing, MAX_MESH_NODES
+    )
 
 
 def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:

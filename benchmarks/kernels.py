@@ -25,11 +25,11 @@ from benchmarks.compare import machine, versions
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
+from nomad_dask.utils.threads import thread_pool
 
 RESULTS = Path(__file__).parent / "results"
 NONE = np.empty(0, np.float32)
@@ -54,7 +54,7 @@ def field(n: int) -> dict[str, float]:
     points = (rng.random((n, 2)) * side).astype(np.float32)
     points = points[np.lexsort((points[:, 0] // 8, points[:, 1] // 8))]
     potential, gradient = np.empty(n, np.float32), np.empty((n, 2), np.float32)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         mesher = Field(2, 0.7, 1 << 26, pool)
         mesh = mesher.cover(points, NO_POINTS)
         coefficients = mesher.solve(mesh, points, NONE, NO_POINTS, NONE)

@@ -85,6 +85,22 @@ def test_a_room_imports_only_from_rooms_above_it(file):
     assert not wrong
 
 
+def dotted_strings(file: Path) -> set[str]:
+    """Return the string constants of a file that name a module of this package."""
+    constants = (node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str) and value.startswith("nomad_dask.")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_only_backends_import_a_backend(file):
+    """CPU and GPU differ behind one seam: everything else imports the modules that both share."""
+    if file.relative_to(PACKAGE).parts[0] == "backends":
+        return
+    named = imports(file) | dotted_strings(file)
+    wrong = {n for n in named if n.startswith(("nomad_dask.backends.cpu", "nomad_dask.backends.gpu"))}
+    assert not wrong
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
 def test_only_a_backend_knows_its_own_libraries(file):
     """Numba kernels live behind the seam. The grouping of rows into patches is the one exception."""

@@ -6,6 +6,9 @@ import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
 
+# The cells to probe for a row are chosen among this many cells around its own, at least.
+NEAR_CELLS = 64
+
 
 class CellIndex:
     """Rows of one shard in cell order.

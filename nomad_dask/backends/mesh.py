@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
+# A larger map gets a wider spacing: the memory of a mesh is bounded.
+MAX_MESH_NODES = 1 << 26
+# Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
+DIRECT_PAIRS = 1 << 20
 _MIN_NODES_ACROSS = 40
 # But never finer than a 32nd: below that K is flat between nodes, and rounding is all that a mesh would see.
 _MOST_STEPS = 20

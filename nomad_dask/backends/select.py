@@ -58,3 +58,10 @@ def _gpu() -> Backend:
     if key not in _kept:
         _kept[key] = GpuBackend(runtime=get_runtime())
     return _kept[key]
+
+
+def load_cpu_kernels() -> None:
+    """Load what Numba loads with the first kernel of a process, which takes most of a second."""
+    from nomad_dask.backends.cpu.backend import load_kernels
+
+    load_kernels()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nomad_dask.backends.gpu import device_info
+from nomad_dask.backends import devices
 from nomad_dask.backends.select import check_device
 from nomad_dask.cluster.executor import GPU_START_SECONDS, Cluster
 from nomad_dask.cluster.preflight import check_versions
@@ -84,7 +84,7 @@ def connect(
             yield _checked(Cluster(remote, in_process=False), device)
         return
     on_gpu = _gpu_here(device)
-    if on_gpu and not (here and n_workers in (None, 1) and _n_gpus() == 1):
+    if on_gpu and not (here and n_workers in (None, 1) and devices.n_local_gpus() == 1):
         _refuse_while_main_is_imported()
         workers = _local_gpus(n_workers)
         with _client_of(workers) as own:
@@ -240,21 +240,15 @@ def _refuse_while_main_is_imported() -> None:
         raise ClusterError(f"This is a worker process that imports the script of its parent. {_GUARD}.")
 
 
-def _n_gpus() -> int:
-    from cupy.cuda.runtime import getDeviceCount
-
-    return int(getDeviceCount())
-
-
 def _gpu_here(device: str) -> bool:
     """Return whether an own cluster computes on the GPUs of this machine."""
     if device == "cpu":
         return False
-    found = device_info.detect_gpu((*device_info.PACKAGES, *device_info.CLUSTER_PACKAGES))
-    if isinstance(found, device_info.Gpu):
+    found = devices.detect_gpu((*devices.PACKAGES, *devices.CLUSTER_PACKAGES))
+    if isinstance(found, devices.Gpu):
         return True
     if device == "gpu":
-        raise device_info.no_gpu_error(found.lacks)
+        raise devices.no_gpu_error(found.lacks)
     if found.hidden:
         warnings.warn(
             f"There is a GPU, but {found.lacks}. The CPU is used; device='cpu' says so without this warning.",

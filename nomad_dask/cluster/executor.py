@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_dask.backends.gpu import device_info
+from nomad_dask.backends import devices
 from nomad_dask.cluster.tasks import run_task
 from nomad_dask.cluster.watchdog import (
     ANSWER_SECONDS,
@@ -71,7 +71,7 @@ class Cluster:
         self.client = client
         self.in_process = in_process
         self.device = "cpu"
-        self.gpus: dict[str, device_info.Gpu] = {}
+        self.gpus: dict[str, devices.Gpu] = {}
         self._had_workers = False
 
     def choose_device(self, device: str) -> None:
@@ -84,17 +84,17 @@ class Cluster:
         """
         if device == "cpu":
             return
-        found = self.run_on_workers(device_info.detect_worker_gpu, seconds=GPU_START_SECONDS)
+        found = self.run_on_workers(devices.detect_worker_gpu, seconds=GPU_START_SECONDS)
         for answer in found.values():
             if isinstance(answer, Exception):
                 raise answer
-        self.device = device_info.resolve_device(device, found)
+        self.device = devices.resolve_device(device, found)
         if self.device == "gpu":
-            self.gpus = {address: what for address, what in found.items() if isinstance(what, device_info.Gpu)}
+            self.gpus = {address: what for address, what in found.items() if isinstance(what, devices.Gpu)}
 
     def gpu_bytes(self) -> int | None:
         """Return the free GPU memory that each worker can have; None on CPUs."""
-        return device_info.share_of_memory(self.gpus) if self.gpus else None
+        return devices.memory_share(self.gpus) if self.gpus else None
 
     def device_of(self, address: str) -> str:
         """Return what a worker computes on, for people."""

@@ -12,7 +12,7 @@ def dask_setup(worker: Any) -> None:
     # Ctrl-C in a terminal reaches the workers too, but is for the driver.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Imported here, not by the first task beside another import: SciPy's modules import each other in circles.
-    from nomad_dask.backends.cpu.backend import load_kernels
+    from nomad_dask.backends.select import load_cpu_kernels
 
     # The stages begin with tasks that run on one worker: meanwhile the others load what their kernels will need.
-    threading.Thread(target=load_kernels, name="nomad-load", daemon=True).start()
+    threading.Thread(target=load_cpu_kernels, name="nomad-load", daemon=True).start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.utils.threads import Threads
 
 QUERIES_AT_ONCE = 128
 _GATHERED = 1 << 17  # float64 values of differences held at once by a thread: they stay in its cache

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import normalized
 from nomad_dask.errors import InputError, ResourceError, suggest
 from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, StreamingKNN, pair_distances
@@ -21,6 +20,7 @@ from nomad_dask.params import METRICS
 from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
 from nomad_dask.utils.array_types import to_host
+from nomad_dask.utils.threads import thread_pool
 
 Z95 = 1.959964
 LABEL_NEIGHBORS = 10
@@ -143,7 +143,7 @@ def score(
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows_at_once = _block_rows(source, n_queries, max_bytes, cores)
-    with threads(cores) as pool:
+    with thread_pool(cores) as pool:
         in_map = StreamingKNN(positions[queries].astype(np.float64), queries, k_map)
         for start in range(0, source.n_rows, rows_at_once):
             rows = positions[start : start + rows_at_once]

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends.memory_model import layout_device_bytes
+from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
 from nomad_dask.planning.resource_model import (
@@ -300,14 +302,11 @@ def _device_bytes(
     source: Source, params: Params, n_shards: int, n_workers: int, shard_rows: int, block_rows: int, sample_rows: int
 ) -> dict[str, int]:
     """Return the most GPU memory that a worker needs by stage; the neighbour search makes do with what is left."""
-    from nomad_dask.backends.gpu.field import MAX_NODES
-    from nomad_dask.backends.gpu.layout import device_bytes
-
     dim = params.n_components
     some, by_row = _MAP_ROOM[dim]
-    n_nodes = int(min(MAX_NODES, (some + by_row * source.n_rows) / params.mesh_spacing**dim))
+    n_nodes = int(min(MAX_MESH_NODES, (some + by_row * source.n_rows) / params.mesh_spacing**dim))
     n_patches = N_PATCHES if n_shards > 1 else 1
-    layout = device_bytes(shard_rows, 2 * params.n_neighbors * shard_rows, n_nodes, n_patches, dim)
+    layout = layout_device_bytes(shard_rows, 2 * params.n_neighbors * shard_rows, n_nodes, n_patches, dim)
     block = _DEVICE_BLOCKS * block_rows * source.n_dims * (4 + source.dtype.itemsize)
     sample = 4 * max(min(sample_rows, _AXES_SAMPLE_ROWS) * source.n_dims, sample_rows * min(source.n_dims, MAX_AXES))
     needed = {

@@ -109,12 +109,12 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         search(backend, Path(folder), 24, None)
         search(backend, Path(folder), 25, 1 << 17)
-        tree = kmeans._TREE_CELLS
-        kmeans._TREE_CELLS = 8  # so that assignment goes by the tree
+        tree = kmeans.MAX_FLAT_CELLS
+        kmeans.MAX_FLAT_CELLS = 8  # so that assignment goes by the tree
         try:
             search(backend, Path(folder), 9, None)
         finally:
-            kmeans._TREE_CELLS = tree
+            kmeans.MAX_FLAT_CELLS = tree
     noting.synchronize()
     return noting.launched
 

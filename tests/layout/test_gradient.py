@@ -7,8 +7,8 @@ import pytest
 
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.params import Params
+from nomad_dask.utils.threads import thread_pool
 from tests.helpers.reference_layout import Case, direction, finite_differences, noise
 
 OPTIONS = [
@@ -86,7 +86,7 @@ def test_formula_is_the_gradient_of_the_loss(normalization, repulsion, samples, 
 def test_kernels_follow_the_formula(normalization, repulsion, samples, dim):
     case = random_case(7, dim, samples)
     expected = direction(case, normalization, repulsion)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         got, z = engine_direction(case, normalization, repulsion, pool)
     assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
     assert z == pytest.approx(noise(case, case.y, repulsion).sum(), rel=1e-5)
@@ -94,11 +94,11 @@ def test_kernels_follow_the_formula(normalization, repulsion, samples, dim):
 
 @pytest.mark.parametrize("normalization", ["global", "point"])
 def test_kernels_follow_the_formula_on_a_mesh(normalization, monkeypatch):
-    monkeypatch.setattr("nomad_dask.backends.cpu.field._DIRECT_PAIRS", 0)
+    monkeypatch.setattr("nomad_dask.backends.cpu.field.DIRECT_PAIRS", 0)
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
     case = random_case(7, 2, 0)
     expected = direction(case, normalization, "field")
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         got, z = engine_direction(case, normalization, "field", pool, mesh_spacing=0.1)
     assert np.linalg.norm(got - expected) <= 1e-3 * np.linalg.norm(expected)
     assert z == pytest.approx(noise(case, case.y, "field").sum(), rel=1e-3)
@@ -109,7 +109,7 @@ def test_threads_do_not_change_a_bit(normalization, repulsion, samples, dim):
     case = random_case(3, dim, samples)
     results = []
     for n in (1, 2, 5):
-        with threads(n) as pool:
+        with thread_pool(n) as pool:
             results.append(engine_direction(case, normalization, repulsion, pool))
     for got, z in results[1:]:
         assert np.array_equal(got, results[0][0])
@@ -119,7 +119,7 @@ def test_threads_do_not_change_a_bit(normalization, repulsion, samples, dim):
 def test_loss_is_what_the_formula_says():
     case = random_case(5, 2, 0)
     q = 1 / (1 + ((case.y[:, None] - case.y[None]) ** 2).sum(-1))
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         layout, remote = engine(case, "global", "field", pool)
         outcome = layout.epoch(StepParams(0, 1.0, 0.0, 1e9, 1.0, measure_loss=True), remote)
     assert outcome.loss == pytest.approx(-(case.p * np.log(q)).sum(), rel=1e-5)
@@ -127,7 +127,7 @@ def test_loss_is_what_the_formula_says():
 
 def test_steps_are_clipped_and_keep_their_direction():
     case = random_case(1, 2, 0)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         free, _ = engine_direction(case, "global", "field", pool)
         layout, remote = engine(case, "global", "field", pool)
         before = layout.state()[0]

@@ -12,9 +12,9 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import Neighbors, choose_probes, find_neighbors, measure_recall
+from nomad_dask.utils.threads import thread_pool
 
 
 def shard(folder: Path, X: np.ndarray, labels: np.ndarray, n_cells: int, resident: bool = True):
@@ -39,7 +39,7 @@ def search(vectors, offsets, means, k=15, n_threads=1, **changes) -> Neighbors:
         "advance": lambda done: None,
     } | changes
     memory_bytes, n_queries = given.pop("memory_bytes", 1 << 28), given.pop("n_queries", None)
-    with threads(n_threads) as pool:
+    with thread_pool(n_threads) as pool:
         primitives = CpuCellSearch(vectors, offsets, means, pool, given["seed"], memory_bytes, n_queries)
         return find_neighbors(primitives, k, **given)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
-from nomad_dask.backends.cpu import kmeans, pca
+from nomad_dask.backends.cpu import kmeans, projection
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
-from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.validation import check_finite
+from nomad_dask.utils.threads import Threads
 
 _PROJECT_CHUNK = 8192
 
@@ -50,7 +50,7 @@ class CpuBackend:
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
-        return pca.fit_axes(sample, n_axes, seed)
+        return projection.fit_axes(sample, n_axes, seed)
 
     def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
@@ -65,7 +65,7 @@ class CpuBackend:
         out = np.empty((len(rows), len(axes.components)), np.float32)
 
         def part(a: int, b: int) -> None:
-            out[a:b] = pca.project(rows[a:b], axes)
+            out[a:b] = projection.project(rows[a:b], axes)
 
         self.pool.run(part, len(rows), _PROJECT_CHUNK)
         return out

@@ -13,18 +13,16 @@ from functools import partial
 
 import numpy as np
 
-from nomad_dask.backends.cell_index import CellIndex
+from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu.pca_filter import BLOCK_ROWS, BlockCache, PcaFilter, principal_axes
-from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.utils.threads import Threads
 
 QUERIES = 2048
 """Rows searched in one task."""
 AXES_ROWS = 4000
 """Rows from which the axes of the screen are found."""
-NEAR_CELLS = 64
-"""Cells around a cell among which its rows choose theirs, at least."""
 
 REFINE_ROW_BYTES = 150
 """Memory that a round takes for each row besides the lists."""

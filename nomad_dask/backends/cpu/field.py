@@ -14,19 +14,17 @@ from nomad_dask.backends.cpu.fft_convolution import REACH, Kernel, convolve, fas
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.cpu.mesh_tiles import BLOCK_BITS, around, choose_tiles, occupied, whole_blocks
 from nomad_dask.backends.cpu.multigrid import RATIO, coarse_mesh, to_coarse, to_fine
-from nomad_dask.backends.cpu.threads import Threads
-from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
+from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, choose_mesh, held_box, sample_step
+from nomad_dask.utils.threads import Threads
 
 # Mesh rows of a band. Bands are filled by one thread each, all even ones before all odd ones: a stencil
 # reaches 2 rows into the next band, so bands of at least 4 rows never meet, and every sum keeps its order.
 _BAND_ROWS = 8
 _SORT_CHUNK = 1 << 16
 _GATHER_CHUNK = 1 << 13
-# Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
-_DIRECT_PAIRS = 1 << 20
 _DIRECT_CHUNK = 1 << 9
-# Above that the plain sum is taken where it is the quicker one: in maps of three dimensions nodes can be many
-# and points few. So many pairs take as long as one node of the padded mesh.
+# Above DIRECT_PAIRS the plain sum is used where it is faster: in maps of three dimensions nodes can be many and
+# points few. This many pairs take as long as one node of the padded mesh.
 _PAIRS_A_NODE = 30
 # Transforms of meshes up to this many nodes are not worth a second thread.
 _SMALL_MESH = 1 << 14
@@ -84,7 +82,7 @@ class Field:
         gradient : ndarray of float32 (n, dim)
         """
         n_charges = len(points) + len(remote)
-        if len(points) * n_charges <= _DIRECT_PAIRS:
+        if len(points) * n_charges <= DIRECT_PAIRS:
             return self.sum_directly(points, weights, remote, remote_weights, potential, gradient)
         mesh = self.cover(points, remote)
         if sums_directly(len(points), n_charges, mesh):

@@ -1,24 +1,21 @@
-"""K-Means cells: Lloyd's rounds on a sample, in a tree of two levels, with no cell far too large.
-
-scikit-learn's `KMeans` has neither the tree, without which assignment costs rows × cells, nor bounds on
-the sizes of cells, which is what the neighbour search needs.
-"""
+"""K-Means by Lloyd's algorithm on threads, and the assignment of rows to the cells of a tree."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
 
+from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import CellTree
-from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY
+from nomad_dask.utils.threads import Threads
 
-_ROUNDS = 8
+_N_ITERATIONS = 8
 _CHUNK = 4096
-# With fewer cells than this one level is as quick.
-_TREE_CELLS = 1024
-# The children of this many nearest parents are looked at when a row is assigned.
-_PARENTS_TRIED = 3
-_TINY, _HUGE = 1 / 8, 4
+# Up to this many cells one level is as quick.
+MAX_FLAT_CELLS = 1024
 
 
 @njit(nogil=True, cache=True)
@@ -47,13 +44,13 @@ def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) ->
     n = len(rows)
     k = min(k, n)
     centroids = rows[np.sort(rng.choice(n, k, replace=False))].copy()
-    for round_ in range(_ROUNDS):
+    for iteration in range(_N_ITERATIONS):
         labels = nearest(rows, centroids, pool)
         sums, counts = np.zeros((k, rows.shape[1])), np.zeros(k, np.int64)
         _add_up(rows, labels, sums, counts)
         centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)
-        if round_ < _ROUNDS - 2:
-            tiny = np.flatnonzero(counts < _TINY * n / k)
+        if iteration < _N_ITERATIONS - 2:
+            tiny = np.flatnonzero(counts < TINY * n / k)
             largest = np.argsort(-counts, kind="stable")[: len(tiny)]
             for cell, large in zip(tiny, largest, strict=True):
                 if counts[large] > 2:
@@ -61,7 +58,7 @@ def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) ->
     return centroids
 
 
-def _split_huge(
+def _split_oversized(
     rows: np.ndarray, centroids: np.ndarray, limit: float, rng: np.random.Generator, pool: Threads
 ) -> np.ndarray:
     """Split cells of more than `limit` rows in two, again and again, while their rows differ."""
@@ -83,40 +80,44 @@ def _split_huge(
     return np.array(done, np.float32)
 
 
+class _LloydClusterer:
+    """K-Means by Lloyd's algorithm on threads; see `kmeans_tree.Clusterer`."""
+
+    def __init__(self, rng: np.random.Generator, pool: Threads) -> None:
+        self._rng, self._pool = rng, pool
+        self.max_flat_cells = MAX_FLAT_CELLS
+
+    def upload(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows themselves."""
+        return rows
+
+    def fit(self, rows: np.ndarray, k: int) -> np.ndarray:
+        """Return up to `k` centroids."""
+        return _lloyd(rows, k, self._rng, self._pool)
+
+    def fit_bounded(self, rows: np.ndarray, k: int, max_rows: float) -> np.ndarray:
+        """Return about `k` centroids: more where cells of over `max_rows` rows were split."""
+        return _split_oversized(rows, self.fit(rows, k), max_rows, self._rng, self._pool)
+
+    def groups(self, rows: np.ndarray, centroids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each centroid that is nearest to any row, with those rows."""
+        labels = nearest(rows, centroids, self._pool)
+        for parent in range(len(centroids)):
+            members = rows[labels == parent]
+            if len(members):
+                yield parent, members
+
+
 def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> CellTree:
     """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
-    rng = np.random.default_rng(seed)
-    n = len(sample)
-    n_cells = min(n_cells, n)
-    # Distances are taken by products: far from the origin they would lose their digits.
-    middle = sample.mean(axis=0)
-    sample = sample - middle
-    limit = max(_HUGE * n / n_cells, 2)
-    if n_cells <= _TREE_CELLS:
-        centroids = _split_huge(sample, _lloyd(sample, n_cells, rng, pool), limit, rng, pool) + middle
-        parent = centroids.mean(axis=0, keepdims=True)
-        return CellTree(centroids, parent, np.array([0, len(centroids)], np.int64))
-    n_parents = round(np.sqrt(n_cells))
-    some = sample[:: max(1, n // (n_parents * 256))]
-    parents = _lloyd(some, n_parents, rng, pool)
-    labels = nearest(sample, parents, pool)
-    groups, kept = [], []
-    for p in range(len(parents)):
-        rows = sample[labels == p]
-        if not len(rows):
-            continue
-        children = _lloyd(rows, max(1, round(n_cells * len(rows) / n)), rng, pool)
-        groups.append(_split_huge(rows, children, limit, rng, pool))
-        kept.append(p)
-    offsets = np.concatenate([[0], np.cumsum([len(g) for g in groups])]).astype(np.int64)
-    return CellTree(np.concatenate(groups) + middle, parents[kept] + middle, offsets)
+    return kmeans_tree.fit_cells(sample, n_cells, _LloydClusterer(np.random.default_rng(seed), pool))
 
 
 def assign(rows: np.ndarray, cells: CellTree, pool: Threads) -> np.ndarray:
     """Return the cell (rows,) int32 of each row: the nearest among the children of the nearest parents."""
     middle = cells.parents.mean(axis=0)
     centroids, parents = cells.centroids - middle, cells.parents - middle
-    if len(parents) <= _PARENTS_TRIED:
+    if len(parents) <= PARENTS_TRIED:
         return nearest(rows.astype(np.float32, copy=False) - middle, centroids, pool)
     labels = np.empty(len(rows), np.int32)
     half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
@@ -125,13 +126,13 @@ def assign(rows: np.ndarray, cells: CellTree, pool: Threads) -> np.ndarray:
     def part(a: int, b: int) -> None:
         block = rows[a:b].astype(np.float32, copy=False) - middle
         far = parent_norms - block @ parents.T
-        tried = np.argpartition(far, _PARENTS_TRIED - 1, axis=1)[:, :_PARENTS_TRIED].ravel()
+        tried = np.argpartition(far, PARENTS_TRIED - 1, axis=1)[:, :PARENTS_TRIED].ravel()
         order = np.argsort(tried, kind="stable")
         edges = np.searchsorted(tried[order], np.arange(len(parents) + 1))
         best = np.full(b - a, np.inf, np.float32)
         found = labels[a:b]
         for p in range(len(parents)):
-            asking = order[edges[p] : edges[p + 1]] // _PARENTS_TRIED
+            asking = order[edges[p] : edges[p + 1]] // PARENTS_TRIED
             if not len(asking):
                 continue
             first, last = cells.offsets[p], cells.offsets[p + 1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
@@ -11,14 +9,13 @@ from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import force_kernels
 from nomad_dask.backends.cpu.group_moments import patch_moments
-from nomad_dask.backends.cpu.threads import Threads
+from nomad_dask.backends.mesh import MAX_MESH_NODES
+from nomad_dask.backends.shard_layout import invert_sampled_cells, loss_stride
 from nomad_dask.params import Params
+from nomad_dask.utils.threads import Threads
 
 _ROW_CHUNK = 1 << 13
 _CELL_CHUNK = 8
-_MAX_NODES = 1 << 26
-# The loss is watched, not optimised: this many evenly spaced rows stand for all, in every map larger.
-_LOSS_ROWS = 8192
 
 f32 = np.float32
 
@@ -42,7 +39,7 @@ class CpuShardLayout:
         self._n_total = n_total
         self._pool = pool
         self._force = force_kernels(dim)
-        self._field = Field(dim, params.mesh_spacing, _MAX_NODES, pool)
+        self._field = Field(dim, params.mesh_spacing, MAX_MESH_NODES, pool)
         self._positions = np.zeros((graph.n_rows, dim), np.float32)
         self._moved = np.empty_like(self._positions)
         self._velocity = np.zeros_like(self._positions)
@@ -50,7 +47,7 @@ class CpuShardLayout:
         self._repulsion = np.empty_like(self._positions)
         if params.repulsion_method == "means":
             self._means = means_kernel(dim)
-            self._sources = _who_samples(graph.sampled_cells)
+            self._sources = invert_sampled_cells(graph.sampled_cells)
 
     def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
         """Take up a state, both float32 (rows, dim)."""
@@ -179,7 +176,7 @@ class CpuShardLayout:
     def _attraction_loss(self, remote: RemoteState) -> float:
         """Return the shard's −Σ p log q, from evenly spaced rows when there are many."""
         graph = self._graph
-        stride = max(1, math.ceil(graph.n_rows / _LOSS_ROWS))
+        stride = loss_stride(graph.n_rows)
         total = self._force.attraction_loss(
             self._positions, stride, graph.indptr, graph.indices, graph.weights,
             remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
@@ -196,13 +193,3 @@ def _whole_z(z: float, remote: RemoteState, share: float) -> float:
     if remote.z is None or not remote.local_z:
         return z * share
     return z + remote.z * (z / remote.local_z)
-
-
-def _who_samples(sampled_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each cell, as CSR, the cells that sample it and at which slot they do."""
-    cells, slots = np.nonzero(sampled_cells >= 0)
-    targets = sampled_cells[cells, slots]
-    order = np.argsort(targets, kind="stable")
-    ptr = np.zeros(len(sampled_cells) + 1, np.int64)
-    np.cumsum(np.bincount(targets, minlength=len(sampled_cells)), out=ptr[1:])
-    return ptr, cells[order].astype(np.int64), slots[order].astype(np.int64)

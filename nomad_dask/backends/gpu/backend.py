@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
-from nomad_dask.backends.gpu import block_reader, kmeans, pca
+from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.runtime import CudaRuntime, Runtime, get_runtime, translate_oom
@@ -58,7 +58,7 @@ class GpuBackend:
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
         with translate_oom(self.runtime, f"the principal axes of {len(sample):,} rows"):
-            return pca.fit_axes(sample, n_axes, seed, self.runtime)
+            return projection.fit_axes(sample, n_axes, seed, self.runtime)
 
     def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
@@ -73,7 +73,7 @@ class GpuBackend:
     def project(self, rows: Any, axes: PrincipalAxes) -> Any:
         """Return coordinates (rows, n_axes) float32 along the axes."""
         with translate_oom(self.runtime, f"the coordinates of {len(rows):,} rows"):
-            return pca.project(rows, axes, self.runtime)
+            return projection.project(rows, axes, self.runtime)
 
     def searcher(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.gpu.runtime import Runtime
+from nomad_dask.backends.shard_layout import invert_sampled_cells
 from nomad_dask.params import Params
 
 
@@ -27,19 +28,14 @@ class CellMeanRepulsion:
         self._first_patch = graph.first_patch
         cells = graph.sampled_cells
         self._n_exact = cells.shape[1]
-        sampled, slots = np.nonzero(cells >= 0)
-        targets = cells[sampled, slots]
-        order = np.argsort(targets, kind="stable")
-        # For each cell, as CSR, the cells that sample it and at which slot they do.
-        ptr = np.zeros(len(cells) + 1, np.int64)
-        np.cumsum(np.bincount(targets, minlength=len(cells)), out=ptr[1:])
+        indptr, sources, slots = invert_sampled_cells(cells)
         upload = runtime.upload
         self._offsets = upload(graph.cell_offsets.astype(np.int64))
         self._cell_of_row = upload(np.repeat(np.arange(len(cells), dtype=np.int32), np.diff(graph.cell_offsets)))
         self._targets = upload(cells.astype(np.int64))
-        self._sources = upload(sampled[order].astype(np.int64))
-        self._slots = upload(slots[order].astype(np.int64))
-        self._source_ptr = upload(ptr)
+        self._sources = upload(sources)
+        self._slots = upload(slots)
+        self._source_ptr = upload(indptr)
 
     def __call__(self, points: Any, moments: Any, counts: Any, epoch: int, shares: Any, z: Any, repulsion: Any) -> None:
         """Write Z_i (n,) and R_i (n, dim).

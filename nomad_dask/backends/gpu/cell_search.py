@@ -14,15 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.cell_index import CellIndex
-from nomad_dask.backends.gpu import pca
+from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
+from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, Queries
 from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, StreamedRows, ranges
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 
-NEAR_CELLS = 64
-"""Cells around a cell among which its rows choose theirs, at least."""
 SCREEN_DEPTH = 512
 """Rows that `filter_ranks` can tell apart."""
 _LISTED = 1024  # as many columns are selected by lists; more, or most of them, by sorting
@@ -294,8 +292,8 @@ class GpuCellSearch(CellIndex):
 
     def _tour_of_rows(self) -> np.ndarray:
         """Return the rows to search for, cell after cell, so that near cells come after one another."""
-        axes = pca.fit_axes(self._centroids, min(_TOUR_AXES, self.vectors.n_dims), self.seed, self.runtime)
-        places = pca.project(self._centroids, axes, self.runtime)
+        axes = projection.fit_axes(self._centroids, min(_TOUR_AXES, self.vectors.n_dims), self.seed, self.runtime)
+        places = projection.project(self._centroids, axes, self.runtime)
         cells = self._tour_of_cells(places)
         return ranges(self._first[cells], self._sizes[cells])
 

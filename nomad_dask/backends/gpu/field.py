@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.gpu.runtime import MAX_BLOCKS, Runtime, Transform, blocks
-from nomad_dask.backends.mesh import Mesh, kernel_transform
+from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, kernel_transform
 
-MAX_NODES = 1 << 26
-# Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
-_DIRECT_PAIRS = 1 << 20
 _SECONDS_A_PAIR = 1e-12
 _SECONDS_A_NODE = 3e-11  # of the padded mesh: two transforms, and what comes between
 # Whole numbers of own and of remote charges stay below this many bits together.
@@ -84,7 +81,7 @@ def sums_directly(n_points: int, n_charges: int, n_nodes: int, dim: int) -> bool
     dim : int
     """
     pairs = n_points * n_charges
-    return pairs <= _DIRECT_PAIRS or pairs * _SECONDS_A_PAIR < n_nodes * (1 << dim) * _SECONDS_A_NODE
+    return pairs <= DIRECT_PAIRS or pairs * _SECONDS_A_PAIR < n_nodes * (1 << dim) * _SECONDS_A_NODE
 
 
 @dataclass(frozen=True)
@@ -229,13 +226,3 @@ class DirectField:
         self._runtime.launch(
             "direct", self._dim, n, points, np.int64(n), self._charges, self._weights, np.int64(m), potential, repulsion
         )
-
-
-def field_bytes(n_nodes: int, dim: int) -> int:
-    """Return the device memory of a mesh of `n_nodes` nodes before padding, while its kernel is made.
-
-    Two int64 meshes; on the padded mesh three float32 arrays (charges, spectrum, potential), cuFFT's work
-    area, the kernel (half), and passing arrays from which the kernel is made (three and a half).
-    """
-    padded = n_nodes * (1 << dim) * 4
-    return 2 * 8 * n_nodes + 8 * padded

@@ -1,26 +1,22 @@
-"""K-Means cells by cuML: in a tree of two levels when there are many, with no cell far too large or small.
-
-As on the CPU: the tree bounds what a fit and an assignment cost, and even cells are what the neighbour
-search needs, of which the library knows nothing.
-"""
+"""K-Means by cuML with bounds on the sizes of cells, and the assignment of rows to the cells of a tree."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.gpu.runtime import Runtime
+from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY
 
 _MAX_ITER = 20
 _TILE_BYTES = 1 << 28
-# With fewer cells than this one level is as quick.
-_TREE_CELLS = 4096
-# The children of this many nearest parents are looked at when a row is assigned.
-_PARENTS_TRIED = 3
-_TINY, _HUGE = 1 / 8, 4
+# Up to this many cells one level is as quick.
+MAX_FLAT_CELLS = 4096
 # Rounds of our own after the library's, in which tiny cells move into the largest ones.
 _ROUNDS = 4
 _HALVING_ROUNDS = 4
@@ -43,27 +39,36 @@ def cuml_kmeans(sample: Any, n_clusters: int, seed: int) -> Any:
     return model.fit(sample).cluster_centers_
 
 
+class _DeviceClusterer:
+    """K-Means by the library of the device; see `kmeans_tree.Clusterer`."""
+
+    def __init__(self, seed: int, runtime: Runtime) -> None:
+        self._seed, self._runtime = seed, runtime
+        self.max_flat_cells = MAX_FLAT_CELLS
+
+    def upload(self, rows: np.ndarray) -> Any:
+        """Return the rows on the device."""
+        return self._runtime.upload(rows)
+
+    def fit(self, rows: Any, k: int) -> np.ndarray:
+        """Return up to `k` centroids, on the host."""
+        return self._runtime.download(_fit(rows.copy(), k, self._seed, self._runtime))
+
+    def fit_bounded(self, rows: Any, k: int, max_rows: float) -> np.ndarray:
+        """Return about `k` centroids: more where cells of over `max_rows` rows were split."""
+        return _balanced(rows, k, max_rows, self._seed, self._runtime)
+
+    def groups(self, rows: Any, centroids: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Yield each centroid that is nearest to any row, with those rows, on the device."""
+        runtime = self._runtime
+        order, offsets = _grouped(nearest(rows, runtime.upload(centroids), runtime), len(centroids), runtime)
+        for parent in np.flatnonzero(np.diff(offsets)).tolist():
+            yield parent, rows[order[offsets[parent] : offsets[parent + 1]]]
+
+
 def fit_cells(sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime) -> CellTree:
     """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
-    n = len(sample)
-    n_cells = min(n_cells, n)
-    # Distances are taken by products: far from the origin they would lose their digits.
-    middle = sample.mean(axis=0)
-    rows = runtime.upload(sample - middle)
-    limit = max(_HUGE * n / n_cells, 2)
-    if n_cells <= _TREE_CELLS:
-        centroids = _balanced(rows, n_cells, limit, seed, runtime) + middle
-        return CellTree(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
-    n_parents = round(np.sqrt(n_cells))
-    parents = runtime.download(_fit(rows[:: max(1, n // (n_parents * 256))].copy(), n_parents, seed, runtime))
-    order, edges = _grouped(nearest(rows, runtime.upload(parents), runtime), len(parents), runtime)
-    groups, kept = [], []
-    for p in np.flatnonzero(np.diff(edges)).tolist():
-        members = rows[order[edges[p] : edges[p + 1]]]
-        groups.append(_balanced(members, max(1, round(n_cells * len(members) / n)), limit, seed, runtime))
-        kept.append(p)
-    offsets = np.concatenate([[0], np.cumsum([len(g) for g in groups])]).astype(np.int64)
-    return CellTree(np.concatenate(groups) + middle, parents[kept] + middle, offsets)
+    return kmeans_tree.fit_cells(sample, n_cells, _DeviceClusterer(seed, runtime))
 
 
 def assign(rows: Any, cells: CellTree, runtime: Runtime) -> np.ndarray:
@@ -84,7 +89,7 @@ def assign(rows: Any, cells: CellTree, runtime: Runtime) -> np.ndarray:
     for start in range(0, len(rows), step):
         block = rows[start : start + step].astype(np.float32, copy=False)
         block = (runtime.upload(block) if isinstance(block, np.ndarray) else block) - shift
-        if len(parents) <= _PARENTS_TRIED:
+        if len(parents) <= PARENTS_TRIED:
             found = nearest(block, centroids, runtime)
         else:
             found = _nearest_by_tree(block, centroids, parents, cells.offsets, runtime)
@@ -119,7 +124,7 @@ def _closest(products: Any, norms: Any, picks: Any, first: int, best: Any, label
 
 def _nearest_by_tree(rows: Any, centroids: Any, parents: Any, offsets: np.ndarray, runtime: Runtime) -> Any:
     xp = runtime.xp
-    n, tried = len(rows), _PARENTS_TRIED
+    n, tried = len(rows), PARENTS_TRIED
     best, labels = xp.full(n, np.inf, np.float32), xp.full(n, -1, np.int32)
     near, chosen = xp.full((n, tried), np.inf, np.float32), xp.full((n, tried), -1, np.int32)
     runtime.launch(
@@ -155,7 +160,7 @@ def _fit(rows: Any, k: int, seed: int, runtime: Runtime) -> Any:
         order, edges = _grouped(nearest(rows, centers, runtime), k, runtime)
         centers = _means(rows, order, edges, centers, runtime)
         counts = np.diff(edges)
-        tiny = np.flatnonzero(counts < _TINY * n / k)
+        tiny = np.flatnonzero(counts < TINY * n / k)
         if not len(tiny):
             break
         if round_ < _ROUNDS - 1:

@@ -17,10 +17,8 @@ from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepP
 from nomad_dask.backends.gpu.cell_mean_repulsion import CellMeanRepulsion
 from nomad_dask.backends.gpu.field import (
     FRAME,
-    MAX_NODES,
     DeviceField,
     DirectField,
-    field_bytes,
     fixed_point_scale,
     frame_of,
     sums_directly,
@@ -28,13 +26,12 @@ from nomad_dask.backends.gpu.field import (
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
 from nomad_dask.backends.gpu.readback import Readback
 from nomad_dask.backends.gpu.runtime import Runtime, blocks, translate_oom
-from nomad_dask.backends.mesh import Mesh, choose_mesh, held_box, sample_step
+from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, held_box, sample_step
+from nomad_dask.backends.shard_layout import loss_stride
 from nomad_dask.params import Params
 
 _LANES = 8  # of a row, in the kernels that go along its edges
 _PATCH_LANES = 8
-# The loss is watched, not optimised: this many evenly spaced rows stand for all, in every map larger.
-_LOSS_ROWS = 8192
 # Threads of the kernel that looks at all positions: each block leaves a box, and the host copies them all.
 _WATCH_THREADS = 1 << 17
 
@@ -87,7 +84,7 @@ class GpuShardLayout:
         self._direct_field = DirectField(dim, runtime)
         self._partials = xp.zeros(blocks(_LANES * n), np.float64)
         # The loss is measured in rows 0, stride, 2·stride and so on.
-        self._stride = max(1, math.ceil(n / _LOSS_ROWS))
+        self._stride = loss_stride(n)
         self._loss_rows = len(range(0, n, self._stride))
         self._watch_items = min(n, _WATCH_THREADS)
         self._report = Readback(
@@ -272,7 +269,7 @@ class GpuShardLayout:
         """Return the mesh to lay over the map, with its buffers ready; None where a direct sum is better."""
         low, high = self._told["box"][:, 0].min(axis=0), self._told["box"][:, 1].max(axis=0)
         low, high = held_box(low, high, self._told["sample"], self._meeting["corners"])
-        mesh = choose_mesh(low, high, self._params.mesh_spacing, MAX_NODES)
+        mesh = choose_mesh(low, high, self._params.mesh_spacing, MAX_MESH_NODES)
         n_charges = self._n + len(self._meeting["points"])
         if sums_directly(self._n, n_charges, math.prod(mesh.shape), self._dim):
             if self._potential is None:
@@ -360,24 +357,3 @@ def _numbers(step: StepParams) -> np.ndarray:
     for name in ("attract", "rate", "momentum", "max_step_norm"):
         numbers[name] = getattr(step, name)
     return numbers
-
-
-def device_bytes(n_rows: int, n_edges: int, n_nodes: int, n_patches: int, dim: int = 2) -> int:
-    """Return about what the layout of a shard takes on the device, at its most.
-
-    Parameters
-    ----------
-    n_rows : int
-        Of the shard.
-    n_edges : int
-        Of the shard's graph, both ways and those to patches of other shards; about ``2·n_neighbors`` a row.
-    n_nodes : int
-        Of the mesh before padding.
-    n_patches : int
-        Of all shards.
-    dim : int
-    """
-    rows = n_rows * (3 * dim * 4 + 2 * 8 + 4)  # positions twice, velocity; offsets of edges; order of the patches
-    edges = (n_edges + n_rows) * 8  # packed, and filled up to an even number a row
-    patches = n_patches * ((1 << dim) * (dim + 1) * 4 + (dim + 2) * 4 + 2 * dim * 4 + 8)
-    return rows + edges + patches + field_bytes(n_nodes, dim) + (1 << 20)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nomad_dask.backends.gpu import device_info
+from nomad_dask.backends.gpu.device_memory import device_free_bytes
 from nomad_dask.errors import ClusterError, DeviceMemoryError, ResourceError
 
 BLOCK = 256
@@ -209,7 +209,7 @@ class CudaRuntime:
 
     def free_bytes(self) -> int:
         """Return the free memory of the device, and what the pools of CuPy and RMM hold without using it."""
-        return device_info.free_bytes(self.xp)
+        return device_free_bytes(self.xp)
 
     def synchronize(self) -> None:
         """Wait until all work is done."""

@@ -8,8 +8,8 @@ import pytest
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.pca_filter import principal_axes
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.utils.threads import thread_pool
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def searcher(request, rows, tmp_path):
     means = np.array([rows[a : a + 100].mean(axis=0) for a in offsets[:-1]])
     held = request.param
     vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], cache_bytes=rows.nbytes if held else 0)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         yield CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28 if held else 1 << 16)
 
 
@@ -108,7 +108,7 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
     np.save(tmp_path / "rows.npy", rows)
     offsets = np.arange(0, 2501, 100)
     means = rows.reshape(25, 100, 150).mean(axis=1)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], cache_bytes=rows.nbytes)
         search = CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28)
         search.build_filter(60)

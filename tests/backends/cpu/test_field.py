@@ -11,8 +11,8 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.multigrid import coarse_shape, to_coarse, to_fine
-from nomad_dask.backends.cpu.threads import Threads, threads
 from nomad_dask.backends.mesh import choose_mesh
+from nomad_dask.utils.threads import Threads, thread_pool
 
 NONE = np.empty(0, np.float32)
 NO_POINTS = np.empty((0, 2), np.float32)
@@ -61,7 +61,7 @@ def test_potential_and_its_sum_agree_to_a_thousandth_at_the_default_spacing():
     points = crowded(20_000)
     some = np.arange(0, len(points), 20)
     expected, _ = direct(points[some], points, np.ones(len(points)))
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         potential, _, total, mesh = by_mesh(points, pool)
     assert mesh.spacing == 0.7
     assert relative(potential[some], expected) <= 1e-3
@@ -79,7 +79,7 @@ def test_forces_agree_and_converge_with_the_mesh():
     squared = (apart**2).sum(-1)
     magnitudes = (2 * np.sqrt(squared) / (1 + squared) ** 2).sum(1)
     errors = {}
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         for spacing in (0.7, 0.35, 0.175):
             _, gradient, _, _ = by_mesh(points, pool, spacing=spacing)
             errors[spacing] = np.linalg.norm(gradient - expected) / np.linalg.norm(magnitudes)
@@ -97,7 +97,7 @@ def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, 
     some = np.arange(0, len(points), 50)
     expected, slope = direct(points[some], points, np.ones(len(points)))
     errors = []
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         for nodes in ({2: 160, 3: 64}, {2: 10_000, 3: 10_000}):
             monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", nodes)
             potential, gradient, _, mesh = by_mesh(points, pool, spacing=spacing)
@@ -123,7 +123,7 @@ def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacin
     own = (points[:, 0] > width / 8) & (points[:, 1] > -width / 8)
     some = np.arange(0, int(own.sum()), 20)
     expected, slope = direct(points[own][some], points, weights)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         shard = points[own], pool, weights[own], points[~own], weights[~own]
         potential, gradient, _, mesh = by_mesh(*shard, spacing=spacing)
         alone, _, _, _ = by_mesh(points[own], ONE_THREAD, *shard[2:], spacing=spacing)
@@ -164,7 +164,7 @@ def test_three_dimensions_weights_and_remote_means():
     remote = (rng.normal(size=(30, 3)) * 6).astype(np.float32)
     remote_weights = rng.uniform(1, 200, 30).astype(np.float32)
     expected, slope = direct(points, np.vstack([points, remote]), np.concatenate([weights, remote_weights]))
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         potential, gradient, _, _ = by_mesh(points, pool, weights, remote, remote_weights, spacing=0.4)
     assert relative(potential, expected) <= 1e-3
     assert relative(gradient, slope) <= 1e-2
@@ -175,7 +175,7 @@ def test_three_dimensions_weights_and_remote_means():
 def test_any_number_of_points_at_any_scale(n, seed, scale):
     points = (np.random.default_rng(seed).normal(size=(n, 2)) * scale).astype(np.float32)
     expected, _ = direct(points, points, np.ones(n))
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         potential, gradient, total, mesh = by_mesh(points, pool, max_nodes=1 << 20)
     assert np.isfinite(gradient).all()
     assert np.prod(mesh.shape) <= 1.3 * (1 << 20)
@@ -193,7 +193,7 @@ def test_few_points_are_summed_exactly(n, seed, scale, dim):
     remote, remote_weights = (rng.normal(size=(5, dim)) * scale).astype(np.float32), np.full(5, 7, np.float32)
     expected, slope = direct(points, np.vstack([points, remote]), np.concatenate([np.ones(n), remote_weights]))
     potential, gradient = np.empty(n, np.float32), np.empty((n, dim), np.float32)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         field = Field(dim, 0.7, 1 << 20, pool)
         total = field.evaluate(points, NONE, remote, remote_weights, potential, gradient)
     np.testing.assert_allclose(potential, expected, rtol=1e-4)
@@ -203,7 +203,7 @@ def test_few_points_are_summed_exactly(n, seed, scale, dim):
 
 def test_one_stray_point_does_not_widen_the_mesh():
     points = crowded(5000)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         plain = by_mesh(points, pool)[3]
         points[17] = 1e7
         _, gradient, _, mesh = by_mesh(points, pool)
@@ -216,7 +216,7 @@ def test_threads_do_not_change_a_bit():
     points = crowded(30_000)
     results = []
     for n in (1, 2, 3):
-        with threads(n) as pool:
+        with thread_pool(n) as pool:
             results.append(by_mesh(points, pool)[:3])
     for potential, gradient, total in results[1:]:
         assert np.array_equal(potential, results[0][0])
@@ -233,7 +233,7 @@ def test_mesh_of_a_small_map_is_fine_and_moves_in_steps():
 
 def test_shards_of_one_map_share_the_transform_of_the_kernel():
     points = np.random.default_rng(0).uniform(-40, 40, (20_000, 2)).astype(np.float32)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         fields = [Field(2, 0.7, 1 << 22, pool) for _ in range(2)]
         kept = []
         for one in fields:

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 
 from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.kmeans import assign, fit_cells
-from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.utils.threads import thread_pool
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -32,7 +32,7 @@ def inertia(x: np.ndarray, cells: CellTree, labels: np.ndarray) -> float:
 @pytest.mark.parametrize(("n", "n_cells"), [(3000, 12), (3000, 60), (6000, 150)])
 def test_inertia_is_near_that_of_scikit_learn(n, n_cells):
     x = rows(n, 10)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         cells = fit_cells(x, n_cells, 0, pool)
         labels = assign(x, cells, pool)
     assert n_cells <= len(cells.centroids) <= 1.2 * n_cells
@@ -42,7 +42,7 @@ def test_inertia_is_near_that_of_scikit_learn(n, n_cells):
 
 def test_few_cells_are_assigned_exactly():
     x = rows(5000, 10)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         cells = fit_cells(x, 50, 0, pool)
         labels = assign(x, cells, pool)
     gaps = squared_gaps(x, cells)
@@ -54,7 +54,7 @@ def test_few_cells_are_assigned_exactly():
 
 def test_the_tree_assigns_nearly_as_well():
     x = rows(40_000, 8)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         cells = fit_cells(x, 1200, 0, pool)
         labels = assign(x, cells, pool)
     assert len(cells.parents) > 10
@@ -71,7 +71,7 @@ def test_the_tree_assigns_nearly_as_well():
 def test_no_cell_is_huge_and_few_are_tiny():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(size=(5000, 6)) * 0.05, 3 * rng.normal(size=(1000, 6))]).astype(np.float32)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         cells = fit_cells(x, 60, 0, pool)
         sizes = np.bincount(assign(x, cells, pool), minlength=len(cells.centroids))
     assert sizes.max() <= 1.1 * 4 * 100
@@ -80,7 +80,7 @@ def test_no_cell_is_huge_and_few_are_tiny():
 
 def test_far_from_the_origin():
     x = rows(3000, 6)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         here, there = (fit_cells(moved, 30, 0, pool) for moved in (x, x + np.float32(3000)))
         a, b = assign(x, here, pool), assign(x + np.float32(3000), there, pool)
     assert inertia(x + np.float32(3000), there, b) < 1.02 * inertia(x, here, a)
@@ -91,7 +91,7 @@ def test_threads_and_repetition_change_nothing(n_cells):
     x = rows(9000, 5)
     made = []
     for n in (1, 4, 1):
-        with threads(n) as pool:
+        with thread_pool(n) as pool:
             cells = fit_cells(x, n_cells, 3, pool)
             made.append((cells, assign(x, cells, pool)))
     for cells, labels in made[1:]:
@@ -112,7 +112,7 @@ def test_any_rows_get_a_cell(n, d, n_cells, seed, kinds):
     """With any number of duplicates among them."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(kinds, d)).astype(np.float32)[rng.integers(kinds, size=n)]
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         cells = fit_cells(x, n_cells, seed, pool)
         labels = assign(x, cells, pool)
     assert np.isfinite(cells.centroids).all()
@@ -125,6 +125,6 @@ def test_any_rows_get_a_cell(n, d, n_cells, seed, kinds):
 
 def test_rows_of_any_type_are_assigned():
     x = np.round(10 * rows(500, 4)).astype(np.float16)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         cells = fit_cells(x.astype(np.float32), 10, 0, pool)
         np.testing.assert_array_equal(assign(x, cells, pool), assign(x.astype(np.float32), cells, pool))

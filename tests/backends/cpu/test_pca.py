@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from nomad_dask.backends.cpu.pca import fit_axes, project
+from nomad_dask.backends.cpu.projection import fit_axes, project
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.backends.gpu.device_info import Gpu, detect_gpu
+from nomad_dask.backends.devices import Gpu, detect_gpu
 from nomad_dask.backends.gpu.runtime import set_runtime
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.runs import worker_processes

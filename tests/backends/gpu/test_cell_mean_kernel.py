@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
-from nomad_dask.backends.cpu.layout import _who_samples
+from nomad_dask.backends.shard_layout import invert_sampled_cells
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.reference_layout import Case, draws, noise
 
@@ -71,7 +71,7 @@ def by_gpu(
     shard: Shard, shares: np.ndarray | None, n_items: int | None = None, seed: int = 0, wants_z: bool = True
 ) -> tuple:
     case, n = shard.case, len(shard.points)
-    ptr, sources, slots = _who_samples(shard.targets)
+    ptr, sources, slots = invert_sampled_cells(shard.targets)
     z, repulsion = np.full(n, np.nan, np.float32), np.full(shard.points.shape, np.nan, np.float32)
     HostRuntime(seed).launch(
         "repel_by_means", shard.dim, n if n_items is None else n_items, shard.points, np.int64(n), case.offsets,
@@ -85,7 +85,7 @@ def by_gpu(
 
 def by_cpu(shard: Shard, shares: np.ndarray) -> tuple:
     case, n = shard.case, len(shard.points)
-    ptr, sources, slots = _who_samples(shard.targets)
+    ptr, sources, slots = invert_sampled_cells(shard.targets)
     z, repulsion = np.full(n, np.nan, np.float32), np.full(shard.points.shape, np.nan, np.float32)
     means = np.ascontiguousarray(shard.moments.T[:-1])
     means_kernel(shard.dim)(

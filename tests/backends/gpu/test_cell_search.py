@@ -10,12 +10,12 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, Queries
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.row_cache import ResidentRows, StreamedRows
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.neighbors.search import find_neighbors
+from nomad_dask.utils.threads import thread_pool
 from tests.helpers.host_runtime import HostRuntime
 
 HELD, STREAMED = 8 << 30, 1 << 17
@@ -80,7 +80,7 @@ def test_all_cells_equal_brute_force(tmp_path, d, free, metric):
 def test_the_same_recall_as_the_cpu_at_equal_probes(tmp_path, n_probes):
     vectors, rows, offsets, means = shard(tmp_path, *blobs(600, 20), resident=True)
     found = find(gpu(vectors, offsets, means), n_probes=n_probes)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         reference = find(CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28), n_probes=n_probes)
     true = brute(rows, 15)[0]
     assert overlap(found.ids, true) == pytest.approx(overlap(reference.ids, true), abs=0.002)
@@ -180,7 +180,7 @@ def test_tiny_cells_take_further_cells(tmp_path, free):
     X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
     vectors, _, offsets, means = shard(tmp_path, X, np.arange(300) % 120, 121)  # the last is empty
     found = find(gpu(vectors, offsets, means, free), n_probes=1)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         reference = find(CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28), n_probes=1)
     assert (found.ids >= 0).all()
     assert np.isfinite(found.distances).all()

@@ -6,10 +6,10 @@ import scipy.sparse as sp
 
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
-from nomad_dask.backends.cpu.threads import threads
 from nomad_dask.backends.gpu import layout
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.params import Params
+from nomad_dask.utils.threads import thread_pool
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
@@ -85,7 +85,7 @@ def both_layouts(graph, params, n_total, pool, state, runtime=RUNTIME):
 
 def by_mesh(monkeypatch):
     """Let both take the mesh however few the points are."""
-    monkeypatch.setattr("nomad_dask.backends.cpu.field._DIRECT_PAIRS", 0)
+    monkeypatch.setattr("nomad_dask.backends.cpu.field.DIRECT_PAIRS", 0)
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
     monkeypatch.setattr(layout, "sums_directly", lambda *_: False)
 
@@ -140,7 +140,7 @@ def test_epochs_equal_those_of_the_cpu(normalization, repulsion, dim, n_far, mon
         random_state=4,
     )
     first, second = remote_of(graph, dim, n_far, known=False), remote_of(graph, dim, n_far, seed=1)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         pair = both_layouts(graph, params, 2 * n, pool, start(n, dim))
         compare(*pair, [first, first, second, second], 4, 2e-5)
 
@@ -157,7 +157,7 @@ def test_few_rows(normalization, repulsion, dim, n):
             np.zeros(0, np.float32),
         )  # fmt: skip
     params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=2)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         pair = both_layouts(graph, params, n, pool, start(n, dim))
         compare(*pair, [remote_of(graph, dim, 0)] * 2, 2, 1e-5)
 
@@ -169,7 +169,7 @@ def test_rows_that_are_all_alike(repulsion, dim):
     graph = graph_of(n, dim)
     params = Params(n_components=dim, repulsion_method=repulsion, n_negatives=2)
     positions = np.full((n, dim), 1.5, np.float32)
-    with threads(1) as pool:
+    with thread_pool(1) as pool:
         pair = both_layouts(graph, params, n, pool, (positions, np.zeros_like(positions)))
         compare(*pair, [remote_of(graph, dim, 0)] * 2, 2, 1e-5)
 
@@ -292,7 +292,7 @@ def test_others_come_and_go(monkeypatch):
     remotes = [remote_of(graph, 2, 6, seed=s) for s in range(3)]
     fewer = [r.__class__(r.patch_moments, r.patch_counts, r.points[:m], r.weights[:m], r.z, r.local_z)
              for r, m in zip(remotes, (24, 0, 7), strict=True)]  # fmt: skip
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         pair = both_layouts(graph, Params(), 2 * n, pool, start(n, 2, spread=20))
         compare(*pair, fewer, 3, 2e-5)
 
@@ -305,7 +305,7 @@ def test_a_whole_map_comes_out_alike(normalization, dim, monkeypatch):
     graph = graph_of(n, dim)
     params = Params(n_components=dim, normalization=normalization)
     remote = remote_of(graph, dim, 0)
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         cpu, gpu = both_layouts(graph, params, n, pool, start(n, dim, spread=1.0))
         for e in range(n_epochs):
             step = StepParams(e, 0.5 * (1 - e / n_epochs), 0.9, 5.0, 1.0, measure_loss=e == n_epochs - 1)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.cpu.threads import Threads
 from nomad_dask.backends.gpu.field import fixed_point_scale, frame_of, padded_shape
 from nomad_dask.backends.gpu.runtime import blocks
 from nomad_dask.backends.mesh import Mesh, kernel_transform
+from nomad_dask.utils.threads import Threads
 from tests.helpers import host_runtime
 from tests.helpers.host_runtime import HostRuntime
 

@@ -10,10 +10,10 @@ from scipy.linalg import subspace_angles
 from sklearn.cluster import KMeans
 
 from nomad_dask.backends.base import CellTree
-from nomad_dask.backends.cpu import pca as cpu_pca
+from nomad_dask.backends.cpu import projection as cpu_pca
 from nomad_dask.backends.gpu import kmeans
 from nomad_dask.backends.gpu.kmeans import assign, fit_cells
-from nomad_dask.backends.gpu.pca import fit_axes, project
+from nomad_dask.backends.gpu.projection import fit_axes, project
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
@@ -125,7 +125,7 @@ def test_few_cells_are_assigned_exactly(free):
 
 
 def test_the_tree_assigns_nearly_as_well(monkeypatch):
-    monkeypatch.setattr(kmeans, "_TREE_CELLS", 100)
+    monkeypatch.setattr(kmeans, "MAX_FLAT_CELLS", 100)
     x = rows(6000, 8)
     cells = fit_cells(x, 150, 0, RUNTIME)
     assert len(cells.parents) > 10

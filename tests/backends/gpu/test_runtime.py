@@ -17,14 +17,14 @@ from nomad_dask.backends.gpu.field import (
     FRAME,
     DeviceField,
     DirectField,
-    field_bytes,
     fixed_point_scale,
     frame_of,
     sums_directly,
 )
-from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout, device_bytes
+from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout
 from nomad_dask.backends.gpu.readback import Readback
 from nomad_dask.backends.gpu.runtime import blocks, get_runtime, kernel_files, kernel_source, set_runtime, translate_oom
+from nomad_dask.backends.memory_model import layout_device_bytes, mesh_device_bytes
 from nomad_dask.backends.mesh import Mesh, choose_mesh
 from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
@@ -213,9 +213,9 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     tracemalloc.stop()
     n_nodes = one._mesh_field.potential.size // 4
     edges = len(graph.indices) + len(graph.cross_patches)
-    expected = device_bytes(n, edges, n_nodes, len(graph.patch_counts) + n_far)
+    expected = layout_device_bytes(n, edges, n_nodes, len(graph.patch_counts) + n_far)
     assert n_nodes > 1 << 15
-    assert field_bytes(n_nodes, 2) < expected
+    assert mesh_device_bytes(n_nodes, 2) < expected
     assert 0.4 * expected <= taken <= 1.1 * expected
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.devices import Gpu, detect_gpu, detect_worker_gpu
 from nomad_dask.backends.gpu import layout
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.device_info import Gpu, detect_gpu, detect_worker_gpu
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params

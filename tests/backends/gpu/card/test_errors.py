@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nomad_dask.backends.base import StepParams
+from nomad_dask.backends.devices import detect_worker_gpu
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.device_info import detect_worker_gpu
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.backends.gpu import device_info
+from nomad_dask.backends import devices
 from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, WorkerLost
 from nomad_dask.cluster import Cluster
 from tests.helpers.gpu_card import assert_as_good, gpu_workers
@@ -44,7 +44,7 @@ def test_both_share_the_card(workers):
     found = list(cluster.gpus.values())
     assert len(found) == 2
     assert found[0].uuid == found[1].uuid
-    assert cluster.gpu_bytes() == device_info.share_of_memory(cluster.gpus) <= min(g.free_bytes for g in found) // 2
+    assert cluster.gpu_bytes() == devices.memory_share(cluster.gpus) <= min(g.free_bytes for g in found) // 2
 
 
 def test_each_lays_out_a_shard(x, workers):

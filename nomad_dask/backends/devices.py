@@ -1,15 +1,15 @@
-"""What a process has of a GPU, and where a map is computed: asked before anything runs."""
+"""Which GPU a process has, and whether a run computes on CPUs or GPUs: decided before anything runs."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nomad_dask.backends.gpu.device_memory import device_free_bytes
 from nomad_dask.errors import ClusterError, InputError
 
 # What the GPU backend imports on a worker, and what an own cluster of GPU workers needs beside.
@@ -86,7 +86,7 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
             return NoGpu(_no_device(visible))
         number = cuda.getDevice()
         properties = cuda.getDeviceProperties(number)
-        free = free_bytes(cupy, reserved_is_free=True) if with_memory else 0
+        free = device_free_bytes(cupy, reserved_is_free=True) if with_memory else 0
     except cuda.CUDARuntimeError as error:
         return NoGpu(_no_answer(error, cuda, visible))
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -147,36 +147,6 @@ def _uuid(raw: bytes) -> str:
     return "GPU-" + "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def free_bytes(cupy: Any, reserved_is_free: bool = False) -> int:
-    """Return the memory of this process's device that CuPy can still get.
-
-    That is what the driver calls free, and what the pools of CuPy and RMM have taken from it and not handed out.
-
-    Parameters
-    ----------
-    cupy : module
-    reserved_is_free : bool
-        Take an RMM pool that does not count what it hands out for unused; without, for used up.
-    """
-    free = int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
-    # A pool is in use only where somebody has imported RMM, which need not be installed.
-    if "rmm" not in sys.modules:
-        return free
-    import rmm.mr
-
-    resource: Any = rmm.mr.get_current_device_resource()
-    handed_out: int | None = None
-    while resource is not None and not isinstance(resource, rmm.mr.PoolMemoryResource):
-        if isinstance(resource, rmm.mr.TrackingResourceAdaptor):
-            handed_out = int(resource.get_allocated_bytes())
-        resource = resource.get_upstream() if hasattr(resource, "get_upstream") else None
-    if resource is None:
-        return free
-    if handed_out is None:
-        return free + (int(resource.pool_size()) if reserved_is_free else 0)
-    return free + int(resource.pool_size()) - handed_out
-
-
 def no_gpu_error(lacks: str) -> InputError:
     """Return the error for ``device='gpu'`` in a process that has no GPU."""
     return InputError(f"device='gpu' cannot be had here: {lacks}; or give device='cpu'.")
@@ -225,7 +195,14 @@ def _listed(without: Mapping[str, str], most: int = 3) -> str:
     return "; ".join(said)
 
 
-def share_of_memory(found: Mapping[str, Gpu]) -> int:
+def memory_share(found: Mapping[str, Gpu]) -> int:
     """Return the free GPU memory of the worker that has the least; workers on one GPU share it evenly."""
     workers = Counter(gpu.uuid for gpu in found.values())
     return min(gpu.free_bytes // workers[gpu.uuid] for gpu in found.values())
+
+
+def n_local_gpus() -> int:
+    """Return the number of GPUs that CUDA shows to this process."""
+    from cupy.cuda.runtime import getDeviceCount
+
+    return int(getDeviceCount())

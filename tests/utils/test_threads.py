@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from nomad_dask.backends.cpu.threads import threads
+from nomad_dask.utils.threads import thread_pool
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -16,7 +16,7 @@ def test_every_item_is_done_once(n, items, chunk):
     def work(start, stop):
         seen[start:stop] += 1
 
-    with threads(n) as pool:
+    with thread_pool(n) as pool:
         pool.run(work, items, chunk)
     assert (seen == 1).all()
 
@@ -30,7 +30,7 @@ def test_a_failed_chunk_keeps_the_rest_from_starting():
             raise ZeroDivisionError
         release.wait(5)
 
-    with threads(2) as pool:
+    with thread_pool(2) as pool:
         with pytest.raises(ZeroDivisionError):
             pool.run(work, 1000, 1)
         release.set()

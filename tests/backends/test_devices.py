@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.backends.gpu.device_info import (
+from nomad_dask.backends.devices import (
     Gpu,
     NoGpu,
     detect_gpu,
     detect_worker_gpu,
+    memory_share,
     resolve_device,
-    share_of_memory,
 )
 from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.callbacks.events import ShardPlaced
@@ -139,9 +139,9 @@ def test_of_many_workers_without_a_gpu_a_few_are_named():
 
 def test_workers_on_one_gpu_share_its_memory():
     other = Gpu("NVIDIA H100", "GPU-02", "1", 80 << 30, 60 << 30)
-    assert share_of_memory({"a": H100}) == 70 << 30
-    assert share_of_memory({"a": H100, "b": other}) == 60 << 30
-    assert share_of_memory({"a": H100, "b": H100, "c": other}) == 35 << 30
+    assert memory_share({"a": H100}) == 70 << 30
+    assert memory_share({"a": H100, "b": other}) == 60 << 30
+    assert memory_share({"a": H100, "b": H100, "c": other}) == 35 << 30
 
 
 # --- memory, and what is told

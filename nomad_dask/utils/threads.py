@@ -1,4 +1,4 @@
-"""Threads for kernels that release the GIL: fixed chunks, so that results do not depend on their number."""
+"""A thread pool for kernels that release the GIL. Results do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 
 class Threads:
-    """A pool that runs one function over chunks of a range.
+    """A pool that runs one function over the chunks of a range.
 
     Numba's own parallel loops are not used: their layers spin while others work, may not be entered
     from two threads at once, and tie the order of sums to the number of threads.
@@ -18,7 +18,7 @@ class Threads:
     Parameters
     ----------
     n : int
-        Threads to use.
+        Number of threads.
     """
 
     def __init__(self, n: int) -> None:
@@ -38,18 +38,18 @@ class Threads:
                 future.result()
         except BaseException:
             for future in futures:
-                future.cancel()  # what has not begun would only keep a failed process alive
+                future.cancel()  # queued chunks would only keep a failed process alive
             raise
 
     def close(self) -> None:
-        """End the threads."""
+        """Shut the pool down."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
 @contextmanager
-def threads(n: int) -> Iterator[Threads]:
-    """Give a pool of `n` threads, with BLAS held to one thread in each of them."""
+def thread_pool(n: int) -> Iterator[Threads]:
+    """Yield a pool of `n` threads, with BLAS limited to one thread in each of them."""
     pool = Threads(n)
     try:
         with threadpool_limits(1, user_api="blas"):

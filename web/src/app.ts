@@ -1,20 +1,20 @@
 // The page: its state, and who is told when it changes.
 
-import { rangeOf } from "./colors";
-import { count, h, iconButton, plural, textButton } from "./dom";
-import { listen, type Key } from "./gestures";
-import { Hovering } from "./hovering";
-import { Legend } from "./legend";
-import { read as readView, write, type View } from "./link";
-import { Lasso } from "./lasso";
-import { Pins } from "./pins";
-import { Scene } from "./scene";
-import { Searching } from "./searching";
-import { colorColumns, type Column, type Site } from "./site";
-import type { Points } from "./store";
-import { Texts, type Row } from "./texts";
-import { Themes } from "./themes";
-import type { Tile } from "./tiles";
+import { rangeOf } from "./map/palettes";
+import { count, h, iconButton, plural, textButton } from "./ui/dom";
+import { listen, type Key } from "./map/gestures";
+import { Hovering } from "./ui/hover";
+import { Legend } from "./ui/legend";
+import { read as readView, write, type View } from "./ui/urlState";
+import { Lasso } from "./ui/lasso";
+import { Pins } from "./ui/pinTable";
+import { Scene } from "./map/mapView";
+import { Searching } from "./search/searchController";
+import { colorColumns, type Column, type Site } from "./data/site";
+import type { Points } from "./data/tileCache";
+import { Texts, type Row } from "./data/rowText";
+import { Themes } from "./ui/theme";
+import type { Tile } from "./data/quadtree";
 
 const SETTLE_MS = 200;
 

@@ -1,12 +1,12 @@
 // Where the page begins.
 
 import { App } from "./app";
-import { h } from "./dom";
-import { part, setEdition, table } from "./parts";
-import { hashOf } from "./search";
-import { readSite } from "./site";
-import { Themes } from "./themes";
-import { readTree } from "./tiles";
+import { h } from "./ui/dom";
+import { part, setEdition, table } from "./data/chunks";
+import { hashOf } from "./search/searchIndex";
+import { readSite } from "./data/site";
+import { Themes } from "./ui/theme";
+import { readTree } from "./data/quadtree";
 
 async function begin(): Promise<void> {
   // The first thing, so that the page does not flash in the other theme.

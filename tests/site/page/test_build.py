@@ -74,7 +74,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 """
     (built / "words.mjs").write_text(code)
     esbuild = built / "node_modules" / ".bin" / "esbuild"
-    bundle = [str(esbuild), "src/search.ts", "--bundle", "--format=esm", "--outfile=search.mjs", "--log-level=warning"]
+    bundle = [str(esbuild), "src/search/searchIndex.ts", "--bundle", "--format=esm", "--outfile=search.mjs", "--log-level=warning"]
     subprocess.run(bundle, check=True, cwd=built)
     known = [c for c in range(0x20, sys.maxunicode + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
     texts = [f"a {chr(c)}B" for c in known] + ["ΣΊΣΥΦΟΣ straße", "İstanbul", "x" * 100]

@@ -1,8 +1,8 @@
 // The pinned rows as a table, which is also how those who cannot see the map read it.
 
 import { count, h, iconButton } from "./dom";
-import type { Site } from "./site";
-import type { Row } from "./texts";
+import type { Site } from "../data/site";
+import type { Row } from "../data/rowText";
 
 export class Pins {
   private readonly heading = h("h2", { id: "pins-heading" });

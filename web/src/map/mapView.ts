@@ -1,15 +1,15 @@
 // The three layers of the map (overview, points, marks) and what a frame of them shows.
 
-import { Backdrop } from "./backdrop";
+import { Backdrop } from "./overview";
 import { Camera, clamp, flight, type Point } from "./camera";
-import { groundColor, indicesOf, paletteOf, plainColor, type Theme } from "./colors";
-import { h } from "./dom";
+import { groundColor, indicesOf, paletteOf, plainColor, type Theme } from "./palettes";
+import { h } from "../ui/dom";
 import { Overlay, type Marks } from "./overlay";
 import { nearest, type Found } from "./picking";
 import { Renderer } from "./renderer";
-import { colorColumns, type Column, type Site } from "./site";
-import { Store, type Drawn, type Points } from "./store";
-import { choose, depthAt, type Limits, type Tile, type Wanted } from "./tiles";
+import { colorColumns, type Column, type Site } from "../data/site";
+import { Store, type Drawn, type Points } from "../data/tileCache";
+import { choose, depthAt, type Limits, type Tile, type Wanted } from "../data/quadtree";
 
 const LIMITS: Limits = { base: 250_000, most: 3_000_000, finest: 192 };
 const KEPT_POINTS = 8_000_000;

@@ -1,6 +1,6 @@
 // Dark and light: as the system says, until the reader chooses.
 
-import type { Theme } from "./colors";
+import type { Theme } from "../map/palettes";
 
 const KEY = "nomad-dask-theme";
 

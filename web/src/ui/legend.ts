@@ -1,8 +1,8 @@
 // What the colours mean: a choice of column, and entries that show and hide categories.
 
-import { categoryColors, rampColor, type Theme } from "./colors";
+import { categoryColors, rampColor, type Theme } from "../map/palettes";
 import { brief, count, h, textButton } from "./dom";
-import { colorColumns, type Column, type Site } from "./site";
+import { colorColumns, type Column, type Site } from "../data/site";
 
 export interface LegendState {
   column: Column | null;

@@ -1,9 +1,9 @@
 // The tiles in memory: fetched nearest first, dropped when the view has been elsewhere for long.
 
 import type { Column as ArrowColumn } from "@uwdata/flechette";
-import { table } from "./parts";
+import { table } from "./chunks";
 import type { Column } from "./site";
-import type { Tile, Wanted } from "./tiles";
+import type { Tile, Wanted } from "./quadtree";
 
 /** The rows of a tile, in order of priority. */
 export interface Points {

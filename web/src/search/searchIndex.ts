@@ -1,8 +1,8 @@
 // Search over all rows: an inverted index in parts, of which a query fetches one for each of its words.
 
-import { table } from "./parts";
-import type { Site } from "./site";
-import type { Row, Texts } from "./texts";
+import { table } from "../data/chunks";
+import type { Site } from "../data/site";
+import type { Row, Texts } from "../data/rowText";
 
 export interface Hits {
   words: string[];

@@ -1,7 +1,7 @@
 // Draws points with WebGL 2: five bytes a point on the card, nine in the first levels, one draw call a tile.
 
 import { clamp, type Camera } from "./camera";
-import type { Drawn, Points } from "./store";
+import type { Drawn, Points } from "../data/tileCache";
 
 // regl makes its code by eval, which the page's security policy forbids, and the layers of deck.gl take the whole
 // data again whenever a tile comes; what is needed of either is this file.

@@ -1,6 +1,6 @@
 // A view as the part of the address after "#", so that a link shows what its sender saw.
 
-import type { Site } from "./site";
+import type { Site } from "../data/site";
 
 export interface View {
   x: number;

@@ -1,7 +1,7 @@
 // The overview: pictures of all points, drawn before the first tile comes, and instead of tiles without WebGL.
 
 import type { Camera } from "./camera";
-import type { Site } from "./site";
+import type { Site } from "../data/site";
 
 interface Picture {
   pixels: number;

@@ -1,7 +1,7 @@
 // What the points are coloured with: palettes of the two themes, and the index of each point in one of 256 entries.
 
-import type { Points } from "./store";
-import type { Column } from "./site";
+import type { Points } from "../data/tileCache";
+import type { Column } from "../data/site";
 
 export type Theme = "dark" | "light";
 type Rgb = readonly [number, number, number];

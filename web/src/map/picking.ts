@@ -1,8 +1,8 @@
 // The drawn point nearest to a place on the screen.
 
 import type { Camera, Point } from "./camera";
-import type { Column } from "./site";
-import { mapX, mapY, type Drawn, type Points } from "./store";
+import type { Column } from "../data/site";
+import { mapX, mapY, type Drawn, type Points } from "../data/tileCache";
 
 export interface Found extends Point {
   row: number;

@@ -1,9 +1,9 @@
 // The search field and its list of hits.
 
-import { count, h, icon, iconButton, plural, textButton } from "./dom";
-import type { Hits } from "./search";
-import type { Site } from "./site";
-import type { Row } from "./texts";
+import { count, h, icon, iconButton, plural, textButton } from "../ui/dom";
+import type { Hits } from "./searchIndex";
+import type { Site } from "../data/site";
+import type { Row } from "../data/rowText";
 
 export class SearchBox {
   readonly element: HTMLElement;

@@ -1,6 +1,6 @@
 // The card beside the point under the cursor.
 
-import type { Point } from "./camera";
+import type { Point } from "../map/camera";
 import { count, h } from "./dom";
 
 export interface Line {

@@ -1,11 +1,11 @@
 // From a point under the cursor to its card: the ring at once, the text when the cursor rests.
 
-import type { Point } from "./camera";
-import { Card, type Line } from "./card";
-import type { Found } from "./picking";
-import type { Scene } from "./scene";
-import type { Site } from "./site";
-import type { Row, Texts } from "./texts";
+import type { Point } from "../map/camera";
+import { Card, type Line } from "./tooltip";
+import type { Found } from "../map/picking";
+import type { Scene } from "../map/mapView";
+import type { Site } from "../data/site";
+import type { Row, Texts } from "../data/rowText";
 
 const REACH = 14;
 const REST_MS = 50;

@@ -1,7 +1,7 @@
 // The tree of tiles, and which of them a view wants.
 
 import type { Table } from "@uwdata/flechette";
-import { clamp, type Box, type Camera } from "./camera";
+import { clamp, type Box, type Camera } from "../map/camera";
 
 export interface Tile extends Box {
   name: string;

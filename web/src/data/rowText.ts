@@ -1,7 +1,7 @@
 // The rows as people read them: text parts, fetched when a row is looked at.
 
 import type { Table } from "@uwdata/flechette";
-import { table } from "./parts";
+import { table } from "./chunks";
 import type { Site } from "./site";
 
 /** A row with its place; a value that is missing is null. */

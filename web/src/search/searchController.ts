@@ -1,11 +1,11 @@
 // A search from the words typed to the rings on the map.
 
-import type { Point } from "./camera";
-import { SearchBox } from "./searchbox";
-import { find, read, type Hits } from "./search";
-import type { Site } from "./site";
-import { mapX, mapY, type Drawn, type Points } from "./store";
-import type { Row, Texts } from "./texts";
+import type { Point } from "../map/camera";
+import { SearchBox } from "./searchView";
+import { find, read, type Hits } from "./searchIndex";
+import type { Site } from "../data/site";
+import { mapX, mapY, type Drawn, type Points } from "../data/tileCache";
+import type { Row, Texts } from "../data/rowText";
 
 const PAGE = 20;
 

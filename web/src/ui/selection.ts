@@ -1,11 +1,11 @@
 // The rows inside a polygon, all of them: tiles that are not drawn are fetched for it, one after the other.
 
-import type { Point } from "./camera";
-import { edgesOf, inside, touches, touching, type Edge } from "./polygon";
-import { colorColumns, type Column, type Site } from "./site";
-import { mapX, mapY, type Points } from "./store";
-import type { Tile } from "./tiles";
-import type { Texts } from "./texts";
+import type { Point } from "../map/camera";
+import { edgesOf, inside, touches, touching, type Edge } from "../map/polygon";
+import { colorColumns, type Column, type Site } from "../data/site";
+import { mapX, mapY, type Points } from "../data/tileCache";
+import type { Tile } from "../data/quadtree";
+import type { Texts } from "../data/rowText";
 
 export interface Selected {
   n: number;

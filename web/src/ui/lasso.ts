@@ -1,14 +1,14 @@
 // The lasso: a line drawn around points, the search for all rows inside, and their CSV.
 
-import type { Point } from "./camera";
+import type { Point } from "../map/camera";
 import { iconButton } from "./dom";
-import type { Scene } from "./scene";
+import type { Scene } from "../map/mapView";
 import { csv, select, type Hidden, type Selected } from "./selection";
-import { SelectionPanel } from "./selectionpanel";
-import { colorColumns, type Site } from "./site";
-import { readPoints } from "./store";
-import type { Texts } from "./texts";
-import type { Tile } from "./tiles";
+import { SelectionPanel } from "./selectionPanel";
+import { colorColumns, type Site } from "../data/site";
+import { readPoints } from "../data/tileCache";
+import type { Texts } from "../data/rowText";
+import type { Tile } from "../data/quadtree";
 
 const LEAST_PIXELS = 3;
 

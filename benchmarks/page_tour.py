@@ -172,13 +172,13 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
         page.move_to(*at)
         time.sleep(0.1)
         everything = " drawn" not in page.text(".subtitle")
-        if not page.all("#card:not([hidden])"):
+        if not page.all("#tooltip:not([hidden])"):
             told["nothing_near"] += 1
             if everything:
                 told["wrong"].append(f"no card for row {row} at zoom {zoom}, where all points are drawn")
             continue
-        page.wait(lambda: not page.all("#card .waiting"))
-        found = int(page.text("#card small").split()[1].replace(",", ""))
+        page.wait(lambda: not page.all("#tooltip .loading"))
+        found = int(page.text("#tooltip small").split()[1].replace(",", ""))
         distance = np.hypot(*(pixels - at).T)
         # Tiles tell where a row is in steps.
         step = page.scale(shown.made.extent[2], zoom) * shown.made.extent[2] / shown.about["steps"]
@@ -198,7 +198,7 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
 def _wrong_texts(shown: Shown, row: int) -> list[str]:
     """Return what the card says of a row and the map does not."""
     script = (
-        "const c = document.querySelector('#card');"
+        "const c = document.querySelector('#tooltip');"
         "return [c.querySelector('strong').textContent, ...[...c.querySelectorAll('dd')].map(d => d.textContent)]"
     )
     wrong = []
@@ -231,15 +231,15 @@ def searching(shown: Shown, times: int = 20) -> dict[str, Any]:
         for name in columns:
             holding |= pc.fill_null(pc.match_substring_regex(shown.table.column(name), pattern), False).to_numpy()
         page.run("document.querySelector('[aria-label=\"Clear the search\"]').click()")
-        page.wait(lambda: not page.text(".found .note"))
+        page.wait(lambda: not page.text(".results .note"))
         began = time.monotonic()
         page.search(word, enter=True)
-        note = page.wait(lambda: page.text(".found .note"))
+        note = page.wait(lambda: page.text(".results .note"))
         told["ms"].append(round(1000 * (time.monotonic() - began)))
         wrong = []
         if int(note.split()[-2].replace(",", "")) != holding.sum():
             wrong.append(f"{word}: {note}, and {holding.sum()} hold it")
-        pins = page.run("return [...document.querySelectorAll('.hit .name')].map(e => e.textContent)")
+        pins = page.run("return [...document.querySelectorAll('.hit .title')].map(e => e.textContent)")
         names = set(shown.table.column(shown.about["hover"][0]).filter(pa.array(holding)).to_pylist())
         if len(pins) != min(20, int(holding.sum())) or not set(pins) <= names:
             wrong.append(f"{word}: other rows are listed")
@@ -264,7 +264,7 @@ def selecting(shown: Shown, views: list[tuple[float, float, float]]) -> list[dic
         page.drag([*map(tuple, corners), tuple(corners[0])], shift=True)
         page.wait(lambda: "selected" in page.text(".selection .note"), 300)
         seconds = time.monotonic() - began
-        page.one(".selection .main").click()
+        page.one(".selection .primary").click()
         file = page.wait(lambda: next(iter(shown.downloads.glob("*.csv")), None), 300)
         page.wait(lambda file=file: file.read_bytes().endswith(b"\r\n"), 300)
         with file.open(newline="", encoding="utf-8") as lines:
@@ -302,7 +302,7 @@ def changed_view(shown: Shown, fresh: Page) -> dict[str, Any]:
     page.drag([(640, 400), (560, 340), (520, 330)])
     page.one(".entry").click()
     page.search(str(shown.table.column(shown.about["search"]["columns"][0])[row].as_py()))
-    page.wait(lambda: page.text(".found .note"))
+    page.wait(lambda: page.text(".results .note"))
     page.settle()
     pixels = page.pixels(shown.made, shown.at, *shown.view())
     page.click(*pixels[np.flatnonzero(page.on_the_map(pixels))[0]].round())

@@ -92,7 +92,7 @@ class Page:
         """Open a site at a view, from new, and wait until all of it is drawn."""
         self.driver.get("about:blank")
         self.driver.get(f"{address}index.html" + (f"#{urlencode(view)}" if view else ""))
-        self.wait(lambda: self.all(".surface, .broken"))
+        self.wait(lambda: self.all(".surface, .fatal-error"))
         self.settle()
 
     def resize(self, width: int, height: int, mobile: bool = False) -> None:
@@ -118,9 +118,9 @@ class Page:
 
     def settle(self) -> None:
         """Wait until the view is drawn and written into the address."""
-        self.wait(lambda: self.all(".broken") or self.one(".surface").get_attribute("aria-busy") == "false")
+        self.wait(lambda: self.all(".fatal-error") or self.one(".surface").get_attribute("aria-busy") == "false")
         time.sleep(0.3)
-        self.wait(lambda: self.all(".broken") or self.one(".surface").get_attribute("aria-busy") == "false")
+        self.wait(lambda: self.all(".fatal-error") or self.one(".surface").get_attribute("aria-busy") == "false")
 
     def all(self, selector: str) -> list[Any]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -194,7 +194,7 @@ class Page:
     def panels(self) -> list[tuple[str, float, float, float, float]]:
         """Return class, left, top, right and bottom of all panels in sight, without the card."""
         script = (
-            "return [...document.querySelectorAll('.panel')].filter(p => p.offsetParent && p.id !== 'card')"
+            "return [...document.querySelectorAll('.panel')].filter(p => p.offsetParent && p.id !== 'tooltip')"
             ".map(p => [p.className, p.getBoundingClientRect()])"
             ".map(([c, b]) => [c, b.left, b.top, b.right, b.bottom])"
         )

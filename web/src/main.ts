@@ -1,26 +1,25 @@
-// Where the page begins.
+// Entry point: reads the metadata of the site and starts the page.
 
 import { App } from "./app";
+import { loadChunk, loadTable, setCacheKey } from "./data/chunks";
+import { parseQuadtree } from "./data/quadtree";
+import { extentOf, parseSite } from "./data/site";
+import { fnv1a } from "./search/tokenizer";
 import { h } from "./ui/dom";
-import { part, setEdition, table } from "./data/chunks";
-import { hashOf } from "./search/searchIndex";
-import { readSite } from "./data/site";
-import { Themes } from "./ui/theme";
-import { readTree } from "./data/quadtree";
+import { ThemeSwitch } from "./ui/theme";
 
-async function begin(): Promise<void> {
-  // The first thing, so that the page does not flash in the other theme.
-  const themes = new Themes();
+async function main(): Promise<void> {
+  // The theme comes first, so that the page does not flash in the other one.
+  const theme = new ThemeSwitch();
   try {
-    const bytes = await part("site");
-    const site = readSite(bytes);
-    setEdition(hashOf(bytes).toString(36));
-    const [left, bottom, right] = site.extent;
-    const tree = readTree(await table(site.tiles), { left, bottom, side: right - left || 1 }, site.steps);
-    new App(site, tree, themes);
+    const bytes = await loadChunk("site");
+    const site = parseSite(bytes);
+    setCacheKey(fnv1a(bytes).toString(36));
+    const root = parseQuadtree(await loadTable(site.tiles), extentOf(site), site.steps);
+    new App(site, root, theme);
   } catch (error) {
-    document.body.replaceChildren(h("p", { class: "broken", role: "alert" }, (error as Error).message));
+    document.body.replaceChildren(h("p", { class: "fatal-error", role: "alert" }, (error as Error).message));
   }
 }
 
-void begin();
+void main();

@@ -52,14 +52,14 @@ def test_cards_hits_and_pins_are_rows_of_the_map(page, address, table):
     for row in rng.integers(0, N, 5).tolist():
         page.open(address, pin=row)
         page.search(f"number{row}", enter=True)
-        page.wait(lambda: page.text(".found .note") == "1 row")
+        page.wait(lambda: page.text(".results .note") == "1 row")
         page.wait(lambda: "zoom=" in page.driver.current_url)
         page.settle()
         page.move_to(page.size[0] / 2, page.size[1] / 2)
         name = table.column("name")[row].as_py()
-        page.wait(lambda name=name: page.text("#card:not([hidden]) strong") == name)
+        page.wait(lambda name=name: page.text("#tooltip:not([hidden]) strong") == name)
         section = table.column("section")[row].as_py() or "(none)"
-        page.wait(lambda section=section: section in page.text("#card dl"))
+        page.wait(lambda section=section: section in page.text("#tooltip dl"))
         assert page.text(".pins tbody td") == name
 
 
@@ -72,7 +72,7 @@ def lassoed(page, table, folder: Path, half: float) -> tuple[list[int], list[int
     corners = [(across + i * half, down + j * half) for i, j in ((-1, -1), (1, -0.9), (0.8, 1), (-1, 0.9))]
     page.drag([*corners, corners[0]], shift=True)
     page.wait(lambda: "selected" in page.text(".selection .note"))
-    page.one(".selection .main").click()
+    page.one(".selection .primary").click()
     file = page.wait(lambda: next(iter(folder.glob("*.csv")), None))
     page.wait(lambda: file.read_bytes().endswith(b"\r\n"))
     with file.open(newline="", encoding="utf-8") as lines:
@@ -101,5 +101,5 @@ def test_a_map_of_nothing_but_places_has_cards_and_pins(page, table, tmp_path):
         page.named("Show pin 1, row 77, on the map").click()
         page.settle()
         page.move_to(page.size[0] / 2, page.size[1] / 2)
-        page.wait(lambda: page.text("#card:not([hidden]) strong") == "Row 77")
-        page.wait(lambda: page.text("#card small").endswith("click to unpin"))
+        page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == "Row 77")
+        page.wait(lambda: page.text("#tooltip small").endswith("click to unpin"))

@@ -48,10 +48,10 @@ def test_hover_shows_the_row_under_the_cursor(page, site, address, zoom):
         page.move_to(1, page.size[1] - 1)
         page.move_to(*at)
         titles = {COLUMNS["title"][r] for r in right}
-        page.wait(lambda titles=titles: page.text("#card:not([hidden]) strong") in titles)
-        found = int(page.text("#card strong").split()[-1])
-        page.wait(lambda found=found: COLUMNS["text"][found] in page.text("#card dl"))
-        assert (COLUMNS["section"][found] or NONE) in page.text("#card dl")
+        page.wait(lambda titles=titles: page.text("#tooltip:not([hidden]) strong") in titles)
+        found = int(page.text("#tooltip strong").split()[-1])
+        page.wait(lambda found=found: COLUMNS["text"][found] in page.text("#tooltip dl"))
+        assert (COLUMNS["section"][found] or NONE) in page.text("#tooltip dl")
 
 
 def test_hidden_points_are_neither_drawn_nor_found(page, site, address):
@@ -60,7 +60,7 @@ def test_hidden_points_are_neither_drawn_nor_found(page, site, address):
     visible = np.flatnonzero(page.on_the_map(pixels))
     page.move_to(*pixels[visible[0]])
     time.sleep(0.3)
-    assert page.all("#card:not([hidden])") == []
+    assert page.all("#tooltip:not([hidden])") == []
 
 
 def test_click_pins_and_the_table_tells(page, site, address):
@@ -240,13 +240,13 @@ def test_fingers_move_pinch_and_tap(page, site, address):
     page.settle()
     moved = page.run("return Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
     assert float(moved["x"]) < float(view["x"])
-    assert page.all("#card:not([hidden])") == []
+    assert page.all("#tooltip:not([hidden])") == []
     pixels = page.pixels(site, site.seen, *(float(moved[k]) for k in ("x", "y", "zoom")))
     row = np.flatnonzero(page.on_the_map(pixels))[0]
     page.touch("touchStart", tuple(pixels[row]))
     page.touch("touchEnd")
     page.wait(lambda: page.all(".pins tbody tr"))
-    title = page.text("#card:not([hidden]) strong")
+    title = page.text("#tooltip:not([hidden]) strong")
     assert page.text(".pins tbody td") == title
     page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 
@@ -261,7 +261,7 @@ def test_a_large_map_is_sampled_and_all_of_it_is_there_when_near(page, tmp_path)
         said = page.text(".subtitle")
         assert said.endswith(" of 400,000 points drawn")
         assert 100_000 < int(said.split()[0].replace(",", "")) < n
-        assert not page.all(".searching:not([hidden])")
+        assert not page.all(".search-panel:not([hidden])")
         for zoom in (0, 4, 6):
             x, y = made.seen[rng.integers(n)] if zoom else np.array(made.extent[:2]) + made.extent[2] / 2
             page.open(url, x=x, y=y, zoom=zoom)
@@ -273,10 +273,10 @@ def test_a_large_map_is_sampled_and_all_of_it_is_there_when_near(page, tmp_path)
                 at = pixels[row].round()
                 page.move_to(1, 799)
                 page.move_to(*at)
-                if not page.all("#card:not([hidden])"):
+                if not page.all("#tooltip:not([hidden])"):
                     assert not whole
                     continue
-                found = int(page.text("#card strong").split()[-1].replace(",", ""))
+                found = int(page.text("#tooltip strong").split()[-1].replace(",", ""))
                 distance = np.hypot(*(pixels - at).T)
                 assert distance[found] <= 14.1
                 if whole:

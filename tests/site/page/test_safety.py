@@ -58,9 +58,9 @@ def test_text_is_never_markup(page, tmp_path):
             )
             page.move_to(*at[row])
             time.sleep(0.1)
-        page.wait(lambda: "window.hurt" in page.text("#card"))
+        page.wait(lambda: "window.hurt" in page.text("#tooltip"))
         assert page.run("return window.hurt") is None
-        assert page.all("img, iframe, script:not([src]), #card svg, .pins td svg:not([aria-hidden])") == []
+        assert page.all("img, iframe, script:not([src]), #tooltip svg, .pins td svg:not([aria-hidden])") == []
 
 
 def test_texts_of_all_kinds(page, tmp_path):
@@ -71,7 +71,7 @@ def test_texts_of_all_kinds(page, tmp_path):
     )
     with served(tmp_path) as url:
         page.open(url, pin="0.1.2.3.4.5.6.7", search="שלום")
-        page.wait(lambda: page.text(".found .note") == "20 rows")
+        page.wait(lambda: page.text(".results .note") == "20 rows")
         page.wait(lambda: len(page.all(".pins tbody tr")) == 8)
         shown = page.run("return [...document.querySelectorAll('.pins tbody tr')].map(r => r.children[2].textContent)")
         assert [s or None for s in shown][2:7] == [t or None for t in texts[2:7]]
@@ -86,16 +86,16 @@ def test_few_points_and_equal_ones(page, tmp_path, n, equal):
         page.open(url)
         x, y = made.extent[0] + made.extent[2] / 2, made.extent[1] + made.extent[2] / 2
         page.move_to(*page.pixels(made, made.seen, x, y, 0)[0] + [2, -2])
-        page.wait(lambda: page.text("#card:not([hidden]) strong").startswith("T"))
+        page.wait(lambda: page.text("#tooltip:not([hidden]) strong").startswith("T"))
 
 
 def test_a_file_opens_without_a_server(page, site):
     page.open(site.folder.as_uri() + "/", zoom=5, search="needle")
-    page.wait(lambda: page.text(".found .note") == "1 row")
+    page.wait(lambda: page.text(".results .note") == "1 row")
     page.search("needle", enter=True)
     page.settle()
     page.move_to(page.size[0] / 2, page.size[1] / 2)
-    page.wait(lambda: page.text("#card:not([hidden]) strong") == f"Title {SEARCHED['needle']}")
+    page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == f"Title {SEARCHED['needle']}")
     page.one(".entry").click()
     assert "hide=0" in page.driver.current_url
 
@@ -116,7 +116,7 @@ def test_without_webgl_the_overview_can_be_looked_at(tmp_path, site, address):
         page.drag([(640, 400), (500, 300)])
         page.wait(lambda: "zoom=" in page.driver.current_url)
         page.search("needle")
-        page.wait(lambda: page.text(".hit .name") == f"Title {SEARCHED['needle']}")
+        page.wait(lambda: page.text(".hit .title") == f"Title {SEARCHED['needle']}")
         assert [line for line in page.console() if "SEVERE" in line] == []
 
 
@@ -143,8 +143,8 @@ def test_a_damaged_site_says_so(shared, tmp_path):
     with served(made.folder) as url:
         Path(made.folder, "index.js").write_text("1")
         shared.open(url)
-        assert "index.js" in shared.text(".broken")
+        assert "index.js" in shared.text(".fatal-error")
         Path(made.folder, "site.js").write_text('nomad("site","eyJ2ZXJzaW9uIjo5OX0=")')
         shared.open(url)
-        assert "version 99" in shared.text(".broken")
+        assert "version 99" in shared.text(".fatal-error")
     shared.console()

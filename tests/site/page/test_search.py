@@ -21,12 +21,12 @@ def test_search_finds_words_of_any_script_and_enter_flies_there(page, site, addr
     row = SEARCHED[word]
     page.open(address)
     page.search(word.upper(), enter=True)
-    page.wait(lambda: page.text(".found .note") == "1 row")
-    assert page.text(".hit .name") == f"Title {row}"
+    page.wait(lambda: page.text(".results .note") == "1 row")
+    assert page.text(".hit .title") == f"Title {row}"
     page.wait(lambda: "zoom=" in page.driver.current_url)
     page.settle()
     page.move_to(page.size[0] / 2, page.size[1] / 2)
-    page.wait(lambda: page.text("#card:not([hidden]) strong") == f"Title {row}")
+    page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == f"Title {row}")
 
 
 def test_search_ands_words_and_counts(page, site, address):
@@ -40,10 +40,10 @@ def test_search_ands_words_and_counts(page, site, address):
         ]
         page.search(" ".join(words))
         page.wait(
-            lambda words=words: page.text(".found .note") and f"search={'+'.join(words)}" in page.driver.current_url
+            lambda words=words: page.text(".results .note") and f"search={'+'.join(words)}" in page.driver.current_url
         )
         time.sleep(0.4)
-        note = page.text(".found .note")
+        note = page.text(".results .note")
         listed = {int(hit.text.split("\n")[0].split()[-1]) for hit in page.all(".hit")}
         assert listed <= set(found), words
         assert len(listed) == min(20, len(found)), (words, note)
@@ -65,8 +65,8 @@ def lassoed(page, site, x, y, zoom, corners, tmp_path, texts=False):
     page.wait(lambda: "selected" in page.text(".selection .note"))
     count = page.text(".selection .note")
     if texts:
-        page.one("#with-texts").click()
-    page.one(".selection .main").click()
+        page.one("#with-text").click()
+    page.one(".selection .primary").click()
     file = page.wait(lambda: next(iter(tmp_path.glob("*.csv")), None))
     page.wait(lambda: file.read_bytes().endswith(b"\r\n"))
     with file.open(newline="", encoding="utf-8") as lines:
@@ -103,4 +103,4 @@ def test_the_lasso_leaves_hidden_entries_out_and_adds_texts(page, site, address,
     shown = [row for row in inside if COLUMNS["section"][row] not in (first, None)]
     assert [int(line["row"]) for line in found] == shown
     assert [line["text"] for line in found] == [COLUMNS["text"][row] for row in shown]
-    assert "hidden entries left out" in page.text(".selection .note")
+    assert "without hidden categories" in page.text(".selection .note")

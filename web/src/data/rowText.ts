@@ -1,55 +1,54 @@
-// The rows as people read them: text parts, fetched when a row is looked at.
+// The text of rows, loaded chunk by chunk when a row is shown.
 
 import type { Table } from "@uwdata/flechette";
-import { table } from "./chunks";
+import { loadTable } from "./chunks";
+import type { Point } from "./geometry";
 import type { Site } from "./site";
 
-/** A row with its place; a value that is missing is null. */
-export interface Row {
+/** A row with its exact position and the values of the tooltip's columns; a missing value is null. */
+export interface Row extends Point {
   row: number;
-  x: number;
-  y: number;
   values: (string | null)[];
 }
 
-const KEPT = 48;
+const MAX_CHUNKS = 48;
 
-export class Texts {
-  private readonly held = new Map<number, Promise<Table>>();
+export class RowText {
+  private readonly chunks = new Map<number, Promise<Table>>();
 
   constructor(private readonly site: Site) {}
 
   /** Returns a row of the map. */
-  async row(row: number): Promise<Row> {
-    const number = Math.floor(row / this.site.text_rows);
-    const found = await this.part(number);
-    const i = row - number * this.site.text_rows;
-    // The place comes first, then the columns of the card in their order, whatever they are called.
-    if (found.numCols !== this.site.hover.length + 2) {
-      throw new Error(`The part text/${number}.js of the map has other columns than the map: export it again.`);
+  async get(row: number): Promise<Row> {
+    const chunk = Math.floor(row / this.site.text_rows);
+    const table = await this.load(chunk);
+    const i = row - chunk * this.site.text_rows;
+    // The position comes first, then the columns of the tooltip in their order, whatever their names are.
+    if (table.numCols !== this.site.hover.length + 2) {
+      throw new Error(`The file text/${chunk}.js has other columns than the map: export the map again.`);
     }
-    const at = (column: number): unknown => found.getChildAt(column).at(i);
+    const value = (column: number): unknown => table.getChildAt(column).at(i);
     return {
       row,
-      x: Number(at(0)),
-      y: Number(at(1)),
-      values: this.site.hover.map((_, k) => at(k + 2) as string | null),
+      x: Number(value(0)),
+      y: Number(value(1)),
+      values: this.site.hover.map((_, k) => value(k + 2) as string | null),
     };
   }
 
-  private part(number: number): Promise<Table> {
-    let found = this.held.get(number);
-    if (!found) {
-      found = table(`text/${number}`);
-      found.catch(() => this.held.delete(number));
+  private load(chunk: number): Promise<Table> {
+    let table = this.chunks.get(chunk);
+    if (!table) {
+      table = loadTable(`text/${chunk}`);
+      table.catch(() => this.chunks.delete(chunk));
     }
-    // Last used last: the first ones are forgotten.
-    this.held.delete(number);
-    this.held.set(number, found);
-    for (const old of this.held.keys()) {
-      if (this.held.size <= KEPT) break;
-      this.held.delete(old);
+    // Moves the chunk to the end of the Map, whose first entries are evicted.
+    this.chunks.delete(chunk);
+    this.chunks.set(chunk, table);
+    for (const oldest of this.chunks.keys()) {
+      if (this.chunks.size <= MAX_CHUNKS) break;
+      this.chunks.delete(oldest);
     }
-    return found;
+    return table;
   }
 }

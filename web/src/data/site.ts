@@ -1,8 +1,11 @@
-// What an exported site says of itself: the part "site".
+// The metadata of an exported site: the chunk "site".
+
+import type { Box } from "./geometry";
 
 export interface Category {
   label: string;
   n: number;
+  /** Set for the entry that collects missing and rare values. */
   other?: boolean;
 }
 
@@ -19,9 +22,10 @@ export interface Site {
   version: number;
   title: string;
   n: number;
+  /** Left, bottom, right and top of the square that holds all points. */
   extent: [number, number, number, number];
   tile_rows: number;
-  /** Steps of the whole square that positions have at least; tiles deeper down have finer ones. */
+  /** Minimum number of quantization steps along the side of the whole map; deeper tiles have finer steps. */
   steps: number;
   depth: number;
   columns: Column[];
@@ -34,8 +38,8 @@ export interface Site {
 
 export const VERSION = 1;
 
-/** Reads the part "site". */
-export function readSite(bytes: Uint8Array): Site {
+/** Parses the chunk "site". */
+export function parseSite(bytes: Uint8Array): Site {
   const site = JSON.parse(new TextDecoder().decode(bytes)) as Site;
   if (site.version !== VERSION) {
     throw new Error(
@@ -45,7 +49,13 @@ export function readSite(bytes: Uint8Array): Site {
   return site;
 }
 
-/** Columns that points can be coloured by. */
+/** Returns the square that holds all points. */
+export function extentOf(site: Site): Box {
+  const [left, bottom, right] = site.extent;
+  return { left, bottom, side: right - left || 1 };
+}
+
+/** Returns the columns that points can be colored by. */
 export function colorColumns(site: Site): Column[] {
-  return site.columns.filter((c) => c.in_tiles && c.kind !== "text");
+  return site.columns.filter((column) => column.in_tiles && column.kind !== "text");
 }

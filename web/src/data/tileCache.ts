@@ -1,159 +1,114 @@
-// The tiles in memory: fetched nearest first, dropped when the view has been elsewhere for long.
+// The tiles in memory: loaded nearest first, evicted least recently used first.
 
-import type { Column as ArrowColumn } from "@uwdata/flechette";
-import { table } from "./chunks";
+import { Emitter } from "./emitter";
+import type { Tile } from "./quadtree";
 import type { Column } from "./site";
-import type { Tile, Wanted } from "./quadtree";
+import { loadTile, type TilePoints, type VisibleTile } from "./tilePoints";
 
-/** The rows of a tile, in order of priority. */
-export interface Points {
+export interface TileRequest {
   tile: Tile;
-  n: number;
-  row: Uint32Array;
-  x: Uint16Array | Uint32Array;
-  y: Uint16Array | Uint32Array;
-  /** For each column in tiles: the number of the category, or the value. */
-  values: Map<string, Uint8Array | Float32Array>;
-  /** When it came, in milliseconds, for fading in. */
-  since: number;
-}
-
-export interface Drawn {
-  points: Points;
+  /** How many of its points to draw. */
   count: number;
 }
 
-const AT_ONCE = 6;
+const MAX_CONCURRENT = 6;
 
-/** Reads a tile. */
-export async function readPoints(tile: Tile, columns: readonly Column[]): Promise<Points> {
-  const found = await table(tile.name);
-  const values = new Map<string, Uint8Array | Float32Array>();
-  for (const column of columns) {
-    const child = found.getChild(`c.${column.name}`) as ArrowColumn<number | null> | undefined;
-    if (!child) throw new Error(`The part ${tile.name}.js of the map has no column ${column.name}: export it again.`);
-    const raw = child.toArray() as ArrayLike<number | null>;
-    // A column with nulls comes as a plain array.
-    if (column.kind === "category") values.set(column.name, raw instanceof Uint8Array ? raw : new Uint8Array(raw as ArrayLike<number>));
-    else if (raw instanceof Float32Array) values.set(column.name, raw);
-    else values.set(column.name, Float32Array.from({ length: raw.length }, (_, i) => raw[i] ?? NaN));
-  }
-  return {
-    tile,
-    n: found.numRows,
-    row: found.getChild("row").toArray() as Uint32Array,
-    x: found.getChild("x").toArray() as Uint16Array | Uint32Array,
-    y: found.getChild("y").toArray() as Uint16Array | Uint32Array,
-    values,
-    since: performance.now(),
-  };
-}
-
-/** Position of a point of a tile in the units of the map: the middle of its step. */
-export function mapX(points: Points, i: number): number {
-  return points.tile.left + ((points.x[i] + 0.5) / points.tile.steps) * points.tile.side;
-}
-
-export function mapY(points: Points, i: number): number {
-  return points.tile.bottom + ((points.y[i] + 0.5) / points.tile.steps) * points.tile.side;
-}
-
-export class Store {
-  private readonly here = new Map<Tile, Points>();
-  private readonly coming = new Set<Tile>();
+export class TileCache {
+  readonly onLoad = new Emitter<TilePoints>();
+  readonly onEvict = new Emitter<TilePoints>();
+  readonly onFail = new Emitter<Error>();
+  private readonly loaded = new Map<Tile, TilePoints>();
+  private readonly loading = new Set<Tile>();
   private readonly failed = new Set<Tile>();
-  private wanted: Wanted[] = [];
-  private total = 0;
+  private requests: TileRequest[] = [];
+  private totalPoints = 0;
 
   /**
-   * @param columns those in tiles
-   * @param most points to keep; those of the view are kept in any case
+   * @param columns the columns in tiles
+   * @param maxPoints points to keep in memory; those of the current view are never evicted
    */
   constructor(
     private readonly columns: readonly Column[],
-    private readonly most: number,
-    private readonly on: {
-      came: (points: Points) => void;
-      dropped: (points: Points) => void;
-      failed: (error: Error) => void;
-    },
+    private readonly maxPoints: number,
   ) {}
 
-  get busy(): boolean {
-    return this.coming.size > 0 || this.wanted.some((w) => !this.here.has(w.tile) && !this.failed.has(w.tile));
+  get isLoading(): boolean {
+    return this.loading.size > 0 || this.requests.some(({ tile }) => !this.loaded.has(tile) && !this.failed.has(tile));
   }
 
-  /** Asks for the tiles of a view, in order. */
-  want(wanted: Wanted[]): void {
-    this.wanted = wanted;
-    for (const { tile } of wanted) {
-      const points = this.here.get(tile);
+  /** Requests the tiles of a view, in order of priority. */
+  request(requests: TileRequest[]): void {
+    this.requests = requests;
+    for (const { tile } of requests) {
+      const points = this.loaded.get(tile);
       if (!points) continue;
-      // A map keeps the order of insertion: the tiles used last are at its end.
-      this.here.delete(tile);
-      this.here.set(tile, points);
+      // A Map keeps the order of insertion: the tiles used last are at its end.
+      this.loaded.delete(tile);
+      this.loaded.set(tile, points);
     }
-    this.ask();
-    this.drop();
+    this.loadNext();
+    this.evict();
   }
 
-  /** The tiles of the view that are here. */
-  drawn(): Drawn[] {
-    const drawn: Drawn[] = [];
-    for (const { tile, count } of this.wanted) {
-      const points = this.here.get(tile);
-      if (points) drawn.push({ points, count: Math.min(count, points.n) });
+  /** Returns the loaded tiles of the view. */
+  visibleTiles(): VisibleTile[] {
+    const visible: VisibleTile[] = [];
+    for (const { tile, count } of this.requests) {
+      const points = this.loaded.get(tile);
+      if (points) visible.push({ points, count: Math.min(count, points.n) });
     }
-    return drawn;
+    return visible;
   }
 
-  held(tile: Tile): Points | undefined {
-    return this.here.get(tile);
+  get(tile: Tile): TilePoints | undefined {
+    return this.loaded.get(tile);
   }
 
-  /** All tiles that are here, of the view or not. */
-  all(): Iterable<Points> {
-    return this.here.values();
+  /** Returns all loaded tiles, in the view or not. */
+  all(): Iterable<TilePoints> {
+    return this.loaded.values();
   }
 
-  /** Tries failed tiles again. */
+  /** Loads failed tiles again. */
   retry(): void {
     this.failed.clear();
-    this.ask();
+    this.loadNext();
   }
 
-  private ask(): void {
-    for (const { tile } of this.wanted) {
-      if (this.coming.size >= AT_ONCE) return;
-      if (this.here.has(tile) || this.coming.has(tile) || this.failed.has(tile)) continue;
-      this.coming.add(tile);
-      void readPoints(tile, this.columns)
-        .then(
-          (points) => {
-            this.here.set(tile, points);
-            this.total += points.n;
-            this.coming.delete(tile);
-            this.on.came(points);
-          },
-          (error: Error) => {
-            this.failed.add(tile);
-            this.coming.delete(tile);
-            this.on.failed(error);
-          },
-        )
-        .then(() => this.ask());
+  private loadNext(): void {
+    for (const { tile } of this.requests) {
+      if (this.loading.size >= MAX_CONCURRENT) return;
+      if (this.loaded.has(tile) || this.loading.has(tile) || this.failed.has(tile)) continue;
+      this.loading.add(tile);
+      void this.load(tile).then(() => this.loadNext());
     }
   }
 
-  private drop(): void {
-    if (this.total <= this.most) return;
-    const needed = new Set(this.wanted.map((w) => w.tile));
-    for (const [tile, points] of this.here) {
-      if (this.total <= this.most) return;
-      if (needed.has(tile)) continue;
-      this.here.delete(tile);
-      this.total -= points.n;
-      this.on.dropped(points);
+  private async load(tile: Tile): Promise<void> {
+    let points: TilePoints;
+    try {
+      points = await loadTile(tile, this.columns);
+    } catch (error) {
+      this.failed.add(tile);
+      this.loading.delete(tile);
+      this.onFail.emit(error as Error);
+      return;
+    }
+    this.loaded.set(tile, points);
+    this.totalPoints += points.n;
+    this.loading.delete(tile);
+    this.onLoad.emit(points);
+  }
+
+  private evict(): void {
+    if (this.totalPoints <= this.maxPoints) return;
+    const visible = new Set(this.requests.map((request) => request.tile));
+    for (const [tile, points] of this.loaded) {
+      if (this.totalPoints <= this.maxPoints) return;
+      if (visible.has(tile)) continue;
+      this.loaded.delete(tile);
+      this.totalPoints -= points.n;
+      this.onEvict.emit(points);
     }
   }
 }

@@ -1,132 +1,177 @@
-// Mouse, touch and keys on the map.
+// Translates mouse, touch and keyboard events on the map into gestures.
 
-import type { Point } from "./camera";
+import type { Point } from "../data/geometry";
 
-export interface Gestures {
-  moveBy(px: number, py: number): void;
+/** What a gesture does. Positions are in pixels of the element. */
+export interface GestureHandlers {
+  panBy(px: number, py: number): void;
   zoomAt(px: number, py: number, steps: number): void;
-  hover(at: Point | null): void;
-  click(at: Point, touch: boolean): void;
-  /** Tells whether a plain drag draws the lasso. */
-  drawing(): boolean;
-  lasso(path: Point[], done: boolean): void;
-  key(name: Key): void;
+  hover(position: Point | null): void;
+  click(position: Point, isTouch: boolean): void;
+  /** Returns whether a plain drag draws a lasso. */
+  isLassoActive(): boolean;
+  /** Receives the path of a lasso while it is drawn, and finally with `isDone`; an empty path means cancelled. */
+  lasso(path: Point[], isDone: boolean): void;
+  key(command: KeyCommand): void;
 }
 
-export type Key = "whole" | "pin" | "escape" | "search" | "moved";
+export type KeyCommand = "showAll" | "pin" | "escape" | "search" | "navigate";
 
-const CLICK_PIXELS = 4;
-const STEP_PIXELS = 80;
-const STEP_ZOOM = 0.5;
+const MIN_DRAG_PIXELS = 4;
+const KEY_PAN_PIXELS = 80;
+const KEY_ZOOM_STEPS = 0.5;
+const MAX_WHEEL_STEPS = 2;
+/** Pixels of one unit of a wheel event, by its deltaMode: pixels, lines, pages. */
+const WHEEL_UNITS = [1, 30, 300];
 
-/** Listens on an element that covers the map. */
-export function listen(element: HTMLElement, to: Gestures): void {
-  const fingers = new Map<number, Point>();
-  let start: Point | null = null;
-  let path: Point[] | null = null;
-  let pinched = false;
+const KEY_COMMANDS: Partial<Record<string, KeyCommand>> = {
+  "0": "showAll",
+  Home: "showAll",
+  Enter: "pin",
+  " ": "pin",
+  Escape: "escape",
+  "/": "search",
+};
 
-  const at = (event: MouseEvent): Point => {
-    const box = element.getBoundingClientRect();
-    return { x: event.clientX - box.left, y: event.clientY - box.top };
-  };
-
-  element.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    element.setPointerCapture(event.pointerId);
-    const here = at(event);
-    fingers.set(event.pointerId, here);
-    if (fingers.size === 1) {
-      start = here;
-      pinched = false;
-      path = event.shiftKey || to.drawing() ? [here] : null;
-    } else {
-      pinched = true;
-      path = null;
-    }
-  });
-
-  element.addEventListener("pointermove", (event) => {
-    const here = at(event);
-    const before = fingers.get(event.pointerId);
-    if (!before) {
-      if (event.pointerType !== "touch") to.hover(here);
-      return;
-    }
-    if (path) {
-      const events = event.getCoalescedEvents?.() ?? [];
-      path.push(...(events.length ? events : [event]).map(at));
-      to.lasso(path, false);
-    } else if (fingers.size === 1) {
-      const far = start ? Math.hypot(here.x - start.x, here.y - start.y) > CLICK_PIXELS : true;
-      if (far && start) {
-        element.classList.add("dragging");
-        start = null;
-        to.hover(null);
-      }
-      // What the hand trembled before the drag counts too: the point grabbed stays under the cursor.
-      if (start) return;
-      to.moveBy(here.x - before.x, here.y - before.y);
-    } else {
-      const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
-      if (other) {
-        const middle = { x: (here.x + other.x) / 2, y: (here.y + other.y) / 2 };
-        to.moveBy((here.x - before.x) / 2, (here.y - before.y) / 2);
-        const apart = Math.hypot(here.x - other.x, here.y - other.y);
-        const was = Math.hypot(before.x - other.x, before.y - other.y);
-        if (apart > 1 && was > 1) to.zoomAt(middle.x, middle.y, Math.log2(apart / was));
-      }
-    }
-    fingers.set(event.pointerId, here);
-  });
-
-  const end = (event: PointerEvent, cancelled: boolean): void => {
-    if (!fingers.delete(event.pointerId)) return;
-    element.classList.remove("dragging");
-    if (path) to.lasso(cancelled ? [] : path, true);
-    else if (start && !pinched && !cancelled) to.click(at(event), event.pointerType === "touch");
-    path = null;
-    start = null;
-  };
-  element.addEventListener("pointerup", (event) => end(event, false));
-  element.addEventListener("pointercancel", (event) => end(event, true));
-  element.addEventListener("pointerleave", (event) => {
-    // A finger leaves whenever it is lifted; what it tapped stays.
-    if (event.pointerType !== "touch") to.hover(null);
-  });
-
+/** Adds listeners to an element that covers the map. */
+export function addGestureListeners(element: HTMLElement, handlers: GestureHandlers): void {
+  addPointerListeners(element, handlers);
   element.addEventListener(
     "wheel",
     (event) => {
       event.preventDefault();
-      const unit = [1, 30, 300][event.deltaMode] ?? 1;
+      const unit = WHEEL_UNITS[event.deltaMode] ?? 1;
+      // Browsers report pinching on a touchpad as a wheel event with Ctrl and small deltas.
       const steps = (-event.deltaY * unit) / (event.ctrlKey ? 60 : 250);
-      const here = at(event);
-      to.zoomAt(here.x, here.y, Math.max(-2, Math.min(2, steps)));
+      const { x, y } = positionIn(element, event);
+      handlers.zoomAt(x, y, Math.max(-MAX_WHEEL_STEPS, Math.min(MAX_WHEEL_STEPS, steps)));
     },
     { passive: false },
   );
-
   element.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const middle = { x: element.clientWidth / 2, y: element.clientHeight / 2 };
-    const far = event.shiftKey ? STEP_PIXELS * 4 : STEP_PIXELS;
-    const moves: Record<string, () => void> = {
-      ArrowLeft: () => to.moveBy(far, 0),
-      ArrowRight: () => to.moveBy(-far, 0),
-      ArrowUp: () => to.moveBy(0, far),
-      ArrowDown: () => to.moveBy(0, -far),
-      "+": () => to.zoomAt(middle.x, middle.y, STEP_ZOOM),
-      "=": () => to.zoomAt(middle.x, middle.y, STEP_ZOOM),
-      "-": () => to.zoomAt(middle.x, middle.y, -STEP_ZOOM),
-      _: () => to.zoomAt(middle.x, middle.y, -STEP_ZOOM),
-    };
-    const others: Record<string, Key> = { "0": "whole", Home: "whole", Enter: "pin", " ": "pin", Escape: "escape", "/": "search" };
-    if (moves[event.key]) {
-      moves[event.key]();
-      to.key("moved");
-    } else if (others[event.key]) to.key(others[event.key]);
+    const command = KEY_COMMANDS[event.key];
+    if (command) handlers.key(command);
+    else if (navigateByKey(element, event, handlers)) handlers.key("navigate");
     else return;
     event.preventDefault();
   });
+}
+
+function addPointerListeners(element: HTMLElement, handlers: GestureHandlers): void {
+  const pointers = new Map<number, Point>();
+  /** Where the pointer was pressed, until it has moved far enough for a drag. */
+  let pressed: Point | null = null;
+  let lassoPath: Point[] | null = null;
+  let wasPinched = false;
+
+  element.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    element.setPointerCapture(event.pointerId);
+    const position = positionIn(element, event);
+    pointers.set(event.pointerId, position);
+    if (pointers.size === 1) {
+      pressed = position;
+      wasPinched = false;
+      lassoPath = event.shiftKey || handlers.isLassoActive() ? [position] : null;
+    } else {
+      wasPinched = true;
+      lassoPath = null;
+    }
+  });
+
+  element.addEventListener("pointermove", (event) => {
+    const position = positionIn(element, event);
+    const previous = pointers.get(event.pointerId);
+    if (!previous) {
+      if (event.pointerType !== "touch") handlers.hover(position);
+      return;
+    }
+    if (lassoPath) {
+      lassoPath.push(...coalescedEvents(event).map((e) => positionIn(element, e)));
+      handlers.lasso(lassoPath, false);
+    } else if (pointers.size === 1) {
+      if (pressed && Math.hypot(position.x - pressed.x, position.y - pressed.y) > MIN_DRAG_PIXELS) {
+        element.classList.add("dragging");
+        pressed = null;
+        handlers.hover(null);
+      }
+      // Returning here keeps the previous position, so that the first pan includes the movement before the drag.
+      if (pressed) return;
+      handlers.panBy(position.x - previous.x, position.y - previous.y);
+    } else {
+      const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
+      if (other) pinch(previous, position, other, handlers);
+    }
+    pointers.set(event.pointerId, position);
+  });
+
+  const release = (event: PointerEvent, isCancelled: boolean): void => {
+    if (!pointers.delete(event.pointerId)) return;
+    element.classList.remove("dragging");
+    if (lassoPath) handlers.lasso(isCancelled ? [] : lassoPath, true);
+    else if (pressed && !wasPinched && !isCancelled) {
+      handlers.click(positionIn(element, event), event.pointerType === "touch");
+    }
+    lassoPath = null;
+    pressed = null;
+  };
+  element.addEventListener("pointerup", (event) => release(event, false));
+  element.addEventListener("pointercancel", (event) => release(event, true));
+  element.addEventListener("pointerleave", (event) => {
+    // A lifted finger leaves the element, too, and its tooltip should stay.
+    if (event.pointerType !== "touch") handlers.hover(null);
+  });
+}
+
+/** Pans and zooms by one of two fingers that moved. */
+function pinch(previous: Point, position: Point, other: Point, handlers: GestureHandlers): void {
+  handlers.panBy((position.x - previous.x) / 2, (position.y - previous.y) / 2);
+  const distance = Math.hypot(position.x - other.x, position.y - other.y);
+  const previousDistance = Math.hypot(previous.x - other.x, previous.y - other.y);
+  if (distance <= 1 || previousDistance <= 1) return;
+  const steps = Math.log2(distance / previousDistance);
+  handlers.zoomAt((position.x + other.x) / 2, (position.y + other.y) / 2, steps);
+}
+
+/** Pans or zooms by a key. Returns whether the key does so. */
+function navigateByKey(element: HTMLElement, event: KeyboardEvent, handlers: GestureHandlers): boolean {
+  const pan = event.shiftKey ? KEY_PAN_PIXELS * 4 : KEY_PAN_PIXELS;
+  const zoom = (steps: number): void => handlers.zoomAt(element.clientWidth / 2, element.clientHeight / 2, steps);
+  switch (event.key) {
+    case "ArrowLeft":
+      handlers.panBy(pan, 0);
+      return true;
+    case "ArrowRight":
+      handlers.panBy(-pan, 0);
+      return true;
+    case "ArrowUp":
+      handlers.panBy(0, pan);
+      return true;
+    case "ArrowDown":
+      handlers.panBy(0, -pan);
+      return true;
+    case "+":
+    case "=":
+      zoom(KEY_ZOOM_STEPS);
+      return true;
+    case "-":
+    case "_":
+      zoom(-KEY_ZOOM_STEPS);
+      return true;
+    default:
+      return false;
+  }
+}
+
+function positionIn(element: HTMLElement, event: MouseEvent): Point {
+  const box = element.getBoundingClientRect();
+  return { x: event.clientX - box.left, y: event.clientY - box.top };
+}
+
+/** Returns all positions since the last event, where the browser reports them. */
+function coalescedEvents(event: PointerEvent): PointerEvent[] {
+  // Safari before 17 lacks the method, whatever the types say.
+  const events = (event as Partial<PointerEvent>).getCoalescedEvents?.call(event) ?? [];
+  return events.length ? events : [event];
 }

@@ -1,181 +1,203 @@
-// The three layers of the map (overview, points, marks) and what a frame of them shows.
+// The map: three layers (overview, points, annotations), the camera, and the frames that draw them.
 
-import { Backdrop } from "./overview";
-import { Camera, clamp, flight, type Point } from "./camera";
-import { groundColor, indicesOf, paletteOf, plainColor, type Theme } from "./palettes";
+import { Emitter } from "../data/emitter";
+import { clamp, type Point } from "../data/geometry";
+import { depthAt, type Tile } from "../data/quadtree";
+import { colorColumns, extentOf, type Site } from "../data/site";
+import { TileCache, type TileRequest } from "../data/tileCache";
+import type { TilePoints, VisibleTile } from "../data/tilePoints";
 import { h } from "../ui/dom";
-import { Overlay, type Marks } from "./overlay";
-import { nearest, type Found } from "./picking";
+import { Camera, type ViewTarget } from "./camera";
+import { CategoryFilter } from "./categoryFilter";
+import { paletteIndices, paletteTexture, type ColorRange } from "./colorMapping";
+import { FlightAnimation } from "./flightAnimation";
+import { LevelOfDetail } from "./levelOfDetail";
+import { Overlay, type Annotations } from "./overlay";
+import { Overview } from "./overview";
+import { backgroundColor, overviewColor, plainColor, type Theme } from "./palettes";
+import { pickNearest, type PickedPoint } from "./picking";
 import { Renderer } from "./renderer";
-import { colorColumns, type Column, type Site } from "../data/site";
-import { Store, type Drawn, type Points } from "../data/tileCache";
-import { choose, depthAt, type Limits, type Tile, type Wanted } from "../data/quadtree";
+import { selectTiles, type DetailLimits } from "./tileSelection";
 
-const LIMITS: Limits = { base: 250_000, most: 3_000_000, finest: 192 };
-const KEPT_POINTS = 8_000_000;
+const LIMITS: DetailLimits = { basePoints: 250_000, maxPoints: 3_000_000, minTilePixels: 192 };
+const MAX_CACHED_POINTS = 8_000_000;
 const FADE_MS = 220;
-/** Frames slower than this while the view moves are drawn with fewer points. */
-const SLOW_MS = 45;
-const RESTED_MS = 160;
-/** Opacity of points behind the rings of a search. */
+/** The view counts as moving until this long after the last movement. */
+const MOVING_MS = 160;
+/** `onRest` is emitted this long after the last frame of a movement. */
+const REST_MS = 200;
+const MAX_PIXEL_RATIO = 2;
+/** Opacity of points when annotations matter more. */
 const DIMMED = 0.45;
+/** Share of the screen that points cover together. */
+const POINT_COVERAGE = 0.1;
+const MIN_POINT_SIZE = 1.7;
+const MAX_POINT_SIZE = 9;
+/** Opacity of the overview behind a sample of the points. */
+const OVERVIEW_OPACITY = 0.3;
 
-/** What the points are coloured by. */
+/** How points are colored, and which of them are hidden. */
 export interface Coloring {
-  column: Column | null;
-  hidden: ReadonlySet<number>;
-  range: [number, number];
+  filter: CategoryFilter;
+  range: ColorRange;
+  theme: Theme;
 }
 
-export class Scene {
+export class MapView {
   readonly camera: Camera;
   readonly element: HTMLElement;
+  /** The top layer, which receives gestures. */
   readonly surface: HTMLCanvasElement;
+  /** Null where the browser has no WebGL 2; only the overview is drawn then. */
   readonly renderer: Renderer | null;
-  private readonly backdrop: Backdrop;
+  /** Emitted after each frame, with whether the view or its tiles changed. */
+  readonly onFrame = new Emitter<boolean>();
+  readonly onRest = new Emitter();
+  /** Emitted with the root tile, which is a fair sample of the map. */
+  readonly onSample = new Emitter<TilePoints>();
+  readonly onFail = new Emitter<Error>();
+  /** Returns the annotations of a frame. */
+  annotate: () => Annotations = () => NO_ANNOTATIONS;
+
+  private readonly overview: Overview;
   private readonly overlay: Overlay;
-  private readonly store: Store;
-  private drawn: Drawn[] = [];
-  private wanted: Wanted[] = [];
-  private coloring: Coloring = { column: null, hidden: new Set(), range: [0, 1] };
-  private theme: Theme = "dark";
-  private frame = 0;
-  private moved = true;
-  private lastFrame = 0;
+  private readonly tiles: TileCache;
+  private readonly levelOfDetail = new LevelOfDetail();
+  private readonly prefersReducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+  private requests: TileRequest[] = [];
+  private visible: VisibleTile[] = [];
+  private coloring: Coloring = { filter: new CategoryFilter(null, new Set()), range: [0, 1], theme: "dark" };
+  private flight: FlightAnimation | null = null;
+  private overviewOpacity = 1;
+  private frameRequest = 0;
+  private restTimer = 0;
   private lastMove = 0;
-  private effort = 1;
-  private veil = 1;
-  private fly: { from: number; ms: number; at: (share: number) => void } | null = null;
-  private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
+  /** Whether tiles have to be selected again. */
+  private isStale = true;
 
   constructor(
     site: Site,
     private readonly root: Tile | null,
-    private readonly on: {
-      marks: () => Omit<Marks, "pointSize">;
-      /** Whether marks matter more than points. */
-      dimmed: () => boolean;
-      /** The view moved, or other tiles are drawn. */
-      changed: (moved: boolean) => void;
-      sample: (points: Points) => void;
-      failed: (error: Error) => void;
-    },
   ) {
-    const [left, bottom, right] = site.extent;
-    this.camera = new Camera({ left, bottom, side: right - left || 1 });
+    this.camera = new Camera(extentOf(site));
     const pointCanvas = h("canvas", { class: "points", "aria-hidden": "true" });
     this.surface = h("canvas", { class: "surface", tabindex: "0", role: "application" });
-    this.backdrop = new Backdrop(h("canvas", { "aria-hidden": "true" }), site, () => this.redraw());
+    this.overview = new Overview(h("canvas", { "aria-hidden": "true" }), site, () => this.redraw());
     this.overlay = new Overlay(this.surface);
-    this.element = h("main", { class: "map" }, this.backdrop.canvas, pointCanvas, this.surface);
-    this.renderer = Renderer.on(pointCanvas);
-    this.store = new Store(colorColumns(site), KEPT_POINTS, {
-      came: (points) => this.came(points),
-      dropped: (points) => this.renderer?.drop(points),
-      failed: (error) => {
-        on.failed(error);
-        this.moved = true;
-        this.redraw();
-      },
+    this.element = h("main", { class: "map" }, this.overview.canvas, pointCanvas, this.surface);
+    this.renderer = Renderer.create(pointCanvas);
+    this.tiles = new TileCache(colorColumns(site), MAX_CACHED_POINTS);
+    this.tiles.onLoad.subscribe((points) => this.showTile(points));
+    this.tiles.onEvict.subscribe((points) => this.renderer?.remove(points));
+    this.tiles.onFail.subscribe((error) => {
+      this.onFail.emit(error);
+      this.invalidate();
     });
-    pointCanvas.addEventListener("webglcontextlost", () => on.failed(new Error("The graphics card was lost: reload the page.")));
+    pointCanvas.addEventListener("webglcontextlost", () =>
+      this.onFail.emit(new Error("The browser lost its WebGL context: reload the page.")),
+    );
     new ResizeObserver(() => this.resize()).observe(this.element);
   }
 
-  /** Whether all that the view wants is drawn. */
-  get settled(): boolean {
-    return !this.fly && !this.moved && (!this.renderer || !this.store.busy);
+  /** Whether everything that the view needs is drawn. */
+  get isSettled(): boolean {
+    return !this.flight && !this.isStale && (!this.renderer || !this.tiles.isLoading);
   }
 
   /** Whether all points in view are drawn, not only a sample of them. */
-  get whole(): boolean {
-    return this.wanted.every(({ tile, count }) => count >= tile.n) && this.complete();
+  get isComplete(): boolean {
+    if (this.tiles.isLoading || !this.requests.every(({ tile, count }) => count >= tile.n)) return false;
+    const requested = new Set(this.requests.map(({ tile }) => tile));
+    return this.requests.every(({ tile }) =>
+      tile.children.every((child) => requested.has(child) || !this.camera.isVisible(child)),
+    );
   }
 
-  /** Points drawn. */
-  get count(): number {
-    return this.drawn.reduce((n, d) => n + d.count, 0);
+  /** Number of points drawn. */
+  get pointCount(): number {
+    return this.visible.reduce((sum, tile) => sum + tile.count, 0);
   }
 
-  color(coloring: Coloring, theme: Theme): void {
-    const recolor = coloring.column !== this.coloring.column || coloring.range.some((v, i) => v !== this.coloring.range[i]);
+  /** The drawn points, tile by tile. */
+  get visibleTiles(): readonly VisibleTile[] {
+    return this.visible;
+  }
+
+  setColoring(coloring: Coloring): void {
+    const { filter, range, theme } = coloring;
+    const previous = this.coloring;
     this.coloring = coloring;
-    this.theme = theme;
-    this.overlay.restyle();
-    this.renderer?.setPalette(paletteOf(coloring.column, theme, coloring.hidden));
-    if (recolor) for (const points of this.store.all()) this.put(points);
+    this.overlay.updateColors();
+    this.renderer?.setPalette(paletteTexture(filter.column, theme, filter.hidden));
+    if (filter.column !== previous.filter.column || range.some((v, i) => v !== previous.range[i])) {
+      for (const points of this.tiles.all()) this.upload(points);
+    }
     this.redraw();
   }
 
-  moveBy(px: number, py: number): void {
-    this.fly = null;
-    this.camera.moveBy(px, py);
-    this.touch();
+  panBy(px: number, py: number): void {
+    this.flight = null;
+    this.camera.panBy(px, py);
+    this.onMove();
   }
 
   zoomAt(px: number, py: number, steps: number): void {
-    this.fly = null;
+    this.flight = null;
     this.camera.zoomAt(px, py, steps);
-    this.touch();
+    this.onMove();
   }
 
-  place(x: number, y: number, zoom: number): void {
-    this.fly = null;
-    this.camera.place(x, y, zoom);
-    this.touch();
+  moveTo({ x, y, zoom }: ViewTarget): void {
+    this.flight = null;
+    this.camera.moveTo(x, y, zoom);
+    this.onMove();
   }
 
-  /** Moves to a view, on a path that keeps the way in sight. */
-  flyTo(x: number, y: number, zoom: number): void {
-    if (this.calm.matches) return this.place(x, y, zoom);
-    const { camera } = this;
-    const width = (z: number): number => camera.whole.side * 2 ** -z;
-    const path = flight({ x: camera.x, y: camera.y, width: width(camera.zoom) }, { x, y, width: width(zoom) });
-    const ms = clamp(path.length * 350, 120, 1500);
-    this.fly = {
-      from: performance.now(),
-      ms,
-      at: (share) => {
-        if (share >= 1) return camera.place(x, y, zoom);
-        const at = path.at(share * share * (3 - 2 * share));
-        camera.place(at.x, at.y, Math.log2(camera.whole.side / at.width));
-      },
-    };
-    this.touch();
+  /** Moves to a view with an animation, unless the reader prefers reduced motion. */
+  flyTo(target: ViewTarget): void {
+    if (this.prefersReducedMotion.matches) {
+      this.moveTo(target);
+      return;
+    }
+    this.flight = new FlightAnimation(this.camera, target);
+    this.onMove();
   }
 
-  /** The zoom from which single points around a place can be told apart. */
-  nearZoom(x: number, y: number): number {
+  /** Returns the zoom from which single points around a position can be told apart. */
+  detailZoom(x: number, y: number): number {
     return this.root ? clamp(depthAt(this.root, x, y) + 1, 3, 10) : 0;
   }
 
-  /** The points of a tile, if they are in memory. */
-  held(tile: Tile): Points | undefined {
-    return this.store.held(tile);
+  /** Returns the points of a tile, if they are in memory. */
+  cachedTile(tile: Tile): TilePoints | undefined {
+    return this.tiles.get(tile);
   }
 
   redraw(): void {
-    if (!this.frame) this.frame = requestAnimationFrame((now) => this.draw(now));
+    if (!this.frameRequest) this.frameRequest = requestAnimationFrame((now) => this.draw(now));
   }
 
+  /** Loads tiles again that could not be loaded. */
   retry(): void {
-    this.store.retry();
+    this.tiles.retry();
   }
 
-  /** The drawn point nearest to a pixel. */
-  pick(at: Point, reach: number): Found | null {
-    const { column, hidden } = this.coloring;
-    return nearest(this.drawn, this.camera, at, reach, column, hidden);
+  /** Returns the drawn point nearest to a pixel, or null. */
+  pick(pixel: Point, maxPixels: number): PickedPoint | null {
+    return pickNearest(this.visible, this.camera, pixel, maxPixels, this.coloring.filter);
   }
 
-  /** The points that are drawn, tile by tile. */
-  points(): readonly Drawn[] {
-    return this.drawn;
+  private get pixelRatio(): number {
+    return Math.min(MAX_PIXEL_RATIO, devicePixelRatio || 1);
   }
 
-  private touch(): void {
-    this.moved = true;
+  private onMove(): void {
     this.lastMove = performance.now();
+    this.invalidate();
+  }
+
+  private invalidate(): void {
+    this.isStale = true;
     this.redraw();
   }
 
@@ -183,98 +205,99 @@ export class Scene {
     const { clientWidth: width, clientHeight: height } = this.element;
     this.camera.width = Math.max(1, width);
     this.camera.height = Math.max(1, height);
-    this.renderer?.resize(width, height, this.ratio);
-    this.moved = true;
-    this.redraw();
+    this.renderer?.resize(width, height, this.pixelRatio);
+    this.invalidate();
   }
 
-  private get ratio(): number {
-    return Math.min(2, devicePixelRatio || 1);
+  private showTile(points: TilePoints): void {
+    if (points.tile === this.root) this.onSample.emit(points);
+    this.upload(points);
+    this.invalidate();
   }
 
-  private came(points: Points): void {
-    if (points.tile === this.root) this.on.sample(points);
-    this.put(points);
-    this.moved = true;
-    this.redraw();
-  }
-
-  private put(points: Points): void {
-    this.renderer?.put(points, indicesOf(points, this.coloring.column, this.coloring.range));
+  private upload(points: TilePoints): void {
+    this.renderer?.upload(points, paletteIndices(points, this.coloring.filter.column, this.coloring.range));
   }
 
   private draw(now: number): void {
-    this.frame = 0;
-    if (this.fly) {
-      const share = Math.min(1, Math.max(0, (now - this.fly.from) / this.fly.ms));
-      this.fly.at(share);
-      if (share === 1) this.fly = null;
-      this.moved = true;
+    this.frameRequest = 0;
+    if (this.flight) {
+      if (this.flight.advance(now)) this.flight = null;
+      this.isStale = true;
       this.lastMove = now;
     }
-    const { camera } = this;
-    const moved = this.moved;
-    if (moved) {
-      this.moved = false;
-      this.wanted = this.root && this.renderer ? choose(this.root, camera, LIMITS) : [];
-      this.store.want(this.wanted);
-      this.drawn = this.store.drawn();
-    }
-    const moving = now - this.lastMove < RESTED_MS;
-    this.measure(now, moving);
-    const size = this.pointSize();
-    let again = this.fly !== null || moving;
-    if (this.renderer) {
-      const share = moving ? this.effort : 1;
-      const drawn = share < 1 ? this.drawn.map((d) => ({ ...d, count: Math.ceil(d.count * share) })) : this.drawn;
-      const opacity = clamp(0.62 + size * 0.06, 0.7, 0.95) * (this.on.dimmed() ? DIMMED : 1);
-      const look = { size, opacity, ground: groundColor(this.theme), fade: this.calm.matches ? 0 : FADE_MS };
-      again = this.renderer.draw(drawn, camera, look, now) || again;
-    }
-    again = this.drawBackdrop() || again;
-    this.overlay.draw(camera, this.ratio, { ...this.on.marks(), pointSize: size });
-    if (again) this.redraw();
-    this.on.changed(moved);
+    const changed = this.isStale;
+    if (changed) this.updateTiles();
+    const isMoving = now - this.lastMove < MOVING_MS;
+    this.levelOfDetail.update(now, isMoving);
+    const annotations = this.annotate();
+    const pointSize = this.pointSize();
+    const isFading = this.drawPoints(now, isMoving, pointSize, annotations.dimPoints);
+    const isOverviewFading = this.drawOverview();
+    this.overlay.draw(this.camera, this.pixelRatio, annotations, pointSize);
+    if (this.flight || isMoving || isFading || isOverviewFading) this.redraw();
+    this.onFrame.emit(changed);
+    if (!changed) return;
+    clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(() => this.onRest.emit(), REST_MS);
   }
 
-  /** Draws fewer points while moving where the graphics card is slow; tiles are sorted so that the first are a sample. */
-  private measure(now: number, moving: boolean): void {
-    const took = now - this.lastFrame;
-    this.lastFrame = now;
-    if (!moving || took > 1000) return;
-    if (took > SLOW_MS) this.effort = Math.max(0.1, this.effort * 0.85);
-    else if (took < SLOW_MS / 2) this.effort = Math.min(1, this.effort * 1.05);
+  private updateTiles(): void {
+    this.isStale = false;
+    this.requests = this.root && this.renderer ? selectTiles(this.root, this.camera, LIMITS) : [];
+    this.tiles.request(this.requests);
+    this.visible = this.tiles.visibleTiles();
   }
 
-  /** Diameter of the points: smaller the more there are in view. */
+  /** Returns whether some tile is still fading in. */
+  private drawPoints(now: number, isMoving: boolean, pointSize: number, isDimmed: boolean): boolean {
+    if (!this.renderer) return false;
+    const share = isMoving ? this.levelOfDetail.factor : 1;
+    const tiles =
+      share < 1 ? this.visible.map((tile) => ({ ...tile, count: Math.ceil(tile.count * share) })) : this.visible;
+    const style = {
+      size: pointSize,
+      opacity: clamp(0.62 + pointSize * 0.06, 0.7, 0.95) * (isDimmed ? DIMMED : 1),
+      background: backgroundColor(this.coloring.theme),
+      fadeMs: this.prefersReducedMotion.matches ? 0 : FADE_MS,
+    };
+    return this.renderer.draw(tiles, this.camera, style, now);
+  }
+
+  /** Returns the diameter of points in pixels: smaller the more there are in view. */
   private pointSize(): number {
     const { camera } = this;
-    const inView = this.drawn.reduce((n, d) => n + d.count * camera.shareSeen(d.points.tile), 0);
-    const room = (camera.width * camera.height * 0.1) / Math.max(inView, 1);
-    return clamp(2 * Math.sqrt(room / Math.PI), 1.7, 9);
+    const inView = this.visible.reduce((sum, tile) => sum + tile.count * camera.visibleShare(tile.points.tile), 0);
+    const area = (camera.width * camera.height * POINT_COVERAGE) / Math.max(inView, 1);
+    return clamp(2 * Math.sqrt(area / Math.PI), MIN_POINT_SIZE, MAX_POINT_SIZE);
   }
 
-  /** The overview goes back as points come, and away when all points in view are drawn or its pixels would be seen. */
-  private drawBackdrop(): boolean {
-    let goal = 1;
-    if (this.renderer && this.drawn.length) {
-      goal = this.whole || this.coloring.hidden.size ? 0 : 0.3 * clamp(2 - Math.log2(this.backdrop.stretch(this.camera)), 0, 1);
-    }
-    const far = goal - this.veil;
-    this.veil = Math.abs(far) < 0.02 || this.calm.matches ? goal : this.veil + far * 0.15;
-    // Without points the overview is the map; behind them it is shade.
-    const color = this.renderer && this.drawn.length ? shade(this.theme) : plainColor(this.theme);
-    this.backdrop.draw(this.camera, this.ratio, color, this.veil);
-    return this.veil !== goal;
+  /** Draws the overview, whose opacity approaches its target frame by frame. Returns whether it has yet to do so. */
+  private drawOverview(): boolean {
+    const hasPoints = this.renderer !== null && this.visible.length > 0;
+    const target = hasPoints ? this.backgroundOpacity() : 1;
+    const difference = target - this.overviewOpacity;
+    const jumps = Math.abs(difference) < 0.02 || this.prefersReducedMotion.matches;
+    this.overviewOpacity = jumps ? target : this.overviewOpacity + difference * 0.15;
+    const { theme } = this.coloring;
+    const color = hasPoints ? overviewColor(theme) : plainColor(theme);
+    this.overview.draw(this.camera, this.pixelRatio, color, this.overviewOpacity);
+    return this.overviewOpacity !== target;
   }
 
-  private complete(): boolean {
-    if (this.store.busy) return false;
-    const chosen = new Set(this.wanted.map((w) => w.tile));
-    return this.wanted.every(({ tile }) => tile.children.every((child) => chosen.has(child) || !this.camera.sees(child)));
+  /** Opacity of the overview behind points: none where all points are drawn, or where its pixels would show. */
+  private backgroundOpacity(): number {
+    if (this.isComplete || this.coloring.filter.hidden.size) return 0;
+    return OVERVIEW_OPACITY * clamp(2 - Math.log2(this.overview.magnification(this.camera)), 0, 1);
   }
 }
 
-function shade(theme: Theme): string {
-  return theme === "dark" ? "#8a94a3" : "#8d96a3";
-}
+const NO_ANNOTATIONS: Annotations = {
+  hits: [],
+  pins: [],
+  hovered: null,
+  lassoPath: [],
+  polygon: [],
+  showCrosshair: false,
+  dimPoints: false,
+};

@@ -1,108 +1,108 @@
-// The overview: pictures of all points, drawn before the first tile comes, and instead of tiles without WebGL.
+// The overview: images of all points, shown until the first tiles are loaded, and instead of them without WebGL.
 
-import type { Camera } from "./camera";
 import type { Site } from "../data/site";
+import type { Camera } from "./camera";
 
-interface Picture {
+interface OverviewImage {
   pixels: number;
   image: HTMLImageElement;
-  ready: boolean;
+  isLoaded: boolean;
 }
 
-export class Backdrop {
-  private readonly pictures: Picture[] = [];
-  private tinted: { picture: Picture; color: string; canvas: HTMLCanvasElement } | null = null;
+export class Overview {
+  private readonly images: OverviewImage[] = [];
+  private tinted: { source: OverviewImage; color: string; canvas: HTMLCanvasElement } | null = null;
 
   constructor(
     readonly canvas: HTMLCanvasElement,
     private readonly site: Site,
-    private readonly came: () => void,
+    private readonly onLoad: () => void,
   ) {}
 
-  /** Pixels of the page that one of the finest picture takes. */
-  stretch(camera: Camera): number {
+  /** Returns how many screen pixels one pixel of the finest image takes. */
+  magnification(camera: Camera): number {
     const finest = this.site.overview?.at(-1)?.pixels ?? 1;
-    return (camera.whole.side * camera.scale) / finest;
+    return (camera.extent.side * camera.scale) / finest;
   }
 
-  /** Draws the part of the map in view, in one colour. */
-  draw(camera: Camera, ratio: number, color: string, opacity: number): void {
-    const width = Math.max(1, Math.round(camera.width * ratio));
-    const height = Math.max(1, Math.round(camera.height * ratio));
+  /** Draws the visible part of the map in one color. */
+  draw(camera: Camera, pixelRatio: number, color: string, opacity: number): void {
+    const width = Math.max(1, Math.round(camera.width * pixelRatio));
+    const height = Math.max(1, Math.round(camera.height * pixelRatio));
     if (this.canvas.width !== width || this.canvas.height !== height) {
       this.canvas.width = width;
       this.canvas.height = height;
     }
-    const pen = this.canvas.getContext("2d");
-    if (!pen) return;
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, width, height);
-    const { whole } = camera;
-    const side = whole.side * camera.scale * ratio;
-    const source = opacity > 0 ? this.picture(side) : null;
+    const context = this.canvas.getContext("2d");
+    if (!context) return;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const { extent } = camera;
+    const side = extent.side * camera.scale * pixelRatio;
+    const source = opacity > 0 ? this.bestImage(side) : null;
     if (!source) return;
-    const corner = camera.toScreen(whole.left, whole.bottom + whole.side);
-    pen.globalAlpha = opacity;
-    pen.imageSmoothingQuality = "high";
-    // Only what is in view, as a picture of the whole map may be larger than a canvas can hold.
+    const corner = camera.toScreen(extent.left, extent.bottom + extent.side);
+    context.globalAlpha = opacity;
+    context.imageSmoothingQuality = "high";
+    // Only the visible part, as an image of the whole map may be larger than a canvas can be.
     const { pixels } = source;
-    const per = side / pixels;
-    const left = Math.max(0, Math.floor((-corner.x * ratio) / per));
-    const top = Math.max(0, Math.floor((-corner.y * ratio) / per));
-    const right = Math.min(pixels, Math.ceil((width - corner.x * ratio) / per));
-    const bottom = Math.min(pixels, Math.ceil((height - corner.y * ratio) / per));
+    const scale = side / pixels;
+    const left = Math.max(0, Math.floor((-corner.x * pixelRatio) / scale));
+    const top = Math.max(0, Math.floor((-corner.y * pixelRatio) / scale));
+    const right = Math.min(pixels, Math.ceil((width - corner.x * pixelRatio) / scale));
+    const bottom = Math.min(pixels, Math.ceil((height - corner.y * pixelRatio) / scale));
     if (right <= left || bottom <= top) return;
-    pen.drawImage(
-      this.inColor(source, color),
+    context.drawImage(
+      this.tint(source, color),
       left,
       top,
       right - left,
       bottom - top,
-      corner.x * ratio + left * per,
-      corner.y * ratio + top * per,
-      (right - left) * per,
-      (bottom - top) * per,
+      corner.x * pixelRatio + left * scale,
+      corner.y * pixelRatio + top * scale,
+      (right - left) * scale,
+      (bottom - top) * scale,
     );
   }
 
-  /** Returns the best picture that is here for a size, and asks for the right one. */
-  private picture(side: number): Picture | null {
+  /** Returns the loaded image that suits a size best, and requests the best one of all. */
+  private bestImage(side: number): OverviewImage | null {
     const levels = this.site.overview ?? [];
-    const right = levels.findIndex((level) => level.pixels >= side * 0.75);
-    const wanted = right < 0 ? levels.length - 1 : right;
-    // The smallest comes first: it is there soonest.
-    this.ask(0);
-    if (this.pictures[0]?.ready) this.ask(wanted);
-    const near = [wanted, ...levels.keys()].sort((a, b) => Math.abs(a - wanted) - Math.abs(b - wanted));
-    for (const k of near) if (this.pictures[k]?.ready) return this.pictures[k];
+    const sufficient = levels.findIndex((level) => level.pixels >= side * 0.75);
+    const best = sufficient < 0 ? levels.length - 1 : sufficient;
+    // The smallest image is requested first, as it loads fastest.
+    this.request(0);
+    if (this.images[0]?.isLoaded) this.request(best);
+    const nearest = [best, ...levels.keys()].sort((a, b) => Math.abs(a - best) - Math.abs(b - best));
+    for (const k of nearest) if (this.images[k]?.isLoaded) return this.images[k];
     return null;
   }
 
-  private ask(k: number): void {
+  private request(k: number): void {
     const level = this.site.overview?.[k];
-    if (!level || this.pictures[k]) return;
-    const picture = { pixels: level.pixels, image: new Image(), ready: false };
-    this.pictures[k] = picture;
-    picture.image.addEventListener("load", () => {
-      picture.ready = true;
-      this.came();
+    if (!level || this.images[k]) return;
+    const entry = { pixels: level.pixels, image: new Image(), isLoaded: false };
+    this.images[k] = entry;
+    entry.image.addEventListener("load", () => {
+      entry.isLoaded = true;
+      this.onLoad();
     });
-    picture.image.src = level.name;
+    entry.image.src = level.name;
   }
 
-  /** Colours a picture: its opacity says how many points there are. */
-  private inColor(picture: Picture, color: string): HTMLCanvasElement {
-    if (this.tinted?.picture !== picture || this.tinted.color !== color) {
+  /** Colors an image, whose opacity encodes the number of points. */
+  private tint(source: OverviewImage, color: string): HTMLCanvasElement {
+    if (this.tinted?.source !== source || this.tinted.color !== color) {
       const canvas = document.createElement("canvas");
-      canvas.width = canvas.height = picture.pixels;
-      const pen = canvas.getContext("2d");
-      if (pen) {
-        pen.drawImage(picture.image, 0, 0, picture.pixels, picture.pixels);
-        pen.globalCompositeOperation = "source-in";
-        pen.fillStyle = color;
-        pen.fillRect(0, 0, picture.pixels, picture.pixels);
+      canvas.width = canvas.height = source.pixels;
+      const context = canvas.getContext("2d");
+      if (context) {
+        context.drawImage(source.image, 0, 0, source.pixels, source.pixels);
+        context.globalCompositeOperation = "source-in";
+        context.fillStyle = color;
+        context.fillRect(0, 0, source.pixels, source.pixels);
       }
-      this.tinted = { picture, color, canvas };
+      this.tinted = { source, color, canvas };
     }
     return this.tinted.canvas;
   }

@@ -1,148 +1,135 @@
-// What the points are coloured with: palettes of the two themes, and the index of each point in one of 256 entries.
+// The colors of the dark and the light theme.
 
-import type { Points } from "../data/tileCache";
 import type { Column } from "../data/site";
 
 export type Theme = "dark" | "light";
-type Rgb = readonly [number, number, number];
+export type Rgb = readonly [number, number, number];
 
-/** Entry of points without a value. */
-const MISSING = 255;
-const NUMBERS = 255;
-
-interface Paint {
-  /** As in the style sheet. */
-  ground: string;
-  /** Points without a colour column. */
+interface Palette {
+  /** Background of the map, as in the style sheet. */
+  background: string;
+  /** Points when no column is chosen. */
   plain: string;
   missing: string;
-  /** Told apart by people who see fewer colours, too: Okabe and Ito on the dark, Paul Tol on the light. */
-  few: string[];
+  /** The overview behind points. */
+  overview: string;
+  /** Safe for color-blind readers: after Okabe and Ito on the dark theme, Paul Tol on the light one. */
+  categories: string[];
+  /** Oklab lightness and chroma of generated colors, used in turn. */
   lightness: number[];
   chroma: number[];
-  /** Share of the ramp that can be seen on the ground. */
-  part: [number, number];
+  /** Start and end of the part of the ramp that has contrast with the background. */
+  rampRange: [number, number];
 }
 
-const PAINTS: Record<Theme, Paint> = {
+const PALETTES: Record<Theme, Palette> = {
   dark: {
-    ground: "#101318",
+    background: "#101318",
     plain: "#6fb1f0",
     missing: "#5c616a",
-    few: ["#e69f00", "#56b4e9", "#00c290", "#f0e442", "#5a7dff", "#ef6a1a", "#e58fbe"],
+    overview: "#8a94a3",
+    categories: ["#e69f00", "#56b4e9", "#00c290", "#f0e442", "#5a7dff", "#ef6a1a", "#e58fbe"],
     lightness: [0.76, 0.66, 0.84],
     chroma: [0.13, 0.16, 0.09],
-    part: [0.3, 1],
+    rampRange: [0.3, 1],
   },
   light: {
-    ground: "#ffffff",
+    background: "#ffffff",
     plain: "#2f6db5",
     missing: "#b4b8be",
-    few: ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7f5f3a"],
+    overview: "#8d96a3",
+    categories: ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7f5f3a"],
     lightness: [0.58, 0.48, 0.68],
     chroma: [0.15, 0.12, 0.14],
-    part: [0.95, 0],
+    rampRange: [0.95, 0],
   },
 };
 
 // Viridis (CC0), at equal steps.
-const RAMP = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+const RAMP = [
+  "#440154",
+  "#482878",
+  "#3e4989",
+  "#31688e",
+  "#26828e",
+  "#1f9e89",
+  "#35b779",
+  "#6ece58",
+  "#b5de2b",
+  "#fde725",
+];
 
-/** Colour of the points where there is no column. */
+const GOLDEN_ANGLE = 137.508;
+
+/** Returns the color of points when no column is chosen. */
 export function plainColor(theme: Theme): string {
-  return PAINTS[theme].plain;
+  return PALETTES[theme].plain;
 }
 
-/** The colour behind the points, from 0 to 1. */
-export function groundColor(theme: Theme): readonly number[] {
-  return parsed(PAINTS[theme].ground).map((v) => v / 255);
+export function missingColor(theme: Theme): string {
+  return PALETTES[theme].missing;
 }
 
-/** Colours of the categories of a column, in order. */
+/** Returns the color of the overview behind points. */
+export function overviewColor(theme: Theme): string {
+  return PALETTES[theme].overview;
+}
+
+/** Returns the color behind the points, as red, green and blue from 0 to 1. */
+export function backgroundColor(theme: Theme): readonly number[] {
+  return parseHex(PALETTES[theme].background).map((v) => v / 255);
+}
+
+/** Returns the colors of the categories of a column, in order. */
 export function categoryColors(column: Column, theme: Theme): string[] {
-  const paint = PAINTS[theme];
+  const palette = PALETTES[theme];
   const categories = column.categories ?? [];
-  const named = categories.filter((c) => !c.other).length;
+  const nNamed = categories.filter((category) => !category.other).length;
   return categories.map((category, i) => {
-    if (category.other) return paint.missing;
-    return named <= paint.few.length ? paint.few[i] : spread(i, paint);
+    if (category.other) return palette.missing;
+    return nNamed <= palette.categories.length ? palette.categories[i] : generatedColor(i, palette);
   });
 }
 
-/** Colour at a share of the ramp of numbers. */
+/** Returns the color at a share of the ramp for numbers. */
 export function rampColor(share: number, theme: Theme): string {
-  const [low, high] = PAINTS[theme].part;
-  const at = (low + (high - low) * share) * (RAMP.length - 1);
-  const i = Math.min(Math.floor(at), RAMP.length - 2);
-  const [a, b] = [parsed(RAMP[i]), parsed(RAMP[i + 1])];
-  return hex(a.map((v, k) => v + (b[k] - v) * (at - i)) as unknown as Rgb);
+  const [start, end] = PALETTES[theme].rampRange;
+  const position = (start + (end - start) * share) * (RAMP.length - 1);
+  const i = Math.min(Math.floor(position), RAMP.length - 2);
+  const low = parseHex(RAMP[i]);
+  const high = parseHex(RAMP[i + 1]);
+  return toHex(low.map((v, k) => v + (high[k] - v) * (position - i)));
 }
 
-/** The 256 colours of a column, with the hidden ones transparent. */
-export function paletteOf(column: Column | null, theme: Theme, hidden: ReadonlySet<number>): Uint8Array {
-  const palette = new Uint8Array(256 * 4);
-  const set = (i: number, color: string): void => palette.set([...parsed(color), hidden.has(i) ? 0 : 255], 4 * i);
-  if (!column) for (let i = 0; i < 256; i++) set(i, plainColor(theme));
-  else if (column.kind === "category") categoryColors(column, theme).forEach((color, i) => set(i, color));
-  else {
-    for (let i = 0; i < NUMBERS; i++) set(i, rampColor(i / (NUMBERS - 1), theme));
-    set(MISSING, PAINTS[theme].missing);
-  }
-  return palette;
+export function parseHex(color: string): Rgb {
+  const channel = (start: number): number => parseInt(color.slice(start, start + 2), 16);
+  return [channel(1), channel(3), channel(5)];
 }
 
-/** Values between which a column of numbers changes colour: without the outermost hundredths of a fair sample. */
-export function rangeOf(column: Column, sample: Points): [number, number] {
-  const whole: [number, number] = [column.min ?? 0, column.max ?? 1];
-  const values = (sample.values.get(column.name) as Float32Array).filter((v) => !Number.isNaN(v)).sort();
-  if (values.length < 100) return whole;
-  const range: [number, number] = [values[Math.floor(values.length * 0.01)], values[Math.floor(values.length * 0.99)]];
-  return range[0] < range[1] ? range : whole;
+/** Returns distinct colors for any number of categories: steps of the golden angle, at three levels of lightness. */
+function generatedColor(i: number, palette: Palette): string {
+  const level = i % palette.lightness.length;
+  const hue = ((i * GOLDEN_ANGLE + 40) * Math.PI) / 180;
+  const chroma = palette.chroma[level];
+  return toHex(oklabToSrgb(palette.lightness[level], chroma * Math.cos(hue), chroma * Math.sin(hue)));
 }
 
-/** Index of each point among the colours of its column. */
-export function indicesOf(points: Points, column: Column | null, range: [number, number]): Uint8Array {
-  if (!column) return new Uint8Array(points.n);
-  const values = points.values.get(column.name);
-  if (!values) throw new Error(`The tiles of the map have no column ${column.name}.`);
-  if (values instanceof Uint8Array) return values;
-  const [low, high] = range;
-  const span = high - low || 1;
-  return Uint8Array.from(values, (v) =>
-    Number.isNaN(v) ? MISSING : Math.round(Math.max(0, Math.min(1, (v - low) / span)) * (NUMBERS - 1)),
-  );
-}
-
-/** Colours far apart for any number of categories: steps of the golden angle, on three levels of lightness. */
-function spread(i: number, paint: Paint): string {
-  const level = i % paint.lightness.length;
-  const angle = ((i * 137.508 + 40) * Math.PI) / 180;
-  const [l, c] = [paint.lightness[level], paint.chroma[level]];
-  return hex(oklab(l, c * Math.cos(angle), c * Math.sin(angle)));
-}
-
-/** Oklab (Björn Ottosson, 2020) to sRGB. */
-function oklab(l: number, a: number, b: number): Rgb {
-  const [x, y, z] = [
-    (l + 0.3963377774 * a + 0.2158037573 * b) ** 3,
-    (l - 0.1055613458 * a - 0.0638541728 * b) ** 3,
-    (l - 0.0894841775 * a - 1.291485548 * b) ** 3,
-  ];
+/** Converts Oklab (Björn Ottosson, 2020) to sRGB from 0 to 255. */
+export function oklabToSrgb(lightness: number, a: number, b: number): number[] {
+  const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
+  const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
+  const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
   const linear = [
-    4.0767416621 * x - 3.3077115913 * y + 0.2309699292 * z,
-    -1.2684380046 * x + 2.6097574011 * y - 0.3413193965 * z,
-    -0.0041960863 * x - 0.7034186147 * y + 1.707614701 * z,
+    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
   ];
   return linear.map((v) => {
-    const at = Math.max(0, Math.min(1, v));
-    return 255 * (at <= 0.0031308 ? 12.92 * at : 1.055 * at ** (1 / 2.4) - 0.055);
-  }) as unknown as Rgb;
+    const inGamut = Math.max(0, Math.min(1, v));
+    return 255 * (inGamut <= 0.0031308 ? 12.92 * inGamut : 1.055 * inGamut ** (1 / 2.4) - 0.055);
+  });
 }
 
-function parsed(color: string): Rgb {
-  return [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)) as unknown as Rgb;
-}
-
-function hex(color: Rgb): string {
+function toHex(color: readonly number[]): string {
   return `#${color.map((v) => Math.round(v).toString(16).padStart(2, "0")).join("")}`;
 }

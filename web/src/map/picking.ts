@@ -1,53 +1,55 @@
-// The drawn point nearest to a place on the screen.
+// Finds the drawn point nearest to a position on the screen.
 
-import type { Camera, Point } from "./camera";
-import type { Column } from "../data/site";
-import { mapX, mapY, type Drawn, type Points } from "../data/tileCache";
+import type { Point } from "../data/geometry";
+import { mapX, mapY, type TilePoints, type VisibleTile } from "../data/tilePoints";
+import type { Camera } from "./camera";
+import type { CategoryFilter } from "./categoryFilter";
 
-export interface Found extends Point {
+export interface PickedPoint extends Point {
   row: number;
-  points: Points;
+  points: TilePoints;
+  /** Index of the point in its tile. */
   index: number;
 }
 
-/** Returns the nearest point within some pixels, or null. Tiles farther than that are passed over. */
-export function nearest(
-  drawn: readonly Drawn[],
+/** Returns the nearest point within some pixels, or null. Tiles farther away are skipped. */
+export function pickNearest(
+  tiles: readonly VisibleTile[],
   camera: Camera,
-  at: Point,
-  reach: number,
-  column: Column | null,
-  hidden: ReadonlySet<number>,
-): Found | null {
-  const here = camera.toMap(at.x, at.y);
-  const limit = reach / camera.scale;
-  let best = limit * limit;
-  let found: { points: Points; index: number } | null = null;
-  for (const { points, count } of drawn) {
+  pixel: Point,
+  maxPixels: number,
+  filter: CategoryFilter,
+): PickedPoint | null {
+  const target = camera.toMap(pixel.x, pixel.y);
+  const maxDistance = maxPixels / camera.scale;
+  let minSquared = maxDistance * maxDistance;
+  let nearest: { points: TilePoints; index: number } | null = null;
+  for (const { points, count } of tiles) {
     const { tile, x, y } = points;
     if (
-      here.x < tile.left - limit ||
-      here.y < tile.bottom - limit ||
-      here.x > tile.left + tile.side + limit ||
-      here.y > tile.bottom + tile.side + limit
+      target.x < tile.left - maxDistance ||
+      target.y < tile.bottom - maxDistance ||
+      target.x > tile.left + tile.side + maxDistance ||
+      target.y > tile.bottom + tile.side + maxDistance
     ) {
       continue;
     }
-    const unit = tile.side / tile.steps;
-    const px = (here.x - tile.left) / unit - 0.5;
-    const py = (here.y - tile.bottom) / unit - 0.5;
-    const values = hidden.size && column?.kind === "category" ? points.values.get(column.name) : undefined;
-    let near = best / unit ** 2;
+    // Distances are compared in quantization steps of the tile.
+    const step = tile.side / tile.steps;
+    const targetX = (target.x - tile.left) / step - 0.5;
+    const targetY = (target.y - tile.bottom) / step - 0.5;
+    const values = filter.valuesOf(points);
+    let minSteps = minSquared / step ** 2;
     for (let i = 0; i < count; i++) {
-      const far = (x[i] - px) ** 2 + (y[i] - py) ** 2;
-      if (far <= near && !(values && hidden.has(values[i]))) {
-        near = far;
-        found = { points, index: i };
+      const squared = (x[i] - targetX) ** 2 + (y[i] - targetY) ** 2;
+      if (squared <= minSteps && !(values && filter.hidden.has(values[i]))) {
+        minSteps = squared;
+        nearest = { points, index: i };
       }
     }
-    best = Math.min(best, near * unit ** 2);
+    minSquared = Math.min(minSquared, minSteps * step ** 2);
   }
-  if (!found) return null;
-  const { points, index } = found;
+  if (!nearest) return null;
+  const { points, index } = nearest;
   return { row: points.row[index], points, index, x: mapX(points, index), y: mapY(points, index) };
 }

@@ -1,127 +1,120 @@
-// A search from the words typed to the rings on the map.
+// Runs searches: from a typed query to the list of hits and their rings on the map.
 
-import type { Point } from "../map/camera";
-import { SearchBox } from "./searchView";
-import { find, read, type Hits } from "./searchIndex";
+import { Emitter } from "../data/emitter";
+import type { Point } from "../data/geometry";
+import type { Row, RowText } from "../data/rowText";
 import type { Site } from "../data/site";
-import { mapX, mapY, type Drawn, type Points } from "../data/tileCache";
-import type { Row, Texts } from "../data/rowText";
+import type { VisibleTile } from "../data/tilePoints";
+import type { Notifications } from "../ui/notifications";
+import { HitPositions } from "./hitPositions";
+import type { SearchHits } from "./postings";
+import { findRows, readHits } from "./searchIndex";
+import { SearchView } from "./searchView";
 
-const PAGE = 20;
+const PAGE_SIZE = 20;
 
-export class Searching {
-  readonly box: SearchBox;
+export class SearchController {
+  readonly view: SearchView;
   query = "";
-  private hits: Hits | null = null;
+  /** Emitted when the rings on the map changed. */
+  readonly onHits = new Emitter();
+  /** Emitted when the reader changed the query, with whether this is a step for the browser's history. */
+  readonly onQuery = new Emitter<boolean>();
+  readonly onGoTo = new Emitter<Row>();
+  private hits: SearchHits | null = null;
+  /** The listed rows, and the position in the hits after them. */
   private rows: Row[] = [];
   private next = 0;
-  private wanted: ReadonlySet<number> = new Set();
-  private asked = 0;
-  /** Places of hits by tile, as tiles are looked through once for each search. */
-  private seen = new WeakMap<Points, { at: Point; index: number; row: number }[]>();
+  private positions = new HitPositions([]);
+  private nSearches = 0;
 
   constructor(
     private readonly site: Site,
-    private readonly texts: Texts,
-    private readonly on: {
-      changed: () => void;
-      /** The query changed; `fresh` when that is a step of its own. */
-      stepped: (fresh: boolean) => void;
-      fly: (row: Row) => void;
-      tell: (words: string) => void;
-      failed: (error: Error) => void;
-    },
+    private readonly rowText: RowText,
+    private readonly notifications: Notifications,
   ) {
-    this.box = new SearchBox(site, {
-      search: (text, fly) => void this.search(text, fly, true),
-      fly: on.fly,
-      more: () => void this.more(),
-    });
+    this.view = new SearchView(site);
+    this.view.onQuery.subscribe(({ text, isSubmitted }) => void this.searchTyped(text, isSubmitted));
+    this.view.onSelect.subscribe((row) => this.onGoTo.emit(row));
+    this.view.onMore.subscribe(() => void this.showMore());
   }
 
-  /** Whether there are hits. */
-  get found(): boolean {
+  get hasHits(): boolean {
     return this.rows.length > 0;
   }
 
-  /** Searches for a text; `fly` goes to the first hit, `step` remembers the search in the address. */
-  async search(text: string, fly: boolean, step: boolean): Promise<void> {
+  /** Searches for the query of a restored view. */
+  restore(query: string): void {
+    if (query.trim() === this.query && this.hits) return;
+    this.startQuery(query.trim(), query.trim());
+    void this.run(false);
+  }
+
+  /** Yields the positions of the listed hits, and of those among the drawn points. */
+  *hitPositions(tiles: readonly VisibleTile[]): Generator<Point> {
+    yield* this.rows;
+    const listed = new Set(this.rows.map((row) => row.row));
+    for (const { points, count } of tiles) {
+      for (const hit of this.positions.inTile(points)) if (hit.index < count && !listed.has(hit.row)) yield hit;
+    }
+  }
+
+  private async searchTyped(text: string, isSubmitted: boolean): Promise<void> {
     const query = text.trim();
     if (query === this.query && this.hits) {
-      if (fly && this.rows[0]) this.on.fly(this.rows[0]);
+      if (isSubmitted && this.rows[0]) this.onGoTo.emit(this.rows[0]);
       return;
     }
-    const mine = ++this.asked;
-    // The letters of one search are one step, not many.
-    const fresh = fly || this.query === "" || query === "";
+    // The letters of one query are one step, not many.
+    const isStep = isSubmitted || this.query === "" || query === "";
+    this.startQuery(query, query ? text : query);
+    this.onQuery.emit(isStep);
+    await this.run(isSubmitted);
+  }
+
+  private startQuery(query: string, shownText: string): void {
+    this.nSearches++;
     this.query = query;
-    this.box.ask(step && query ? text : query);
-    this.hits = null;
-    this.rows = [];
-    this.ring();
-    if (step) this.on.stepped(fresh);
-    if (!query) return;
+    this.view.showQuery(shownText);
+    this.setHits(null, [], 0);
+  }
+
+  private async run(goesToFirst: boolean): Promise<void> {
+    if (!this.query) return;
+    const search = this.nSearches;
     try {
-      const hits = await find(this.site, query);
-      const { rows, next } = await read(hits, 0, PAGE, this.texts, this.site);
-      if (mine !== this.asked) return;
-      this.hits = hits;
-      this.rows = rows;
-      this.next = next;
-      this.ring();
-      this.on.tell(this.show());
-      if (fly && rows[0]) this.on.fly(rows[0]);
+      const hits = await findRows(this.site, this.query);
+      const { rows, next } = await readHits(hits, 0, PAGE_SIZE, this.rowText, this.site);
+      if (search !== this.nSearches) return;
+      this.setHits(hits, rows, next);
+      this.notifications.announce(this.view.showHits(hits, rows, next >= hits.rows.length));
+      if (goesToFirst && rows[0]) this.onGoTo.emit(rows[0]);
     } catch (error) {
-      this.on.failed(error as Error);
+      this.notifications.fail(error as Error);
     }
   }
 
-  /** Where the hits are that can be seen: those listed, and those among the drawn points. */
-  *places(drawn: readonly Drawn[]): Generator<Point> {
-    yield* this.rows;
-    if (!this.wanted.size) return;
-    const listed = new Set(this.rows.map((row) => row.row));
-    for (const { points, count } of drawn) {
-      for (const { at, index, row } of this.inTile(points)) if (index < count && !listed.has(row)) yield at;
-    }
-  }
-
-  private async more(): Promise<void> {
+  private async showMore(): Promise<void> {
     const { hits } = this;
     if (!hits) return;
     try {
-      const { rows, next } = await read(hits, this.next, PAGE, this.texts, this.site);
+      const { rows, next } = await readHits(hits, this.next, PAGE_SIZE, this.rowText, this.site);
       if (hits !== this.hits) return;
       this.rows = [...this.rows, ...rows];
       this.next = next;
-      this.show();
-      this.on.changed();
+      this.view.showHits(hits, this.rows, next >= hits.rows.length);
+      this.onHits.emit();
     } catch (error) {
-      this.on.failed(error as Error);
+      this.notifications.fail(error as Error);
     }
   }
 
-  private show(): string {
-    return this.hits ? this.box.show(this.hits, this.rows, this.next >= this.hits.rows.length) : "";
-  }
-
-  private ring(): void {
-    // Rows that may lack a word are ringed only once they were read.
-    this.wanted = new Set(this.hits && !this.hits.unsure.length ? this.hits.rows : []);
-    this.seen = new WeakMap();
-    this.on.changed();
-  }
-
-  private inTile(points: Points): { at: Point; index: number; row: number }[] {
-    let found = this.seen.get(points);
-    if (!found) {
-      found = [];
-      for (let i = 0; i < points.n; i++) {
-        const row = points.row[i];
-        if (this.wanted.has(row)) found.push({ at: { x: mapX(points, i), y: mapY(points, i) }, index: i, row });
-      }
-      this.seen.set(points, found);
-    }
-    return found;
+  private setHits(hits: SearchHits | null, rows: Row[], next: number): void {
+    this.hits = hits;
+    this.rows = rows;
+    this.next = next;
+    // Rows that may lack a word are ringed only once their text was read.
+    this.positions = new HitPositions(hits && !hits.uncertainWords.length ? hits.rows : []);
+    this.onHits.emit();
   }
 }

@@ -1,95 +1,91 @@
 // The search field and its list of hits.
 
-import { count, h, icon, iconButton, plural, textButton } from "../ui/dom";
-import type { Hits } from "./searchIndex";
-import type { Site } from "../data/site";
+import { Emitter } from "../data/emitter";
 import type { Row } from "../data/rowText";
+import type { Site } from "../data/site";
+import { h, icon, iconButton, textButton } from "../ui/dom";
+import { describeHits, summarizeHit } from "./hitText";
+import type { SearchHits } from "./postings";
 
-export class SearchBox {
+/** Milliseconds after the last letter until the search starts. */
+const TYPING_MS = 250;
+
+/** A query that the reader typed; `isSubmitted` after Enter, which also goes to the first hit. */
+export interface TypedQuery {
+  text: string;
+  isSubmitted: boolean;
+}
+
+export class SearchView {
+  readonly onQuery = new Emitter<TypedQuery>();
+  readonly onSelect = new Emitter<Row>();
+  readonly onMore = new Emitter();
   readonly element: HTMLElement;
-  readonly field = h("input", { type: "search", id: "search", placeholder: "Search", autocomplete: "off", spellcheck: "false", "aria-label": "Search all rows" });
-  private readonly clear = iconButton("close", "Clear the search", () => this.on.search("", false));
+  readonly field = h("input", {
+    type: "search",
+    id: "search",
+    placeholder: "Search",
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-label": "Search all rows",
+  });
+  private readonly clearButton = iconButton("close", "Clear the search", () => this.clear());
   private readonly note = h("p", { class: "note" });
-  private readonly list = h("ol", { class: "hits", "aria-label": "Hits" });
-  private readonly more = textButton("More", () => this.on.more(), "link");
-  private readonly found = h("div", { class: "found", hidden: true });
-  private timer = 0;
+  private readonly list = h("ol", { class: "hits", "aria-label": "Search hits" });
+  private readonly moreButton = textButton("More", () => this.onMore.emit(), "link");
+  private readonly results = h("div", { class: "results", hidden: true }, this.note, this.list, this.moreButton);
+  private typingTimer = 0;
 
-  constructor(
-    private readonly site: Site,
-    private readonly on: { search: (text: string, fly: boolean) => void; fly: (row: Row) => void; more: () => void },
-  ) {
-    const form = h("form", { role: "search", class: "search" }, icon("search"), this.field, this.clear);
+  constructor(private readonly site: Site) {
+    const form = h("form", { role: "search", class: "search" }, icon("search"), this.field, this.clearButton);
     this.field.disabled = site.search === null;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      clearTimeout(this.timer);
-      on.search(this.field.value, true);
+      clearTimeout(this.typingTimer);
+      this.onQuery.emit({ text: this.field.value, isSubmitted: true });
     });
     this.field.addEventListener("input", () => {
-      clearTimeout(this.timer);
-      this.timer = setTimeout(() => on.search(this.field.value, false), 250);
+      clearTimeout(this.typingTimer);
+      this.typingTimer = setTimeout(() => this.onQuery.emit({ text: this.field.value, isSubmitted: false }), TYPING_MS);
     });
     this.field.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") on.search("", false);
+      if (event.key === "Escape") this.clear();
     });
-    this.found.append(this.note, this.list, this.more);
-    this.element = h("div", { class: "searching" }, form, this.found);
+    this.element = h("div", { class: "search-panel" }, form, this.results);
     this.element.hidden = site.search === null;
-    this.clear.hidden = true;
+    this.clearButton.hidden = true;
   }
 
-  /** Shows what was searched for, before there are hits. */
-  ask(text: string): void {
-    clearTimeout(this.timer);
+  /** Shows a query before its hits are there. */
+  showQuery(text: string): void {
+    clearTimeout(this.typingTimer);
     if (this.field.value !== text) this.field.value = text;
-    this.clear.hidden = text === "";
-    this.found.hidden = text === "";
+    this.clearButton.hidden = text === "";
+    this.results.hidden = text === "";
     if (text === "") {
       this.list.replaceChildren();
       this.note.textContent = "";
     }
   }
 
-  /** Shows hits. Returns what was found in words. */
-  show(hits: Hits, rows: readonly Row[], done: boolean): string {
-    this.note.textContent = inWords(hits, rows.length, done);
-    this.more.hidden = done;
-    this.list.replaceChildren(
-      ...rows.map((row) => {
-        const button = h("button", { type: "button", class: "hit" }, ...this.hitLines(row, hits.words));
-        button.addEventListener("click", () => this.on.fly(row));
-        return h("li", {}, button);
-      }),
-    );
-    return this.note.textContent;
+  /** Shows hits and returns their number in words. */
+  showHits(hits: SearchHits, rows: readonly Row[], isDone: boolean): string {
+    const description = describeHits(hits, rows.length, isDone);
+    this.note.textContent = description;
+    this.moreButton.hidden = isDone;
+    this.list.replaceChildren(...rows.map((row) => h("li", {}, this.hitButton(row, hits.words))));
+    return description;
   }
 
-  private hitLines(row: Row, words: readonly string[]): Node[] {
-    const head = row.values[0] || `Row ${count(row.row)}`;
-    const searched = this.site.search?.columns ?? [];
-    const texts = this.site.hover.map((name, i) => (i > 0 && searched.includes(name) ? (row.values[i] ?? "") : ""));
-    const told = texts.map((text) => around(text, words)).find((text) => text !== "");
-    const lines = [h("span", { class: "name", dir: "auto" }, head)];
-    if (told) lines.push(h("span", { class: "told", dir: "auto" }, told));
-    return lines;
+  private clear(): void {
+    this.onQuery.emit({ text: "", isSubmitted: false });
   }
-}
 
-function inWords(hits: Hits, shown: number, done: boolean): string {
-  if (!hits.words.length) return "Type words made of letters and digits.";
-  if (done && shown === 0) return "No row has all these words.";
-  if (hits.total !== null) return plural(hits.total, "row");
-  // Words that very many rows have: their lists are cut, so the number is a bound.
-  if (!hits.unsure.length) return `At least ${plural(hits.rows.length, "row")}`;
-  return done ? plural(shown, "row") : `At most ${plural(hits.rows.length, "row")}`;
-}
-
-/** Returns the part of a text around the first word that is found in it, or "". */
-function around(text: string, words: readonly string[]): string {
-  const low = text.toLowerCase();
-  const at = Math.min(...words.map((word) => low.indexOf(word)).filter((i) => i >= 0));
-  if (!Number.isFinite(at)) return "";
-  const from = at < 40 ? 0 : Math.max(0, text.lastIndexOf(" ", at - 30) + 1);
-  return `${from ? "…" : ""}${text.slice(from, from + 160)}`;
+  private hitButton(row: Row, words: readonly string[]): HTMLButtonElement {
+    const { title, snippet } = summarizeHit(row, words, this.site);
+    const button = h("button", { type: "button", class: "hit" }, h("span", { class: "title", dir: "auto" }, title));
+    if (snippet) button.append(h("span", { class: "snippet", dir: "auto" }, snippet));
+    button.addEventListener("click", () => this.onSelect.emit(row));
+    return button;
+  }
 }

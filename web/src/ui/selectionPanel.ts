@@ -1,39 +1,48 @@
-// What was selected with the lasso, how far its search is, and the button that saves it.
+// The panel of a lasso selection: its size, the progress of its search, and the button that saves it.
 
-import { count, h, iconButton, plural, textButton } from "./dom";
+import { Emitter } from "../data/emitter";
+import { h, iconButton, textButton } from "./dom";
+import { formatCount, plural } from "./format";
 
 export class SelectionPanel {
-  readonly element = h("section", { class: "selection panel", "aria-label": "Selection", hidden: true });
+  /** Emitted with whether to include the text of rows. */
+  readonly onSave = new Emitter<boolean>();
+  readonly onClear = new Emitter();
+  readonly element: HTMLElement;
   private readonly note = h("p", { class: "note" });
-  private readonly bar = h("progress", { "aria-label": "Progress" });
-  private readonly save = textButton("Save CSV", () => this.on.save(this.texts.checked), "main");
-  private readonly texts = h("input", { type: "checkbox", id: "with-texts" });
-  private readonly choice = h("label", { for: "with-texts" }, this.texts, " with texts");
+  private readonly progressBar = h("progress", { "aria-label": "Progress" });
+  private readonly textCheckbox = h("input", { type: "checkbox", id: "with-text" });
+  private readonly saveButton = textButton("Save CSV", () => this.onSave.emit(this.textCheckbox.checked), "primary");
 
-  constructor(private readonly on: { save: (texts: boolean) => void; close: () => void }) {
-    this.element.append(
+  constructor() {
+    const checkboxLabel = h("label", { for: "with-text" }, this.textCheckbox, " with text");
+    const clearButton = iconButton("close", "Clear the selection", () => this.onClear.emit());
+    this.element = h(
+      "section",
+      { class: "selection panel", "aria-label": "Selection", hidden: true },
       this.note,
-      this.bar,
-      h("div", { class: "actions" }, this.save, this.choice, iconButton("close", "Drop the selection", () => on.close())),
+      this.progressBar,
+      h("div", { class: "actions" }, this.saveButton, checkboxLabel, clearButton),
     );
   }
 
-  progress(what: string, done: number, all: number): void {
+  showProgress(task: string, done: number, total: number): void {
     this.element.hidden = false;
-    this.note.textContent = `${what}: ${count(done)} of ${count(all)}`;
-    this.bar.hidden = false;
-    this.bar.max = Math.max(all, 1);
-    this.bar.value = done;
-    this.save.disabled = true;
+    this.note.textContent = `${task}: ${formatCount(done)} of ${formatCount(total)}`;
+    this.progressBar.hidden = false;
+    this.progressBar.max = Math.max(total, 1);
+    this.progressBar.value = done;
+    this.saveButton.disabled = true;
   }
 
-  /** Shows how many rows were found and returns it in words. */
-  done(n: number, someHidden: boolean): string {
+  /** Shows how many rows are selected and returns it in words. */
+  showResult(n: number, isFiltered: boolean): string {
+    const description = `${plural(n, "row")} selected${isFiltered ? ", without hidden categories" : ""}`;
     this.element.hidden = false;
-    this.bar.hidden = true;
-    this.save.disabled = n === 0;
-    this.note.textContent = `${plural(n, "row")} selected${someHidden ? ", hidden entries left out" : ""}`;
-    return this.note.textContent;
+    this.progressBar.hidden = true;
+    this.saveButton.disabled = n === 0;
+    this.note.textContent = description;
+    return description;
   }
 
   hide(): void {

@@ -1,29 +1,28 @@
-// Dark and light: as the system says, until the reader chooses.
+// The dark or the light theme: as the system says, until the reader chooses.
 
+import { Emitter } from "../data/emitter";
 import type { Theme } from "../map/palettes";
 
-const KEY = "nomad-dask-theme";
+const STORAGE_KEY = "nomad-dask-theme";
 
-export class Themes {
+export class ThemeSwitch {
+  readonly onChange = new Emitter();
   private readonly system = matchMedia("(prefers-color-scheme: light)");
-  private chosen: Theme | null = stored();
-
-  /** Called after every change. */
-  changed: () => void = () => undefined;
+  private chosen: Theme | null = storedTheme();
 
   constructor() {
     this.system.addEventListener("change", () => this.apply());
     this.apply();
   }
 
-  get now(): Theme {
+  get current(): Theme {
     return this.chosen ?? (this.system.matches ? "light" : "dark");
   }
 
   toggle(): void {
-    this.chosen = this.now === "dark" ? "light" : "dark";
+    this.chosen = this.current === "dark" ? "light" : "dark";
     try {
-      localStorage.setItem(KEY, this.chosen);
+      localStorage.setItem(STORAGE_KEY, this.chosen);
     } catch {
       // Without storage the choice lasts as long as the page.
     }
@@ -31,15 +30,15 @@ export class Themes {
   }
 
   private apply(): void {
-    document.documentElement.dataset.theme = this.now;
-    this.changed();
+    document.documentElement.dataset.theme = this.current;
+    this.onChange.emit();
   }
 }
 
-function stored(): Theme | null {
+function storedTheme(): Theme | null {
   try {
-    const found = localStorage.getItem(KEY);
-    return found === "dark" || found === "light" ? found : null;
+    const stored = localStorage.getItem(STORAGE_KEY);
+    return stored === "dark" || stored === "light" ? stored : null;
   } catch {
     return null;
   }

@@ -1,50 +1,59 @@
-// The card beside the point under the cursor.
+// The tooltip beside the point under the cursor.
 
-import type { Point } from "../map/camera";
-import { count, h } from "./dom";
+import type { Point } from "../data/geometry";
+import { h } from "./dom";
+import { formatCount } from "./format";
 
-export interface Line {
+export interface TooltipField {
   name: string;
-  /** Null for a missing value; undefined while it is on its way. */
+  /** Null for a missing value; undefined while it is loading. */
   value: string | null | undefined;
 }
 
-const GAP = 14;
-const EDGE = 8;
+const OFFSET = 14;
+const MARGIN = 8;
 
-export class Card {
-  readonly element = h("div", { class: "card panel", role: "tooltip", id: "card", hidden: true });
+export class Tooltip {
+  readonly element = h("div", { class: "tooltip panel", role: "tooltip", id: "tooltip", hidden: true });
 
-  /** Shows a row near a point of the map; on narrow pages the style sheet docks it below. */
-  show(row: number, lines: readonly Line[], at: Point, hint: string): void {
-    const [head, ...others] = lines;
+  get isOpen(): boolean {
+    return !this.element.hidden;
+  }
+
+  /** Shows a row near a position on the screen; on narrow screens the style sheet docks it at the bottom. */
+  show(row: number, fields: readonly TooltipField[], position: Point, hint: string): void {
+    const title = fields.at(0);
+    const others = fields.slice(1);
     const list = h("dl");
-    for (const { name, value } of others) list.append(h("dt", {}, name), valueOf("dd", value));
+    for (const { name, value } of others) list.append(h("dt", {}, name), valueElement("dd", value));
+    const rowLabel = `Row ${formatCount(row)}`;
     this.element.replaceChildren(
-      head ? valueOf("strong", head.value) : h("strong", {}, `Row ${count(row)}`),
+      title ? valueElement("strong", title.value) : h("strong", {}, rowLabel),
       ...(others.length ? [list] : []),
-      h("small", {}, `Row ${count(row)} · ${hint}`),
+      h("small", {}, `${rowLabel} · ${hint}`),
     );
     this.element.hidden = false;
-    this.place(at);
+    this.moveTo(position);
   }
 
   hide(): void {
     this.element.hidden = true;
   }
 
-  private place(at: Point): void {
+  /** Moves the tooltip to the lower right of a position, or to another side where there is no room. */
+  private moveTo({ x, y }: Point): void {
     const { offsetWidth: width, offsetHeight: height, style } = this.element;
-    const right = at.x + GAP + width + EDGE <= innerWidth;
-    const left = right ? at.x + GAP : at.x - GAP - width;
-    const top = at.y + GAP + height + EDGE <= innerHeight ? at.y + GAP : at.y - GAP - height;
-    style.left = `${Math.max(EDGE, Math.min(left, innerWidth - width - EDGE))}px`;
-    style.top = `${Math.max(EDGE, Math.min(top, innerHeight - height - EDGE))}px`;
+    const fitsRight = x + OFFSET + width + MARGIN <= innerWidth;
+    const fitsBelow = y + OFFSET + height + MARGIN <= innerHeight;
+    const left = fitsRight ? x + OFFSET : x - OFFSET - width;
+    const top = fitsBelow ? y + OFFSET : y - OFFSET - height;
+    style.left = `${Math.max(MARGIN, Math.min(left, innerWidth - width - MARGIN))}px`;
+    style.top = `${Math.max(MARGIN, Math.min(top, innerHeight - height - MARGIN))}px`;
   }
 }
 
-function valueOf(tag: "dd" | "strong", value: Line["value"]): HTMLElement {
-  if (value === undefined) return h(tag, { class: "waiting" }, "…");
+function valueElement(tag: "dd" | "strong", value: TooltipField["value"]): HTMLElement {
+  if (value === undefined) return h(tag, { class: "loading" }, "…");
   if (value === null || value === "") return h(tag, { class: "missing" }, value === null ? "(none)" : "(empty)");
   return h(tag, { dir: "auto" }, value);
 }

@@ -22,7 +22,7 @@ docs: .venv/docs.stamp ## Build the site of the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 notebooks: .venv/dev.stamp ## Run the notebooks and keep what they show
-	$(BIN)/python notebooks/run.py
+	$(BIN)/python -m notebooks.run
 
 test: .venv/dev.stamp ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -34,6 +34,7 @@ lint: .venv/dev.stamp ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/numpydoc lint $$(git ls-files 'nomad_dask/*.py')
 
 bench: .venv/bench.stamp ## Measure kernels, and compare with openTSNE, UMAP and PaCMAP (long)
 	$(BIN)/python -m benchmarks.kernels

@@ -7,17 +7,15 @@ import base64
 import importlib
 import inspect
 import re
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+from notebooks.run import ON_GPU, run
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-sys.path.insert(0, str(NOTEBOOKS))
-from run import ON_GPU, run  # noqa: E402
 
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
 LARGEST_PICTURE = 300_000  # bytes
@@ -33,7 +31,6 @@ class Ran:
     """The code cells of a notebook that was run in a folder with the data beside it."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        shutil.copy(NOTEBOOKS / "packages.parquet", folder)
         self.cells = [cell for cell in run(NOTEBOOKS / name, folder).cells if cell.cell_type == "code"]
         assert [path.name for path in folder.iterdir()] == ["packages.parquet"]
 

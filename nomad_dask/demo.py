@@ -25,7 +25,7 @@ from nomad_dask.callbacks.events import Emit
 from nomad_dask.callbacks.progress_bars import stage_progress
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
-from nomad_dask.storage.workspace import atomic_write
+from nomad_dask.storage.atomic import atomic_write
 
 N_DIMS = 256
 SHORTEST_DOCSTRING = 40

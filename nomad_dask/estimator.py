@@ -15,8 +15,8 @@ from sklearn.utils.validation import _check_feature_names
 from nomad_dask.callbacks.events import combined_snapshot_request, fan_out
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, ResourceError
 from nomad_dask.params import Params
+from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.tempdir import TemporaryWorkspace
-from nomad_dask.storage.workspace import MANIFEST
 
 if TYPE_CHECKING:
     from nomad_dask.pipeline.collect import PartialResult

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError, suggest
-from nomad_dask.storage.workspace import atomic_write
+from nomad_dask.storage.atomic import atomic_write
 from nomad_dask.utils.array_types import AXES
 
 if TYPE_CHECKING:

@@ -201,7 +201,7 @@ def test_a_workspace_is_taken_up_again(x, tmp_path):
     again = NomadProjection(**settings, callbacks=[heard]).fit(x)
     np.testing.assert_array_equal(again.embedding_, first.embedding_)
     assert heard.of(EpochDone) == []
-    with pytest.raises(WorkspaceError, match="n_neighbors: 15 there, 9 now"):
+    with pytest.raises(WorkspaceError, match="n_neighbors: 15 in the workspace, 9 requested"):
         NomadProjection(9, **settings).fit(x)
 
 

@@ -146,7 +146,7 @@ def test_other_settings_are_refused_and_cost_nothing(x, plain, epoch_by_epoch):
     nomad = NomadProjection(**SETTINGS, callbacks=[CtrlC(EpochDone)])
     with pytest.raises(Interrupted):
         nomad.fit(x)
-    with pytest.raises(WorkspaceError, match="n_epochs: 30 there, 40 now"):
+    with pytest.raises(WorkspaceError, match="n_epochs: 30 in the workspace, 40 requested"):
         nomad.set_params(n_epochs=40).fit(x, resume=True)
     with pytest.raises(WorkspaceError, match=r"source: "):
         nomad.set_params(n_epochs=30).fit(x + 1, resume=True)

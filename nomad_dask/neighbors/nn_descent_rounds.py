@@ -16,7 +16,7 @@ from nomad_dask.cluster import report_progress, worker_threads
 from nomad_dask.neighbors.halo import CellCatalog, HaloRegion, halo_region, load_cell_catalog, open_vectors
 from nomad_dask.neighbors.search import NeighborLists, NeighborSearch, SearchState
 from nomad_dask.planning.plan import RunContext
-from nomad_dask.storage.workspace import write_temporary
+from nomad_dask.storage.atomic import write_temporary
 
 FOLDER = "lists"
 _NOBODY = np.uint32(0xFFFFFFFF)

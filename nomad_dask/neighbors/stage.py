@@ -21,7 +21,8 @@ from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.neighbors.search import SearchState
 from nomad_dask.partition.shuffle import shard_file
 from nomad_dask.planning.plan import N_PATCHES, RunContext
-from nomad_dask.storage.workspace import Artifact, Workspace
+from nomad_dask.storage.manifest import Artifact
+from nomad_dask.storage.workspace import Workspace
 
 GRAPH_FILES = ("indptr", "indices", "weights")
 PATCH_FILES = ("patch_of_row", "patch_counts")

@@ -17,7 +17,8 @@ from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.planning.plan import RunContext
 from nomad_dask.sources.base import describe_rows
 from nomad_dask.sources.retry import with_retries
-from nomad_dask.storage.workspace import atomic_write, translate_disk_full, write_npy_header
+from nomad_dask.storage.atomic import atomic_write, write_npy_header
+from nomad_dask.storage.disk_full import translate_disk_full
 
 _TAKE_BYTES = 64 << 20
 

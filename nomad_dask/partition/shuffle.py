@@ -24,7 +24,9 @@ from nomad_dask.partition.split_cells import split_oversized_cells
 from nomad_dask.planning.plan import RunContext
 from nomad_dask.sources.base import describe_rows
 from nomad_dask.sources.retry import with_retries
-from nomad_dask.storage.workspace import Artifact, Workspace, atomic_write, write_npy_header, write_temporary
+from nomad_dask.storage.atomic import atomic_write, write_npy_header, write_temporary
+from nomad_dask.storage.manifest import Artifact
+from nomad_dask.storage.workspace import Workspace
 
 # A cell of more than this many mean sizes is cut in pieces, by its own widest axis.
 _HUGE = 4

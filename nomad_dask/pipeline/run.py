@@ -45,12 +45,13 @@ from nomad_dask.pipeline.setup import (
     resume_or_make_plan,
     worker_memory,
 )
-from nomad_dask.pipeline.stages import ORDER, find_damage, pending_stages, unreferenced_artifacts
+from nomad_dask.pipeline.stages import FOLDERS, ORDER, find_damage, pending_stages, unreferenced_artifacts
 from nomad_dask.planning.plan import RunContext, check_resources, make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import NpySource, copy_to_npy
 from nomad_dask.storage.lock import hold_lock
-from nomad_dask.storage.workspace import MANIFEST, Workspace
+from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import parse_bytes
 
 _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
@@ -221,7 +222,7 @@ class _Stages:
         damaged = find_damage(workspace)
         self._to_do = pending_stages(workspace.stages(), self._coarse_start, damaged)
         # A coarse map in the making has its own workspace, which is taken up.
-        workspace.clean(keep=("coarse",) if "coarse" in self._to_do else ())
+        workspace.clean(set(FOLDERS) - ({"coarse"} & self._to_do))
 
     def emit(self, event: Event) -> None:
         """Tell an event; what was needed until the first checkpoint only is given back after it."""
@@ -271,7 +272,7 @@ class _Stages:
     def _give_back(self) -> None:
         """Remove what no stage to come needs."""
         if not self.keep_stages:
-            self.workspace.release(unreferenced_artifacts(self.workspace, self._to_do, self._coarse_start))
+            self.workspace.prune(unreferenced_artifacts(self.workspace, self._to_do, self._coarse_start))
 
     def _progress(self, stage: str) -> Callable[[int, int], None]:
         """Return a listener that adds up what the tasks of a stage report."""

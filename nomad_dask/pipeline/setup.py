@@ -16,7 +16,8 @@ from nomad_dask.params import Params
 from nomad_dask.planning.plan import Plan, make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.lock import LOCK
-from nomad_dask.storage.workspace import MANIFEST, Workspace
+from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import available_memory
 
 

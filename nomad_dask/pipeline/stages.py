@@ -7,12 +7,16 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from nomad_dask.errors import NomadWarning
-from nomad_dask.storage.workspace import StageRecord, Workspace
+from nomad_dask.storage.manifest import StageRecord
+from nomad_dask.storage.workspace import Workspace
 
 # In the order in which they run. "start" is the beginning of the layout: once the first checkpoint is there, what
 # only the start reads is not needed any more. "map" is the gathering of the positions, and what is kept for
 # those who ask later: cells and axes place new rows.
 ORDER = ("sample", "coarse", "cells", "shards", "neighbors", "start", "layout", "map")
+
+# Folders of artifacts: what is found there and not in the manifest is left over from a run that was killed.
+FOLDERS = ("sample", "coarse", "cells", "exchange", "shards", "lists", "graph", "layout")
 
 _READS: dict[str, tuple[str, ...]] = {
     "sample": (),

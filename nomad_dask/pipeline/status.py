@@ -17,7 +17,8 @@ from nomad_dask.pipeline.diagnostics import quality_warnings
 from nomad_dask.pipeline.stages import ORDER, pending_stages
 from nomad_dask.planning.plan import format_bytes, n_coarse_rows
 from nomad_dask.storage.lock import is_running, read_lock_owner
-from nomad_dask.storage.workspace import MANIFEST, Workspace
+from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.workspace import Workspace
 
 _FILES = {
     "sample": ("sample/*", "input.npy"),

@@ -17,7 +17,7 @@ from nomad_dask.plotting.label_placement import place_labels
 from nomad_dask.plotting.labels import Label
 from nomad_dask.plotting.legend import Bar, Entry, Panel, draw_title
 from nomad_dask.plotting.palettes import THEMES, Theme, color_map, rgb
-from nomad_dask.storage.workspace import atomic_write
+from nomad_dask.storage.atomic import atomic_write
 
 KINDS = (".png", ".svg")  # of files
 _THUMBNAIL_ROWS = 1_000_000

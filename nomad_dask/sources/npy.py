@@ -18,7 +18,7 @@ from nomad_dask.sources.fingerprint import file_digest
 from nomad_dask.sources.fsspec import PIECE, read_ranges
 from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
-from nomad_dask.storage.workspace import atomic_write, write_npy_header
+from nomad_dask.storage.atomic import atomic_write, write_npy_header
 
 _PIECES_AT_ONCE = 4
 

@@ -333,7 +333,7 @@ def test_a_workspace_of_another_run_is_refused(call: Call, data: Path, tmp_path:
     first = call("fit", data, "-o", tmp_path / "a.parquet", "--workspace", home, "--epochs", 5)
     assert first[0] == 0, first[2]
     other = call("fit", data, "-o", tmp_path / "b.parquet", "--workspace", home, "--epochs", 6)
-    assert_refused(other, r"belongs to another run .*n_epochs: 5 there, 6 now")
+    assert_refused(other, r"belongs to another run .*n_epochs: 5 in the workspace, 6 requested")
     home = tmp_path / "photos"
     home.mkdir()
     (home / "holiday.jpg").write_text("precious")

@@ -13,7 +13,8 @@ import pytest
 from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
 from nomad_dask.errors import ResourceError
 from nomad_dask.pipeline.run import Result
-from nomad_dask.storage.workspace import Workspace, atomic_write
+from nomad_dask.storage.atomic import atomic_write
+from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import blobs, make_map, worker_processes
 
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_size": 60}
@@ -69,7 +70,7 @@ class Filler:
 @pytest.fixture
 def room_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what refuses to begin on a small disk: the plan is generous for so few rows."""
-    monkeypatch.setattr("nomad_dask.pipeline.run.check_fits", lambda *_: None)
+    monkeypatch.setattr("nomad_dask.pipeline.run.check_resources", lambda *_: None)
 
 
 @pytest.mark.parametrize("stage", ["sample", "cells", "shards", "neighbors", "layout"])
@@ -78,7 +79,7 @@ def test_full_when_a_stage_begins(x, undisturbed, small_disk, room_before, stage
     with pytest.raises(ResourceError, match="The disk is full") as caught:
         make_map(x, workspace=home, emit=Filler(small_disk, stage), **SETTINGS)
     assert str(home) in str(caught.value)
-    assert "run again: what was done is kept" in str(caught.value)
+    assert "run the same command again: finished stages are kept" in str(caught.value)
     assert caught.value.exit_code == 3
     assert not list(home.rglob("*.partial"))
     (small_disk / "filler").unlink()

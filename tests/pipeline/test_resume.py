@@ -299,8 +299,8 @@ def test_a_second_run_is_refused_by_the_name_of_the_first(x, undisturbed, tmp_pa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"n_neighbors": 9}, "params.n_neighbors: 15 there, 9 now"),
-        ({"random_state": 5}, "params.random_state: 0 there, 5 now"),
+        ({"n_neighbors": 9}, "params.n_neighbors: 15 in the workspace, 9 requested"),
+        ({"random_state": 5}, "params.random_state: 0 in the workspace, 5 requested"),
     ],
 )
 def test_other_parameters_are_refused_by_name(x, tmp_path, change, said):
@@ -316,7 +316,7 @@ def test_another_source_is_refused(x, tmp_path):
     make_map(x, workspace=tmp_path / "w", **SETTINGS)
     with pytest.raises(WorkspaceError, match="source: "):
         make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
-    with pytest.raises(WorkspaceError, match=r"shape: \[800, 20\] there, \[700, 20\] now"):
+    with pytest.raises(WorkspaceError, match=r"shape: \[800, 20\] in the workspace, \[700, 20\] requested"):
         make_map(x[:700], workspace=tmp_path / "w", **SETTINGS)
 
 

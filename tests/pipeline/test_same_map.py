@@ -83,7 +83,7 @@ def test_little_memory_for_edges(x, tmp_path, monkeypatch, normalization):
     settings = SETTINGS | {"n_shards": 3, "normalization": normalization}
     held = make_map(x, **settings).positions
     monkeypatch.setattr("nomad_dask.planning.resource_model._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
-    monkeypatch.setattr("nomad_dask.pipeline.run.check_fits", lambda *_: None)
+    monkeypatch.setattr("nomad_dask.pipeline.run.check_resources", lambda *_: None)
     positions = make_map(x, workspace=tmp_path / "w", keep_stages=True, **settings).positions
     np.testing.assert_array_equal(positions, held)
     plan = json.loads((tmp_path / "w" / "manifest.json").read_text())["about"]["plan"]

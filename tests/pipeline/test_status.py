@@ -115,7 +115,7 @@ def test_damage_is_named_with_what_has_to_be_done_again(x, tmp_path):
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     before = tree(tmp_path / "w")
     found = read_status(tmp_path / "w")
-    assert found.damage == ("graph/0001.indices.npy has another content than was written",)
+    assert found.damage == ("graph/0001.indices.npy does not match its checksum",)
     assert [s.state for s in found.stages] == [*BEFORE_NEIGHBORS, "damaged", "not begun"]
     assert "damaged: graph/0001.indices.npy" in call(tmp_path / "w")[1]
     assert read_status(tmp_path / "w", sizes_only=True).damage == ()

@@ -19,8 +19,8 @@ from nomad_dask.storage.lock import LOCK, hold_lock, is_running, read_lock_owner
 HOLD = """
 import sys, time
 from pathlib import Path
-from nomad_dask.storage.lock import locked
-with locked(Path(sys.argv[1])):
+from nomad_dask.storage.lock import hold_lock
+with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.errors import WorkspaceError
-from nomad_dask.storage.workspace import FORMAT, MANIFEST, Workspace, atomic_write, checksum
+from nomad_dask.storage.atomic import atomic_write
+from nomad_dask.storage.manifest import FORMAT, MANIFEST
+from nomad_dask.storage.workspace import Workspace, checksum
 
 IDENTITY = {"source": "abc", "shape": [3, 2], "params": {"k": 15, "seed": 0}}
 
@@ -159,11 +161,11 @@ def test_forget_and_remove(workspace):
 @pytest.mark.parametrize(
     ("identity", "said"),
     [
-        ({**IDENTITY, "source": "xyz"}, "source: 'abc' there, 'xyz' now"),
-        ({**IDENTITY, "shape": [4, 2]}, "shape: [3, 2] there, [4, 2] now"),
-        ({**IDENTITY, "params": {"k": 8, "seed": 0}}, "params.k: 15 there, 8 now"),
-        ({**IDENTITY, "params": {"k": 15}}, "params.seed: 0 there, None now"),
-        ({**IDENTITY, "more": 1}, "more: None there, 1 now"),
+        ({**IDENTITY, "source": "xyz"}, "source: 'abc' in the workspace, 'xyz' requested"),
+        ({**IDENTITY, "shape": [4, 2]}, "shape: [3, 2] in the workspace, [4, 2] requested"),
+        ({**IDENTITY, "params": {"k": 8, "seed": 0}}, "params.k: 15 in the workspace, 8 requested"),
+        ({**IDENTITY, "params": {"k": 15}}, "params.seed: 0 in the workspace, None requested"),
+        ({**IDENTITY, "more": 1}, "more: None in the workspace, 1 requested"),
     ],
 )
 def test_another_run_is_refused_by_name(workspace, identity, said):

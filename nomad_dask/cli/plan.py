@@ -43,7 +43,9 @@ def plan(
     """
     params = options.read_params(settings, others)
 
-    from nomad_dask.planning.plan import check_resources, make_plan
+    from nomad_dask.planning.feasibility import check_resources
+    from nomad_dask.planning.plan import make_plan
+    from nomad_dask.planning.plan_table import format_plan
     from nomad_dask.sources import open_source
     from nomad_dask.utils.memory import available_memory
 
@@ -59,5 +61,5 @@ def plan(
     if as_json:
         options.write_json(made.as_dict() | {"seconds": seconds})
     else:
-        click.echo(made.table(seconds))
+        click.echo(format_plan(made, seconds))
     check_resources(made, room, shutil.disk_usage(".").free)

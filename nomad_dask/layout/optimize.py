@@ -35,7 +35,7 @@ from nomad_dask.layout.worker import (
     save_checkpoint,
     unload_shards,
 )
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.workspace import Workspace
 
 STAGE = "layout"

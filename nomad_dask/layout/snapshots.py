@@ -9,7 +9,7 @@ import numpy as np
 
 from nomad_dask.callbacks.events import LayoutSnapshot, SnapshotRequest
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 
 # Looks may take a twentieth of the time of the layout.
 _COST = 20

@@ -21,7 +21,7 @@ from nomad_dask.neighbors.halo import halo_region, load_cell_catalog, open_vecto
 from nomad_dask.neighbors.stage import load_graph, patch_counts
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import trim_memory

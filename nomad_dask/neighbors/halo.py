@@ -8,7 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 
 # The cells nearest to each own cell that belong to the halo.
 _HALO_CELLS = 64

@@ -15,7 +15,7 @@ from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.cluster import report_progress, worker_threads
 from nomad_dask.neighbors.halo import CellCatalog, HaloRegion, halo_region, load_cell_catalog, open_vectors
 from nomad_dask.neighbors.search import NeighborLists, NeighborSearch, SearchState
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.atomic import write_temporary
 
 FOLDER = "lists"

@@ -20,7 +20,8 @@ from nomad_dask.neighbors.nn_descent_rounds import load_neighbor_ids, load_shard
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.neighbors.search import SearchState
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.planning.plan import N_PATCHES, RunContext
+from nomad_dask.planning.plan import N_PATCHES
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.workspace import Workspace
 

@@ -13,7 +13,7 @@ from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.cluster import worker_threads
 from nomad_dask.partition.shard_assignment import assign_cells
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.workspace import Workspace
 
 _EDGE_QUERIES = 4000

@@ -14,7 +14,7 @@ from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.cluster import Cluster, report_progress, worker_threads
 from nomad_dask.partition.oom_retry import retry_in_halves
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import describe_rows
 from nomad_dask.sources.retry import with_retries
 from nomad_dask.storage.atomic import atomic_write, write_npy_header

@@ -21,7 +21,7 @@ from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.sampling import working_dtype
 from nomad_dask.partition.split_cells import split_oversized_cells
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import describe_rows
 from nomad_dask.sources.retry import with_retries
 from nomad_dask.storage.atomic import atomic_write, write_npy_header, write_temporary

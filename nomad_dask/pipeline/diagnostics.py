@@ -16,7 +16,7 @@ from nomad_dask.cluster import Cluster
 from nomad_dask.errors import NomadWarning
 from nomad_dask.neighbors.stage import graph_file
 from nomad_dask.params import Params
-from nomad_dask.planning.plan import RunContext
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.workspace import Workspace
 
 # Shards are balanced by the sample: those of the rows may be this far off.

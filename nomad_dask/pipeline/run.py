@@ -46,7 +46,9 @@ from nomad_dask.pipeline.setup import (
     worker_memory,
 )
 from nomad_dask.pipeline.stages import FOLDERS, ORDER, find_damage, pending_stages, unreferenced_artifacts
-from nomad_dask.planning.plan import RunContext, check_resources, make_plan
+from nomad_dask.planning.feasibility import check_resources
+from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import NpySource, copy_to_npy
 from nomad_dask.storage.lock import hold_lock

@@ -15,10 +15,11 @@ from nomad_dask.layout.schedule import schedule
 from nomad_dask.params import Params
 from nomad_dask.pipeline.diagnostics import quality_warnings
 from nomad_dask.pipeline.stages import ORDER, pending_stages
-from nomad_dask.planning.plan import format_bytes, n_coarse_rows
+from nomad_dask.planning.plan import n_coarse_rows
 from nomad_dask.storage.lock import is_running, read_lock_owner
 from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.workspace import Workspace
+from nomad_dask.utils.formatting import format_bytes
 
 _FILES = {
     "sample": ("sample/*", "input.npy"),

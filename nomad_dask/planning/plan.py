@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nomad_dask.backends.memory_model import layout_device_bytes
 from nomad_dask.backends.mesh import MAX_MESH_NODES
-from nomad_dask.errors import InputError, ResourceError
+from nomad_dask.errors import InputError
 from nomad_dask.params import Params
 from nomad_dask.planning.resource_model import (
     HALO,
@@ -124,84 +122,6 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by name."""
         return asdict(self)
-
-    def table(self, seconds: Mapping[str, float] | None = None) -> str:
-        """Return the plan as text for people, with the time of each stage where it was estimated."""
-        rows = [
-            ("rows × dimensions", f"{self.n_rows:,} × {self.n_dims:,}"),
-            ("shards", f"{self.n_shards:,}"),
-            ("cells", f"{self.n_cells:,} (about {self.n_rows // max(self.n_cells, 1):,} rows each)"),
-            ("sample", f"{self.sample_rows:,} rows, {self.n_axes} axes"),
-            ("coarse start", f"{self.coarse_rows:,} rows" if self.coarse_rows else "no"),
-            ("rows read at once", f"{self.block_rows:,}"),
-            ("memory of a worker", format_bytes(self.worker_bytes)),
-            ("GPU memory of a worker", f"{format_bytes(self.device_bytes)} (with --device gpu)"),
-            ("disk of the workspace", format_bytes(self.disk_bytes)),
-        ]
-        if seconds:
-            rows.append(("time, about", format_seconds(sum(seconds.values()))))
-        width = max(len(name) for name, _ in rows)
-        lines = [f"{name:<{width}}  {value}" for name, value in rows]
-        lines += ["", f"{'stage':<10} {'written':>10} {'memory':>10} {'GPU memory':>10} {'time':>10}".rstrip()]
-        for stage in self.stages:
-            figures = [format_bytes(b) if b else "" for b in (stage.disk_bytes, stage.host_bytes, stage.device_bytes)]
-            if seconds and stage.name in seconds:
-                figures.append(format_seconds(seconds[stage.name]))
-            lines.append(f"{stage.name:<10} {' '.join(f'{figure:>10}' for figure in figures)}".rstrip())
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """One run: what is mapped, how, and where its artifacts are. Every task gets it.
-
-    Attributes
-    ----------
-    source : Source
-    params : Params
-    plan : Plan
-    workspace : Path
-    device : str
-    host_threads : int
-        Threads of all workers of a host, for tasks that run there alone.
-    """
-
-    source: Source
-    params: Params
-    plan: Plan
-    workspace: Path
-    device: str
-    host_threads: int = 0
-
-    @property
-    def shard_threads(self) -> int:
-        """What `cluster.worker_threads` is to be told in the tasks of a shard: a single one has its host for itself."""
-        return self.host_threads if self.plan.n_shards == 1 else 0
-
-    def without_vectors(self) -> RunContext:
-        """Return the run for tasks that do not read the source, which may be large when pickled."""
-        return replace(self, source=self.source.slice_rows(0, 0))
-
-    def file(self, name: str) -> Path:
-        """Return the path of an artifact."""
-        return self.workspace / name
-
-
-def format_bytes(size: float) -> str:
-    """Return a size as people say it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a time as people say it."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int) -> Plan:
@@ -323,63 +243,3 @@ def n_coarse_rows(n_rows: int, coarse: str) -> int:
     rows = n_rows // COARSE_SHARE
     wanted = coarse == "always" or (coarse == "auto" and n_rows > COARSE_ABOVE)
     return rows if wanted and rows >= COARSE_MIN_ROWS else 0
-
-
-def check_resources(plan: Plan, memory_bytes: int, disk_free: int, gpu_bytes: int | None = None) -> None:
-    """Refuse a plan that does not fit.
-
-    Parameters
-    ----------
-    plan : Plan
-    memory_bytes : int
-        Memory of the smallest worker.
-    disk_free : int
-        Where the workspace is.
-    gpu_bytes : int, optional
-        Free GPU memory of the worker that has the least; None when it computes on CPUs.
-
-    Raises
-    ------
-    ResourceError
-        With the numbers, and the setting that lowers them.
-    """
-    if plan.worker_bytes > memory_bytes:
-        stage = max(plan.stages, key=lambda s: s.host_bytes)
-        raise ResourceError(
-            f"The plan needs {format_bytes(plan.worker_bytes)} on each of its workers, in the stage {stage.name!r}; "
-            f"the smallest has {format_bytes(memory_bytes)}: {_suggest_fit(plan, stage, memory_bytes)}."
-        )
-    if gpu_bytes is not None and plan.device_bytes > gpu_bytes:
-        missing = plan.device_bytes - gpu_bytes
-        raise ResourceError(
-            f"The plan needs {format_bytes(plan.device_bytes)} of GPU memory on each of its workers, the one with the "
-            f"least has {format_bytes(gpu_bytes)} free: {missing:,} bytes are missing. Use more workers with a GPU "
-            "each and as many shards (n_shards), fewer neighbours (n_neighbors), free what other processes hold "
-            "(nvidia-smi), or give device='cpu'."
-        )
-    if plan.disk_bytes > disk_free:
-        raise ResourceError(
-            f"The workspace needs {format_bytes(plan.disk_bytes)} of disk, {format_bytes(disk_free)} are free: "
-            "give a workspace on a larger disk."
-        )
-
-
-def _suggest_fit(plan: Plan, stage: StageResources, memory_bytes: int) -> str:
-    """Return the setting that makes a stage fit into the memory of a worker."""
-    sizes, worker = plan.sizes, f"give each process {format_bytes(plan.worker_bytes)} (--memory, or fewer workers)"
-    if sizes is None or stage.name not in ("neighbors", "layout"):
-        return worker
-
-    def fits(n_shards: int) -> bool:
-        # Shards of one worker are searched one after another, and laid out side by side.
-        n_workers = n_shards if stage.name == "layout" else sizes.n_workers
-        needs = host_bytes_of_stages(replace(sizes, n_shards=n_shards, n_workers=n_workers))
-        return needs[stage.name] <= memory_bytes
-
-    counts = range(plan.n_shards + 1, max(plan.n_shards + 2, plan.n_rows // MIN_SHARD_ROWS))
-    place = bisect_left(counts, True, key=fits)
-    if place == len(counts):
-        return worker
-    n_shards = counts[place]
-    besides = " and as many workers, with so much memory each" if stage.name == "layout" else ""
-    return f"give n_shards={n_shards} (--shards {n_shards}){besides}, or fewer neighbours"

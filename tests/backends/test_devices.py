@@ -30,7 +30,7 @@ from nomad_dask.callbacks.events import ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError, InputError, ResourceError
-from nomad_dask.planning.plan import check_resources
+from nomad_dask.planning.feasibility import check_resources
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 CUPY = importlib.util.find_spec("cupy") is not None

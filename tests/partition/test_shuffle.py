@@ -15,7 +15,8 @@ from nomad_dask.params import Params
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition import sampling, shuffle
 from nomad_dask.partition.shuffle import _buckets
-from nomad_dask.planning.plan import RunContext, make_plan
+from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources import open_source
 from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import blobs, make_map

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
-from nomad_dask.planning.plan import Plan, check_resources, format_bytes, format_seconds, make_plan, n_coarse_rows
+from nomad_dask.planning.feasibility import check_resources
+from nomad_dask.planning.plan import Plan, make_plan, n_coarse_rows
+from nomad_dask.planning.plan_table import format_plan
 from nomad_dask.sources.base import Source
+from nomad_dask.utils.formatting import format_bytes, format_seconds
 
 
 class Shape(Source):
@@ -52,7 +55,7 @@ def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     assert plan.cache_bytes <= gib * GIB / 8
     assert plan.disk_bytes >= n * d * np.dtype(dtype).itemsize
     assert plan.as_dict().keys() == Plan.__dataclass_fields__.keys()
-    assert f"{n:,} × {d:,}" in plan.table()
+    assert f"{n:,} × {d:,}" in format_plan(plan)
     assert plan.worker_bytes == max(stage.host_bytes for stage in plan.stages)
     assert plan.disk_bytes <= sum(stage.disk_bytes for stage in plan.stages) + (1 << 20)
     assert {"coarse"} - {stage.name for stage in plan.stages} == (set() if plan.coarse_rows else {"coarse"})
@@ -149,11 +152,11 @@ def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
 
 def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
     plan = make_plan(Shape(1_000_000, 64), Params(), 1, 8 * GIB)
-    text = plan.table({"layout": 7200.0, "sample": 3.0})
+    text = format_plan(plan, {"layout": 7200.0, "sample": 3.0})
     for stage in ("sample", "coarse", "cells", "shards", "neighbors", "layout", "map"):
         assert f"\n{stage} " in text
     assert "2.0 h" in text
-    assert "time, about" not in plan.table()
+    assert "estimated time" not in format_plan(plan)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])

@@ -23,7 +23,8 @@ from nomad_dask.errors import InputError
 from nomad_dask.params import Params
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition import sampling, shuffle
-from nomad_dask.planning.plan import RunContext, make_plan
+from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources import open_source
 from nomad_dask.sources.validation import check_finite
 from nomad_dask.storage.workspace import Workspace

@@ -47,6 +47,8 @@ def test_the_error_keeps_its_kind_between_processes():
 @pytest.mark.parametrize("method", ["check_finite", "project"])
 def test_the_same_shards(tmp_path, monkeypatch, method):
     x = blobs(900)
+    # The sample, which here is all rows, is projected in smaller blocks than those that have no memory.
+    monkeypatch.setattr("nomad_dask.partition.clustering._BLOCK_ROWS", 500)
     settings = {"n_shards": 2, "n_epochs": 1, "keep_stages": True}
     whole = make_map(x, workspace=tmp_path / "whole", **settings)
     plain = getattr(CpuBackend, method)
@@ -59,12 +61,17 @@ def test_the_same_shards(tmp_path, monkeypatch, method):
         return plain(self, rows, *more)
 
     monkeypatch.setattr(CpuBackend, method, scarce)
-    if method == "project":  # the sample, which here is all rows, is projected before
-        monkeypatch.setattr("nomad_dask.partition.clustering._BLOCK_ROWS", 500)
     halved = make_map(x, workspace=tmp_path / "halves", **settings)
     assert refused
     for shard in range(2):
         for what in SHARD_FILES:
             one, other = (np.load(tmp_path / name / shard_file(shard, what)) for name in ("whole", "halves"))
-            np.testing.assert_array_equal(other, one)
-    np.testing.assert_array_equal(halved.positions, whole.positions)
+            if method == "project" and what == "start":
+                # On some CPUs a matrix product of half the rows rounds differently.
+                np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+            else:
+                np.testing.assert_array_equal(other, one)
+    if method == "project":
+        np.testing.assert_allclose(halved.positions, whole.positions, rtol=1e-3, atol=1e-3)
+    else:
+        np.testing.assert_array_equal(halved.positions, whole.positions)

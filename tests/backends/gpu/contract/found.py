@@ -21,7 +21,10 @@ HANDED = {"xp": "cupy", "_cupy": "cupy", "cupy": "cupy", "cuda": "cupy.cuda.runt
 # Where objects of these libraries are at hand: methods called here may be theirs.
 WITH_OBJECTS = (
     *sorted((PACKAGE / "backends/gpu").glob("*.py")),
-    PACKAGE / "sources/device.py",
+    PACKAGE / "backends/devices.py",
+    PACKAGE / "backends/kmeans_tree.py",
+    PACKAGE / "backends/pca.py",
+    PACKAGE / "sources/cuda.py",
     PACKAGE / "maps.py",
     *(file for file in BESIDE if file.stem not in ("gpu", "gpu_report")),
 )

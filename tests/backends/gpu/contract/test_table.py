@@ -69,7 +69,7 @@ def test_every_attribute_that_is_read_is_in_the_table():
 
 
 def test_the_search_finds_calls_under_every_name_a_module_goes_by(tmp_path, monkeypatch):
-    import found
+    from tests.backends.gpu.contract import found
 
     (tmp_path / "code.py").write_text(
         "import cudf as frames\n"
@@ -95,7 +95,7 @@ def test_the_search_finds_calls_under_every_name_a_module_goes_by(tmp_path, monk
 
 
 def test_arguments_that_cannot_be_read_off_are_refused(tmp_path, monkeypatch):
-    import found
+    from tests.backends.gpu.contract import found
 
     (tmp_path / "code.py").write_text("import cupy\ncupy.zeros(*shape)\n")
     monkeypatch.setattr(found, "PACKAGE", tmp_path)

@@ -1,47 +1,49 @@
-// Builds the page into the folder that the Python package ships, or into the one named as argument.
+// Builds the page and the live map into the Python package, or into a copy of its folders named as argument.
 import { build } from "esbuild";
 import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const here = dirname(fileURLToPath(import.meta.url));
-const out = resolve(process.argv[2] ?? join(here, "../nomad_dask/site/web"));
+const web = dirname(fileURLToPath(import.meta.url));
+const output = resolve(process.argv[2] ?? join(web, "../nomad_dask"));
+const pageFolder = join(output, "site/web");
+const liveFolder = join(output, "callbacks/live");
 
-const result = await build({
-  absWorkingDir: here,
-  entryPoints: { app: "src/main.ts" },
-  outdir: out,
-  bundle: true,
-  minify: true,
-  format: "iife",
-  target: "es2022",
-  legalComments: "none",
-  metafile: true,
-  logLevel: "warning",
-});
-await build({
-  absWorkingDir: here,
-  entryPoints: { app: "src/app.css" },
-  outdir: out,
-  minify: true,
-  target: "es2022",
-  logLevel: "warning",
-});
-mkdirSync(out, { recursive: true });
-cpSync(join(here, "src/index.html"), join(out, "index.html"));
-
-// One entry for each package whose code is in the bundle, so that the list cannot fall behind it.
-const packages = new Set();
-for (const input of Object.keys(result.metafile.inputs)) {
-  const found = /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input);
-  if (found) packages.add(found[1]);
+/** Bundles entry points into a folder and returns the names of the npm packages in the bundles. */
+async function bundle(entryPoints, outdir, format) {
+  const { metafile } = await build({
+    absWorkingDir: web,
+    entryPoints,
+    outdir,
+    format,
+    bundle: true,
+    minify: true,
+    target: "es2022",
+    legalComments: "none",
+    metafile: true,
+    logLevel: "warning",
+  });
+  const names = Object.keys(metafile.inputs).map((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]);
+  return [...new Set(names.filter((name) => name !== undefined))].sort();
 }
-const entries = [...packages].sort().map((name) => {
-  const folder = join(here, "node_modules", name);
-  const about = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+
+/** Returns the license of a package, with its version. */
+function licenseOf(name) {
+  const folder = join(web, "node_modules", name);
+  const { version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
   const file = readdirSync(folder).find((f) => /^licen[cs]e/i.test(f));
-  if (!file) throw new Error(`${name} is bundled and has no licence file: add its licence before you ship it.`);
-  return `${name} ${about.version} (${about.license})\n\n${readFileSync(join(folder, file), "utf8").trim()}\n`;
-});
+  if (!file) throw new Error(`${name} is bundled but has no license file: add its license before you ship it.`);
+  return `${name} ${version} (${license})\n\n${readFileSync(join(folder, file), "utf8").trim()}\n`;
+}
+
+mkdirSync(pageFolder, { recursive: true });
+const packages = await bundle({ app: "src/main.ts" }, pageFolder, "iife");
+await bundle({ app: "src/app.css" }, pageFolder);
+cpSync(join(web, "src/index.html"), join(pageFolder, "index.html"));
+// Written from the bundle itself, so that the list is always complete.
 const head = "app.js is part of nomad-dask (Apache-2.0) and contains code of these packages:\n\n";
-writeFileSync(join(out, "LICENSES.txt"), head + entries.join(`\n${"-".repeat(80)}\n\n`));
+writeFileSync(join(pageFolder, "LICENSES.txt"), head + packages.map(licenseOf).join(`\n${"-".repeat(80)}\n\n`));
+
+const livePackages = await bundle({ live: "src/live/index.ts" }, liveFolder, "esm");
+await bundle({ live: "src/live/live.css" }, liveFolder);
+if (livePackages.length) throw new Error(`live.js bundles ${livePackages.join(", ")}: ship their licenses beside it.`);

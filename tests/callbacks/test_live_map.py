@@ -328,10 +328,10 @@ def test_the_view_in_a_browser(jupyter, page, tmp_path):
 
         assert page.text(".nomad-head strong") == "Finished"
         assert [page.text(f".nomad-stages tr:nth-child({i}) th") for i in (1, 5)] == ["sample", "layout"]
-        assert f"epoch {EPOCHS} of {EPOCHS}" in page.text(".nomad-side .nomad-label")
+        assert f"epoch {EPOCHS} of {EPOCHS}" in page.text(".nomad-panel .nomad-label")
         assert page.text(".nomad-map .nomad-label") == f"epoch {EPOCHS} of {EPOCHS}, {MOST} of {N} points"
         assert f"{N} rows" in page.text(".nomad-workers")
-        assert page.text(".nomad-said") == EVIL
+        assert page.text(".nomad-message") == EVIL
         assert page.text(".nomad-lost") == f"worker {EVIL} was lost"
         assert page.all(".nomad-live a, .nomad-live img") == []
         assert page.run("return document.title") == ""

@@ -14,6 +14,7 @@ from tests.helpers.small_sites import fnv, words_of
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = ROOT / "nomad_dask" / "site" / "web"
+LIVE = ROOT / "nomad_dask" / "callbacks" / "live"
 FILES = {"index.html", "app.js", "app.css", "LICENSES.txt"}
 MAX_WORD_LENGTH = 64
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
@@ -44,7 +45,7 @@ def test_page_is_complete_and_requests_nothing_from_elsewhere() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with their npm packages, built into ``dist`` beside it."""
+    """A copy of the sources with their npm packages, built into ``dist/site/web`` and ``dist/callbacks/live``."""
     web = tmp_path_factory.mktemp("page") / "web"
     shutil.copytree(ROOT / "web", web, ignore=shutil.ignore_patterns("node_modules"))
     for command in (["ci", "--no-audit", "--no-fund"], ["run", "build", "--", str(web.parent / "dist")]):
@@ -56,7 +57,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_npm
 def test_rebuilt_page_has_same_bytes(built: Path) -> None:
     for name in FILES:
-        assert (built.parent / "dist" / name).read_bytes() == (BUNDLE / name).read_bytes(), f"{name}: run make web"
+        fresh = built.parent / "dist/site/web" / name
+        assert fresh.read_bytes() == (BUNDLE / name).read_bytes(), f"{name}: run make web"
+
+
+@pytest.mark.slow
+@needs_npm
+def test_rebuilt_live_map_has_same_bytes(built: Path) -> None:
+    for name in ("live.js", "live.css"):
+        fresh = built.parent / "dist/callbacks/live" / name
+        assert fresh.read_bytes() == (LIVE / name).read_bytes(), f"{name}: run make web"
 
 
 @pytest.mark.slow

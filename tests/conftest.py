@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.helpers.browser import Page
 
 # Shells start what runs in the background with Ctrl-C ignored, and all that it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,3 +47,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lacks = _lacks() if on_card else None
     for item in on_card if lacks else []:
         item.add_marker(pytest.mark.skip(reason=lacks))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    from tests.helpers.browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(shared: Page) -> Iterator[Page]:
+    """The browser at its usual size; afterwards its console must be silent."""
+    shared.resize(1280, 800)
+    shared.scheme("dark")
+    shared.console()
+    yield shared
+    # Screenshots make the software renderer say that it is slow.
+    assert [line for line in shared.console() if "ReadPixels" not in line] == []

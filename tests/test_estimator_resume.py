@@ -86,7 +86,7 @@ def test_the_partial_map_is_the_layout_at_that_epoch(x, epoch_by_epoch, monkeypa
     class Seen:
         """Keeps where all rows are."""
 
-        sight = SnapshotRequest(0.0, 600)
+        snapshot_request = SnapshotRequest(0.0, 600)
         at: np.ndarray
 
         def __call__(self, event: Event) -> None:

@@ -160,7 +160,7 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class SnapshotRequest:
-    """What a listener wants to see of the layout while it goes on: its attribute `sight`, None for nothing.
+    """What a listener wants to see of the layout while it goes on: its attribute `snapshot_request`, None for nothing.
 
     Attributes
     ----------
@@ -175,8 +175,12 @@ class SnapshotRequest:
 
 
 def combined_snapshot_request(listeners: Iterable[Emit]) -> SnapshotRequest | None:
-    """Return what is enough for all listeners that want to see the layout; None when no one does."""
-    wanted = [w for w in (getattr(listener, "sight", None) for listener in listeners) if isinstance(w, SnapshotRequest)]
+    """Return a request that serves all listeners that ask for snapshots of the layout; None when none does."""
+    wanted = [
+        w
+        for w in (getattr(listener, "snapshot_request", None) for listener in listeners)
+        if isinstance(w, SnapshotRequest)
+    ]
     return SnapshotRequest(min(w.every for w in wanted), max(w.most for w in wanted)) if wanted else None
 
 

@@ -108,7 +108,7 @@ def test_a_worker_that_has_lost_its_shard_shows_nothing(tmp_path):
     assert answer == [StaleShard(), StaleShard()]
 
 
-def test_listeners_agree_on_a_sight():
+def test_snapshot_requests_of_listeners_are_combined():
     def one(event: object) -> None: ...
     def two(event: object) -> None: ...
 

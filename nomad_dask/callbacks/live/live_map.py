@@ -81,7 +81,7 @@ class LiveMap:
         return LiveMap, self._settings
 
     @property
-    def sight(self) -> SnapshotRequest | None:
+    def snapshot_request(self) -> SnapshotRequest | None:
         """What it wants to see of the layout: nothing where it has no picture to show."""
         return None if self.widget is None else SnapshotRequest(max(self.every, seconds_between(self.most)), self.most)
 

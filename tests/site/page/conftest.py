@@ -1,16 +1,12 @@
-"""A browser and a site for the tests of the page."""
+"""A site for the tests of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.small_sites import COLUMNS, XY, Made, write_site
-
-if TYPE_CHECKING:
-    from tests.helpers.browser import Page
 
 
 @pytest.fixture(scope="session")
@@ -24,22 +20,3 @@ def address(site: Made) -> Iterator[str]:
 
     with served(site.folder) as url:
         yield url
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    from tests.helpers.browser import chromium
-
-    with chromium(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(shared: Page) -> Iterator[Page]:
-    """The browser at its usual size; afterwards its console must be silent."""
-    shared.resize(1280, 800)
-    shared.scheme("dark")
-    shared.console()
-    yield shared
-    # Screenshots make the software renderer say that it is slow.
-    assert [line for line in shared.console() if "ReadPixels" not in line] == []

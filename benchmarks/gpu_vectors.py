@@ -19,6 +19,7 @@ from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, StageFini
 from nomad_dask.metrics.scores import score
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
+from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
 from nomad_dask.pipeline.run import project
 from nomad_dask.planning.plan import make_plan
 
@@ -223,7 +224,11 @@ def whole_map(n: int, scratch: Path, tell: Tell, client: Any = None, **settings:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         result = project(
-            source, Params(**settings), workspace=Path(folder) / "work", client=client, device="gpu", emit=listen
+            source,
+            Params(**settings),
+            cluster=ClusterOptions(client, device="gpu"),
+            workspace=WorkspaceOptions(Path(folder) / "work"),
+            emit=listen,
         )
     record = {
         "rows": n,

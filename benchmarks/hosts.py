@@ -71,6 +71,7 @@ def child(job: dict[str, Any]) -> None:
 
     from nomad_dask.callbacks.events import EpochDone, Event, StageAdvanced, StageStarted
     from nomad_dask.params import Params
+    from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
@@ -92,7 +93,11 @@ def child(job: dict[str, Any]) -> None:
             client = stack.enter_context(distributed.Client(job["scheduler"], set_as_default=False))
         stack.enter_context(contextlib.suppress(_ReadyForLayoutError))
         project(
-            open_source(job["source"]), params, workspace=Path(job["workspace"]), client=client, device="cpu", emit=emit
+            open_source(job["source"]),
+            params,
+            cluster=ClusterOptions(client, device="cpu"),
+            workspace=WorkspaceOptions(Path(job["workspace"])),
+            emit=emit,
         )
 
 

@@ -52,6 +52,7 @@ def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
     from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
     from nomad_dask.layout import optimize
     from nomad_dask.params import Params
+    from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
@@ -64,7 +65,13 @@ def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
             print("finished", event.stage, event.seconds, flush=True)
 
     params = Params(n_shards=N_SHARDS, n_epochs=N_EPOCHS, cell_size=50)
-    made = project(open_source(x), params, workspace=workspace, scheduler=scheduler, emit=emit)
+    made = project(
+        open_source(x),
+        params,
+        cluster=ClusterOptions(scheduler=scheduler),
+        workspace=WorkspaceOptions(workspace),
+        emit=emit,
+    )
     np.save(out, made.positions)
 
 

@@ -118,6 +118,7 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     """
     from nomad_dask.maps import read_map
     from nomad_dask.metrics.scores import score
+    from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
     from nomad_dask.plotting.raster import draw
     from nomad_dask.site.atomic_folder import check_folder
@@ -140,10 +141,9 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     project(
         source,
         params,
-        output=map_path,
-        metadata_columns=("name", "package", "kind", "text"),
-        overwrite=True,
-        device=device,
+        cluster=ClusterOptions(device=device),
+        workspace=WorkspaceOptions(overwrite=True),
+        output=OutputOptions(map_path, metadata_columns=("name", "package", "kind", "text"), overwrite=True),
         emit=emit,
     )
     found = read_map(map_path)

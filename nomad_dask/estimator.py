@@ -19,8 +19,7 @@ from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.tempdir import TemporaryWorkspace
 
 if TYPE_CHECKING:
-    from nomad_dask.pipeline.collect import PartialResult
-    from nomad_dask.pipeline.run import Result
+    from nomad_dask.pipeline.collect import Layout
     from nomad_dask.sources.base import Source
 
 _NOT_PARAMS = {
@@ -214,6 +213,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         from contextlib import AbstractContextManager, ExitStack
 
         from nomad_dask.maps import check_metadata_columns
+        from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
         from nomad_dask.pipeline.run import project
         from nomad_dask.sources import open_source
 
@@ -236,13 +236,13 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 result = project(
                     source,
                     params,
-                    workspace=place,
-                    resume=resume,
-                    client=self.client,
-                    n_workers=self.n_workers,
-                    device=self.device,
-                    memory_limit=self.memory_limit,
-                    keep_stages=self.keep_stages,
+                    cluster=ClusterOptions(
+                        client=self.client,
+                        n_workers=self.n_workers,
+                        device=self.device,
+                        memory_limit=self.memory_limit,
+                    ),
+                    workspace=WorkspaceOptions(place, resume=resume, keep_stages=self.keep_stages),
                     emit=fan_out(listeners),
                     snapshot_request=combined_snapshot_request(listeners),
                 )
@@ -309,18 +309,18 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if found is not None:
             self._take(X, source, metadata_columns, found)
             self.is_complete_ = False
-            how = f"embedding_ and map_ are as after {found.epoch} of {found.n_epochs} epochs of the layout"
+            how = f"embedding_ and map_ are as after {found.n_epochs} of {found.n_planned_epochs} epochs of the layout"
         raise type(stop)(f"{stop} {how}; fit(X, resume=True) goes on.") from stop
 
-    def _take(self, X: Any, source: Source, metadata_columns: Sequence[str], found: Result | PartialResult) -> None:
+    def _take(self, X: Any, source: Source, metadata_columns: Sequence[str], found: Layout) -> None:
         """Keep a map, whole or partial."""
         from nomad_dask.maps import map_in_memory
 
         self.embedding_ = found.positions
-        self.cell_labels_ = found.cells
-        self.map_ = map_in_memory(found.positions, found.cells, source, metadata_columns, found.metadata)
+        self.cell_labels_ = found.cell_labels
+        self.map_ = map_in_memory(found.positions, found.cell_labels, source, metadata_columns, found.metadata)
         self.diagnostics_ = found.diagnostics
-        self.n_epochs_ = found.diagnostics["epochs"]
+        self.n_epochs_ = found.n_epochs
         self.n_features_in_ = source.n_dims
         _check_feature_names(self, X, reset=True)
 

@@ -128,7 +128,7 @@ def test_a_drawn_seed_is_kept(x, epoch_by_epoch):
 
 def test_in_a_workspace_another_estimator_can_go_on(x, plain, epoch_by_epoch, tmp_path):
     settings = SETTINGS | {"workspace": tmp_path / "w"}
-    with pytest.raises(Interrupted, match="What was done is kept in"):
+    with pytest.raises(Interrupted, match="Completed work is kept in"):
         NomadProjection(**settings, callbacks=[CtrlC(EpochDone)]).fit(x)
     np.testing.assert_array_equal(NomadProjection(**settings).fit_transform(x, resume=True), plain)
 

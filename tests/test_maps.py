@@ -82,7 +82,7 @@ def test_the_pipeline_writes_rows_in_input_order(table, tmp_path):
     result = make_map(table, output=tmp_path / "m.parquet", metadata_columns=["id"], n_epochs=5, n_shards=2)
     found = read_map(tmp_path / "m.parquet")
     np.testing.assert_array_equal(found.positions, result.positions)
-    np.testing.assert_array_equal(found.table.column("cell"), result.cells)
+    np.testing.assert_array_equal(found.table.column("cell"), result.cell_labels)
     np.testing.assert_array_equal(found.table.column("id"), np.arange(N)[::-1])
     assert found.metadata["params"] == Params(n_epochs=5, n_shards=2).as_dict()
     assert found.metadata["source"]["rows"] == N

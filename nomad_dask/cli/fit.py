@@ -80,6 +80,7 @@ def fit(
     if plot is not None:
         options.check_picture(plot, overwrite)
 
+    from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
@@ -90,18 +91,15 @@ def fit(
             result = project(
                 source,
                 params,
-                output=output,
-                metadata_columns=metadata_columns or (),
-                workspace=workspace,
-                resume=resume,
-                overwrite=overwrite,
-                scheduler=scheduler,
-                scheduler_file=None if scheduler_file is None else str(scheduler_file),
-                n_workers=workers,
-                device=device,
-                memory_limit=memory,
-                keep_stages=keep_stages,
-                command=again,
+                cluster=ClusterOptions(
+                    scheduler=scheduler,
+                    scheduler_file=None if scheduler_file is None else str(scheduler_file),
+                    n_workers=workers,
+                    device=device,
+                    memory_limit=memory,
+                ),
+                workspace=WorkspaceOptions(workspace, resume, overwrite, keep_stages, again),
+                output=OutputOptions(output, metadata_columns or (), overwrite),
                 emit=emit,
             )
     except Interrupted as stop:

@@ -1,8 +1,8 @@
-"""The map out of a workspace: positions and cells of all rows in input order, of a layout that ended or was stopped."""
+"""The layout of all rows in input order, collected from the checkpoint of every shard."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +13,73 @@ from nomad_dask.layout.schedule import schedule
 from nomad_dask.layout.worker import checkpoint_file
 from nomad_dask.params import Params
 from nomad_dask.partition.shuffle import shard_file
-from nomad_dask.pipeline.stages import ORDER
 from nomad_dask.sources.base import Source
+from nomad_dask.storage.manifest import CHECKPOINT
 from nomad_dask.storage.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class PartialResult:
-    """The layout of a run that was stopped, at its last checkpoint.
+class Layout:
+    """The layout of a run: finished, or of the last checkpoint of a run that was stopped.
 
     Attributes
     ----------
-    positions : ndarray of float32 (n, n_components)
+    positions : ndarray of float32 (n_rows, n_components)
         In input order.
-    cells : ndarray of int32 (n,)
-    epoch, n_epochs : int
-        Epochs done, and in all.
+    cell_labels : ndarray of int32 (n_rows,)
+        K-Means cell of each row.
+    n_epochs : int
+        Epochs done.
+    n_planned_epochs : int
+        Epochs of a finished layout.
     diagnostics : dict
-        What was measured until then.
+        Measurements of all stages, such as recall, imbalance and loss.
     metadata : dict
-        As of a finished map, with ``partial`` beside it: the epochs done, and in all.
+        Version, parameters, source and diagnostics, as a map stores them; for an unfinished layout also ``partial``
+        with its epochs.
+    seconds : dict
+        Wall time of each stage in this process; empty for a layout read from a stopped run.
     """
 
     positions: np.ndarray
-    cells: np.ndarray
-    epoch: int
+    cell_labels: np.ndarray
     n_epochs: int
+    n_planned_epochs: int
     diagnostics: dict[str, Any]
     metadata: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all epochs are done."""
+        return self.n_epochs == self.n_planned_epochs
 
 
 def collect_positions(workspace: Workspace, n_shards: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions (n, n_components) float32 and cells (n,) int32 after some epochs, in input order."""
+    """Collect the positions of all rows from the checkpoint of an epoch.
+
+    Returns
+    -------
+    positions : ndarray of float32 (n_rows, n_components)
+        In input order.
+    cell_labels : ndarray of int32 (n_rows,)
+    """
     rows = [workspace.load(shard_file(s, "rows"), mmap=True) for s in range(n_shards)]
-    n = sum(map(len, rows))
+    n_rows = sum(map(len, rows))
+    # A checkpoint has positions and velocities side by side.
     dim = workspace.load(checkpoint_file(epoch, 0), mmap=True).shape[1] // 2
-    positions, cells = np.empty((n, dim), np.float32), np.empty(n, np.int32)
-    first = 0
+    positions, cell_labels = np.empty((n_rows, dim), np.float32), np.empty(n_rows, np.int32)
+    first_cell = 0
     for s in range(n_shards):
         sizes = np.diff(workspace.load(shard_file(s, "cell_offsets")))
-        # Velocities are beside the positions.
         positions[rows[s]] = workspace.load(checkpoint_file(epoch, s), mmap=True)[:, :dim]
-        cells[rows[s]] = np.repeat(np.arange(first, first + len(sizes)), sizes)
-        first += len(sizes)
-    return positions, cells
+        cell_labels[rows[s]] = np.repeat(np.arange(first_cell, first_cell + len(sizes)), sizes)
+        first_cell += len(sizes)
+    return positions, cell_labels
 
 
 def map_metadata(source: Source, params: Params, diagnostics: dict[str, Any]) -> dict[str, Any]:
-    """Return what a map tells of its run."""
+    """Return the metadata of a map: version, parameters, source and diagnostics of its run."""
     return {
         "version": __version__,
         "params": params.as_dict(),
@@ -69,18 +88,19 @@ def map_metadata(source: Source, params: Params, diagnostics: dict[str, Any]) ->
     }
 
 
-def load_partial(path: Path, source: Source, params: Params) -> PartialResult | None:
-    """Return the layout at the last checkpoint of a workspace; None when there is none yet."""
+def load_partial(path: Path, source: Source, params: Params) -> Layout | None:
+    """Return the layout of the last checkpoint in a workspace, or None if there is no checkpoint yet."""
     workspace = Workspace(path)
-    checkpoint = workspace.recorded_facts("checkpoint")
+    checkpoint = workspace.recorded_facts(CHECKPOINT)
     if checkpoint is None:
         return None
     plan = workspace.about["plan"]
     epoch, n_epochs = checkpoint["epoch"], schedule(params, source.n_rows, plan["coarse_rows"] > 0).n_epochs
-    positions, cells = collect_positions(workspace, plan["n_shards"], epoch)
-    facts: dict[str, Any] = {"n_shards": plan["n_shards"]}
-    for stage in ORDER:
-        facts |= workspace.recorded_facts(stage) or {}
-    facts |= {"epochs": epoch, "loss": checkpoint["loss"]}
-    metadata = map_metadata(source, params, facts) | {"partial": {"epochs": epoch, "of": n_epochs}}
-    return PartialResult(positions, cells, epoch, n_epochs, facts, metadata)
+    positions, cell_labels = collect_positions(workspace, plan["n_shards"], epoch)
+    diagnostics: dict[str, Any] = {"n_shards": plan["n_shards"]}
+    for name, record in workspace.stages().items():
+        if name != CHECKPOINT:
+            diagnostics |= record.facts
+    diagnostics |= {"epochs": epoch, "loss": checkpoint["loss"]}
+    metadata = map_metadata(source, params, diagnostics) | {"partial": {"epochs": epoch, "of": n_epochs}}
+    return Layout(positions, cell_labels, epoch, n_epochs, diagnostics, metadata)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from nomad_dask.params import Params
 from nomad_dask.partition import clustering as cells_module
 from nomad_dask.partition import sampling, shuffle
 from nomad_dask.pipeline import diagnostics
-from nomad_dask.pipeline.collect import collect_positions, map_metadata
+from nomad_dask.pipeline.collect import Layout, collect_positions, map_metadata
+from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.setup import (
     check_output,
     describe_run,
@@ -59,148 +61,105 @@ from nomad_dask.utils.memory import parse_bytes
 _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished map.
-
-    Attributes
-    ----------
-    positions : ndarray of float32 (n, n_components)
-        In input order.
-    cells : ndarray of int32 (n,)
-        K-Means cell of each row.
-    diagnostics : dict
-        What was measured on the way: recall, imbalance, loss, bytes exchanged.
-    seconds : dict
-        Wall time by stage.
-    map_path : Path or None
-        The file written, if one was asked for.
-    metadata : dict
-        Version, parameters, source and diagnostics, as the file has them.
-    """
-
-    positions: np.ndarray
-    cells: np.ndarray
-    diagnostics: dict[str, Any]
-    seconds: dict[str, float]
-    map_path: Path | None
-    metadata: dict[str, Any]
-
-
-def _no_listener(event: Event) -> None:
-    """Hear nothing."""
+def _ignore_event(event: Event) -> None:
+    """Do nothing."""
 
 
 def project(
     source: Source,
     params: Params,
     *,
-    output: Path | None = None,
-    metadata_columns: Sequence[str] = (),
-    workspace: Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    client: Any = None,
-    scheduler: str | None = None,
-    scheduler_file: str | None = None,
-    n_workers: int | None = None,
-    device: str = "auto",
-    memory_limit: int | str | None = None,
-    keep_stages: bool = False,
-    command: Sequence[str] = (),
-    emit: Emit = _no_listener,
+    cluster: ClusterOptions | None = None,
+    workspace: WorkspaceOptions | None = None,
+    output: OutputOptions | None = None,
+    emit: Emit = _ignore_event,
     snapshot_request: SnapshotRequest | None = None,
-) -> Result:
-    """Make a map of a source.
+) -> Layout:
+    """Lay out the rows of a source.
 
     Parameters
     ----------
     source : Source
     params : Params
-    output : Path, optional
-        Parquet file to write the map to.
-    metadata_columns : sequence of str
-        Columns of the source to carry to the map.
-    workspace : Path, optional
-        Directory of the artifacts, kept afterwards; one that holds this same run is taken up where it
-        stopped. None takes ``OUTPUT.nomad``, or a temporary directory, removed when the map is done.
-    resume : bool
-        Fail when there is nothing to take up.
-    overwrite : bool
-        Replace an existing output, and a workspace of another run.
-    client : distributed.Client, optional
-    scheduler : str, optional
-        Address of a running Dask scheduler.
-    scheduler_file : str, optional
-        File in which a running Dask scheduler has written its address.
-    n_workers : int, optional
-        Workers of the embedded cluster, when neither client nor scheduler is given.
-    device : {'auto', 'cpu', 'gpu'}
-    memory_limit : int or str, optional
-        Memory that each process may use, in bytes or such as ``"2GB"``; None takes what its worker has.
-    keep_stages : bool
-        Keep what no later stage needs, too.
-    command : sequence of str
-        What the user typed, for those who ask how to go on.
+    cluster : ClusterOptions, optional
+    workspace : WorkspaceOptions, optional
+    output : OutputOptions, optional
     emit : callable
-        Told every event.
-    snapshot_request : Sight, optional
-        What `emit` is told of the positions during the layout; nothing by default.
+        Receives every event.
+    snapshot_request : SnapshotRequest, optional
+        How often `emit` receives positions during the layout; never by default.
 
     Raises
     ------
     InputError, MissingInputError, WorkspaceError, ClusterError, ResourceError
-        Before the work starts, where that can be known.
+        Before any work, if the error can be detected then.
     Interrupted
-        The user stopped it; the workspace can be taken up again.
+        The user stopped the run; it can be resumed from its workspace.
     """
-    check_metadata_columns(metadata_columns)
-    if output is not None:
-        check_output(output, overwrite)
-    temporary = None
-    if workspace is None:
-        if output is not None:
-            workspace = output.with_name(output.name + ".nomad")
-        else:
-            workspace = temporary = Path(tempfile.mkdtemp(prefix="nomad-"))
-    if resume and not (workspace / MANIFEST).exists():
-        raise WorkspaceError(f"There is nothing to resume in {workspace}: leave --resume out to start.")
-    own_place = output is not None and workspace == output.with_name(output.name + ".nomad")
-    limit = parse_bytes(memory_limit)
+    cluster, output = cluster or ClusterOptions(), output or OutputOptions()
+    workspace = workspace or WorkspaceOptions()
+    check_metadata_columns(output.metadata_columns)
+    if output.path is not None:
+        check_output(output.path, output.overwrite)
+    with (
+        _workspace_directory(workspace, output) as path,
+        hold_lock(path),
+        connect(
+            cluster.client,
+            cluster.scheduler,
+            cluster.n_workers,
+            cluster.device,
+            here=not source.shareable,
+            scheduler_file=cluster.scheduler_file,
+        ) as workers,
+    ):
+        emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))
+        memory = worker_memory(workers, parse_bytes(cluster.memory_limit))
+        plan = resume_or_make_plan(path, source, params, len(workers.workers()), memory)
+        about = describe_run(source, plan, output.path, workspace.command)
+        home = open_workspace(path, source, params, plan, workspace.overwrite, about)
+        check_resources(
+            plan, memory, shutil.disk_usage(home.path).free + directory_bytes(home.path), workers.gpu_bytes()
+        )
+        check_reach(workers, home.path, source)
+        run = RunContext(source, params, plan, home.path, workers.device, workers.host_threads())
+        stages = _Stages(run, workers, home, emit, workspace.keep_stages, memory, snapshot_request)
+        positions, cell_labels = stages.all()
+        diagnostics.warn(stages.diagnostics, params)
+        metadata = map_metadata(source, params, stages.diagnostics)
+        if output.path is not None:
+            write_map(output.path, positions, cell_labels, source, output.metadata_columns, metadata)
+        if path == _beside(output.path):
+            shutil.rmtree(path, ignore_errors=True)  # still locked: no other run may have started in it
+    n_epochs = stages.diagnostics["epochs"]
+    return Layout(positions, cell_labels, n_epochs, n_epochs, stages.diagnostics, metadata, stages.seconds)
+
+
+@contextmanager
+def _workspace_directory(options: WorkspaceOptions, output: OutputOptions) -> Iterator[Path]:
+    """Yield the directory of the workspace; a temporary one is removed afterwards.
+
+    When the run is stopped, the error names the directory if it is kept.
+    """
+    is_temporary = options.path is None and output.path is None
+    path = options.path or _beside(output.path) or Path(tempfile.mkdtemp(prefix="nomad-"))
     try:
-        with (
-            hold_lock(workspace),
-            connect(
-                client, scheduler, n_workers, device, here=not source.shareable, scheduler_file=scheduler_file
-            ) as cluster,
-        ):
-            emit(ClusterJoined(len(cluster.workers()), dashboard_of(cluster.client)))
-            memory = worker_memory(cluster, limit)
-            plan = resume_or_make_plan(workspace, source, params, len(cluster.workers()), memory)
-            told = describe_run(source, plan, output, command)
-            home = open_workspace(workspace, source, params, plan, overwrite, told)
-            check_resources(
-                plan, memory, shutil.disk_usage(home.path).free + directory_bytes(home.path), cluster.gpu_bytes()
-            )
-            check_reach(cluster, home.path, source)
-            run = RunContext(source, params, plan, home.path, cluster.device, cluster.host_threads())
-            stages = _Stages(run, cluster, home, emit, keep_stages, memory, snapshot_request)
-            positions, cells = stages.all()
-            diagnostics.warn(stages.diagnostics, params)
-            metadata = map_metadata(source, params, stages.diagnostics)
-            if output is not None:
-                write_map(output, positions, cells, source, metadata_columns, metadata)
-            if own_place:
-                shutil.rmtree(workspace, ignore_errors=True)
+        if options.resume and not (path / MANIFEST).exists():
+            raise WorkspaceError(f"There is nothing to resume in {path}: leave --resume out to start.")
+        yield path
     except (KeyboardInterrupt, ClusterError) as stop:
-        kept = f" What was done is kept in {workspace}." if temporary is None and workspace.exists() else ""
+        kept = f" Completed work is kept in {path}." if not is_temporary and path.exists() else ""
         if isinstance(stop, ClusterError):
             raise ClusterError(f"{stop}{kept}") from stop
         raise Interrupted(f"Stopped.{kept}") from stop
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return Result(positions, cells, stages.diagnostics, stages.seconds, output, metadata)
+        if is_temporary:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside(output: Path | None) -> Path | None:
+    """Return the default workspace of an output file."""
+    return None if output is None else output.with_name(output.name + ".nomad")
 
 
 class _Stages:

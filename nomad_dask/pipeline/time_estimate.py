@@ -33,6 +33,7 @@ def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "
     - layout: t·n/m·1.5·(epochs/10).
     - coarse: the sum of these for the rows of the coarse map and its epochs.
     """
+    from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
@@ -43,7 +44,10 @@ def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "
         warnings.simplefilter("ignore", NomadWarning)
         for count in (min(m, _WARM_ROWS), m):
             timed = project(
-                open_source(rows[:count]), small, workspace=Path(folder) / str(count), device=device
+                open_source(rows[:count]),
+                small,
+                cluster=ClusterOptions(device=device),
+                workspace=WorkspaceOptions(Path(folder) / str(count)),
             ).seconds
     small_cells = max(1, round(m / params.cell_size))
     small_sample = m

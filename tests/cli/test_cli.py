@@ -436,7 +436,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(tmp_path: P
     assert child.returncode == 4, err
     assert out == ""
     message = err.splitlines()[-1]
-    assert message.startswith("Error: Stopped. What was done is kept in map.parquet.nomad. Go on with: ")
+    assert message.startswith("Error: Stopped. Completed work is kept in map.parquet.nomad. Go on with: ")
     assert not (tmp_path / "map.parquet").exists()
     assert {"sample", "cells", "shards", "neighbors"} <= stages(home)
 

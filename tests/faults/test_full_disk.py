@@ -12,7 +12,7 @@ import pytest
 
 from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
 from nomad_dask.errors import ResourceError
-from nomad_dask.pipeline.run import Result
+from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.atomic import atomic_write
 from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import blobs, make_map, worker_processes
@@ -26,7 +26,7 @@ def x() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(x: np.ndarray) -> Result:
+def undisturbed(x: np.ndarray) -> Layout:
     return make_map(x, **SETTINGS)
 
 
@@ -85,7 +85,7 @@ def test_full_when_a_stage_begins(x, undisturbed, small_disk, room_before, stage
     (small_disk / "filler").unlink()
     again = make_map(x, workspace=home, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
-    np.testing.assert_array_equal(again.cells, undisturbed.cells)
+    np.testing.assert_array_equal(again.cell_labels, undisturbed.cell_labels)
 
 
 def test_full_in_worker_processes(x, undisturbed, small_disk, room_before):

@@ -37,7 +37,7 @@ def test_ctrl_c_ends_the_command_and_it_goes_on(tmp_path, whom):
         _, errors = driver.communicate(timeout=60)
         _, alive = psutil.wait_procs(family, timeout=30)
     assert driver.returncode == 4, errors
-    assert f"What was done is kept in {workspace}" in errors
+    assert f"Completed work is kept in {workspace}" in errors
     assert "Traceback" not in errors
     assert not alive
     with command_line("fit", *options, "--resume") as again:

@@ -10,7 +10,9 @@ import numpy as np
 
 from nomad_dask.callbacks.events import Event
 from nomad_dask.params import Params
-from nomad_dask.pipeline.run import Result, project
+from nomad_dask.pipeline.collect import Layout
+from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
+from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source
 
 
@@ -21,10 +23,20 @@ def blobs(n: int, n_dims: int = 20, n_blobs: int = 8, seed: int = 0) -> np.ndarr
     return (centers[rng.integers(n_blobs, size=n)] + rng.normal(size=(n, n_dims))).astype(np.float32)
 
 
-def make_map(x: Any, **settings: Any) -> Result:
-    """Run the pipeline; settings are those of `Params` and of `project` together."""
-    params = {name: settings.pop(name) for name in list(settings) if name in Params.describe()}
-    return project(open_source(x), Params(**params), **settings)
+def make_map(x: Any, **settings: Any) -> Layout:
+    """Run the pipeline; settings are those of `Params`, of the options of `project`, and of `project` itself.
+
+    `workspace` and `output` are paths; `overwrite` is for both.
+    """
+
+    def take(names: Any) -> dict[str, Any]:
+        return {name: settings.pop(name) for name in list(settings) if name in names}
+
+    params, overwrite = take(Params.describe()), take(["overwrite"])
+    cluster = ClusterOptions(**take(ClusterOptions.__dataclass_fields__))
+    workspace = WorkspaceOptions(settings.pop("workspace", None), **take(["resume", "keep_stages"]), **overwrite)
+    output = OutputOptions(settings.pop("output", None), **take(["metadata_columns"]), **overwrite)
+    return project(open_source(x), Params(**params), cluster=cluster, workspace=workspace, output=output, **settings)
 
 
 class Heard(list[Event]):

@@ -11,7 +11,7 @@ import pytest
 from nomad_dask.callbacks.events import LayoutSnapshot, ShardPlaced, SnapshotRequest, combined_snapshot_request
 from nomad_dask.cluster import Cluster
 from nomad_dask.layout.worker import StaleShard, sample_positions
-from nomad_dask.pipeline.run import Result
+from nomad_dask.pipeline.collect import Layout
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
 N = 800
@@ -24,7 +24,7 @@ def x() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def unseen(x: np.ndarray) -> Result:
+def unseen(x: np.ndarray) -> Layout:
     return make_map(x, **SETTINGS)
 
 
@@ -48,7 +48,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
     return asked
 
 
-def check(heard: Heard, seen: Result, most: int) -> None:
+def check(heard: Heard, seen: Layout, most: int) -> None:
     looks = heard.of(LayoutSnapshot)
     epochs = [one.epoch for one in looks]
     assert (epochs[0], epochs[-1]) == (0, 30)
@@ -61,9 +61,9 @@ def check(heard: Heard, seen: Result, most: int) -> None:
         assert one.positions.shape == (len(one.rows), 2)
     assert len(set(looks[0].rows)) == len(looks[0].rows) <= most
     # Of each cell its share: rows are counted through cells, across shards.
-    shares = np.bincount(seen.cells[looks[0].rows], minlength=seen.cells.max() + 1)
+    shares = np.bincount(seen.cell_labels[looks[0].rows], minlength=seen.cell_labels.max() + 1)
     step = -(-N // most)
-    assert np.abs(shares - np.bincount(seen.cells) / step).max() < 1
+    assert np.abs(shares - np.bincount(seen.cell_labels) / step).max() < 1
     np.testing.assert_array_equal(looks[-1].positions, seen.positions[looks[-1].rows])
     assert sum(placed.rows for placed in heard.of(ShardPlaced)) == N
 

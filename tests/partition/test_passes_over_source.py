@@ -18,6 +18,7 @@ import zarr
 
 from nomad_dask.callbacks.events import StageFinished, StageStarted
 from nomad_dask.params import Params
+from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
 from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source
 from nomad_dask.sources.npy import NpySource
@@ -47,7 +48,13 @@ def stop_after(stage, begin):
 
 def run_to(stage, source, workspace, client, begin=lambda: None):
     with pytest.raises(Stop):
-        project(source, Params(**SETTINGS), workspace=workspace, client=client, emit=stop_after(stage, begin))
+        project(
+            source,
+            Params(**SETTINGS),
+            cluster=ClusterOptions(client),
+            workspace=WorkspaceOptions(workspace),
+            emit=stop_after(stage, begin),
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -255,7 +262,7 @@ source.log = sys.argv[3]
 def emit(event):
     if isinstance(event, StageFinished) and event.stage in ("sample", "shards") and not event.resumed:
         os._exit(9)
-t.project(source, t.Params(**t.SETTINGS), workspace=t.Path(sys.argv[4]), emit=emit)
+t.project(source, t.Params(**t.SETTINGS), workspace=t.WorkspaceOptions(t.Path(sys.argv[4])), emit=emit)
 """
     log = tmp_path / "log"
     places = [Path(__file__).parents[2], files / "x.parquet", log, tmp_path / "w"]

@@ -65,7 +65,7 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
         means = np.array([as_seen[a:b].mean(axis=0) for a, b in pairwise(offsets)])
         np.testing.assert_allclose(shard["centroids"], means, rtol=1e-5, atol=1e-4 if metric == "euclidean" else 1e-6)
         cells = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) + first_cell
-        np.testing.assert_array_equal(result.cells[shard["rows"]], cells)
+        np.testing.assert_array_equal(result.cell_labels[shard["rows"]], cells)
         first_cell += len(offsets) - 1
         assert shard["start"].shape == (len(vectors), 2)
     assert not (tmp_path / "w" / "exchange").exists()

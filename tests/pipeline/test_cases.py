@@ -33,8 +33,8 @@ def checked(x: np.ndarray, **settings: Any) -> np.ndarray:
     assert positions.dtype == np.float32
     assert positions.shape == (len(x), settings.get("n_components", 2))
     assert np.isfinite(positions).all()
-    assert result.cells.shape == (len(x),)
-    assert result.cells.min() >= 0
+    assert result.cell_labels.shape == (len(x),)
+    assert result.cell_labels.min() >= 0
     np.testing.assert_array_equal(x, before)
     return positions
 

@@ -100,7 +100,7 @@ def skewed(kind: str, n: int = 8000, d: int = 16) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["one cluster of 60 %", "one dense cluster", "power law"])
 def test_shards_of_skewed_data_are_balanced(kind, n_shards):
     result = make_map(skewed(kind), n_shards=n_shards, n_epochs=1, n_neighbors=5)
-    rows = np.bincount(result.cells)
+    rows = np.bincount(result.cell_labels)
     assert rows.sum() == 8000
     assert result.diagnostics["imbalance"] < diagnostics.MAX_IMBALANCE
 

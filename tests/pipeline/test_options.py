@@ -95,7 +95,7 @@ def test_foreign_attraction_holds_neighbours_of_different_shards_together():
     for use in (True, False):
         result = make_map(x, n_shards=3, n_epochs=80, cross_shard_attraction=use, cell_size=50)
         in_map = cKDTree(result.positions).query(result.positions, k=11)[1][:, 1:]
-        torn = shards_of(result.cells, 3)[near] != shards_of(result.cells, 3)[:, None]
+        torn = shards_of(result.cell_labels, 3)[near] != shards_of(result.cell_labels, 3)[:, None]
         found = (near[:, :, None] == in_map[:, None, :]).any(axis=2)
         kept.append(found[torn].mean())
     assert kept[0] > 1.2 * kept[1]

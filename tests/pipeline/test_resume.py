@@ -12,7 +12,7 @@ import pytest
 
 from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
 from nomad_dask.errors import InputError, Interrupted, NomadWarning, WorkspaceError
-from nomad_dask.pipeline.run import Result
+from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
@@ -26,7 +26,7 @@ def x() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(x: np.ndarray) -> Result:
+def undisturbed(x: np.ndarray) -> Layout:
     return make_map(x, **SETTINGS)
 
 
@@ -39,7 +39,7 @@ def stop_at(reached: Callable[[Event], bool]) -> Callable[[Event], None]:
 
 
 def stopped(x: np.ndarray, workspace: Path, reached: Callable[[Event], bool], **more: Any) -> None:
-    with pytest.raises(Interrupted, match="What was done is kept in") as caught:
+    with pytest.raises(Interrupted, match="Completed work is kept in") as caught:
         make_map(x, workspace=workspace, emit=stop_at(reached), **(SETTINGS | more))
     assert str(workspace) in str(caught.value)
     assert caught.value.exit_code == 4
@@ -55,7 +55,7 @@ def test_stopped_when_a_stage_begins(x, undisturbed, tmp_path, stage):
     heard = Heard()
     result = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
-    np.testing.assert_array_equal(result.cells, undisturbed.cells)
+    np.testing.assert_array_equal(result.cell_labels, undisturbed.cell_labels)
     done = STAGES[: STAGES.index(stage)]
     assert resumed_stages(heard) == done
     assert [event.stage for event in heard.of(StageStarted)] == STAGES[len(done) :]
@@ -166,7 +166,7 @@ def test_a_damaged_artifact_is_found_and_made_again(
     with pytest.warns(NomadWarning, match=f"is damaged: {name} .*stage '({stage}|checkpoint)' is done again"):
         again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
-    np.testing.assert_array_equal(again.cells, undisturbed.cells)
+    np.testing.assert_array_equal(again.cell_labels, undisturbed.cell_labels)
     assert again.diagnostics == undisturbed.diagnostics
     done = STAGES[: STAGES.index(stage)]
     if keep_stages:

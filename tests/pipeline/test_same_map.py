@@ -164,5 +164,5 @@ def test_small_blocks_of_the_source(x, monkeypatch):
     whole = make_map(x, n_shards=3, n_epochs=5)
     monkeypatch.setattr("nomad_dask.planning.plan._BLOCK_BYTES", 4 * 20 * 400)
     in_parts = make_map(x, n_shards=3, n_epochs=5)
-    np.testing.assert_array_equal(in_parts.cells, whole.cells)
+    np.testing.assert_array_equal(in_parts.cell_labels, whole.cell_labels)
     np.testing.assert_allclose(in_parts.positions, whole.positions, atol=1e-2)

@@ -25,9 +25,15 @@ FIT = """
 import json, sys
 from pathlib import Path
 from nomad_dask.params import Params
+from nomad_dask.pipeline.options import ClusterOptions, OutputOptions
 from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source
-project(open_source(sys.argv[1]), Params(**json.loads(sys.argv[2])), output=Path(sys.argv[3]), memory_limit=sys.argv[4])
+project(
+    open_source(sys.argv[1]),
+    Params(**json.loads(sys.argv[2])),
+    cluster=ClusterOptions(memory_limit=sys.argv[4]),
+    output=OutputOptions(Path(sys.argv[3])),
+)
 """
 
 

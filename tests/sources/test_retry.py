@@ -16,6 +16,7 @@ import zarr
 
 from nomad_dask.errors import InputError, MissingInputError, NomadWarning
 from nomad_dask.params import Params
+from nomad_dask.pipeline.options import ClusterOptions
 from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source, retry
 from nomad_dask.sources.npy import NpySource
@@ -111,7 +112,7 @@ def test_a_block_that_fails_twice_in_a_run(tmp_path, client, monkeypatch):
     source = FlakyNpy(tmp_path / "x.npy")
     source.log, source.failures = tmp_path / "log", 2
     with pytest.warns(NomadWarning, match=r"x\.npy, rows 600 to 899, could not be read .*again in (0\.1|1) s") as told:
-        found = project(source, Params(**SETTINGS), client=client)
+        found = project(source, Params(**SETTINGS), cluster=ClusterOptions(client))
     np.testing.assert_array_equal(found.positions, make_map(x, **SETTINGS).positions)
     assert len(told) == 2
     tries = (tmp_path / "log").read_text().split()
@@ -128,7 +129,7 @@ def test_a_block_that_never_works_in_a_run(tmp_path, client):
         pytest.warns(NomadWarning, match="trying again"),
         pytest.raises(InputError, match=r"x\.npy, rows 0 to 1199, cannot be read, tried 3 times"),
     ):
-        project(source, Params(**SETTINGS), client=client)
+        project(source, Params(**SETTINGS), cluster=ClusterOptions(client))
     client.run(lambda: setattr(retry, "WAITS", (0.1, 1.0, 5.0)))
 
 

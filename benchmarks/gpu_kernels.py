@@ -201,12 +201,12 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
     )
     backend = GpuBackend(runtime)
     backend.close()  # what made the graph is not needed any more
-    layout = backend.layout(graph, Params(), n)
+    layout = backend.create_layout(graph, Params(), n)
     layout.load(positions, np.zeros_like(positions))
 
     def run(n_epochs: int) -> None:
         for e in range(n_epochs):
-            layout.epoch(StepParams(e, 1e-6, 0.0, 5.0, 1.0), remote)
+            layout.run_epoch(StepParams(e, 1e-6, 0.0, 5.0, 1.0), remote)
 
     run(_WARM_EPOCHS)
     _, seconds = waited(card, lambda: run(_EPOCHS))

@@ -64,7 +64,7 @@ def neighbors(card: Card, n: int, scratch: Path, tell: Tell, matrix: int = 8192)
     true = _true_distances(card, rows)
 
     def search(n_probes: int | None) -> Any:
-        primitives = backend.searcher(vectors, offsets, cells.centroids, 0, _HOST_BYTES, n)
+        primitives = backend.create_search(vectors, offsets, cells.centroids, 0, _HOST_BYTES, n)
         how = {"n_probes": n_probes, "target_recall": TARGET_RECALL}
         return find_neighbors(primitives, N_NEIGHBORS, **how, seed=0, advance=lambda done: None), primitives
 

@@ -78,9 +78,9 @@ def epoch(n: int) -> dict[str, float]:
     points = (rng.random((n, 2)) * np.sqrt(n / 2)).astype(np.float32)
     points = points[np.lexsort((points[:, 0] // 8, points[:, 1] // 8))]
     backend = CpuBackend(1)
-    layout = backend.layout(graph, Params(), n)
+    layout = backend.create_layout(graph, Params(), n)
     layout.load(points, np.zeros_like(points))
-    seconds = least(lambda: layout.epoch(StepParams(1, 1e-3, 0.0, 5.0, 1.0), remote))
+    seconds = least(lambda: layout.run_epoch(StepParams(1, 1e-3, 0.0, 5.0, 1.0), remote))
     backend.close()
     return {"epoch": seconds, "edges": len(edges.indices) / n}
 
@@ -103,7 +103,7 @@ def neighbors(n: int) -> dict[str, float]:
         vectors = ShardVectors([(path, 0, n)], cache_bytes=1 << 30)
 
         def search() -> Any:
-            primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 30, n)
+            primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 30, n)
             return find_neighbors(primitives, 15, n_probes=None, target_recall=0.95, seed=0, advance=lambda done: None)
 
         found = search()

@@ -1,6 +1,6 @@
-"""The seam between CPU and GPU: what a backend must offer, and the data that crosses it.
+"""The contract between the package and its backends: protocols, and the data that they take and return.
 
-Nothing outside this package asks which backend it is on.
+No module outside `backends` asks which backend it uses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PrincipalAxes:
     ----------
     mean : ndarray of float32 (n_dims,)
     components : ndarray of float32 (n_axes, n_dims)
-        Orthonormal, widest first.
+        Orthonormal rows, sorted by decreasing variance.
     std : float
         Standard deviation of the sample along the first axis.
     """
@@ -43,11 +43,11 @@ class CellTree:
     Attributes
     ----------
     centroids : ndarray of float32 (n_cells, n_dims)
-        Sorted by their parent.
+        Sorted by parent.
     parents : ndarray of float32 (n_parents, n_dims)
-        One parent when there are few cells.
+        A single one when there are few cells.
     offsets : ndarray of int64 (n_parents + 1,)
-        Parent p has the cells ``offsets[p]`` to ``offsets[p + 1]``.
+        The cells of parent p are ``offsets[p]`` to ``offsets[p + 1]``.
     """
 
     centroids: np.ndarray
@@ -57,26 +57,28 @@ class CellTree:
 
 @dataclass(frozen=True)
 class ShardGraph:
-    """What the layout of a shard needs to know; rows in cell order.
+    """The graph of one shard, its rows in cell order, and how other shards see these rows.
+
+    A patch is a small group of neighboring rows; other shards receive its mean and variance instead of the rows.
 
     Attributes
     ----------
-    cell_offsets : ndarray of int64 (cells + 1,)
-        Rows of each own cell.
-    patch_of_row : ndarray of int32 (rows,)
-        Own patch of each row: a few near rows, whose mean stands for them in other shards.
-    patch_counts : ndarray of int64 (patches,)
-        Rows of each own patch.
+    cell_offsets : ndarray of int64 (n_cells + 1,)
+        The rows of cell c are ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
+    patch_of_row : ndarray of int32 (n_rows,)
+        Patch of each row, counted within the shard.
+    patch_counts : ndarray of int64 (n_patches,)
+        Rows of each patch of the shard.
     first_patch : int
-        Number of the first own patch among those of all shards.
-    sampled_cells : ndarray of int64 (cells, n_exact)
-        For each own cell the own cells nearest to it, itself first, -1 for none.
+        Index of the shard's first patch among the patches of all shards.
+    sampled_cells : ndarray of int64 (n_cells, n_sampled)
+        For each cell the nearest cells of the shard, itself first; -1 fills up.
     indptr, indices, weights : ndarray of int64, int32, float32
-        CSR of a_ij = p(j|i) + p(i|j).
+        CSR of a_ij = p(j|i) + p(i|j) within the shard.
     conditional_p : ndarray of float32 or None
-        p(j|i) on the same edges, for one normaliser a point; p(i|j) is the rest of a_ij.
+        p(j|i) of the same edges, for one normalizer per point; p(i|j) is the rest of a_ij.
     cross_indptr, cross_patches, cross_weights : ndarray of int64, int32, float32
-        CSR of the patches of other shards that attract a row, and with what weight.
+        CSR of the patches of other shards that attract each row, and their weights.
     """
 
     cell_offsets: np.ndarray
@@ -100,25 +102,25 @@ class ShardGraph:
 
 @dataclass(frozen=True)
 class StepParams:
-    """The numbers one epoch needs.
+    """Parameters of one epoch.
 
     Attributes
     ----------
     epoch : int
         Counted from 0.
-    rate, momentum, max_step_norm : float
-        v ← momentum·v + rate·g, with ‖v‖ clipped at `max_step_norm` map units.
-    attract : float
+    learning_rate, momentum, max_step_norm : float
+        v ← momentum·v + learning_rate·g, with ‖v‖ clipped at `max_step_norm` map units.
+    exaggeration : float
         Factor on the attraction.
     measure_loss : bool
-        Whether this epoch's loss is wanted.
+        Whether to measure the loss of this epoch.
     """
 
     epoch: int
-    rate: float
+    learning_rate: float
     momentum: float
     max_step_norm: float
-    attract: float
+    exaggeration: float
     measure_loss: bool = False
 
 
@@ -131,35 +133,56 @@ class RemoteState:
     patch_moments : ndarray of float32 (patches of all shards, dim + 1)
         Mean of each patch, and its variance summed over the axes.
     patch_counts : ndarray of float32 (patches of all shards,)
-        Rows of each patch, own patches included.
+        Rows of each patch, those of this shard included.
     points : ndarray of float32 (m, dim)
-        Charges that stand for the others' rows.
+        Charges that represent the rows of other shards.
     weights : ndarray of float32 (m,)
-        Rows that each stands for.
-    z : float or None
-        The others' part of Z, an epoch ago; None when not known yet.
-    local_z : float or None
-        The own part of Z at that time.
+        Rows that each charge represents.
+    partition_sum : float or None
+        The other shards' part of Z in the previous epoch; None before the first exchange.
+    local_partition_sum : float or None
+        This shard's part of Z in the same epoch.
     """
 
     patch_moments: np.ndarray
     patch_counts: np.ndarray
     points: np.ndarray
     weights: np.ndarray
-    z: float | None
-    local_z: float | None
+    partition_sum: float | None
+    local_partition_sum: float | None
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch tells: the shard's part of Z (before the step) and of the loss (None if not measured)."""
+    """Result of one epoch of one shard.
 
-    z: float
+    Attributes
+    ----------
+    partition_sum : float
+        The shard's part of Z = Σ_i Z_i before the step.
+    loss : float or None
+        The shard's part of the loss before the step; None where it was not measured.
+    """
+
+    partition_sum: float
     loss: float | None
 
 
 class CellSearch(Protocol):
-    """The primitives of the neighbour search over rows sorted by cell; see `cpu.knn.CellSearch`."""
+    """Primitives of the neighbor search over the rows of one shard, sorted by cell.
+
+    Distances are squared. A filter, the leading principal axes of the rows, gives approximate distances; the
+    nearest rows by these get exact ones.
+
+    Attributes
+    ----------
+    vectors : ShardVectors
+        The rows of the shard, followed by those of its halo.
+    n_queries : int
+        The first `n_queries` rows are searched for; all rows can be neighbors.
+    n_cells : int
+        Cells that are not empty.
+    """
 
     vectors: ShardVectors
     n_queries: int
@@ -167,82 +190,101 @@ class CellSearch(Protocol):
 
     @property
     def mean_probed_rows(self) -> float:
-        """Rows that a probe of one cell meets in the mean."""
+        """Mean number of rows in a probed cell."""
 
     def build_filter(self, n_axes: int | None) -> None:
-        """Choose in how many axes distances are screened; None takes all dimensions."""
+        """Fit the filter with `n_axes` principal axes, or with all dimensions for None, and load the rows."""
 
     def load(self) -> None:
-        """Take the rows into memory again, as far as there is room; `build_filter` does so the first time."""
+        """Load rows and filter into memory, each if it fits; `build_filter` does so the first time."""
 
     def unload(self) -> None:
-        """Give the memory of the rows back until `load`; what was learnt of them stays."""
+        """Free the memory of the rows until `load`; the fitted filter stays."""
 
     def can_refine(self, k: int) -> bool:
-        """Whether `refine` fits in memory for lists of k."""
+        """Return whether `refine` is worthwhile here and fits in memory for lists of k neighbors."""
 
     def brute_force(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the true neighbours of a few rows and their squared distances."""
+        """Return the true neighbors (m, k) int32 of sampled rows (m,) and their distances (m, k) float32."""
 
     def calibrate_filter(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
-        """Learn from true neighbours how to read the screen."""
+        """Fit how distances of the filter relate to true ones, from the true neighbors of sampled rows."""
 
     def cell_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Return for true neighbours how many cells are nearer to the row than theirs."""
+        """Return for each true neighbor (m, k) how many cells are nearer to the row than the neighbor's."""
 
     def filter_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Return for true neighbours how many rows the screen takes for nearer."""
+        """Return for each true neighbor (m, k) how many rows the filter ranks before it."""
 
     def probe(
-        self, k: int, n_probes: int, n_candidates: int, advance: Callable[[int], None]
+        self, k: int, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and squared distances of the nearest rows in the nearest cells."""
+        """Return ids and distances (n_rows, k) of the nearest rows in the `n_probes` nearest cells of each row.
+
+        Parameters
+        ----------
+        k : int
+        n_probes : int
+        n_candidates : int
+            Rows per query that the filter passes on for exact distances.
+        on_progress : callable
+            Receives the number of rows done so far.
+        """
 
     def refine(
-        self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
+        self, ids: np.ndarray, distances: np.ndarray, is_new: np.ndarray, max_candidates: int, n_trials: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the lists of all rows, those searched for improved by trying the neighbours of neighbours."""
+        """Return the lists after one NN-descent round, and which of their entries are new.
+
+        Parameters
+        ----------
+        ids, distances : ndarray of int32, float32 (n_rows, k)
+        is_new : ndarray of uint8 (n_rows, k)
+            Marks the entries of the previous round; pairs of older ones have been tried.
+        max_candidates : int
+            Neighbors of a neighbor to try, in each direction of the edges.
+        n_trials : int
+            Rows per query that the filter passes on for exact distances.
+        """
 
 
 class ShardLayout(Protocol):
     """Positions and velocities of one shard, and the kernels that move them."""
 
     def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
-        """Take up a state, both float32 (rows, dim)."""
+        """Set positions and velocities, both float32 (n_rows, dim)."""
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def copy_state(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of positions and velocities on the host."""
 
-    def positions(self, rows: slice) -> np.ndarray:
-        """Return a copy of the positions (k, dim) float32 of some rows on the host."""
+    def copy_positions(self, rows: slice) -> np.ndarray:
+        """Return a copy of the positions (k, dim) float32 of a slice of the rows on the host."""
 
-    def epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
+    def run_epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
 
-    def patches(self) -> np.ndarray:
-        """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
+    def patch_moments(self) -> np.ndarray:
+        """Return means and standard deviations (n_patches, 2·dim) float32 of the shard's patches."""
 
 
 class Backend(Protocol):
-    """Everything that is computed on vectors and positions.
+    """All computations on vectors and positions.
 
-    Rows come and go as NumPy arrays, or as the backend's own kind of array, which `read` and `to_float32` give
-    and `project` keeps: so a block of rows stays on a GPU from the disk until `gather_to_host`.
+    Rows are NumPy arrays, or arrays of the backend as `read` and `to_float32` return them and `project` keeps
+    them: a block of rows stays on a GPU from the disk until `gather_to_host`.
     """
-
-    name: str
 
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source in its dtype; never write into them."""
 
     def check_finite(self, rows: Any, start: int, name: str) -> None:
-        """Raise the `InputError` of `sources.rows.check_finite` for rows with NaN or infinity."""
+        """Raise the `InputError` of `sources.validation.check_finite` for rows with NaN or infinity."""
 
     def to_float32(self, rows: Any, metric: str) -> Any:
-        """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
+        """Return rows as float32, scaled to unit length for cosine; the input is not modified."""
 
     def gather_to_host(self, rows: Any, order: np.ndarray) -> np.ndarray:
-        """Return a NumPy array of some rows, in the order of their numbers."""
+        """Return ``rows[order]`` as a NumPy array."""
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
@@ -254,9 +296,9 @@ class Backend(Protocol):
         """Return the cell (rows,) int32 of each row, as a NumPy array."""
 
     def project(self, rows: Any, axes: PrincipalAxes) -> Any:
-        """Return coordinates (rows, n_axes) float32 along the axes, as the kind of array that the rows are."""
+        """Return coordinates (rows, n_axes) float32 along the axes, as an array of the same type as the rows."""
 
-    def searcher(
+    def create_search(
         self,
         vectors: ShardVectors,
         cell_offsets: np.ndarray,
@@ -265,10 +307,10 @@ class Backend(Protocol):
         memory_bytes: int,
         n_queries: int,
     ) -> CellSearch:
-        """Return the primitives of the neighbour search over rows sorted by cell."""
+        """Return the primitives of the neighbor search over rows sorted by cell."""
 
-    def layout(self, graph: ShardGraph, params: Params, n_total: int) -> ShardLayout:
+    def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> ShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
 
     def close(self) -> None:
-        """Give back threads and memory."""
+        """Free threads and memory."""

@@ -103,7 +103,7 @@ class _Shards:
         artifacts = self._ask(save_checkpoint, state.epoch)
         if any(isinstance(a, StaleShard) for a in artifacts):
             return self._go_back()
-        z = [p.z for p in state.parts]
+        z = [p.partition_sum for p in state.parts]
         self.workspace.record("checkpoint", artifacts, epoch=state.epoch, z=z, loss=state.loss)
         if before is not None and before["epoch"] != state.epoch:
             self.workspace.remove(checkpoint_file(before["epoch"], 0).rsplit("/", 1)[0])

@@ -77,4 +77,4 @@ def mean_loss(params: Params, n_rows: int, outcomes: Sequence[EpochResult]) -> f
     total = sum(losses) / n_rows  # type: ignore[arg-type]
     if params.normalization == "point":
         return float(total)
-    return float(total + math.log(max(sum(o.z for o in outcomes), 1e-300) / n_rows))
+    return float(total + math.log(max(sum(o.partition_sum for o in outcomes), 1e-300) / n_rows))

@@ -22,13 +22,13 @@ class ShardSummary:
     shard : int
     patches : ndarray of float32 (patches, 2·dim)
         Means and standard deviations of its patches, filled up with zeros to the same number in every shard.
-    z : float or None
+    partition_sum : float or None
         The shard's part of Z = Σ_i Z_i; None before the first epoch.
     """
 
     shard: int
     patches: np.ndarray
-    z: float | None
+    partition_sum: float | None
 
     @property
     def nbytes(self) -> int:
@@ -43,17 +43,17 @@ class Summary:
     Attributes
     ----------
     patches : ndarray of float32 (shards, patches, 2·dim)
-    z : tuple of float or None
+    partition_sums : tuple of float or None
         Each shard's part of Z; None before the first epoch.
     """
 
     patches: np.ndarray
-    z: tuple[float | None, ...]
+    partition_sums: tuple[float | None, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays and scalars."""
-        return self.patches.nbytes + 8 * len(self.z)
+        return self.patches.nbytes + 8 * len(self.partition_sums)
 
     def moments(self) -> np.ndarray:
         """Return means and variances, summed over the axes, (all patches, dim + 1) float32, shard by shard."""
@@ -69,11 +69,11 @@ class Summary:
 
     def extrapolate(self, before: Summary, share: float) -> Summary:
         """Return what follows if all patches move on by a share of their way since an earlier summary."""
-        return Summary(self.patches + np.float32(share) * (self.patches - before.patches), self.z)
+        return Summary(self.patches + np.float32(share) * (self.patches - before.patches), self.partition_sums)
 
-    def z_of_others(self, shard: int) -> float | None:
+    def remote_partition_sum(self, shard: int) -> float | None:
         """Return the other shards' part of Z, or None when one of them is not known yet."""
-        others = [z for s, z in enumerate(self.z) if s != shard]
+        others = [z for s, z in enumerate(self.partition_sums) if s != shard]
         return None if any(z is None for z in others) else float(sum(others))  # type: ignore[arg-type]
 
 
@@ -131,4 +131,4 @@ def _corners(dim: int) -> np.ndarray:
 def merge_summaries(parts: Sequence[ShardSummary]) -> Summary:
     """Put the shards' summaries together, in the order of the shards whatever order they came in."""
     ordered = sorted(parts, key=lambda p: p.shard)
-    return Summary(np.stack([p.patches for p in ordered]), tuple(p.z for p in ordered))
+    return Summary(np.stack([p.patches for p in ordered]), tuple(p.partition_sum for p in ordered))

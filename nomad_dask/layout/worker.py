@@ -54,13 +54,13 @@ class _ShardState:
     patch_counts: np.ndarray
     charges: RemoteCharges
     epoch: int
-    z: float | None
+    partition_sum: float | None
     heard: tuple[int, Summary, RemoteState] | None = None
     before: tuple[int, Summary, RemoteState] | None = None
 
     def tell(self) -> ShardSummary:
         """Return what the others are told of the shard."""
-        return ShardSummary(self.shard, self.layout.patches(), self.z)
+        return ShardSummary(self.shard, self.layout.patch_moments(), self.partition_sum)
 
     def hear(self, epoch: int, summary: Summary) -> None:
         """Take in where all shards are after so many epochs."""
@@ -73,9 +73,9 @@ class _ShardState:
         if self.epoch > heard_at and self.before is not None and len(self.patch_counts):
             before, earlier, _ = self.before
             others = self._remote(summary.extrapolate(earlier, (self.epoch - heard_at) / (heard_at - before)))
-        outcome = self.layout.epoch(plan.at(self.epoch), others)
+        outcome = self.layout.run_epoch(plan.at(self.epoch), others)
         self.epoch += 1
-        self.z = outcome.z
+        self.partition_sum = outcome.partition_sum
         return outcome
 
     def _remote(self, summary: Summary) -> RemoteState:
@@ -84,8 +84,8 @@ class _ShardState:
             self.patch_counts,
             self.charges.points(summary),
             self.charges.weights,
-            summary.z_of_others(self.shard),
-            summary.z[self.shard],
+            summary.remote_partition_sum(self.shard),
+            summary.partition_sums[self.shard],
         )
 
 
@@ -162,7 +162,7 @@ def save_checkpoint(run: RunContext, run_id: str, shards: tuple[int, ...], epoch
     except _NotHere:
         return [StaleShard() for _ in shards]
     workspace = Workspace(run.workspace)
-    return [workspace.save(checkpoint_file(epoch, live.shard), np.hstack(live.layout.state())) for live in lives]
+    return [workspace.save(checkpoint_file(epoch, live.shard), np.hstack(live.layout.copy_state())) for live in lives]
 
 
 def sample_positions(
@@ -173,7 +173,7 @@ def sample_positions(
         lives = [_at(run, run_id, shard, epoch) for shard in shards]
     except _NotHere:
         return [StaleShard() for _ in shards]
-    return [live.layout.positions(parts[live.shard]) for live in lives]
+    return [live.layout.copy_positions(parts[live.shard]) for live in lives]
 
 
 class _NotHere(Exception):  # noqa: N818 - nothing is wrong
@@ -211,7 +211,7 @@ def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
         state = np.load(run.file(checkpoint_file(epoch, shard)))
         positions, velocity = state[:, :dim], state[:, dim:]
     with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
-        layout = backend.layout(load_graph(run, shard), run.params, run.plan.n_rows)
+        layout = backend.create_layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
     counts = patch_counts(run)
     live = _ShardState(run_id, shard, layout, counts.reshape(-1), RemoteCharges.of_others(shard, counts, dim), epoch, z)

@@ -61,7 +61,9 @@ def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
     params, memory = run.params, 2 * run.plan.cache_bytes
     with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
         centroids = cells.centroids[around.cells]
-        primitives = backend.searcher(vectors, around.offsets, centroids, params.random_state, memory, around.n_own)
+        primitives = backend.create_search(
+            vectors, around.offsets, centroids, params.random_state, memory, around.n_own
+        )
         search = NeighborSearch(
             primitives,
             params.n_neighbors,

@@ -66,11 +66,11 @@ def lay_out(backend: GpuBackend, dim: int, normalization: str, repulsion: str, b
     graph, positions = near_graph(_ROWS, n_far=_N_FAR), grown(_ROWS, dim)
     remote = remote_of(graph, dim, _N_FAR, 20.0)
     with _by_mesh(by_mesh):
-        one = backend.layout(graph, params, 2 * _ROWS)
+        one = backend.create_layout(graph, params, 2 * _ROWS)
         one.load(positions, np.zeros_like(positions))
         for epoch in range(3):
-            one.epoch(StepParams(epoch, 1e-3, 0.5, 5.0, 1.0, measure_loss=epoch == 0), remote)
-    if not all(np.isfinite(array).all() for array in one.state()):
+            one.run_epoch(StepParams(epoch, 1e-3, 0.5, 5.0, 1.0, measure_loss=epoch == 0), remote)
+    if not all(np.isfinite(array).all() for array in one.copy_state()):
         raise ArithmeticError(f"positions of {dim}-D, {normalization}, {repulsion} are not finite")
 
 
@@ -83,7 +83,7 @@ def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
     np.save(folder / f"{d}.npy", x[np.argsort(labels, kind="stable")])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(cells.centroids)))])
     vectors = ShardVectors([(folder / f"{d}.npy", 0, len(x))])
-    primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 26, len(x))
+    primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 26, len(x))
     if free is not None:
         backend.runtime.free_bytes = lambda: free  # type: ignore[method-assign]
     try:

@@ -69,8 +69,10 @@ def engine(case: Case, normalization: str, repulsion: str, pool, mesh_spacing: f
 
 def engine_direction(case: Case, normalization: str, repulsion: str, pool, **more) -> tuple[np.ndarray, float]:
     layout, remote = engine(case, normalization, repulsion, pool, **more)
-    outcome = layout.epoch(StepParams(0, rate=1.0, momentum=0.0, max_step_norm=1e9, attract=1.0), remote)
-    return layout.state()[1].astype(np.float64), outcome.z
+    outcome = layout.run_epoch(
+        StepParams(0, learning_rate=1.0, momentum=0.0, max_step_norm=1e9, exaggeration=1.0), remote
+    )
+    return layout.copy_state()[1].astype(np.float64), outcome.partition_sum
 
 
 @pytest.mark.parametrize(("normalization", "repulsion", "samples", "dim"), OPTIONS)
@@ -121,7 +123,7 @@ def test_loss_is_what_the_formula_says():
     q = 1 / (1 + ((case.y[:, None] - case.y[None]) ** 2).sum(-1))
     with thread_pool(1) as pool:
         layout, remote = engine(case, "global", "field", pool)
-        outcome = layout.epoch(StepParams(0, 1.0, 0.0, 1e9, 1.0, measure_loss=True), remote)
+        outcome = layout.run_epoch(StepParams(0, 1.0, 0.0, 1e9, 1.0, measure_loss=True), remote)
     assert outcome.loss == pytest.approx(-(case.p * np.log(q)).sum(), rel=1e-5)
 
 
@@ -130,9 +132,9 @@ def test_steps_are_clipped_and_keep_their_direction():
     with thread_pool(1) as pool:
         free, _ = engine_direction(case, "global", "field", pool)
         layout, remote = engine(case, "global", "field", pool)
-        before = layout.state()[0]
-        layout.epoch(StepParams(0, 1.0, 0.0, 0.5, 1.0), remote)
-        after, velocity = layout.state()
+        before = layout.copy_state()[0]
+        layout.run_epoch(StepParams(0, 1.0, 0.0, 0.5, 1.0), remote)
+        after, velocity = layout.copy_state()
     lengths = np.linalg.norm(velocity, axis=1)
     assert lengths.max() <= 0.5 * (1 + 1e-6)
     free_lengths = np.linalg.norm(free, axis=1)

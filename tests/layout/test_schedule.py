@@ -18,9 +18,9 @@ from nomad_dask.params import PRESETS, Params
 def test_presets_are_those_that_were_measured(preset, epochs, rate, momentum):
     plan = schedule(Params(preset=preset), 1000, refining=False)
     assert (plan.n_epochs, plan.rate, plan.momentum) == (epochs, rate, momentum)
-    assert plan.at(0).rate == rate
+    assert plan.at(0).learning_rate == rate
     for epoch in range(epochs):
-        assert plan.at(epoch).rate == pytest.approx(rate * min(1, 1.02 - epoch / epochs))
+        assert plan.at(epoch).learning_rate == pytest.approx(rate * min(1, 1.02 - epoch / epochs))
         assert plan.at(epoch).momentum == momentum
         assert plan.at(epoch).max_step_norm == 5
 
@@ -38,14 +38,14 @@ def test_what_is_given_takes_the_presets_place():
         1000,
         refining=False,
     )
-    assert [plan.at(e).rate for e in (0, 5, 9)] == pytest.approx([0.5, 0.5, 0.3])
+    assert [plan.at(e).learning_rate for e in (0, 5, 9)] == pytest.approx([0.5, 0.5, 0.3])
     assert plan.at(3).momentum == 0
     assert plan.at(3).max_step_norm == 2
 
 
 def test_the_papers_rate_falls_to_zero():
     plan = schedule(Params.paper(), 1000, refining=False)
-    rates = [plan.at(epoch).rate for epoch in range(400)]
+    rates = [plan.at(epoch).learning_rate for epoch in range(400)]
     assert rates[0] == 0.1
     assert rates[200] == pytest.approx(0.05)
     assert rates[399] == pytest.approx(0.1 / 400)
@@ -55,7 +55,7 @@ def test_the_papers_rate_falls_to_zero():
 def test_exaggeration_holds_for_the_second_half(epochs, factor):
     plan = schedule(Params(n_epochs=epochs, late_exaggeration=factor), 1000, refining=False)
     for epoch in range(epochs):
-        assert plan.at(epoch).attract == (factor if 2 * epoch >= epochs else 1)
+        assert plan.at(epoch).exaggeration == (factor if 2 * epoch >= epochs else 1)
 
 
 @given(epochs=st.integers(1, 500), end=st.floats(0, 1))
@@ -63,7 +63,7 @@ def test_rates_never_rise_and_the_last_loss_is_measured(epochs, end):
     plan = schedule(Params(n_epochs=epochs, learning_rate_end=end), 1000, refining=False)
     steps = [plan.at(epoch) for epoch in range(epochs)]
     assert [step.epoch for step in steps] == list(range(epochs))
-    assert all(a.rate >= b.rate > 0 for a, b in pairwise(steps))
+    assert all(a.learning_rate >= b.learning_rate > 0 for a, b in pairwise(steps))
     assert steps[0].measure_loss
     assert steps[-1].measure_loss
 

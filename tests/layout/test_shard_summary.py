@@ -46,26 +46,28 @@ def test_the_order_of_arrival_does_not_matter(order):
     told = parts(5, 4, 2)
     summary, shuffled = merge_summaries(told), merge_summaries([told[i] for i in order])
     np.testing.assert_array_equal(shuffled.patches, summary.patches)
-    assert shuffled.z == summary.z
+    assert shuffled.partition_sums == summary.partition_sums
     for s in range(5):
-        assert shuffled.z_of_others(s) == summary.z_of_others(s)
+        assert shuffled.remote_partition_sum(s) == summary.remote_partition_sum(s)
 
 
 def test_patches_are_carried_on_in_a_straight_line():
     before, now = merge_summaries(parts(3, 4, 2)), merge_summaries(parts(3, 4, 2, seed=1))
     later = now.extrapolate(before, 0.5)
     np.testing.assert_allclose(later.patches, 1.5 * now.patches - 0.5 * before.patches, rtol=1e-5, atol=1e-5)
-    assert later.z == now.z
+    assert later.partition_sums == now.partition_sums
 
 
 def test_z_of_others():
     told = parts(3, 2, 2)
     summary = merge_summaries(told)
-    assert summary.z_of_others(1) == pytest.approx(told[0].z + told[2].z)
-    assert merge_summaries(told[:1]).z_of_others(0) == 0
+    assert summary.remote_partition_sum(1) == pytest.approx(told[0].partition_sum + told[2].partition_sum)
+    assert merge_summaries(told[:1]).remote_partition_sum(0) == 0
     unknown = [told[0], ShardSummary(1, told[1].patches, None), told[2]]
-    assert merge_summaries(unknown).z_of_others(0) is None
-    assert merge_summaries(unknown).z_of_others(1) == pytest.approx(told[0].z + told[2].z)
+    assert merge_summaries(unknown).remote_partition_sum(0) is None
+    assert merge_summaries(unknown).remote_partition_sum(1) == pytest.approx(
+        told[0].partition_sum + told[2].partition_sum
+    )
 
 
 def test_moments_are_means_and_variances_by_global_number():

@@ -26,8 +26,6 @@ class CpuBackend:
     n_threads : int
     """
 
-    name = "cpu"
-
     def __init__(self, n_threads: int) -> None:
         self.pool = Threads(n_threads)
 
@@ -70,7 +68,7 @@ class CpuBackend:
         self.pool.run(part, len(rows), _PROJECT_CHUNK)
         return out
 
-    def searcher(
+    def create_search(
         self,
         vectors: ShardVectors,
         cell_offsets: np.ndarray,
@@ -82,7 +80,7 @@ class CpuBackend:
         """Return the primitives of the neighbour search over rows sorted by cell."""
         return CpuCellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
 
-    def layout(self, graph: ShardGraph, params: Params, n_total: int) -> CpuShardLayout:
+    def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> CpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
         return CpuShardLayout(graph, params, n_total, self.pool)
 

@@ -246,7 +246,7 @@ class CpuCellSearch(CellIndex):
     # --- the search ---------------------------------------------------------------------------------
 
     def probe(
-        self, k: int, n_probes: int, n_candidates: int, advance: Callable[[int], None]
+        self, k: int, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return each row's k nearest rows in its `n_probes` nearest cells, and their squared distances.
 
@@ -272,7 +272,7 @@ class CpuCellSearch(CellIndex):
             distances[queries] = near
             with lock:
                 done += stop - start
-                advance(done)
+                on_progress(done)
 
         self.pool.run(search, len(self._tour), QUERIES)
         return ids, distances
@@ -359,23 +359,23 @@ class CpuCellSearch(CellIndex):
             )
 
     def refine(
-        self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
+        self, ids: np.ndarray, distances: np.ndarray, is_new: np.ndarray, max_candidates: int, n_trials: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return lists improved by one round: each row that is searched for tries the neighbours of its neighbours.
 
         Lists are of all rows, those of rows that are only found made by who searches for them.
 
-        Neighbours count both ways round. `fresh` (n, k) uint8 marks the entries that the last round brought;
+        Neighbours count both ways round. `is_new` (n, k) uint8 marks the entries that the last round brought;
         pairs of old ones have been tried. The screen picks `n_trials` rows for exact distances.
         """
         assert self._screen is not None  # noqa: S101 - the caller has asked `can_refine`
         n = len(ids)
         screen, rows = self._screen, self.vectors.read(0, n)
-        held_by = np.empty((n, fan), np.int32)
-        held_fresh = np.empty((n, fan), np.uint8)
+        held_by = np.empty((n, max_candidates), np.int32)
+        held_fresh = np.empty((n, max_candidates), np.uint8)
         n_held = np.zeros(n, np.int32)
-        kernels.reverse_lists(ids, fresh, n_held, held_by, held_fresh)
-        new_ids, new_distances, new_fresh = ids.copy(), distances.copy(), fresh.copy()
+        kernels.reverse_lists(ids, is_new, n_held, held_by, held_fresh)
+        new_ids, new_distances, new_fresh = ids.copy(), distances.copy(), is_new.copy()
         local = threading.local()
 
         def round_of(start: int, stop: int) -> None:
@@ -388,7 +388,7 @@ class CpuCellSearch(CellIndex):
                 self.reach,
                 rows,
                 n_trials,
-                (ids, distances, fresh),
+                (ids, distances, is_new),
                 (n_held, held_by, held_fresh),
                 (new_ids, new_distances, new_fresh),
                 local.seen,

@@ -54,19 +54,19 @@ class CpuShardLayout:
         self._positions[:] = positions
         self._velocity[:] = velocity
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def copy_state(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of positions and velocities."""
         return self._positions.copy(), self._velocity.copy()
 
-    def positions(self, rows: slice) -> np.ndarray:
+    def copy_positions(self, rows: slice) -> np.ndarray:
         """Return a copy of the positions (k, dim) float32 of some rows."""
         return self._positions[rows].copy()
 
-    def patches(self) -> np.ndarray:
+    def patch_moments(self) -> np.ndarray:
         """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
         return patch_moments(self._positions, self._graph.patch_of_row, self._graph.patch_counts)
 
-    def epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
+    def run_epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
         if not self._graph.n_rows:  # rows that are all alike may fill fewer shards than there are
             return EpochResult(0.0, 0.0 if step.measure_loss else None)
@@ -80,7 +80,8 @@ class CpuShardLayout:
                 self._positions, self._velocity, self._repulsion, a, b,
                 graph.indptr, graph.indices, weights,
                 remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
-                f32(repel), f32(step.attract), f32(step.rate), f32(step.momentum), f32(step.max_step_norm), self._moved,
+                f32(repel), f32(step.exaggeration), f32(step.learning_rate), f32(step.momentum),
+                f32(step.max_step_norm), self._moved,
             ),
             graph.n_rows,
             _ROW_CHUNK,
@@ -190,6 +191,6 @@ def _whole_z(z: float, remote: RemoteState, share: float) -> float:
     The others are taken to have changed since as the own part did: in the first epochs the map grows fast,
     and an old Z would hold it back. Before the first exchange they are taken to be as crowded as the own.
     """
-    if remote.z is None or not remote.local_z:
+    if remote.partition_sum is None or not remote.local_partition_sum:
         return z * share
-    return z + remote.z * (z / remote.local_z)
+    return z + remote.partition_sum * (z / remote.local_partition_sum)

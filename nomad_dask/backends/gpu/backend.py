@@ -30,8 +30,6 @@ class GpuBackend:
         There is no GPU.
     """
 
-    name = "gpu"
-
     def __init__(self, runtime: Runtime | None = None) -> None:
         self.runtime = get_runtime() if runtime is None else runtime
 
@@ -75,7 +73,7 @@ class GpuBackend:
         with translate_oom(self.runtime, f"the coordinates of {len(rows):,} rows"):
             return projection.project(rows, axes, self.runtime)
 
-    def searcher(
+    def create_search(
         self,
         vectors: ShardVectors,
         cell_offsets: np.ndarray,
@@ -88,7 +86,7 @@ class GpuBackend:
         with translate_oom(self.runtime, "the neighbour search of a shard"):
             return GpuCellSearch(vectors, cell_offsets, centroids, self.runtime, seed, memory_bytes, n_queries)
 
-    def layout(self, graph: ShardGraph, params: Params, n_total: int) -> GpuShardLayout:
+    def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> GpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
         with translate_oom(self.runtime, f"the layout of a shard of {graph.n_rows:,} rows"):
             return GpuShardLayout(graph, params, n_total, self.runtime)

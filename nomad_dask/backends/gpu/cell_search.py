@@ -116,7 +116,7 @@ class GpuCellSearch(CellIndex):
         return False
 
     def refine(
-        self, ids: np.ndarray, distances: np.ndarray, fresh: np.ndarray, fan: int, n_trials: int
+        self, ids: np.ndarray, distances: np.ndarray, is_new: np.ndarray, max_candidates: int, n_trials: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Refuse: `can_refine` has said no."""
         raise NotImplementedError("the GPU's search has no rounds; ask `can_refine` first")
@@ -169,7 +169,7 @@ class GpuCellSearch(CellIndex):
     # --- the search ---------------------------------------------------------------------------------
 
     def probe(
-        self, k: int, n_probes: int, n_candidates: int, advance: Callable[[int], None]
+        self, k: int, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return each row's k nearest rows in its `n_probes` nearest cells, and their squared distances.
 
@@ -192,7 +192,7 @@ class GpuCellSearch(CellIndex):
                 self._search(queries, cells, self._choose_cells(queries, cells, n_probes, k + 1))
             ids[rows] = self.runtime.download(queries.ids)
             distances[rows] = self.runtime.download(queries.distances)
-            advance(start + len(rows))
+            on_progress(start + len(rows))
         return ids, distances
 
     def _near_cells(self, n_near: int) -> np.ndarray | None:

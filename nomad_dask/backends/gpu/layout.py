@@ -142,19 +142,19 @@ class GpuShardLayout:
         self._look_at(self._positions)
         self._read_report()
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def copy_state(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of positions and velocities on the host."""
         return self._runtime.download(self._positions), self._runtime.download(self._velocity)
 
-    def positions(self, rows: slice) -> np.ndarray:
+    def copy_positions(self, rows: slice) -> np.ndarray:
         """Return a copy of the positions (k, dim) float32 of some rows on the host."""
         return self._runtime.download(self._positions[rows])
 
-    def patches(self) -> np.ndarray:
+    def patch_moments(self) -> np.ndarray:
         """Return means and standard deviations (patches, 2·dim) float32 of the own patches."""
         return np.array(self._told["patches"])
 
-    def epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
+    def run_epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
         if not self._n:  # rows that are all alike may fill fewer shards than there are
             return EpochResult(0.0, 0.0 if step.measure_loss else None)
@@ -177,8 +177,9 @@ class GpuShardLayout:
         numbers = _numbers(step)
         numbers["n_total"], numbers["factor"] = self._n_total, 2 if by_field else 1  # the field has every pair twice
         numbers["share"] = self._n_total / self._n
-        if remote.z is not None and remote.local_z:
-            numbers["z_known"], numbers["remote_z"], numbers["local_z"] = 1, remote.z, remote.local_z
+        if remote.partition_sum is not None and remote.local_partition_sum:
+            numbers["z_known"], numbers["remote_z"] = 1, remote.partition_sum
+            numbers["local_z"] = remote.local_partition_sum
         mesh = self._mesh() if by_field else None
         self._write_inputs(numbers, mesh, self._charge)
         if step.measure_loss:
@@ -354,6 +355,6 @@ class GpuShardLayout:
 def _numbers(step: StepParams) -> np.ndarray:
     """Return `NUMBERS` (1,) of what a step says; the rest is zero."""
     numbers = np.zeros(1, NUMBERS)
-    for name in ("attract", "rate", "momentum", "max_step_norm"):
-        numbers[name] = getattr(step, name)
+    numbers["attract"], numbers["rate"] = step.exaggeration, step.learning_rate
+    numbers["momentum"], numbers["max_step_norm"] = step.momentum, step.max_step_norm
     return numbers

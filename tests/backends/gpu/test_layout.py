@@ -1,5 +1,7 @@
 """The layout on the GPU, its kernels run on the host, against the CPU's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,7 +15,7 @@ from nomad_dask.utils.threads import thread_pool
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
-STEP = StepParams(0, rate=0.5, momentum=0.9, max_step_norm=5.0, attract=1.0, measure_loss=True)
+STEP = StepParams(0, learning_rate=0.5, momentum=0.9, max_step_norm=5.0, exaggeration=1.0, measure_loss=True)
 
 
 def graph_of(n: int, dim: int, seed: int = 0, n_far: int = 0, first_patch: int = 0) -> ShardGraph:
@@ -104,14 +106,14 @@ def assert_close(got: np.ndarray, expected: np.ndarray, share: float):
 def compare(cpu, gpu, remotes, n_epochs: int, share: float):
     for e, remote in zip(range(n_epochs), remotes, strict=False):
         step = StepParams(e, 0.5, 0.9, 5.0, 1.0 + (e > 1), measure_loss=e % 2 == 0)
-        expected, got = cpu.epoch(step, remote), gpu.epoch(step, remote)
-        assert got.z == pytest.approx(expected.z, rel=share * 10, abs=1e-6)
+        expected, got = cpu.run_epoch(step, remote), gpu.run_epoch(step, remote)
+        assert got.partition_sum == pytest.approx(expected.partition_sum, rel=share * 10, abs=1e-6)
         assert (got.loss is None) == (expected.loss is None)
         if expected.loss is not None:
             assert got.loss == pytest.approx(expected.loss, rel=share * 10)
-        for ours, theirs in zip(gpu.state(), cpu.state(), strict=True):
+        for ours, theirs in zip(gpu.copy_state(), cpu.copy_state(), strict=True):
             assert_close(ours, theirs, share)
-        assert_close(gpu.patches(), cpu.patches(), share)
+        assert_close(gpu.patch_moments(), cpu.patch_moments(), share)
         share *= 2
 
 
@@ -181,11 +183,11 @@ def test_many_rows_that_are_all_alike_stay_together(dim):
     positions = np.full((n, dim), 1.5, np.float32)
     one = GpuShardLayout(graph, Params(n_components=dim), n, RUNTIME)
     one.load(positions, np.zeros_like(positions))
-    outcome = one.epoch(STEP, remote_of(graph, dim, 0))
-    moved = one.state()[0]
+    outcome = one.run_epoch(STEP, remote_of(graph, dim, 0))
+    moved = one.copy_state()[0]
     assert np.isfinite(moved).all()
     assert not np.ptp(moved, axis=0).any()
-    assert outcome.z == pytest.approx(n * (n - 1), rel=1e-3)
+    assert outcome.partition_sum == pytest.approx(n * (n - 1), rel=1e-3)
     assert outcome.loss == 0
 
 
@@ -197,10 +199,10 @@ def test_a_shard_without_rows_has_nothing_to_move():
     )  # fmt: skip
     one = GpuShardLayout(graph, Params(), 10, RUNTIME)
     one.load(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
-    assert one.epoch(STEP, remote_of(graph, 2, 0)).z == 0
-    assert one.patches().shape == (4, 4)
-    assert not one.patches().any()
-    assert one.state()[0].shape == (0, 2)
+    assert one.run_epoch(STEP, remote_of(graph, 2, 0)).partition_sum == 0
+    assert one.patch_moments().shape == (4, 4)
+    assert not one.patch_moments().any()
+    assert one.copy_state()[0].shape == (0, 2)
 
 
 @pytest.mark.parametrize(("normalization", "repulsion", "dim"), OPTIONS)
@@ -215,8 +217,8 @@ def test_the_order_of_blocks_and_threads_does_not_change_a_bit(normalization, re
     for runtime in (RUNTIME, HostRuntime(seed=1), HostRuntime(seed=2)):
         one = GpuShardLayout(graph, params, n, runtime)
         one.load(*start(n, dim))
-        outcomes = [one.epoch(STEP, remote) for _ in range(2)]
-        results.append((outcomes, *one.state(), one.patches()))
+        outcomes = [one.run_epoch(STEP, remote) for _ in range(2)]
+        results.append((outcomes, *one.copy_state(), one.patch_moments()))
     for other in results[1:]:
         assert other[0] == results[0][0]
         for got, expected in zip(other[1:], results[0][1:], strict=True):
@@ -261,7 +263,7 @@ def test_launches_can_be_captured(repulsion, dim, monkeypatch):
     one.load(*start(n, dim, spread=6))
     remotes = [remote_of(graph, dim, 3), remote_of(graph, dim, 3, seed=1)]
     for epoch in range(9):
-        one.epoch(StepParams(epoch, 0.01, 0.0, 5.0, 1.0, measure_loss=epoch % 2 == 0), remotes[epoch // 5])
+        one.run_epoch(StepParams(epoch, 0.01, 0.0, 5.0, 1.0, measure_loss=epoch % 2 == 0), remotes[epoch // 5])
     assert Remembering.replays >= 5
 
 
@@ -273,11 +275,11 @@ def test_the_report_comes_in_one_copy(monkeypatch):
     one = GpuShardLayout(graph, Params(), n, RUNTIME)
     one.load(*start(n, 2))
     remote = remote_of(graph, 2, 3)
-    one.epoch(STEP, remote)
+    one.run_epoch(STEP, remote)
     monkeypatch.setattr(HostRuntime, "download", lambda self, array: copies.append(array.nbytes) or array.copy())
     monkeypatch.setattr(HostRuntime, "upload", lambda *_: pytest.fail("an epoch uploads nothing new"))
-    one.epoch(STEP, remote)
-    one.patches()
+    one.run_epoch(STEP, remote)
+    one.patch_moments()
     assert len(copies) == 1
     assert copies[0] < 1 << 20
 
@@ -290,8 +292,7 @@ def test_others_come_and_go(monkeypatch):
     n = 1200
     graph = graph_of(n, 2, n_far=6, first_patch=6)
     remotes = [remote_of(graph, 2, 6, seed=s) for s in range(3)]
-    fewer = [r.__class__(r.patch_moments, r.patch_counts, r.points[:m], r.weights[:m], r.z, r.local_z)
-             for r, m in zip(remotes, (24, 0, 7), strict=True)]  # fmt: skip
+    fewer = [replace(r, points=r.points[:m], weights=r.weights[:m]) for r, m in zip(remotes, (24, 0, 7), strict=True)]
     with thread_pool(2) as pool:
         pair = both_layouts(graph, Params(), 2 * n, pool, start(n, 2, spread=20))
         compare(*pair, fewer, 3, 2e-5)
@@ -309,9 +310,9 @@ def test_a_whole_map_comes_out_alike(normalization, dim, monkeypatch):
         cpu, gpu = both_layouts(graph, params, n, pool, start(n, dim, spread=1.0))
         for e in range(n_epochs):
             step = StepParams(e, 0.5 * (1 - e / n_epochs), 0.9, 5.0, 1.0, measure_loss=e == n_epochs - 1)
-            expected, got = cpu.epoch(step, remote), gpu.epoch(step, remote)
-    assert got.z == pytest.approx(expected.z, rel=1e-3)
+            expected, got = cpu.run_epoch(step, remote), gpu.run_epoch(step, remote)
+    assert got.partition_sum == pytest.approx(expected.partition_sum, rel=1e-3)
     assert got.loss == pytest.approx(expected.loss, rel=1e-3)
-    assert np.std(cpu.state()[0]) > 2
-    apart = np.linalg.norm(gpu.state()[0] - cpu.state()[0], axis=1)
-    assert np.median(apart) <= 1e-3 * np.std(cpu.state()[0])
+    assert np.std(cpu.copy_state()[0]) > 2
+    apart = np.linalg.norm(gpu.copy_state()[0] - cpu.copy_state()[0], axis=1)
+    assert np.median(apart) <= 1e-3 * np.std(cpu.copy_state()[0])

@@ -112,7 +112,7 @@ def test_memory_that_is_missing_is_told_in_bytes():
 
 def test_a_layout_that_does_not_fit_says_so(monkeypatch):
     graph = graph_of(60, 2)
-    one = GpuBackend(RUNTIME).layout(graph, Params(), 60)
+    one = GpuBackend(RUNTIME).create_layout(graph, Params(), 60)
     one.load(*start(60, 2))
 
     def full(self, shape):
@@ -121,7 +121,7 @@ def test_a_layout_that_does_not_fit_says_so(monkeypatch):
     monkeypatch.setattr(HostRuntime, "transform", full)
     monkeypatch.setattr("nomad_dask.backends.gpu.layout.sums_directly", lambda *_: False)
     with pytest.raises(ResourceError, match="shard of 60 rows"):
-        one.epoch(STEP, remote_of(graph, 2, 0))
+        one.run_epoch(STEP, remote_of(graph, 2, 0))
 
 
 def test_kernels_of_mesh_and_structs_agree():
@@ -208,7 +208,7 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     tracemalloc.start()
     one = GpuShardLayout(graph, Params(), n, RUNTIME)
     one.load(positions, velocity)
-    one.epoch(STEP, remote)
+    one.run_epoch(STEP, remote)
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     n_nodes = one._mesh_field.potential.size // 4

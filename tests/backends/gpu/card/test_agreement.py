@@ -54,21 +54,21 @@ def test_one_step(backends, n, dim, normalization, repulsion, n_far):
     spread = float(np.quantile(np.abs(positions), 0.9))
     params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=4)
     remotes = [remote_of(graph, dim, n_far, spread, seed) for seed in range(2)]
-    cpu, gpu = (backend.layout(graph, params, n + 10 * n_far) for backend in backends)
+    cpu, gpu = (backend.create_layout(graph, params, n + 10 * n_far) for backend in backends)
     cpu.load(positions, np.full_like(positions, 0.1))
     for epoch in range(3):
-        before, velocity = cpu.state()
+        before, velocity = cpu.copy_state()
         gpu.load(before, velocity)
         step = StepParams(epoch, 0.5, 0.8, 5.0, 1.5, measure_loss=True)
-        expected, got = (one.epoch(step, remotes[epoch // 2]) for one in (cpu, gpu))
-        assert got.z == pytest.approx(expected.z, rel=1e-5)
+        expected, got = (one.run_epoch(step, remotes[epoch // 2]) for one in (cpu, gpu))
+        assert got.partition_sum == pytest.approx(expected.partition_sum, rel=1e-5)
         assert got.loss == pytest.approx(expected.loss, rel=1e-6)
         # The worst of all rows may have thousands of edges, or a force that is the rest of two far larger ones.
-        for ours, theirs, digits in zip(gpu.state(), cpu.state(), (2e-7 * spread, 0), strict=True):
+        for ours, theirs, digits in zip(gpu.copy_state(), cpu.copy_state(), (2e-7 * spread, 0), strict=True):
             apart = np.abs(ours - theirs)
             assert np.quantile(apart, 0.999) <= 1e-5 + digits
             assert apart.max() <= 2e-4 + 10 * digits
-        np.testing.assert_allclose(gpu.patches(), cpu.patches(), rtol=0, atol=2e-5 + 2e-6 * spread)
+        np.testing.assert_allclose(gpu.patch_moments(), cpu.patch_moments(), rtol=0, atol=2e-5 + 2e-6 * spread)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -79,10 +79,10 @@ def test_the_mesh_agrees_with_the_plain_sum(backends, dim, monkeypatch):
     states = []
     for directly in (False, True):
         monkeypatch.setattr(layout, "sums_directly", lambda *_, directly=directly: directly)
-        one = backends[1].layout(graph, Params(n_components=dim, mesh_spacing=0.35), n)
+        one = backends[1].create_layout(graph, Params(n_components=dim, mesh_spacing=0.35), n)
         one.load(positions, np.zeros_like(positions))
-        outcome = one.epoch(StepParams(0, 1.0, 0.0, 1e9, 0.0), remote_of(graph, dim, 0, 1.0))
-        states.append((outcome.z, one.state()[1]))
+        outcome = one.run_epoch(StepParams(0, 1.0, 0.0, 1e9, 0.0), remote_of(graph, dim, 0, 1.0))
+        states.append((outcome.partition_sum, one.copy_state()[1]))
     (z_mesh, by_mesh), (z_direct, directly) = states
     inside = np.abs(positions).max(axis=1) < np.quantile(np.abs(positions), 0.95)
     assert z_mesh == pytest.approx(z_direct, rel=2e-3)
@@ -122,7 +122,7 @@ def test_neighbors(backends, tmp_path, n, d):
     true = brute(x, sample, 15)
 
     def search(backend, **how):
-        primitives = backend.searcher(vectors, offsets, centroids, 0, 1 << 30, n)
+        primitives = backend.create_search(vectors, offsets, centroids, 0, 1 << 30, n)
         how = {"n_probes": None, "target_recall": 0.95, **how}
         return find_neighbors(primitives, 15, seed=0, advance=lambda done: None, **how)
 

@@ -54,7 +54,7 @@ def test_neighbors(backend, x, tmp_path):
     results = []
     for _ in range(TIMES):
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(x))], cache_bytes=1 << 30)
-        primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 30, len(x))
+        primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 30, len(x))
         found = find_neighbors(
             primitives, 15, n_probes=None, target_recall=0.95, seed=0, advance=lambda done: None
         )  # fmt: skip
@@ -79,13 +79,16 @@ def test_epochs(backend, n, dim, normalization, repulsion):
     remotes = [remote_of(graph, dim, 200, 50.0, seed) for seed in range(4)]
     results = []
     for _ in range(TIMES):
-        one = backend.layout(graph, params, 2 * n)
+        one = backend.create_layout(graph, params, 2 * n)
         one.load(positions, np.zeros_like(positions))
         told = [
-            one.epoch(StepParams(e, 0.5, 0.8, 5.0, 1.0, measure_loss=e % 5 == 0), remotes[e // 5]) for e in range(20)
+            one.run_epoch(StepParams(e, 0.5, 0.8, 5.0, 1.0, measure_loss=e % 5 == 0), remotes[e // 5])
+            for e in range(20)
         ]
         losses = [outcome.loss or 0.0 for outcome in told]
-        results.append((*one.state(), one.patches(), np.array([t.z for t in told]), np.array(losses)))
+        results.append(
+            (*one.copy_state(), one.patch_moments(), np.array([t.partition_sum for t in told]), np.array(losses))
+        )
     assert_all_equal(results)
 
 
@@ -97,11 +100,11 @@ def test_a_replayed_graph_does_what_plain_launches_do(backend, monkeypatch):
     for captured in (True, False):
         if not captured:
             monkeypatch.setattr(type(backend.runtime), "capture", lambda self, work: work)
-        one = backend.layout(graph, Params(), n)
+        one = backend.create_layout(graph, Params(), n)
         one.load(positions, np.zeros_like(positions))
         for e in range(12):
-            one.epoch(StepParams(e, 0.2, 0.5, 5.0, 1.0), remote)
-        results.append((*one.state(), one.patches()))
+            one.run_epoch(StepParams(e, 0.2, 0.5, 5.0, 1.0), remote)
+        results.append((*one.copy_state(), one.patch_moments()))
     assert_all_equal(results)
 
 

@@ -44,14 +44,14 @@ def test_out_of_memory_says_how_much_is_missing(stage, x, tmp_path):
     graph, positions = near_graph(400_000), grown(400_000, 2)
 
     def lay_out() -> None:
-        one = backend.layout(graph, Params(), graph.n_rows)
+        one = backend.create_layout(graph, Params(), graph.n_rows)
         one.load(positions, np.zeros_like(positions))
-        one.epoch(StepParams(0, 0.1, 0.0, 5.0, 1.0), remote_of(graph, 2, 0, 1.0))
+        one.run_epoch(StepParams(0, 0.1, 0.0, 5.0, 1.0), remote_of(graph, 2, 0, 1.0))
 
     def search() -> None:
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, n)], cache_bytes=1 << 30)
         offsets = np.linspace(0, n, len(cells.centroids) + 1).astype(np.int64)
-        primitives = backend.searcher(vectors, offsets, cells.centroids, 0, 1 << 30, n)
+        primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 30, n)
         primitives.build_filter(None)
         primitives.probe(15, 4, 23, lambda done: None)
 

@@ -89,7 +89,7 @@ def test_every_setting_of_the_method_is_a_parameter_with_the_same_default():
     for f in fields(Params):
         if f.name != "random_state":
             assert own[f.name] == getattr(ours, f.name), f.name
-    assert own["random_state"] == ours.seed
+    assert own["random_state"] == ours.random_state
 
 
 def test_the_docstring_documents_every_parameter_and_attribute(fitted):
@@ -213,7 +213,7 @@ def test_a_client_is_used(x, fitted):
 
 def test_the_papers_settings(x):
     paper = NomadProjection.paper(n_epochs=20, random_state=3)
-    assert (paper.n_neighbors, paper.weights, paper.random_state) == (8, "softmax-inverse", 3)
+    assert (paper.n_neighbors, paper.affinity, paper.random_state) == (8, "softmax-inverse", 3)
     assert np.isfinite(paper.fit_transform(x)).all()
 
 

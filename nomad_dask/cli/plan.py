@@ -14,7 +14,9 @@ from nomad_dask.cli import options
 @options.input_options
 @options.method_options
 @click.option(
+    "--n-workers",
     "--workers",
+    "workers",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,

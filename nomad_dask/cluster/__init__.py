@@ -1,6 +1,6 @@
 """The Dask cluster: the client given, or an embedded one; what is checked first, and running tasks with progress."""
 
-from nomad_dask.cluster.connect import connect
+from nomad_dask.cluster.connection import connect
 from nomad_dask.cluster.dashboard import dashboard_of
 from nomad_dask.cluster.executor import Cluster, WorkerInfo, assign_shards
 from nomad_dask.cluster.preflight import check_reach

@@ -267,14 +267,14 @@ def assert_refused(ended: tuple[int, str, str], said: str) -> None:
         (["--shards", "300"], "n_shards=300 for 600 rows.*at most 6"),
         (["--learning-rate", "0"], r"learning_rate=0\.0 is out of range: give a number above 0"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range"),
-        (["--seed", "-1"], "seed=-1 is out of range"),
+        (["--seed", "-1"], "random_state=-1 is out of range"),
         (["--epochs", "many"], "'many' is not a valid integer"),
         (["--metric", "cosin"], "'cosin' is not one of 'euclidean', 'cosine'"),
         (["--set", "mometum=0.5"], "no setting 'mometum'.*Did you mean 'momentum'"),
         (["--set", "momentum"], "give NAME=VALUE"),
         (["--set", "momentum=2"], "momentum=2 is out of range"),
         (["--set", "cross_shard_attraction=maybe"], "cross_shard_attraction='maybe'.*True or False"),
-        (["--set", "repulsion=means", "--set", "repulsion=field"], "repulsion is given twice"),
+        (["--set", "repulsion_method=means", "--set", "repulsion_method=field"], "repulsion_method is given twice"),
         (["--neighbors", "5", "--set", "n-neighbors=6"], "n_neighbors is given twice"),
         (["--column", "embeding"], "embeding.*Did you mean 'embedding'"),
         (["--keep", "name,gruop"], "no column 'gruop' to keep.*Did you mean 'group'"),
@@ -347,7 +347,7 @@ def test_a_scheduler_that_does_not_answer_or_has_no_workers_is_refused(
 ) -> None:
     from distributed import LocalCluster
 
-    monkeypatch.setattr("nomad_dask.cluster.connect.ANSWER_SECONDS", 1)
+    monkeypatch.setattr("nomad_dask.cluster.connection.ANSWER_SECONDS", 1)
     ended = call("fit", data, "-o", tmp_path / "map.parquet", "--scheduler", "tcp://127.0.0.1:9")
     assert_refused(ended, r"tcp://127\.0\.0\.1:9.*does not answer")
     with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:

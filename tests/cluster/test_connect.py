@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.cluster import Cluster, WorkerInfo, assign_shards, connect, report_progress
-from nomad_dask.cluster import connect as module
+from nomad_dask.cluster import connection as module
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, NomadWarning
 from tests.helpers.runs import worker_processes
 

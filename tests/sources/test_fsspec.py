@@ -181,8 +181,8 @@ def test_no_server(tmp_path):
     code = """
 import warnings
 from nomad_dask.errors import InputError
-from nomad_dask.sources import again, open_source
-again.WAITS = (0.01,)
+from nomad_dask.sources import open_source, retry
+retry.WAITS = (0.01,)
 warnings.simplefilter("ignore")
 try:
     open_source("s3://data/x.npy")

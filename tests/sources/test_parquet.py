@@ -74,7 +74,7 @@ def test_reading_on_decodes_nothing_twice(tmp_path, x, monkeypatch):
 def test_breaks_over_files(tmp_path, x):
     for i, part in enumerate(np.split(x, [10, 30])):
         written(tmp_path / f"{i}.parquet", list_table(part), row_group_size=8)
-    assert open_source(tmp_path).breaks() == [0, 8, 10, 18, 26, 30, 38, 41]
+    assert open_source(tmp_path).chunk_boundaries() == [0, 8, 10, 18, 26, 30, 38, 41]
 
 
 def test_column_is_found_by_itself_when_only_one_can_be_it(tmp_path, x):

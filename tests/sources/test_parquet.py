@@ -264,7 +264,7 @@ def test_pandas_stays_out(tmp_path, x):
     code = f"""
 import sys
 from nomad_dask.sources import open_source
-source = open_source({str(path)!r}, keep=["id"])
+source = open_source({str(path)!r}, metadata_columns=["id"])
 source.read(0, 41), source.columns(["id"], 0, 41)
 print([m for m in ("pandas", "dask", "distributed", "zarr", "numba") if m in sys.modules])
 """

@@ -100,7 +100,7 @@ def test_fit_writes_a_row_for_each_row_and_prints_the_paths(
 
 def test_fit_json_is_one_object_and_v_writes_a_line_a_stage(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "map.parquet"
-    options = ["--neighbors", 8, "--epochs", 20, "--set", "coarse=never", "--set", "n_probes=2", "--seed", 3]
+    options = ["--neighbors", 8, "--epochs", 20, "--set", "coarse_init=never", "--set", "n_probes=2", "--seed", 3]
     done = run("fit", data, "-o", path, *options, "--json", "-v")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -96,7 +96,7 @@ def test_other_data_under_the_same_name(tmp_path):
 
 def test_workers_of_another_version_or_without_the_package(tmp_path):
     old = tmp_path / "old.py"
-    old.write_text("import nomad_dask\nnomad_dask.__version__ = '0.0.1'\n")
+    old.write_text("from nomad_dask import _version\n_version.__version__ = '0.0.1'\n")
     without = tmp_path / "without.py"
     without.write_text("import sys\nsys.modules['nomad_dask'] = None\n")
     with scheduler_process(tmp_path / "cluster") as started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +38,11 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
             raise InputError(f"Port {port} of {_HOST} {why}: give another, or none for a free one.") from error
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report the error of a request, unless the browser has only closed its connection early."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:

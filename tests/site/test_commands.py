@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import struct
 import subprocess
 import urllib.error
 import urllib.request
@@ -97,6 +98,22 @@ def test_view_serves_a_map_until_it_is_told_to_end(blobs, tmp_path, how):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "Ctrl-C ends.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_view_reports_no_connection_that_a_browser_resets(blobs, tmp_path):
+    with command_line("view", blobs, "--quiet", env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        port = int(address.rstrip("/").rsplit(":", 1)[1])
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)) as browser:
+                browser.sendall(f"GET /site.js HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+                # Closing sends a reset, while the server writes its answer.
+                browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert get(address)[0] == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "Ctrl-C ends.\n")
 
 
 def test_view_keeps_the_site_where_asked_and_serves_it_again(blobs, tmp_path):

@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install map web docs notebooks test test-rapids lint bench clean
+.PHONY: help install map web web-check docs notebooks test test-rapids lint bench clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ map: .venv/plot.stamp ## Make a map of the documentation on this machine, in dem
 
 web: web/node_modules/.package-lock.json ## Build the page of exported sites (needs Node 20 and npm)
 	cd web && npm run --silent check && npm run --silent build
+
+web-check: web/node_modules/.package-lock.json ## Check types and style of the page's sources (needs Node 20 and npm)
+	cd web && npm run --silent check
 
 docs: .venv/docs.stamp ## Build the site of the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

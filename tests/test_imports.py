@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,11 @@ def imports(file: Path) -> set[str]:
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_contributing_lists_the_same_order():
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    assert re.findall(r"^\| `(\w+)(?:\.py|/)` \|", page, re.MULTILINE) == ROOMS
 
 
 def test_every_room_has_its_place():

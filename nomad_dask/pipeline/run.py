@@ -101,6 +101,7 @@ def project(
     check_metadata_columns(output.metadata_columns)
     if output.path is not None:
         check_output(output.path, output.overwrite)
+    limit = parse_bytes(cluster.memory_limit)
     with (
         _workspace_directory(workspace, output) as path,
         hold_lock(path),
@@ -114,7 +115,7 @@ def project(
         ) as workers,
     ):
         emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))
-        memory = worker_memory(workers, parse_bytes(cluster.memory_limit))
+        memory = worker_memory(workers, limit)
         plan = resume_or_make_plan(path, source, params, len(workers.workers()), memory)
         about = describe_run(source, plan, output.path, workspace.command)
         home = open_workspace(path, source, params, plan, workspace.overwrite, about)

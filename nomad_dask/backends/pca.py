@@ -65,9 +65,8 @@ def fit_axes(
         basis = xp.linalg.qr(basis)[0]
         basis = centered.T @ (centered @ basis)
     basis = xp.linalg.qr(basis)[0]
-    _, singular_values, rotation = (
-        arrays.download(a) for a in xp.linalg.svd(centered @ basis, full_matrices=False)
-    )  # fmt: skip
+    factors_of_svd = xp.linalg.svd(centered @ basis, full_matrices=False)
+    _, singular_values, rotation = (arrays.download(factor) for factor in factors_of_svd)
     components = _fix_signs((arrays.download(basis) @ rotation.T).T[:n_axes])
     if len(components) < n_axes:  # fewer dimensions or rows than axes: no variance along the rest
         components = np.vstack([components, np.zeros((n_axes - len(components), d))])

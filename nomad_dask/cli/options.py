@@ -26,17 +26,17 @@ Command = Callable[..., Any]
 # Key of the context in which -v is kept for whoever reports an error.
 VERBOSE = "nomad_dask.verbose"
 
-# Option, setting and type. The other settings are reached by --set.
-_METHOD_OPTIONS: tuple[tuple[str, str, Any], ...] = (
-    ("--n-neighbors --neighbors", "n_neighbors", click.INT),
-    ("--n-epochs --epochs", "n_epochs", click.INT),
-    ("--preset", "preset", click.Choice(PRESETS)),
-    ("--learning-rate", "learning_rate", click.FLOAT),
-    ("--n-cells --cells", "n_cells", click.INT),
-    ("--n-shards --shards", "n_shards", click.INT),
-    ("--metric", "metric", click.Choice(METRICS)),
-    ("--affinity --weights", "affinity", click.Choice(AFFINITIES)),
-    ("--random-state --seed", "random_state", click.INT),
+# Names of the option, short ones last; its setting; and its type. The other settings are reached by --set.
+_METHOD_OPTIONS: tuple[tuple[tuple[str, ...], str, Any], ...] = (
+    (("--n-neighbors", "--neighbors"), "n_neighbors", click.INT),
+    (("--n-epochs", "--epochs"), "n_epochs", click.INT),
+    (("--preset",), "preset", click.Choice(PRESETS)),
+    (("--learning-rate",), "learning_rate", click.FLOAT),
+    (("--n-cells", "--cells"), "n_cells", click.INT),
+    (("--n-shards", "--shards"), "n_shards", click.INT),
+    (("--metric",), "metric", click.Choice(METRICS)),
+    (("--affinity", "--weights"), "affinity", click.Choice(AFFINITIES)),
+    (("--random-state", "--seed"), "random_state", click.INT),
 )
 
 
@@ -51,12 +51,12 @@ def method_options(command: Command) -> Command:
         multiple=True,
         help=f"Any other setting of the method, may be given several times: {', '.join(others)}.",
     )(command)
-    for option, setting, kind in reversed(_METHOD_OPTIONS):
+    for names, setting, kind in reversed(_METHOD_OPTIONS):
         default = defaults[setting]
         # What None stands for in Python is an option left out here.
         text = texts[setting].replace("; None takes", "; by default")
         text = text if default is None else f"{text}  [default: {default}]"
-        command = click.option(*option.split(), setting, type=kind, help=text)(command)
+        command = click.option(*names, setting, type=kind, help=text)(command)
     return command
 
 
@@ -147,7 +147,7 @@ def device_option(command: Command) -> Command:
 
 
 def memory_option(command: Command) -> Command:
-    """Add ``--memory``."""
+    """Add ``--memory-limit``."""
 
     def read(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
         from nomad_dask.utils.memory import parse_bytes

@@ -49,11 +49,6 @@ class Layout:
     metadata: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all epochs are done."""
-        return self.n_epochs == self.n_planned_epochs
-
 
 def collect_positions(workspace: Workspace, n_shards: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Collect the positions of all rows from the checkpoint of an epoch.

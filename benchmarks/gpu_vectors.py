@@ -15,7 +15,7 @@ from benchmarks.gpu_data import MixtureSource
 from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, StageFinished
+from nomad_dask.callbacks import EpochDone, Event, ShardPlaced, StageFinished
 from nomad_dask.metrics.scores import score
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params

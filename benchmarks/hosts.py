@@ -69,7 +69,7 @@ def child(job: dict[str, Any]) -> None:
     """Run a fit as `job` says, and write a line of JSON after every batch of epochs. In a process of its own."""
     import distributed
 
-    from nomad_dask.callbacks.events import EpochDone, Event, StageAdvanced, StageStarted
+    from nomad_dask.callbacks import EpochDone, Event, StageAdvanced, StageStarted
     from nomad_dask.params import Params
     from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project

@@ -49,7 +49,7 @@ def data(path: Path) -> None:
 
 def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
     """Make the map and save it; tell the stages on standard output as they start and end."""
-    from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
+    from nomad_dask.callbacks import Event, StageFinished, StageStarted
     from nomad_dask.layout import optimize
     from nomad_dask.params import Params
     from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions

@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import nomad_dask.layout.optimize as driver
 from nomad_dask import Map, NomadProjection
-from nomad_dask.callbacks.events import CheckpointWritten, Event
+from nomad_dask.callbacks import CheckpointWritten, Event
 from nomad_dask.layout.worker import checkpoint_file
 from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.partition.shuffle import shard_file

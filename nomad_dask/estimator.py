@@ -57,7 +57,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     keep_stages : bool, default=False
         Keep in the workspace what no later stage needs, too.
     callbacks : sequence of callable or None, default=None
-        Each is told every event of `nomad_dask.callbacks.events`, such as `nomad_dask.LiveMap`. One that is a context
+        Each is called with every event of `nomad_dask.callbacks`, such as `nomad_dask.LiveMap`. One that is a context
         manager is entered for the time of the fit.
     verbose : bool, default=False
         Show progress bars.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nomad_dask import cli, demo
-from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
+from nomad_dask.callbacks import Event, StageFinished, StageStarted
 from nomad_dask.errors import InputError
 
 LONG = "Long enough to be a docstring that says something about itself."

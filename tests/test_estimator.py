@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nomad_dask import NomadProjection, Params
-from nomad_dask.callbacks.events import EpochDone
+from nomad_dask.callbacks import EpochDone
 from nomad_dask.errors import InputError, WorkspaceError
 from tests.helpers.runs import Heard, blobs, worker_processes
 

@@ -17,7 +17,7 @@ import pytest
 from sklearn.base import clone
 
 from nomad_dask import NomadProjection
-from nomad_dask.callbacks.events import EpochDone, Event, LayoutSnapshot, SnapshotRequest, StageAdvanced, StageFinished
+from nomad_dask.callbacks import EpochDone, Event, LayoutSnapshot, SnapshotRequest, StageAdvanced, StageFinished
 from nomad_dask.errors import InputError, Interrupted, WorkspaceError
 from nomad_dask.layout.interrupt import graceful_interrupt
 from tests.helpers.processes import wait_until
@@ -197,7 +197,7 @@ from pathlib import Path
 import numpy as np
 from nomad_dask import NomadProjection
 from nomad_dask.errors import Interrupted
-from nomad_dask.callbacks.events import EpochDone
+from nomad_dask.callbacks import EpochDone
 
 def slow(event):
     if isinstance(event, EpochDone):

@@ -160,28 +160,27 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class SnapshotRequest:
-    """What a listener wants to see of the layout while it goes on: its attribute `snapshot_request`, None for nothing.
+    """Asks for snapshots of the layout: the value of a listener's attribute `snapshot_request`; None for no snapshots.
 
     Attributes
     ----------
-    every : float
-        Seconds between two events `LayoutSnapshot`, at least.
-    most : int
-        Rows to tell of, at most.
+    interval : float
+        Minimum number of seconds between two `LayoutSnapshot` events.
+    max_points : int
+        Maximum number of rows in a snapshot.
     """
 
-    every: float
-    most: int
+    interval: float
+    max_points: int
 
 
 def combined_snapshot_request(listeners: Iterable[Emit]) -> SnapshotRequest | None:
-    """Return a request that serves all listeners that ask for snapshots of the layout; None when none does."""
-    wanted = [
-        w
-        for w in (getattr(listener, "snapshot_request", None) for listener in listeners)
-        if isinstance(w, SnapshotRequest)
-    ]
-    return SnapshotRequest(min(w.every for w in wanted), max(w.most for w in wanted)) if wanted else None
+    """Return one request that covers the requests of all listeners; None when no listener asks for snapshots."""
+    attributes = [getattr(listener, "snapshot_request", None) for listener in listeners]
+    requests = [request for request in attributes if isinstance(request, SnapshotRequest)]
+    if not requests:
+        return None
+    return SnapshotRequest(min(r.interval for r in requests), max(r.max_points for r in requests))
 
 
 def fan_out(listeners: Iterable[Emit]) -> Emit:

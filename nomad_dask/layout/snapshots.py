@@ -48,8 +48,8 @@ class SnapshotSchedule:
 
     def __init__(self, run: RunContext, snapshot_request: SnapshotRequest, n_epochs: int) -> None:
         numbers = rows_of_shards(run)
-        self.parts = stratified_slices([len(rows) for rows in numbers], snapshot_request.most)
-        self._every, self._n_epochs, self._n_rows = snapshot_request.every, n_epochs, run.plan.n_rows
+        self.parts = stratified_slices([len(rows) for rows in numbers], snapshot_request.max_points)
+        self._interval, self._n_epochs, self._n_rows = snapshot_request.interval, n_epochs, run.plan.n_rows
         self._rows = np.concatenate(
             [rows[part] for rows, part in zip(numbers, self.parts, strict=True)], dtype=np.int64
         )
@@ -62,5 +62,5 @@ class SnapshotSchedule:
     def seen(self, epoch: int, positions: list[np.ndarray], began: float) -> LayoutSnapshot:
         """Return what was seen in a look that began at a time of `time.monotonic`."""
         now = time.monotonic()
-        self._next = now + max(self._every, _COST * (now - began))
+        self._next = now + max(self._interval, _COST * (now - began))
         return LayoutSnapshot(epoch, self._n_epochs, self._n_rows, self._rows, np.concatenate(positions))

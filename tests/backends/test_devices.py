@@ -26,7 +26,7 @@ from nomad_dask.backends.devices import (
     resolve_device,
 )
 from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.callbacks.events import ShardPlaced
+from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError, InputError, ResourceError

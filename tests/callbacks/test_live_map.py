@@ -22,8 +22,7 @@ from sklearn.base import clone
 
 import nomad_dask
 from nomad_dask import LiveMap, NomadProjection
-from nomad_dask.callbacks import live as live_package
-from nomad_dask.callbacks.events import (
+from nomad_dask.callbacks import (
     ClusterJoined,
     EpochDone,
     LayoutSnapshot,
@@ -34,6 +33,7 @@ from nomad_dask.callbacks.events import (
     StageStarted,
     WorkerLost,
 )
+from nomad_dask.callbacks import live as live_package
 from nomad_dask.callbacks.live.frames import BYTES_A_SECOND, MOST_SENT, frame_of, seconds_between
 from nomad_dask.callbacks.live.progress_state import ProgressState
 from nomad_dask.errors import InputError
@@ -42,7 +42,7 @@ from tests.helpers.jupyter import Kernel, kernel
 from tests.helpers.runs import blobs
 from tests.helpers.terminals import on_a_terminal
 
-N, MOST, EPOCHS = 600, 100, 60
+N, MAX_POINTS, EPOCHS = 600, 100, 60
 ROOT = Path(__file__).parents[2]
 
 START = f"""
@@ -51,7 +51,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from tests.helpers.runs import blobs
 from nomad_dask import LiveMap, NomadProjection
-from nomad_dask.callbacks.events import EpochDone
+from nomad_dask.callbacks import EpochDone
 
 x = blobs({N}, 8)
 
@@ -62,7 +62,7 @@ def slow(event):
 def estimator(*callbacks):
     return NomadProjection(n_epochs={EPOCHS}, n_shards=2, callbacks=callbacks)
 
-live = LiveMap(most={MOST}, every=0.0)
+live = LiveMap(max_points={MAX_POINTS}, interval=0.0)
 nomad = estimator(live).fit(x)
 plain = nomad.embedding_
 print(nomad.diagnostics_["loss"])
@@ -94,16 +94,16 @@ def test_the_widget_has_the_layout_and_the_figures(jupyter):
     (worker,) = figures["workers"]
     assert (worker["device"], worker["shards"], worker["rows"]) == ("CPU", [0, 1], N)
     assert figures["dashboard"] is None
-    assert (frame["epoch"], frame["n_rows"], frame["n_points"]) == (EPOCHS, N, MOST)
+    assert (frame["epoch"], frame["n_rows"], frame["n_points"]) == (EPOCHS, N, MAX_POINTS)
     running.run("found = live.widget; rows = plain")
     pairs = np.frombuffer(state["data"], "<u2").reshape(-1, 2)
-    assert len(pairs) == MOST
+    assert len(pairs) == MAX_POINTS
     low, high = np.array(frame["low"]), np.array(frame["high"])
     shown = running.run("print(plain.tolist())")["text"]
     distances = np.linalg.norm((low + pairs / 65535 * (high - low))[:, None] - np.array(json.loads(shown)), axis=2)
     # Each point is some row of the map, and no two are the same.
     assert distances.min(axis=1).max() < 1e-3 * np.ptp(low - high + high)
-    assert len(set(distances.argmin(axis=1))) == MOST
+    assert len(set(distances.argmin(axis=1))) == MAX_POINTS
 
 
 def test_it_changes_nothing(jupyter):
@@ -122,7 +122,7 @@ def test_interrupted_from_the_notebook_and_going_on(jupyter):
                 stops.append(comm)
                 running.manager.interrupt_kernel()
 
-    reply = running.run("nomad = estimator(LiveMap(every=1000.0), slow)\nnomad.fit(x)", interrupt)
+    reply = running.run("nomad = estimator(LiveMap(interval=1000.0), slow)\nnomad.fit(x)", interrupt)
     assert reply.get("ename") == "Interrupted", reply
     assert "fit(X, resume=True) goes on" in reply["evalue"]
     epochs = int(running.run("print(nomad.n_epochs_)")["text"])
@@ -236,18 +236,18 @@ def test_many_points_are_a_picture():
     assert len(data) < MOST_SENT
 
 
-@pytest.mark.parametrize("most", [1, 1000, 200_000, MOST_SENT, 2_000_000])
-def test_less_is_sent_than_a_server_lets_through(most):
-    assert seconds_between(most) >= min(4 * most, 400_000) / BYTES_A_SECOND
+@pytest.mark.parametrize("max_points", [1, 1000, 200_000, MOST_SENT, 2_000_000])
+def test_less_is_sent_than_a_server_lets_through(max_points):
+    assert seconds_between(max_points) >= min(4 * max_points, 400_000) / BYTES_A_SECOND
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"most": 0}, "most=0 is out of range: give a whole number from 1 to 2,000,000"),
-        ({"most": 3_000_000}, "most=3000000"),
-        ({"every": -1}, "every=-1"),
-        ({"every": float("nan")}, "every=nan"),
+        ({"max_points": 0}, "max_points=0 is out of range: use a whole number from 1 to 2,000,000"),
+        ({"max_points": 3_000_000}, "max_points=3000000"),
+        ({"interval": -1}, "interval=-1"),
+        ({"interval": float("nan")}, "interval=nan"),
         ({"theme": "drak"}, "theme='drak'"),
     ],
 )
@@ -257,10 +257,10 @@ def test_wrong_arguments(wrong, said):
 
 
 def test_a_copy_has_a_view_of_its_own():
-    live = LiveMap(most=5, every=2.0, size=(300, 200), theme="dark")
+    live = LiveMap(max_points=5, interval=2.0, size=(300, 200), theme="dark")
     for copy in (clone(NomadProjection(callbacks=[live])).callbacks[0], pickle.loads(pickle.dumps(live))):
         assert copy is not live
-        assert repr(copy) == "LiveMap(most=5, every=2.0, size=(300, 200), theme='dark')"
+        assert repr(copy) == "LiveMap(max_points=5, interval=2.0, size=(300, 200), theme='dark')"
     assert nomad_dask.LiveMap is LiveMap
 
 
@@ -329,7 +329,7 @@ def test_the_view_in_a_browser(jupyter, page, tmp_path):
         assert page.text(".nomad-head strong") == "Finished"
         assert [page.text(f".nomad-stages tr:nth-child({i}) th") for i in (1, 5)] == ["sample", "layout"]
         assert f"epoch {EPOCHS} of {EPOCHS}" in page.text(".nomad-panel .nomad-label")
-        assert page.text(".nomad-map .nomad-label") == f"epoch {EPOCHS} of {EPOCHS}, {MOST} of {N} points"
+        assert page.text(".nomad-map .nomad-label") == f"epoch {EPOCHS} of {EPOCHS}, {MAX_POINTS} of {N} points"
         assert f"{N} rows" in page.text(".nomad-workers")
         assert page.text(".nomad-message") == EVIL
         assert page.text(".nomad-lost") == f"worker {EVIL} was lost"

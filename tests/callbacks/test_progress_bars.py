@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from nomad_dask.callbacks.events import (
+from nomad_dask.callbacks import (
     EpochDone,
     Event,
     Measured,

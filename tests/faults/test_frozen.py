@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import EpochDone, Event, StageStarted
+from nomad_dask.callbacks import EpochDone, Event, StageStarted
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError
 from tests.helpers.processes import scheduler_process

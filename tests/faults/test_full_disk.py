@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import Event, StageFinished, StageStarted
+from nomad_dask.callbacks import Event, StageFinished, StageStarted
 from nomad_dask.errors import ResourceError
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.atomic import atomic_write

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, StageStarted, WorkerLost
+from nomad_dask.callbacks import EpochDone, Event, ShardPlaced, StageStarted, WorkerLost
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
 from nomad_dask.maps import read_map

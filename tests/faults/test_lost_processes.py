@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageStarted
+from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageStarted
 from nomad_dask.errors import ClusterError
 from tests.helpers.processes import command_line, descendants, scheduler_process, stages_done, wait_until, worker_pids
 from tests.helpers.runs import blobs, make_map

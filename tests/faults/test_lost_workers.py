@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
+from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import CheckpointWritten, Event, StageStarted
+from nomad_dask.callbacks import CheckpointWritten, Event, StageStarted
 from tests.helpers.processes import scheduler_process
 from tests.helpers.runs import blobs, make_map, worker_processes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.callbacks.events import Event
+from nomad_dask.callbacks import Event
 from nomad_dask.params import Params
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions

@@ -12,7 +12,7 @@ import pytest
 
 PRELUDE = """
 import sys, time
-from nomad_dask.callbacks.events import *
+from nomad_dask.callbacks import *
 from nomad_dask.callbacks.progress_bars import progress_bars
 """
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import LayoutSnapshot, ShardPlaced, SnapshotRequest, combined_snapshot_request
+from nomad_dask.callbacks import LayoutSnapshot, ShardPlaced, SnapshotRequest
+from nomad_dask.callbacks.events import combined_snapshot_request
 from nomad_dask.cluster import Cluster
 from nomad_dask.layout.worker import StaleShard, sample_positions
 from nomad_dask.pipeline.collect import Layout

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from nomad_dask.callbacks.events import StageFinished, StageStarted
+from nomad_dask.callbacks import StageFinished, StageStarted
 from nomad_dask.params import Params
 from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
 from nomad_dask.pipeline.run import project
@@ -255,7 +255,7 @@ def test_killed_between_the_stages(tmp_path, files):
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import tests.partition.test_passes_over_source as t, nomad_dask.planning.plan as plan
-from nomad_dask.callbacks.events import StageFinished
+from nomad_dask.callbacks import StageFinished
 plan._BLOCK_BYTES = 4 * t.DIMS * t.BLOCK
 source = t.CountedParquet([sys.argv[2]], None, (), "x")
 source.log = sys.argv[3]

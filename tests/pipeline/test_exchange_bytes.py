@@ -1,6 +1,6 @@
 """What shards tell each other depends on the number of cells and shards, never on the number of rows."""
 
-from nomad_dask.callbacks.events import EpochDone
+from nomad_dask.callbacks import EpochDone
 from tests.helpers.runs import Heard, blobs, make_map
 
 

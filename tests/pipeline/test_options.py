@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial import cKDTree
 from sklearn.manifold import trustworthiness
 
-from nomad_dask.callbacks.events import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
+from nomad_dask.callbacks import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, NomadWarning
 from nomad_dask.params import AFFINITIES, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
 from tests.helpers.runs import Heard, blobs, make_map

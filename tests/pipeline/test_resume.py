@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
+from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
 from nomad_dask.errors import InputError, Interrupted, NomadWarning, WorkspaceError
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.workspace import Workspace

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nomad_dask import cluster as cluster_module
-from nomad_dask.callbacks.events import EpochDone
+from nomad_dask.callbacks import EpochDone
 from nomad_dask.cluster import Cluster
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from nomad_dask.callbacks.events import CheckpointWritten, Event, StageStarted
+from nomad_dask.callbacks import CheckpointWritten, Event, StageStarted
 from nomad_dask.cli import cli
 from nomad_dask.errors import Interrupted, MissingInputError, WorkspaceError
 from nomad_dask.pipeline.status import format_status, read_status

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nomad_dask.callbacks.events import Event, StageStarted
+from nomad_dask.callbacks import Event, StageStarted
 from nomad_dask.errors import InputError, MissingInputError, ResourceError
 from nomad_dask.site.export import export
 from tests.helpers import site_maps as sites

@@ -177,7 +177,7 @@ def test_changed_since_it_was_opened(tmp_path, x, make):
 
 def test_changed_during_a_run(tmp_path, client):
     """Between the sample and the exchange: the error names the file."""
-    from nomad_dask.callbacks.events import StageFinished
+    from nomad_dask.callbacks import StageFinished
 
     np.save(tmp_path / "x.npy", blobs(1200))
 

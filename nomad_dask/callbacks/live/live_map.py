@@ -14,7 +14,7 @@ from nomad_dask.callbacks.live.progress_state import ProgressState
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.errors import InputError
 
-MOST_POINTS = 2_000_000
+MAX_POINTS = 2_000_000
 # Figures are sent this often, at most.
 _EVERY_SECONDS = 0.25
 
@@ -27,10 +27,11 @@ class LiveMap:
 
     Parameters
     ----------
-    most : int, default=200_000
-        Points to show, at most 2 million: of a larger map every so many-th row in the order of its cells.
-    every : float, default=1.0
-        Seconds between two pictures, at least. Many points take longer, for the sake of the connection.
+    max_points : int, default=200_000
+        Maximum number of points to show, at most 2 million. Of a larger map, a sample of the rows spread evenly over
+        the cells is shown.
+    interval : float, default=1.0
+        Minimum number of seconds between two pictures. Many points are sent less often, to spare the connection.
     size : tuple of int, default=(560, 480)
         Width and height of the picture in pixels.
     theme : {'dark', 'light'}, default='light'
@@ -55,18 +56,22 @@ class LiveMap:
     shows_progress = True
 
     def __init__(
-        self, most: int = 200_000, every: float = 1.0, size: tuple[int, int] = (560, 480), theme: str = "light"
+        self,
+        max_points: int = 200_000,
+        interval: float = 1.0,
+        size: tuple[int, int] = (560, 480),
+        theme: str = "light",
     ) -> None:
         from nomad_dask.plotting.palettes import THEMES
 
-        if not 1 <= most <= MOST_POINTS:
-            raise InputError(f"most={most!r} is out of range: give a whole number from 1 to {MOST_POINTS:,}.")
-        if not every >= 0:
-            raise InputError(f"every={every!r} is out of range: give seconds, from 0.")
+        if not 1 <= max_points <= MAX_POINTS:
+            raise InputError(f"max_points={max_points!r} is out of range: use a whole number from 1 to {MAX_POINTS:,}.")
+        if not interval >= 0:
+            raise InputError(f"interval={interval!r} is out of range: use a number of seconds, 0 or more.")
         if theme not in THEMES:
             raise InputError(f"theme={theme!r} is not accepted: give 'dark' or 'light'.")
-        self._settings = (most, every, size, theme)
-        self.most, self.every, self.size, self.theme = self._settings
+        self._settings = (max_points, interval, size, theme)
+        self.max_points, self.interval, self.size, self.theme = self._settings
         self.widget: Any = None
         self._figures = ProgressState()
         self._bars: Emit | None = None
@@ -74,7 +79,8 @@ class LiveMap:
         self._sent = 0.0
 
     def __repr__(self) -> str:
-        return f"LiveMap(most={self.most}, every={self.every}, size={self.size}, theme={self.theme!r})"
+        settings = f"max_points={self.max_points}, interval={self.interval}, size={self.size}, theme={self.theme!r}"
+        return f"LiveMap({settings})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A clone of an estimator has a view of its own.
@@ -82,8 +88,10 @@ class LiveMap:
 
     @property
     def snapshot_request(self) -> SnapshotRequest | None:
-        """What it wants to see of the layout: nothing where it has no picture to show."""
-        return None if self.widget is None else SnapshotRequest(max(self.every, seconds_between(self.most)), self.most)
+        """The snapshots to receive: none without a widget to show them in."""
+        if self.widget is None:
+            return None
+        return SnapshotRequest(max(self.interval, seconds_between(self.max_points)), self.max_points)
 
     def __enter__(self) -> Self:
         """Begin to show a fit."""

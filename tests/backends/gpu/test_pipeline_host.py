@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.callbacks.events import ShardPlaced
+from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.metrics.scores import ConfidenceInterval, score
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 

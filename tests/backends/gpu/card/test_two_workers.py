@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nomad_dask.backends import devices
-from nomad_dask.callbacks.events import EpochDone, Event, ShardPlaced, WorkerLost
+from nomad_dask.callbacks import EpochDone, Event, ShardPlaced, WorkerLost
 from nomad_dask.cluster import Cluster
 from tests.helpers.gpu_card import assert_as_good, gpu_workers
 from tests.helpers.runs import Heard, blobs, make_map

@@ -13,7 +13,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError, suggest
 from nomad_dask.storage.atomic import atomic_write
-from nomad_dask.utils.array_types import AXES
+from nomad_dask.utils.array_types import AXES, library_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -232,10 +232,10 @@ def as_map(x: Any) -> Map:
         return x
     if isinstance(x, str | os.PathLike):
         return read_map(x)
-    root = type(x).__module__.partition(".")[0]
-    if root == "pandas":
+    library = library_of(x)
+    if library == "pandas":
         return _map_of(pa.Table.from_pandas(x, preserve_index=False), "The frame")
-    if root in ("cudf", "polars"):
+    if library in ("cudf", "polars"):
         return _map_of(x.to_arrow(), "The frame")
     if isinstance(x, pa.Table):
         return _map_of(x, "The table")

@@ -19,7 +19,7 @@ from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, 
 from nomad_dask.params import METRICS
 from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
-from nomad_dask.utils.array_types import to_host
+from nomad_dask.utils.array_types import library_of, to_host
 from nomad_dask.utils.threads import thread_pool
 
 Z95 = 1.959964
@@ -201,9 +201,9 @@ def _label_codes(labels: Any, n_rows: int) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    root = type(labels).__module__.partition(".")[0]
-    if root in ("cupy", "cudf"):
-        labels = labels.get() if root == "cupy" else labels.to_arrow()
+    library = library_of(labels)
+    if library in ("cupy", "cudf"):
+        labels = labels.get() if library == "cupy" else labels.to_arrow()
     try:
         arrow = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels, from_pandas=True)
         if isinstance(arrow, pa.ChunkedArray):

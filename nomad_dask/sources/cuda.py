@@ -19,6 +19,7 @@ from nomad_dask.sources.base import Source
 from nomad_dask.sources.dask import DaskArraySource
 from nomad_dask.sources.fingerprint import digest_of, sampled_digest
 from nomad_dask.sources.validation import check_shape, native_dtype
+from nomad_dask.utils.array_types import library_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -362,17 +363,18 @@ def open_device(x: Any, column: str | None, metadata_columns: Sequence[str]) -> 
         Another object in GPU memory, or data that cannot be mapped.
     """
     in_parts = hasattr(x, "_meta")
-    kind = type(x._meta if in_parts else x)
-    known = f"{kind.__module__}.{kind.__qualname__}"
-    if kind.__module__.partition(".")[0] == "cupy":
+    sample = x._meta if in_parts else x
+    module = type(sample).__module__
+    name = f"{module}.{type(sample).__qualname__}"
+    if library_of(sample) == "cupy":
         if column is not None:
             raise InputError(f"column={column!r} was given, but an array has no columns: leave it out.")
         return DaskDeviceSource(x) if in_parts else CupySource(x)
-    if kind.__module__.startswith("cupyx.scipy.sparse"):
+    if module.startswith("cupyx.scipy.sparse"):
         raise InputError(
-            f"Sparse data is not supported: {known} was given, dense vectors are accepted. Reduce it first, as "
+            f"Sparse data is not supported: {name} was given, dense vectors are accepted. Reduce it first, as "
             "with cuml.decomposition.TruncatedSVD(256).fit_transform(X)."
         )
-    if kind.__module__.partition(".")[0] == "cudf" and x.ndim == 2:
+    if library_of(sample) == "cudf" and x.ndim == 2:
         return DaskCudfSource(x, column, metadata_columns) if in_parts else CudfSource(x, column, metadata_columns)
-    raise InputError(f"{known} is not accepted: give a CuPy array or a cuDF data frame, as with series.to_frame().")
+    raise InputError(f"{name} is not accepted: give a CuPy array or a cuDF data frame, as with series.to_frame().")

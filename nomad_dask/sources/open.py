@@ -13,6 +13,7 @@ from nomad_dask.sources.base import Source
 from nomad_dask.sources.files import local_path
 from nomad_dask.sources.fsspec import is_url, protocol_of
 from nomad_dask.sources.retry import translate_io_errors, with_retries
+from nomad_dask.utils.array_types import library_of
 
 _PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 _P = TypeVar("_P", str, Path)
@@ -70,14 +71,14 @@ def _open(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source
         from nomad_dask.sources.cuda import open_device
 
         return open_device(x, column, metadata_columns)
-    root = type(x).__module__.partition(".")[0]
-    if root == "dask":
+    library = library_of(x)
+    if library == "dask":
         return _open_dask(x, column, metadata_columns)
-    if root == "pandas" and x.ndim == 2:
+    if library == "pandas" and x.ndim == 2:
         from nomad_dask.sources.pandas import FrameSource
 
         return FrameSource(x, column, metadata_columns, "the data frame")
-    if root in ("pyarrow", "polars") and type(x).__name__ in (
+    if library in ("pyarrow", "polars") and type(x).__name__ in (
         "Table",
         "RecordBatch",
         "DataFrame",
@@ -101,9 +102,8 @@ def _no_column(column: str | None, name: str) -> None:
 
 
 def _is_on_device(x: Any) -> bool:
-    """Tell whether data is in GPU memory, itself or as the parts of a Dask collection."""
-    kind = type(getattr(x, "_meta", x))
-    return kind.__module__.partition(".")[0] in ("cupy", "cupyx", "cudf")
+    """Return whether data is in GPU memory, itself or as the partitions of a Dask collection."""
+    return library_of(getattr(x, "_meta", x)) in ("cupy", "cupyx", "cudf")
 
 
 def _open_dask(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:

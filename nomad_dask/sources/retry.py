@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from nomad_dask.errors import InputError, MissingInputError, NomadError, NomadWarning
+from nomad_dask.utils.array_types import library_of
 
 # Seconds to wait before each new try.
 WAITS = (0.1, 1.0, 5.0)
@@ -96,7 +97,7 @@ def _is_passing(error: Exception) -> bool:
 
 
 def _carried(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in _CARRIERS
+    return library_of(error) in _CARRIERS
 
 
 def _named(error: Exception) -> str:

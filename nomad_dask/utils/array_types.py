@@ -1,4 +1,4 @@
-"""Positions in the kind that people gave or want: NumPy arrays, CuPy arrays, cuDF frames."""
+"""Which library an object comes from, and positions as NumPy arrays, CuPy arrays or cuDF frames."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from nomad_dask.errors import InputError
 AXES = ("x", "y", "z")
 
 
-def to_output_type(x: Any, positions: np.ndarray) -> Any:
-    """Return a map in the kind of its input: on the GPU for what was there, else as it is.
+def library_of(x: object) -> str:
+    """Return the name of the library that defines the class of `x`, such as ``"cupy"``, without importing it."""
+    return type(x).__module__.partition(".")[0]
 
-    A CuPy array gives a CuPy array; a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the same
-    index. The map of a Dask collection is a NumPy array, as its rows are in no single place.
+
+def to_output_type(x: Any, positions: np.ndarray) -> Any:
+    """Return positions (n, dim) in the type of the input `x`.
+
+    For a CuPy array that is a CuPy array; for a cuDF frame, a frame with the columns ``x``, ``y`` (and ``z``) and
+    the same index. For everything else, including Dask collections, the NumPy array is returned unchanged.
     """
-    root = type(x).__module__.partition(".")[0]
-    if root == "cupy":
+    library = library_of(x)
+    if library == "cupy":
         import cupy
 
         return cupy.asarray(positions)
-    if root == "cudf":
+    if library == "cudf":
         import cudf
 
         axes = dict(zip(AXES, np.ascontiguousarray(positions.T), strict=False))
@@ -36,15 +41,15 @@ def to_host(positions: Any) -> np.ndarray:
     Raises
     ------
     InputError
-        A frame without these columns.
+        The frame lacks one of these columns.
     """
-    root = type(positions).__module__.partition(".")[0]
-    if root == "cupy":
+    library = library_of(positions)
+    if library == "cupy":
         return np.asarray(positions.get())
-    if root == "cudf":
+    if library == "cudf":
         axes = [a for a in AXES if a in positions.columns]
         if axes[:2] != ["x", "y"]:
-            raise InputError(f"The frame of positions has the columns {list(positions.columns)}: x and y are needed.")
-        # Missing values, which cuDF makes of NaN, become NaN again.
+            raise InputError(f"The frame of positions has the columns {list(positions.columns)}: x and y are required.")
+        # cuDF turns NaN into missing values; turn them back.
         return np.stack([positions[a].to_pandas().to_numpy(np.float32, na_value=np.nan) for a in axes], axis=1)
     return np.asarray(positions)

@@ -246,7 +246,7 @@ def test_a_map_comes_in_the_kind_of_its_input(x, libraries, n_components):
 
 
 def test_positions_in_a_frame_are_named():
-    with pytest.raises(InputError, match=r"\['x', 'height'\]: x and y are needed"):
+    with pytest.raises(InputError, match=r"\['x', 'height'\]: x and y are required"):
         to_host(to_frame(pa.table({"x": [1.0], "height": [2.0]})))
 
 

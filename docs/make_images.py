@@ -21,7 +21,7 @@ from nomad_dask import Map, NomadProjection
 from nomad_dask.callbacks import CheckpointWritten, Event
 from nomad_dask.layout.worker import checkpoint_file
 from nomad_dask.metrics.scores import Scores, score
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.plotting.raster import draw
 
 HERE = Path(__file__).parent

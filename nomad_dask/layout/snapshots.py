@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from nomad_dask.callbacks.events import LayoutSnapshot, SnapshotRequest
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 
 # Looks may take a twentieth of the time of the layout.

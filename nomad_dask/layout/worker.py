@@ -19,8 +19,8 @@ from nomad_dask.layout.schedule import Schedule, is_exchange_epoch
 from nomad_dask.layout.shard_summary import RemoteCharges, ShardSummary, Summary, merge_summaries
 from nomad_dask.neighbors.halo import halo_region, load_cell_catalog, open_vectors
 from nomad_dask.neighbors.stage import load_graph, patch_counts
-from nomad_dask.partition import clustering as cells_module
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.clustering import load_partition
+from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.workspace import Workspace
@@ -240,6 +240,6 @@ def _start(run: RunContext, shard: int) -> np.ndarray:
             density_scale(picture, run.plan.n_rows),
             rng,
         )
-    partition = cells_module.load_partition(run)
+    partition = load_partition(run)
     coordinates = np.load(run.file(shard_file(shard, "start")))
     return pca_init(coordinates, partition.axes.std, run.params.init_std, rng)

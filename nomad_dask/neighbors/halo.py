@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 
 # The cells nearest to each own cell that belong to the halo.

@@ -19,7 +19,7 @@ from nomad_dask.neighbors.halo import CellCatalog, halo_region, load_cell_catalo
 from nomad_dask.neighbors.nn_descent_rounds import load_neighbor_ids, load_shard
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.neighbors.search import SearchState
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import N_PATCHES
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact

@@ -1,1 +1,1 @@
-"""From a sample to cells, from cells to shards, from blocks of rows to shard files."""
+"""Partition rows into cells and shards: sample, clustering, shard assignment, and the shuffle into shard files."""

@@ -1,4 +1,4 @@
-"""A block of rows again in halves, when the GPU had no memory for the whole."""
+"""Process a block of rows in two halves when the GPU runs out of memory for the whole block."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from nomad_dask.errors import DeviceMemoryError
 
 
 def retry_in_halves(
-    work: Callable[[int, int], tuple[np.ndarray, ...]], start: int, stop: int
+    process: Callable[[int, int], tuple[np.ndarray, ...]], start: int, stop: int
 ) -> list[tuple[np.ndarray, ...]]:
-    """Return ``[work(start, stop)]``, or what it gives for both halves when the GPU has no memory for the whole.
+    """Return ``[process(start, stop)]``, or the results of both halves when the GPU has no memory for the whole.
 
     Raises
     ------
     DeviceMemoryError
-        There is no memory for a half either.
+        There is not enough memory for a half either.
     """
     try:
-        return [work(start, stop)]
+        return [process(start, stop)]
     except DeviceMemoryError:
         if stop - start < 2:
             raise
-    # Out of the handler: the error's traceback holds what the first try has on the device.
+    # Outside the handler: the traceback of the error keeps the arrays of the first attempt alive on the device.
     middle = (start + stop) // 2
-    return [work(start, middle), work(middle, stop)]
+    return [process(start, middle), process(middle, stop)]

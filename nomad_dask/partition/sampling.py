@@ -1,8 +1,9 @@
-"""The sample: random rows of the source, in row order, from which axes and cells are made."""
+"""The sample: random rows of the source, in row order, to which axes and cells are fitted."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,70 +21,86 @@ from nomad_dask.sources.retry import with_retries
 from nomad_dask.storage.atomic import atomic_write, write_npy_header
 from nomad_dask.storage.disk_full import translate_disk_full
 
-_TAKE_BYTES = 64 << 20
+_COPY_BYTES = 64 << 20
 
 
 def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the element type in which vectors are kept: as they come, but nothing wider than float32."""
+    """Return the dtype in which vectors are stored: that of the source, but at most float32."""
     return dtype if dtype.itemsize < 4 or dtype == np.float32 else np.dtype(np.float32)
 
 
-def draw_sample(run: RunContext, cluster: Cluster, advanced: Any) -> list[str]:
+def draw_sample(run: RunContext, cluster: Cluster, on_progress: Callable[[int, int], None]) -> list[str]:
     """Read the source once: check every row, and write the sampled ones.
 
-    Makes ``sample/vectors.npy`` (m, n_dims) and ``sample/rows.npy`` (m,) int64 row numbers, ascending.
+    Writes ``sample/vectors.npy`` (n_sampled, n_dims) and ``sample/rows.npy`` (n_sampled,) int64 row numbers, ascending.
+
+    Returns
+    -------
+    list of str
+        Artifacts.
     """
     plan = run.plan
     rng = np.random.default_rng([run.params.random_state, 1])
     rows = np.sort(rng.choice(plan.n_rows, plan.sample_rows, replace=False, shuffle=False)).astype(np.int64)
-    stretches = run.source.read_groups(plan.block_rows)
-    edges = np.searchsorted(rows, [blocks[0][0] for blocks in stretches] + [plan.n_rows])
+    groups = run.source.read_groups(plan.block_rows)
+    offsets = np.searchsorted(rows, [blocks[0][0] for blocks in groups] + [plan.n_rows])
     with atomic_write(run.file("sample/vectors.npy")) as unfinished:
         shape = (len(rows), plan.n_dims)
         np.lib.format.open_memmap(unfinished, "w+", working_dtype(run.source.dtype), shape).flush()
-        if hasattr(os, "posix_fallocate"):  # or a disk that fills up later ends the process that writes to the map
-            size = unfinished.stat().st_size
-            with translate_disk_full(run.file("sample/vectors.npy"), size), unfinished.open("r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, size)
+        _reserve_disk(unfinished, run.file("sample/vectors.npy"))
         jobs = []
-        for i, blocks in enumerate(stretches):
+        for i, blocks in enumerate(groups):
             part = replace(run, source=run.source.slice_rows(blocks[0][0], blocks[-1][1]))
-            jobs.append((part, unfinished, blocks, rows[edges[i] : edges[i + 1]], int(edges[i])))
-        cluster.run(_take, jobs, advanced)
+            jobs.append((part, unfinished, blocks, rows[offsets[i] : offsets[i + 1]], int(offsets[i])))
+        cluster.run(_sample_blocks, jobs, on_progress)
     with atomic_write(run.file("sample/rows.npy")) as unfinished, unfinished.open("wb") as f:
         np.save(f, rows)
     return ["sample/vectors.npy", "sample/rows.npy"]
 
 
-def _take(run: RunContext, target: Path, blocks: list[tuple[int, int]], rows: np.ndarray, place: int) -> None:
-    """Check the rows of consecutive blocks and write the sampled ones to their place."""
+def _reserve_disk(file: Path, final_path: Path) -> None:
+    """Allocate the disk blocks of a file: a disk that fills up later would kill the process that writes to the map.
+
+    Raises
+    ------
+    DiskFullError
+        Names `final_path`.
+    """
+    if hasattr(os, "posix_fallocate"):
+        size = file.stat().st_size
+        with translate_disk_full(final_path, size), file.open("r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, size)
+
+
+def _sample_blocks(run: RunContext, target: Path, blocks: list[tuple[int, int]], rows: np.ndarray, first: int) -> None:
+    """Check the rows of consecutive blocks, and write the sampled ones to `target` from its row `first` on."""
     out = np.lib.format.open_memmap(target, "r+")
     for start, stop in blocks:
-        for (taken,) in retry_in_halves(partial(_sampled, run, rows), start, stop):
-            out[place : place + len(taken)] = taken
-            place += len(taken)
+        for (sampled,) in retry_in_halves(partial(_read_sampled, run, rows), start, stop):
+            out[first : first + len(sampled)] = sampled
+            first += len(sampled)
         report_progress(stop - blocks[0][0])
     out.flush()
 
 
-def _sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray]:
-    """Read and check rows `start` to `stop`, and return those of them that are in the sample."""
-    wanted = rows[slice(*np.searchsorted(rows, (start, stop)))]
+def _read_sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray]:
+    """Read and check rows `start` to `stop`, and return those that are in the sample."""
+    sampled = rows[slice(*np.searchsorted(rows, (start, stop)))]
     with backend_of_worker(run.device, worker_threads()) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         backend.check_finite(block, start, run.source.name)
-        return (backend.gather_to_host(block, wanted - start),)
+        return (backend.gather_to_host(block, sampled - start),)
 
 
-def take_rows(path: Path, target: Path, rows: np.ndarray) -> None:
-    """Write some rows, in ascending order, of a ``.npy`` file to another one, a block at a time."""
+def copy_rows(path: Path, target: Path, rows: np.ndarray) -> None:
+    """Copy some rows of a ``.npy`` file, in ascending order, to another one, a block at a time."""
     file = RowFile.open(path)
     shape = (len(rows), *file.row_shape)
-    step = max(1, _TAKE_BYTES // (file.dtype.itemsize * shape[1]))
-    stop = int(rows[-1]) + 1
-    with atomic_write(target) as partial, partial.open("wb") as out:
+    step = max(1, _COPY_BYTES // (file.dtype.itemsize * shape[1]))
+    n_read = int(rows[-1]) + 1
+    with atomic_write(target) as unfinished, unfinished.open("wb") as out:
         write_npy_header(out, file.dtype, shape)
-        for a in range(0, stop, step):
-            b = min(a + step, stop)
-            here = rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)]
-            file.read(a, b)[here - a].tofile(out)
+        for start in range(0, n_read, step):
+            stop = min(start + step, n_read)
+            selected = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+            file.read(start, stop)[selected - start].tofile(out)

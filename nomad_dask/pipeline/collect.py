@@ -12,7 +12,7 @@ from nomad_dask._version import __version__
 from nomad_dask.layout.schedule import schedule
 from nomad_dask.layout.worker import checkpoint_file
 from nomad_dask.params import Params
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.manifest import CHECKPOINT
 from nomad_dask.storage.workspace import Workspace

@@ -34,8 +34,11 @@ from nomad_dask.neighbors import stage as neighbors
 from nomad_dask.neighbors.halo import load_cell_catalog
 from nomad_dask.neighbors.search import SearchState
 from nomad_dask.params import Params
-from nomad_dask.partition import clustering as cells_module
-from nomad_dask.partition import sampling, shuffle
+from nomad_dask.partition.clustering import fit_cells_stage
+from nomad_dask.partition.sampling import copy_rows, draw_sample
+from nomad_dask.partition.shard_files import RUNS_FOLDER
+from nomad_dask.partition.shuffle_merge import merge_runs
+from nomad_dask.partition.shuffle_write import write_runs
 from nomad_dask.pipeline import diagnostics
 from nomad_dask.pipeline.collect import Layout, collect_positions, map_metadata
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
@@ -247,7 +250,7 @@ class _Stages:
         return advanced
 
     def _sample(self) -> tuple[list[Any], dict[str, Any]]:
-        names = sampling.draw_sample(self.run, self.cluster, self._progress("sample"))
+        names = draw_sample(self.run, self.cluster, self._progress("sample"))
         return [self.workspace.describe(n) for n in names], {}
 
     def _coarse(self) -> tuple[list[Any], dict[str, Any]]:
@@ -256,7 +259,7 @@ class _Stages:
         rng = np.random.default_rng([self.run.params.random_state, 3])
         part = np.sort(rng.choice(len(rows), self.run.plan.coarse_rows, replace=False))
         self.workspace.save("coarse/rows.npy", rows[part])
-        sampling.take_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
+        copy_rows(self.run.file("sample/vectors.npy"), self.run.file("coarse/vectors.npy"), part)
         source = NpySource(self.run.file("coarse/vectors.npy"))
         preset = _COARSE_PRESET[self.run.params.preset]
         params = self.run.params.replace(
@@ -281,14 +284,14 @@ class _Stages:
         return [self.workspace.describe(n) for n in names], {}
 
     def _cells(self) -> tuple[list[Any], dict[str, Any]]:
-        ((names, facts),) = self.cluster.run(cells_module.fit_cells_stage, [(self.run.without_vectors(),)])
+        ((names, facts),) = self.cluster.run(fit_cells_stage, [(self.run.without_vectors(),)])
         return [self.workspace.describe(n) for n in names], facts
 
     def _shards(self) -> tuple[list[Any], dict[str, Any]]:
-        shuffle.write_runs(self.run, self.cluster, self._progress("shards"))
+        write_runs(self.run, self.cluster, self._progress("shards"))
         n_blocks = len(self.run.source.blocks(self.run.plan.block_rows))
-        made = self.cluster.run(shuffle.merge_runs, [(*job, n_blocks) for job in self._jobs()])
-        self.workspace.remove("exchange")
+        made = self.cluster.run(merge_runs, [(*job, n_blocks) for job in self._jobs()])
+        self.workspace.remove(RUNS_FOLDER)
         cells = load_cell_catalog(self.run)
         sizes = [cells.counts[a:b].sum() for a, b in zip(cells.edges[:-1], cells.edges[1:], strict=True)]
         facts = {

@@ -11,7 +11,7 @@ import pytest
 
 from nomad_dask.neighbors.graph import rank_weights
 from nomad_dask.neighbors.stage import graph_file
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from tests.helpers.runs import make_map
 
 N, K, SHARDS = 600, 7, 3

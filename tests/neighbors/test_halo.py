@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from nomad_dask.neighbors.graph import neighbor_weights
 from nomad_dask.neighbors.halo import nearest_cells
 from nomad_dask.neighbors.stage import graph_file
-from nomad_dask.partition.shuffle import shard_file
+from nomad_dask.partition.shard_files import shard_file
 from tests.helpers.runs import blobs, make_map
 
 N, K, SHARDS = 900, 6, 3

@@ -1,4 +1,4 @@
-"""A source is read once for the sample and once for the exchange, by the workers, and never by the client."""
+"""A source is read once for the sample and once for the shuffle, by the workers and never by the client."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ SETTINGS = {"n_shards": 2, "n_cells": 20, "n_epochs": 1, "n_neighbors": 3, "coar
 
 
 class Stop(Exception):  # noqa: N818
-    """Ends a run where a test wants it."""
+    """Stops a run after a stage."""
 
 
-def stop_after(stage, begin):
+def stop_after(stage, on_start):
     def emit(event):
         if isinstance(event, StageStarted) and event.stage == stage:
-            begin()
+            on_start()
         if isinstance(event, StageFinished) and event.stage == stage and not event.resumed:
             raise Stop
 
     return emit
 
 
-def run_to(stage, source, workspace, client, begin=lambda: None):
+def run_to(stage, source, workspace, client, on_start=lambda: None):
     with pytest.raises(Stop):
         project(
             source,
             Params(**SETTINGS),
             cluster=ClusterOptions(client),
             workspace=WorkspaceOptions(workspace),
-            emit=stop_after(stage, begin),
+            emit=stop_after(stage, on_start),
         )
 
 
@@ -69,15 +69,15 @@ def x():
 
 @pytest.fixture(scope="module")
 def files(x, tmp_path_factory):
-    """The same rows in every format, in pieces larger than a block, as these are the hard ones."""
-    home = tmp_path_factory.mktemp("files")
-    np.save(home / "x.npy", x)
+    """The same rows in every format, in row groups or chunks larger than a block, the hard case."""
+    folder = tmp_path_factory.mktemp("files")
+    np.save(folder / "x.npy", x)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), DIMS)
     plain = {"compression": "none", "use_dictionary": False, "row_group_size": 4 * BLOCK}
-    pq.write_table(pa.table({"v": lists}), home / "x.parquet", **plain)
-    zarr.create_array(home / "x.zarr", data=x, chunks=(3 * BLOCK + 7, 32), compressors=None)
-    zarr.create_array(home / "s.zarr", data=x, chunks=(500, 16), shards=(6000, 64), compressors=None)
-    return home
+    pq.write_table(pa.table({"v": lists}), folder / "x.parquet", **plain)
+    zarr.create_array(folder / "x.zarr", data=x, chunks=(3 * BLOCK + 7, 32), compressors=None)
+    zarr.create_array(folder / "s.zarr", data=x, chunks=(500, 16), shards=(6000, 64), compressors=None)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,28 +88,28 @@ def store():
 
 @pytest.fixture(scope="module")
 def client(store):
-    """Two worker processes, which find the store."""
+    """Two worker processes that can reach the store."""
     with worker_processes(2) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.parquet", "x.zarr", "s.zarr"])
-def test_bytes_sent_by_a_store(tmp_path, files, store, client, name):
-    """What leaves the server, whoever asks for it; with a run that ends after the sample and is taken up."""
+def test_a_store_sends_every_byte_twice(tmp_path, files, store, client, name):
+    """Bytes sent by the server to any process, for a run that stops after the sample and is resumed."""
     url = store.put(files / name, "twice")
-    little = 3 << 20  # headers, footers, a page of first rows, the fingerprint by every process, at each opening
+    overhead = 3 << 20  # headers, footers, a page of first rows, the fingerprint, by every process that opens it
     store.sent.clear()
     run_to("sample", open_source(url), tmp_path / "w", client)
     after_sample = sum(store.sent.values())
-    assert SIZE <= after_sample <= SIZE + little
+    assert SIZE <= after_sample <= SIZE + overhead
     run_to("shards", open_source(url), tmp_path / "w", client)
-    assert 2 * SIZE <= sum(store.sent.values()) <= 2 * (SIZE + little)
+    assert 2 * SIZE <= sum(store.sent.values()) <= 2 * (SIZE + overhead)
     rows = np.concatenate([np.load(tmp_path / "w" / "shards" / f"{s:04d}.rows.npy") for s in range(2)])
     np.testing.assert_array_equal(np.sort(rows), np.arange(N))
 
 
-def note(file, rows):
-    """Add a line, whole, to a file that several processes write."""
+def log_rows(file, rows):
+    """Append one line atomically to a file that several processes write."""
     with Path(file).open("a") as f:
         f.write(f"{os.getpid()} {rows}\n")
 
@@ -118,7 +118,7 @@ class CountedNpy(NpySource):
     log = os.devnull
 
     def _read(self, start, stop):
-        note(self.log, stop - start)
+        log_rows(self.log, stop - start)
         return super()._read(start, stop)
 
 
@@ -127,7 +127,7 @@ class CountedParquet(ParquetSource):
 
     def _decode(self, *more, **named):
         for batch in super()._decode(*more, **named):
-            note(self.log, batch.num_rows)
+            log_rows(self.log, batch.num_rows)
             yield batch
 
 
@@ -139,7 +139,7 @@ class CountedZarr(ZarrSource):
 
 
 class Counted:
-    """An array that notes the rows of the chunks it decodes."""
+    """An array that logs the rows of the chunks it decodes."""
 
     def __init__(self, array, log):
         self._array, self._log = array, log
@@ -149,21 +149,21 @@ class Counted:
 
     def __getitem__(self, rows):
         step = self._array.chunks[0]
-        note(self._log, min(-(-rows.stop // step) * step, N) - rows.start // step * step)
+        log_rows(self._log, min(-(-rows.stop // step) * step, N) - rows.start // step * step)
         return self._array[rows]
 
 
-def rows_noted(log):
+def rows_by_process(log):
     """Return the rows read by each process."""
-    noted = Counter()
+    counts = Counter()
     for line in log.read_text().splitlines():
         pid, rows = line.split()
-        noted[int(pid)] += int(rows)
-    return noted
+        counts[int(pid)] += int(rows)
+    return counts
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet", "zarr", "sharded"])
-def test_rows_decoded(tmp_path, files, client, kind):
+def test_every_row_is_decoded_twice(tmp_path, files, client, kind):
     source = {
         "npy": lambda: CountedNpy(files / "x.npy"),
         "parquet": lambda: CountedParquet([files / "x.parquet"], None, (), "x"),
@@ -173,45 +173,45 @@ def test_rows_decoded(tmp_path, files, client, kind):
     source.log = tmp_path / "log"
     source.log.touch()
     run_to("sample", source, tmp_path / "w", client)
-    once = rows_noted(source.log)
-    assert N <= sum(once.values()) <= 1.05 * N
+    first_pass = rows_by_process(source.log)
+    assert N <= sum(first_pass.values()) <= 1.05 * N
     run_to("shards", source, tmp_path / "w", client)
-    twice = rows_noted(source.log)
-    assert 2 * N <= sum(twice.values()) <= 2.05 * N + 16
+    both_passes = rows_by_process(source.log)
+    assert 2 * N <= sum(both_passes.values()) <= 2.05 * N + 16
     workers = set(client.run(os.getpid).values())
-    assert set(twice) <= workers, "nothing is read by the client"
+    assert set(both_passes) <= workers, "the client reads nothing"
 
 
-def chunk_of(log, block_id=None, array_location=None):
-    """Make one chunk of a Dask array, and say so."""
-    note(log, 1000)
+def make_chunk(log, block_id=None, array_location=None):
+    """Make one chunk of a Dask array, and log it."""
+    log_rows(log, 1000)
     return np.random.default_rng(block_id).standard_normal((1000, DIMS), dtype="f4")
 
 
-def never(dsk, keys, **more):
+def fail_to_compute(dsk, keys, **more):
     raise AssertionError("something was computed")
 
 
-def test_chunks_of_a_dask_array_are_made_by_workers(tmp_path, client, monkeypatch):
-    """Opening and planning compute nothing; then each chunk twice, and none of it comes to client or scheduler."""
+def test_workers_compute_the_chunks_of_a_dask_array(tmp_path, client, monkeypatch):
+    """Opening and planning compute nothing; later each chunk is computed twice, never on the client or scheduler."""
     log = tmp_path / "log"
     log.touch()
     lazy = da.map_blocks(
-        chunk_of, str(log), chunks=((1000,) * 36, (DIMS,)), dtype="f4", meta=np.empty((0, 0), "f4")
+        make_chunk, str(log), chunks=((1000,) * 36, (DIMS,)), dtype="f4", meta=np.empty((0, 0), "f4")
     )  # fmt: skip
-    carried = count_messages(monkeypatch)
-    with dask.config.set(scheduler=never):
+    n_bytes = count_messages(monkeypatch)
+    with dask.config.set(scheduler=fail_to_compute):
         source = open_source(lazy)
         assert source.blocks(BLOCK)
         source.fingerprint()
         assert log.read_text() == ""
         run_to("sample", source, tmp_path / "w", client)
-        assert sum(rows_noted(log).values()) == N
+        assert sum(rows_by_process(log).values()) == N
         run_to("shards", source, tmp_path / "w", client)
-    noted = rows_noted(log)
-    assert sum(noted.values()) == 2 * N
-    assert set(noted) <= set(client.run(os.getpid).values())
-    assert 0 < carried[0] < SIZE / 4
+    read = rows_by_process(log)
+    assert sum(read.values()) == 2 * N
+    assert set(read) <= set(client.run(os.getpid).values())
+    assert 0 < n_bytes[0] < SIZE / 4
     vectors = np.concatenate([np.load(tmp_path / "w" / "shards" / f"{s:04d}.vectors.npy") for s in range(2)])
     rows = np.concatenate([np.load(tmp_path / "w" / "shards" / f"{s:04d}.rows.npy") for s in range(2)])
     expected = np.concatenate([np.random.default_rng((i, 0)).standard_normal((1000, DIMS), "f4") for i in range(36)])
@@ -219,14 +219,14 @@ def test_chunks_of_a_dask_array_are_made_by_workers(tmp_path, client, monkeypatc
 
 
 def count_messages(monkeypatch):
-    """Count the bytes of all messages of this process, in which client and scheduler live."""
+    """Count the bytes of all messages of this process, which runs the client and the scheduler."""
     import distributed.comm.tcp as tcp
 
-    carried = [0]
+    n_bytes = [0]
     from_frames, to_frames = tcp.from_frames, tcp.to_frames
 
     def count(frames):
-        carried[0] += sum(memoryview(f).nbytes for f in frames)
+        n_bytes[0] += sum(memoryview(f).nbytes for f in frames)
         return frames
 
     async def received(frames, *more, **named):
@@ -237,20 +237,20 @@ def count_messages(monkeypatch):
 
     monkeypatch.setattr(tcp, "from_frames", received)
     monkeypatch.setattr(tcp, "to_frames", sent)
-    return carried
+    return n_bytes
 
 
-def test_data_in_a_graph_travels_once_a_pass(tmp_path, x, client, monkeypatch):
-    """A graph made from an array holds that: a task gets its own chunks of it and no others."""
-    carried = count_messages(monkeypatch)
+def test_data_in_a_graph_is_sent_once_per_pass(tmp_path, x, client, monkeypatch):
+    """The graph of an in-memory array contains it: a task receives only its own chunks."""
+    n_bytes = count_messages(monkeypatch)
     source = open_source(da.from_array(x, chunks=(1000, DIMS)))
-    run_to("sample", source, tmp_path / "w", client, begin=lambda: carried.__setitem__(0, 0))
-    # Sent by the client, taken up and sent on by the scheduler.
-    assert carried[0] < 3 * SIZE * 1.1 + (2 << 20)
+    run_to("sample", source, tmp_path / "w", client, on_start=lambda: n_bytes.__setitem__(0, 0))
+    # Sent by the client, received and sent on by the scheduler.
+    assert n_bytes[0] < 3 * SIZE * 1.1 + (2 << 20)
 
 
-def test_killed_between_the_stages(tmp_path, files):
-    """A process that dies after the sample: the next one reads for the exchange only."""
+def test_resuming_after_a_kill_does_not_read_the_sample_again(tmp_path, files):
+    """A process is killed after the sample: the next one reads the source for the shuffle only."""
     code = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -265,8 +265,8 @@ def emit(event):
 t.project(source, t.Params(**t.SETTINGS), workspace=t.WorkspaceOptions(t.Path(sys.argv[4])), emit=emit)
 """
     log = tmp_path / "log"
-    places = [Path(__file__).parents[2], files / "x.parquet", log, tmp_path / "w"]
+    arguments = [Path(__file__).parents[2], files / "x.parquet", log, tmp_path / "w"]
     for passes in (1, 2):
-        done = subprocess.run([sys.executable, "-c", code, *map(str, places)], check=False, timeout=200)
+        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False, timeout=200)
         assert done.returncode == 9
-        assert passes * N <= sum(rows_noted(log).values()) <= passes * 1.05 * N
+        assert passes * N <= sum(rows_by_process(log).values()) <= passes * 1.05 * N

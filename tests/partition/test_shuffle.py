@@ -1,4 +1,4 @@
-"""Every row ends up in one shard, bit for bit, sorted by cell."""
+"""Every row is in exactly one shard, bit for bit, sorted by cell."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import pytest
 
 from nomad_dask.cluster import connect
 from nomad_dask.params import Params
-from nomad_dask.partition import clustering as cells_module
-from nomad_dask.partition import sampling, shuffle
-from nomad_dask.partition.shuffle import _buckets
+from nomad_dask.partition.clustering import fit_cells_stage
+from nomad_dask.partition.sampling import draw_sample
+from nomad_dask.partition.shard_files import SHARD_FILES, shard_file
+from nomad_dask.partition.shuffle_merge import group_cells, merge_runs
+from nomad_dask.partition.shuffle_write import write_runs
 from nomad_dask.planning.plan import make_plan
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources import open_source
@@ -22,11 +24,8 @@ from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import blobs, make_map
 
 
-def shards(workspace: Path, n_shards: int) -> list[dict[str, np.ndarray]]:
-    return [
-        {what: np.load(workspace / shuffle.shard_file(s, what)) for what in shuffle.SHARD_FILES}
-        for s in range(n_shards)
-    ]
+def load_shards(workspace: Path, n_shards: int) -> list[dict[str, np.ndarray]]:
+    return [{name: np.load(workspace / shard_file(s, name)) for name in SHARD_FILES} for s in range(n_shards)]
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
@@ -46,23 +45,23 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
         n_neighbors=3,
         keep_stages=True,
     )
-    kept = shards(tmp_path / "w", n_shards)
-    rows = np.concatenate([shard["rows"] for shard in kept])
+    shards = load_shards(tmp_path / "w", n_shards)
+    rows = np.concatenate([shard["rows"] for shard in shards])
     np.testing.assert_array_equal(np.sort(rows), np.arange(900))
-    working = {"f2": "f2", "f4": "f4", "f8": "f4", "u1": "u1", ">f4": "f4"}[dtype]
+    stored_dtype = {"f2": "f2", "f4": "f4", "f8": "f4", "u1": "u1", ">f4": "f4"}[dtype]
     first_cell = 0
-    for shard in kept:
+    for shard in shards:
         vectors, offsets = shard["vectors"], shard["cell_offsets"]
-        assert vectors.dtype == np.dtype(working)
-        np.testing.assert_array_equal(vectors, x[shard["rows"]].astype(working))
+        assert vectors.dtype == np.dtype(stored_dtype)
+        np.testing.assert_array_equal(vectors, x[shard["rows"]].astype(stored_dtype))
         assert offsets[0] == 0
         assert offsets[-1] == len(vectors)
         assert (np.diff(offsets) > 0).all()
         assert len(shard["centroids"]) == len(offsets) - 1
-        as_seen = vectors.astype(np.float64)
+        scaled = vectors.astype(np.float64)
         if metric == "cosine":
-            as_seen /= np.linalg.norm(as_seen, axis=1, keepdims=True)
-        means = np.array([as_seen[a:b].mean(axis=0) for a, b in pairwise(offsets)])
+            scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+        means = np.array([scaled[a:b].mean(axis=0) for a, b in pairwise(offsets)])
         np.testing.assert_allclose(shard["centroids"], means, rtol=1e-5, atol=1e-4 if metric == "euclidean" else 1e-6)
         cells = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) + first_cell
         np.testing.assert_array_equal(result.cell_labels[shard["rows"]], cells)
@@ -73,76 +72,76 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_the_size_of_blocks_changes_nothing(tmp_path, n_shards, metric):
-    """One block for one shard is shared and not merged: it has to look the same."""
+def test_the_block_size_does_not_change_the_shards(tmp_path, n_shards, metric):
+    """A single block of a single shard is linked instead of merged, with the same result."""
     np.save(tmp_path / "x.npy", blobs(600))
     source = open_source(tmp_path / "x.npy")
     params = Params(n_shards=n_shards, metric=metric, cell_size=40)
-    found = []
+    results = []
     with connect() as cluster:
         for block_rows in (600, 97):
             plan = replace(make_plan(source, params, 1, 8 << 30), block_rows=block_rows)
-            home = Workspace(tmp_path / str(block_rows), {})
-            run = RunContext(source, params, plan, home.path, "cpu")
-            sampling.draw_sample(run, cluster, lambda job, done: None)
-            cluster.run(cells_module.fit_cells_stage, [(run,)])
-            shuffle.write_runs(run, cluster, lambda job, done: None)
+            workspace = Workspace(tmp_path / str(block_rows), {})
+            run = RunContext(source, params, plan, workspace.path, "cpu")
+            draw_sample(run, cluster, lambda job, done: None)
+            cluster.run(fit_cells_stage, [(run,)])
+            write_runs(run, cluster, lambda job, done: None)
             n_blocks = len(source.blocks(block_rows))
-            cluster.run(shuffle.merge_runs, [(run, s, n_blocks) for s in range(n_shards)])
-            found.append(shards(home.path, n_shards))
-    mean, axes = np.load(home.path / "cells/mean.npy"), np.load(home.path / "cells/components.npy")[:2]
-    for whole, merged in zip(*found, strict=True):
-        for what in ("vectors", "rows", "cell_offsets"):
-            np.testing.assert_array_equal(merged[what], whole[what])
-        as_seen = whole["vectors"].astype(np.float64)
+            cluster.run(merge_runs, [(run, s, n_blocks) for s in range(n_shards)])
+            results.append(load_shards(workspace.path, n_shards))
+    mean, axes = np.load(workspace.path / "cells/mean.npy"), np.load(workspace.path / "cells/components.npy")[:2]
+    for whole, merged in zip(*results, strict=True):
+        for name in ("vectors", "rows", "cell_offsets"):
+            np.testing.assert_array_equal(merged[name], whole[name])
+        scaled = whole["vectors"].astype(np.float64)
         if metric == "cosine":
-            as_seen /= np.linalg.norm(as_seen, axis=1, keepdims=True)
+            scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
         for shard in (whole, merged):
-            np.testing.assert_allclose(shard["start"], (as_seen - mean) @ axes.T, atol=1e-4)
+            np.testing.assert_allclose(shard["start"], (scaled - mean) @ axes.T, atol=1e-4)
             np.testing.assert_allclose(shard["centroids"], whole["centroids"], atol=1e-5)
 
 
-def test_rows_of_a_cell_come_in_input_order(tmp_path):
+def test_rows_of_a_cell_are_in_input_order(tmp_path):
     make_map(blobs(900), n_shards=2, n_epochs=1, workspace=tmp_path / "w", keep_stages=True)
-    for shard in shards(tmp_path / "w", 2):
+    for shard in load_shards(tmp_path / "w", 2):
         offsets = shard["cell_offsets"]
         for a, b in pairwise(offsets):
             assert (np.diff(shard["rows"][a:b]) > 0).all()
 
 
-def test_cells_lie_together(tmp_path):
-    """The mean square distance of a row to its cell's mean is that of K-Means, not that of chance."""
+def test_cells_are_compact(tmp_path):
+    """The mean squared distance of a row to its centroid is that of K-Means, not of random cells."""
     x = blobs(2000, n_dims=5, n_blobs=40)
     make_map(x, n_shards=2, n_cells=40, n_epochs=1, workspace=tmp_path / "w", keep_stages=True)
-    within = 0.0
-    for shard in shards(tmp_path / "w", 2):
-        own = np.repeat(shard["centroids"], np.diff(shard["cell_offsets"]), axis=0)
-        within += float(((shard["vectors"] - own) ** 2).sum())
-    assert within < 0.5 * float(((x - x.mean(axis=0)) ** 2).sum())
+    inertia = 0.0
+    for shard in load_shards(tmp_path / "w", 2):
+        centroids = np.repeat(shard["centroids"], np.diff(shard["cell_offsets"]), axis=0)
+        inertia += float(((shard["vectors"] - centroids) ** 2).sum())
+    assert inertia < 0.5 * float(((x - x.mean(axis=0)) ** 2).sum())
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_tasks_can_run_again(tmp_path, n_shards):
-    """A worker may be lost after its work was done and before that was known."""
+def test_tasks_can_be_repeated(tmp_path, n_shards):
+    """A worker may be lost after it completes a task and before the scheduler learns of it."""
     np.save(tmp_path / "x.npy", blobs(600))
     source = open_source(tmp_path / "x.npy")
     settings: dict[str, Any] = {"n_shards": n_shards, "n_epochs": 1}
     params = Params(**settings)
     make_map(tmp_path / "x.npy", workspace=tmp_path / "w", keep_stages=True, **settings)
     run = RunContext(source, params, make_plan(source, params, 1, 8 << 30), tmp_path / "w", "cpu")
-    before = shards(tmp_path / "w", n_shards)
+    before = load_shards(tmp_path / "w", n_shards)
     with connect() as cluster:
-        shuffle.write_runs(run, cluster, lambda job, done: None)
+        write_runs(run, cluster, lambda job, done: None)
         jobs = [(run, s, len(source.blocks(run.plan.block_rows))) for s in range(n_shards)]
-        made = cluster.run(shuffle.merge_runs, jobs)
-        assert cluster.run(shuffle.merge_runs, jobs) == made
-    for shard, again in zip(before, shards(tmp_path / "w", n_shards), strict=True):
-        for what in shuffle.SHARD_FILES:
-            np.testing.assert_array_equal(again[what], shard[what])
+        artifacts = cluster.run(merge_runs, jobs)
+        assert cluster.run(merge_runs, jobs) == artifacts
+    for shard, repeated in zip(before, load_shards(tmp_path / "w", n_shards), strict=True):
+        for name in SHARD_FILES:
+            np.testing.assert_array_equal(repeated[name], shard[name])
 
 
 @pytest.mark.parametrize(
-    ("counts", "most", "buckets"),
+    ("counts", "max_rows", "groups"),
     [
         ([3, 3, 3], 100, [(0, 3)]),
         ([3, 3, 3], 6, [(0, 2), (2, 3)]),
@@ -151,5 +150,5 @@ def test_tasks_can_run_again(tmp_path, n_shards):
         ([0], 5, [(0, 1)]),
     ],
 )
-def test_buckets(counts, most, buckets):
-    assert _buckets(np.array(counts), most) == buckets
+def test_cells_are_grouped_up_to_the_maximum(counts, max_rows, groups):
+    assert group_cells(np.array(counts), max_rows) == groups

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from nomad_dask.errors import NomadWarning
 from nomad_dask.maps import read_map
 from nomad_dask.params import Params
-from nomad_dask.partition.clustering import kmeans_convergence
+from nomad_dask.partition.kmeans_convergence import kmeans_convergence
 from nomad_dask.pipeline.run import diagnostics
 from tests.helpers.runs import blobs, make_map, worker_processes
 

@@ -21,8 +21,10 @@ from nomad_dask.backends.row_reader import to_float32
 from nomad_dask.cluster import connect
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
-from nomad_dask.partition import clustering as cells_module
-from nomad_dask.partition import sampling, shuffle
+from nomad_dask.partition.clustering import PARTITION_FILES, fit_cells_stage
+from nomad_dask.partition.sampling import draw_sample
+from nomad_dask.partition.shard_files import BLOCK_FILES, block_file
+from nomad_dask.partition.shuffle_write import write_runs
 from nomad_dask.planning.plan import make_plan
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources import open_source
@@ -289,15 +291,15 @@ def compare_devices(folder: Path, metric: str) -> list[tuple[dict, dict]]:
         for device in ("cpu", "gpu"):
             home = Workspace(folder / device, {})
             run = RunContext(source, params, plan, home.path, device)
-            sampling.draw_sample(run, cluster, lambda job, done: None)
+            draw_sample(run, cluster, lambda job, done: None)
             if device == "cpu":
-                cluster.run(cells_module.fit_cells_stage, [(run,)])
+                cluster.run(fit_cells_stage, [(run,)])
             else:
-                for name in cells_module.FILES:
+                for name in PARTITION_FILES:
                     home.save(f"cells/{name}.npy", np.load(folder / f"cpu/cells/{name}.npy"))
-            shuffle.write_runs(run, cluster, lambda job, done: None)
+            write_runs(run, cluster, lambda job, done: None)
             files[device] = [
-                {w: np.load(run.file(shuffle._block_file(b, w))) for w in shuffle._BLOCK_FILES}
+                {name: np.load(run.file(block_file(b, name))) for name in BLOCK_FILES}
                 | {"sample": np.load(run.file("sample/vectors.npy"))}
                 for b in range(2)
             ]
@@ -313,7 +315,7 @@ def test_a_bad_row_is_found_when_the_sample_is_drawn(tmp_path, monkeypatch):
     runtime.set_runtime(HOST)
     try:
         with connect() as cluster, pytest.raises(InputError, match="the ndarray, row 211, column 3"):
-            sampling.draw_sample(RunContext(source, Params(), plan, tmp_path, "gpu"), cluster, lambda job, done: None)
+            draw_sample(RunContext(source, Params(), plan, tmp_path, "gpu"), cluster, lambda job, done: None)
     finally:
         runtime.set_runtime(None)
 

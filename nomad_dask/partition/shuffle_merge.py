@@ -1,0 +1,119 @@
+"""Second half of the shuffle: each shard merges its rows from the sorted runs of all blocks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from nomad_dask.backends.row_reader import RowFile, to_float32
+from nomad_dask.cluster import report_progress
+from nomad_dask.partition.clustering import load_partition
+from nomad_dask.partition.sampling import working_dtype
+from nomad_dask.partition.shard_files import BLOCK_FILES, SHARD_FILES, block_file, shard_file
+from nomad_dask.partition.split_cells import split_oversized_cells
+from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.atomic import atomic_write, write_npy_header
+from nomad_dask.storage.manifest import Artifact
+from nomad_dask.storage.workspace import Workspace
+
+# Cells of more than this many mean sizes are split.
+_MAX_CELL_SIZE = 4
+
+
+def merge_runs(run: RunContext, shard: int, n_blocks: int) -> list[Artifact]:
+    """Merge the rows of one shard from all runs, in the order of their cells.
+
+    Writes under ``shards/``: ``vectors`` (n_rows, n_dims), ``rows`` (n_rows,) int64 row numbers of the source,
+    ``start`` (n_rows, dim) coordinates along the leading axes, ``cell_offsets`` (n_cells + 1,), ``centroids``
+    (n_cells, n_dims).
+    """
+    plan = run.plan
+    offsets = _cell_offsets_in_blocks(run, shard, n_blocks)
+    counts = np.diff(offsets, axis=1).sum(axis=0)
+    max_cell_rows = max(2, _MAX_CELL_SIZE * plan.n_rows // plan.n_cells)
+    # A single run is already merged: its vectors are linked instead of copied.
+    is_merged = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= max_cell_rows
+    merged: dict[str, list[np.ndarray]] = {name: [] for name in SHARD_FILES if name != "vectors"}
+    n_done = 0
+    with atomic_write(run.file(shard_file(shard, "vectors")), durable=False) as unfinished:
+        if is_merged:
+            _link_or_copy(run.file(block_file(0, "vectors")), unfinished)
+        else:
+            with unfinished.open("wb") as out:
+                write_npy_header(out, working_dtype(run.source.dtype), (int(counts.sum()), plan.n_dims))
+        for first, last in group_cells(counts, plan.block_rows):
+            arrays = _read_cells(run, offsets[:, first], offsets[:, last])
+            order = np.argsort(arrays["cells"], kind="stable")
+            order, sizes = split_oversized_cells(
+                arrays["vectors"], order, counts[first:last], max_cell_rows, run.params.metric
+            )
+            vectors = arrays["vectors"]
+            if not is_merged:
+                vectors = vectors[order]
+                with unfinished.open("ab") as out:
+                    vectors.tofile(out)
+            merged["rows"].append(arrays["rows"][order])
+            merged["start"].append(arrays["start"][order])
+            merged["cell_offsets"].append(sizes)
+            merged["centroids"].append(_cell_means(vectors, sizes, run.params.metric))
+            n_done += len(order)
+            report_progress(n_done)
+    return _save_shard(Workspace(run.workspace), shard, merged)
+
+
+def _cell_offsets_in_blocks(run: RunContext, shard: int, n_blocks: int) -> np.ndarray:
+    """Return where each cell of a shard begins in each block, (n_blocks, n_cells + 1)."""
+    first, last = load_partition(run).shard_offsets[shard : shard + 2]
+    cells_of_blocks = (np.load(run.file(block_file(block, "cells")), mmap_mode="r") for block in range(n_blocks))
+    return np.stack([np.searchsorted(cells, np.arange(first, last + 1)) for cells in cells_of_blocks])
+
+
+def _read_cells(run: RunContext, starts: np.ndarray, stops: np.ndarray) -> dict[str, np.ndarray]:
+    """Read rows ``starts[b]`` to ``stops[b]`` of every block b, for each of the `BLOCK_FILES`."""
+    return {
+        name: np.concatenate([
+            RowFile.open(run.file(block_file(block, name))).read(start, stop)
+            for block, (start, stop) in enumerate(zip(starts, stops, strict=True))
+        ])
+        for name in BLOCK_FILES
+    }  # fmt: skip
+
+
+def _save_shard(workspace: Workspace, shard: int, merged: dict[str, list[np.ndarray]]) -> list[Artifact]:
+    """Write the arrays of a shard beside its vectors."""
+    artifacts = [workspace.describe(shard_file(shard, "vectors"))]
+    for name, parts in merged.items():
+        array = np.concatenate(parts)
+        if name == "cell_offsets":
+            array = np.concatenate([[0], np.cumsum(array)]).astype(np.int64)
+        artifacts.append(workspace.save(shard_file(shard, name), array))
+    return artifacts
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    """Create a second name for a file; the first one is kept for tasks that are repeated."""
+    try:
+        target.hardlink_to(path)
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(path, target)
+
+
+def group_cells(counts: np.ndarray, max_rows: int) -> list[tuple[int, int]]:
+    """Return ranges of consecutive cells with at most `max_rows` rows each, or with one cell."""
+    groups, first, n_rows = [], 0, 0
+    for cell, count in enumerate(counts):
+        if n_rows and n_rows + count > max_rows:
+            groups.append((first, cell))
+            first, n_rows = cell, 0
+        n_rows += count
+    groups.append((first, len(counts)))
+    return groups
+
+
+def _cell_means(vectors: np.ndarray, sizes: np.ndarray, metric: str) -> np.ndarray:
+    """Return the means (n_cells, n_dims) float32 of rows sorted by cell."""
+    starts = np.cumsum(sizes) - sizes
+    sums = np.add.reduceat(to_float32(vectors, metric), starts, axis=0)
+    return np.asarray(sums / sizes[:, None], np.float32)

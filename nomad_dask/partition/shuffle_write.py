@@ -1,0 +1,68 @@
+"""First half of the shuffle: assign the rows of every block to cells, and write each block as a run sorted by cell.
+
+The shuffle is an external sort. Files are written atomically, by tasks that can be repeated on any worker, and no
+task holds more than one block, or one group of cells, in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from nomad_dask.backends.select import backend_of_worker
+from nomad_dask.cluster import Cluster, report_progress, worker_threads
+from nomad_dask.partition.clustering import Partition, load_partition
+from nomad_dask.partition.oom_retry import retry_in_halves
+from nomad_dask.partition.sampling import working_dtype
+from nomad_dask.partition.shard_files import BLOCK_FILES, block_file
+from nomad_dask.planning.run_context import RunContext
+from nomad_dask.sources.base import describe_rows
+from nomad_dask.sources.retry import with_retries
+from nomad_dask.storage.atomic import write_temporary
+
+
+def write_runs(run: RunContext, cluster: Cluster, on_progress: Callable[[int, int], None]) -> None:
+    """Read the source once, and write every block as a sorted run: ``exchange/block-*.npy``."""
+    jobs, first_block = [], 0
+    for blocks in run.source.read_groups(run.plan.block_rows):
+        part = replace(run, source=run.source.slice_rows(blocks[0][0], blocks[-1][1]))
+        jobs.append((part, first_block, blocks))
+        first_block += len(blocks)
+    cluster.run(_write_blocks, jobs, on_progress)
+
+
+def _write_blocks(run: RunContext, first_block: int, blocks: list[tuple[int, int]]) -> None:
+    """Write consecutive blocks, given as ranges of rows."""
+    partition = load_partition(run)
+    for block, (start, stop) in enumerate(blocks, first_block):
+        arrays = _join_sorted(retry_in_halves(partial(_sort_rows, run, partition), start, stop))
+        for name, array in zip(BLOCK_FILES, arrays, strict=True):
+            write_temporary(run.file(block_file(block, name)), array)
+        report_progress(stop - blocks[0][0])
+
+
+def _join_sorted(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """Merge parts of a block, each sorted by cell."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    order = np.argsort(joined[BLOCK_FILES.index("cells")], kind="stable")
+    return tuple(array[order] for array in joined)
+
+
+def _sort_rows(run: RunContext, partition: Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Return the `BLOCK_FILES` arrays of rows `start` to `stop` of the source, sorted by cell."""
+    with backend_of_worker(run.device, worker_threads()) as backend:
+        block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
+        coordinates = backend.project(backend.to_float32(block, run.params.metric), partition.axes)
+        cells = partition.ranks[backend.assign(coordinates, partition.cells)]
+        order = np.argsort(cells, kind="stable")
+        return (
+            backend.gather_to_host(block.astype(working_dtype(block.dtype), copy=False), order),
+            (start + order).astype(np.int64),
+            backend.gather_to_host(coordinates[:, : run.params.n_components], order),
+            cells[order],
+        )

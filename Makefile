@@ -18,7 +18,7 @@ map: .venv/plot.stamp ## Make a map of the documentation on this machine, in dem
 web: web/node_modules/.package-lock.json ## Build the page of exported sites (needs Node 20 and npm)
 	cd web && npm run --silent check && npm run --silent build
 
-web-check: web/node_modules/.package-lock.json ## Check types and style of the page's sources (needs Node 20 and npm)
+web-check: web/node_modules/.package-lock.json ## Check types and style of the page, and run its unit tests (needs Node 20 and npm)
 	cd web && npm run --silent check
 
 docs: .venv/docs.stamp ## Build the site of the documentation, in site/

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nomad_dask.cli import options
+from nomad_dask.cli import options, output
 
 
 @click.command(short_help="Make a map of the documentation on this machine.")
@@ -21,26 +21,27 @@ from nomad_dask.cli import options
 @options.device_option
 @options.quiet_option
 @options.verbose_option
-def demo(folder: Path, device: str, quiet: bool, verbose: bool) -> None:
+def demo(folder: Path, device: str, quiet: bool) -> None:
     """Make a map of real text that every machine has: the docstrings of what is installed."""
-    options.check_plotting()
+    output.check_plotting()
 
     from nomad_dask.demo import run_demo
 
-    with options.shown_progress(quiet, verbose) as emit:
-        made = run_demo(folder, device=device, emit=emit)
-    program = options.program()
+    with output.show_progress(quiet) as emit:
+        result = run_demo(folder, device=device, emit=emit)
+    program = output.program_name()
     click.echo(
-        f"{made.n_items:,} docstrings of Python's standard library and of the installed packages.\n\n"
-        f"embeddings  {made.embeddings}\n"
-        f"map         {made.map}\n"
-        f"picture     {made.picture}\n"
-        f"page        {made.page}\n\n"
-        f"{options.scores_table(made.scores)}\n\n"
+        f"{result.n_items:,} docstrings of Python's standard library and of the installed packages.\n\n"
+        f"embeddings  {result.embeddings}\n"
+        f"map         {result.map}\n"
+        f"picture     {result.picture}\n"
+        f"page        {result.page}\n\n"
+        f"{output.format_scores(result.scores)}\n\n"
         "Open the map in a browser:\n"
-        f"  {made.page.resolve().as_uri()}\n\n"
+        f"  {result.page.resolve().as_uri()}\n\n"
         "Look at the picture, then try:\n"
-        f"  {program} plot {made.map} --color kind -o {folder / 'kinds.png'}\n"
-        f"  {program} score {made.embeddings} {made.map} --label kind\n"
-        f"  {program} fit {made.embeddings} --keep name,package --preset best -o {folder / 'best.parquet'}"
+        f"  {program} plot {result.map} --color kind -o {folder / 'kinds.png'}\n"
+        f"  {program} score {result.embeddings} {result.map} --label kind\n"
+        f"  {program} fit {result.embeddings} --metadata-columns name,package --preset best "
+        f"-o {folder / 'best.parquet'}"
     )

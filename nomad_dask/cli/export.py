@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from nomad_dask.cli import options
+from nomad_dask.cli import options, output
 
 
-def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what can be chosen of a site."""
+@dataclass(frozen=True)
+class SiteOptions:
+    """What a site shows, as `nomad_dask.site.export.export` takes it."""
+
+    color: tuple[str, ...] | None
+    hover: tuple[str, ...] | None
+    search: tuple[str, ...] | None
+    title: str | None
+    tile_rows: int
+
+
+def site_options(command: options.Command) -> options.Command:
+    """Add the options of a site; pass them on as ``site``, a `SiteOptions`."""
+    command = options.grouped("site", SiteOptions)(command)
     command = click.option(
         "--tile-rows",
         type=click.IntRange(min=1),
@@ -32,7 +43,9 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(short_help="Write a map as a page for the browser.")
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder.")
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder."
+)
 @site_options
 @click.option("--overwrite", is_flag=True, help="Replace a site that is there.")
 @options.quiet_option
@@ -40,12 +53,11 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @options.verbose_option
 def export(
     map: Path,  # noqa: A002 - what the user calls it
-    output: Path,
+    folder: Path,
+    site: SiteOptions,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
-    verbose: bool,
-    **chosen: Any,
 ) -> None:
     """Write MAP, which `fit` wrote, as a folder of static files: a page to look, zoom and search in.
 
@@ -54,9 +66,9 @@ def export(
     """
     from nomad_dask.site.export import export as write_site
 
-    with options.shown_progress(quiet, verbose) as emit:
-        made = write_site(map, output, overwrite=overwrite, emit=emit, **chosen)
+    with output.show_progress(quiet) as emit:
+        written = write_site(map, folder, overwrite=overwrite, emit=emit, **vars(site))
     if as_json:
-        options.write_json(made.as_dict())
+        output.write_json(written.as_dict())
     else:
-        click.echo(output / "index.html")
+        click.echo(folder / "index.html")

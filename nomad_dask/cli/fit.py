@@ -4,30 +4,64 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from nomad_dask.cli import options
+from nomad_dask.cli import options as shared
+from nomad_dask.cli import output
+from nomad_dask.cli.method_options import method_options
 from nomad_dask.errors import Interrupted
+from nomad_dask.params import Params
+
+if TYPE_CHECKING:
+    from nomad_dask.pipeline.collect import Layout
+    from nomad_dask.sources.base import Source
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The options of ``fit`` that are not parameters of the method."""
+
+    input: str
+    column: str | None
+    output: Path
+    metadata_columns: tuple[str, ...] | None
+    device: str
+    n_workers: int | None
+    scheduler: str | None
+    scheduler_file: Path | None
+    memory_limit: int | None
+    workspace: Path | None
+    keep_stages: bool
+    resume: bool
+    overwrite: bool
+    plot: Path | None
+    quiet: bool
+    as_json: bool
 
 
 @click.command(short_help="Make a map of a file of vectors.")
-@options.input_options
+@shared.input_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map.")
 @click.option(
     "--metadata-columns",
     "--keep",
     "metadata_columns",
-    callback=options.read_names,
+    callback=shared.read_names,
     metavar="A,B",
     help="Columns of the input to carry to the map.",
 )
-@options.method_options
-@options.device_option
+@method_options
+@shared.device_option
 @click.option(
-    "--n-workers", "--workers", "workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster."
+    "--n-workers",
+    "--workers",
+    "n_workers",
+    type=click.IntRange(min=1),
+    help="Worker processes of the embedded cluster.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use instead.")
 @click.option(
@@ -36,7 +70,7 @@ from nomad_dask.errors import Interrupted
     metavar="FILE",
     help="The file in which a running Dask scheduler has written its address.",
 )
-@options.memory_option
+@shared.memory_option
 @click.option(
     "--workspace",
     type=click.Path(path_type=Path),
@@ -48,80 +82,69 @@ from nomad_dask.errors import Interrupted
 @click.option("--resume", is_flag=True, help="Insist that the workspace holds a run to take up.")
 @click.option("--overwrite", is_flag=True, help="Replace output that exists, and a workspace of another run.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Also draw the map.")
-@options.quiet_option
-@options.json_option
-@options.verbose_option
-def fit(
-    input: str,  # noqa: A002 - what the user calls it
-    column: str | None,
-    output: Path,
-    metadata_columns: tuple[str, ...] | None,
-    others: tuple[str, ...],
-    device: str,
-    workers: int | None,
-    scheduler: str | None,
-    scheduler_file: Path | None,
-    memory: int | None,
-    workspace: Path | None,
-    keep_stages: bool,
-    resume: bool,
-    overwrite: bool,
-    plot: Path | None,
-    quiet: bool,
-    as_json: bool,
-    verbose: bool,
-    **settings: Any,
-) -> None:
+@shared.quiet_option
+@shared.json_option
+@shared.verbose_option
+@shared.grouped("options", FitOptions)
+def fit(params: Params, options: FitOptions) -> None:
     """Lay out the vectors of INPUT as a map: a .npy or Parquet file, a Zarr array, a directory, a pattern or a URL.
 
     Writes one row for each row of INPUT, in its order: x, y, the cell, and the columns to keep.
     """
-    params = options.read_params(settings, others)
-    if plot is not None:
-        options.check_picture(plot, overwrite)
+    if options.plot is not None:
+        output.check_picture(options.plot, options.overwrite)
 
-    from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
-    from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
-    source = open_source(input, column=column, metadata_columns=metadata_columns or ())
-    again = [options.program(), *sys.argv[1:]]
-    try:
-        with options.shown_progress(quiet, verbose) as emit:
-            result = project(
-                source,
-                params,
-                cluster=ClusterOptions(
-                    scheduler=scheduler,
-                    scheduler_file=None if scheduler_file is None else str(scheduler_file),
-                    n_workers=workers,
-                    device=device,
-                    memory_limit=memory,
-                ),
-                workspace=WorkspaceOptions(workspace, resume, overwrite, keep_stages, again),
-                output=OutputOptions(output, metadata_columns or (), overwrite),
-                emit=emit,
-            )
-    except Interrupted as stop:
-        # A run takes up what its workspace holds, with or without --resume.
-        raise Interrupted(f"{stop} Go on with: {shlex.join(again)}") from stop
-    if plot is not None:
+    source = open_source(options.input, column=options.column, metadata_columns=options.metadata_columns or ())
+    layout = _make_map(source, params, options)
+    if options.plot is not None:
         from nomad_dask.plotting.raster import draw
 
-        draw(result.positions[:, 0], result.positions[:, 1], path=plot)
-    if as_json:
-        options.write_json(
+        draw(layout.positions[:, 0], layout.positions[:, 1], path=options.plot)
+    if options.as_json:
+        output.write_json(
             {
-                "map": output,
-                "plot": plot,
+                "map": options.output,
+                "plot": options.plot,
                 "rows": source.n_rows,
                 "dims": source.n_dims,
                 "params": params.as_dict(),
-                "seconds": result.seconds,
-                "diagnostics": result.diagnostics,
+                "seconds": layout.seconds,
+                "diagnostics": layout.diagnostics,
             }
         )
     else:
-        for path in (output, plot):
+        for path in (options.output, options.plot):
             if path is not None:
                 click.echo(path)
+
+
+def _make_map(source: Source, params: Params, options: FitOptions) -> Layout:
+    """Run the stages; a run that is interrupted says how to resume it."""
+    from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
+    from nomad_dask.pipeline.run import project
+
+    command = [output.program_name(), *sys.argv[1:]]
+    scheduler_file = None if options.scheduler_file is None else str(options.scheduler_file)
+    try:
+        with output.show_progress(options.quiet) as emit:
+            return project(
+                source,
+                params,
+                cluster=ClusterOptions(
+                    scheduler=options.scheduler,
+                    scheduler_file=scheduler_file,
+                    n_workers=options.n_workers,
+                    device=options.device,
+                    memory_limit=options.memory_limit,
+                ),
+                workspace=WorkspaceOptions(
+                    options.workspace, options.resume, options.overwrite, options.keep_stages, command
+                ),
+                output=OutputOptions(options.output, options.metadata_columns or (), options.overwrite),
+                emit=emit,
+            )
+    except Interrupted as error:
+        # The same command resumes the run, with or without --resume.
+        raise Interrupted(f"{error} Go on with: {shlex.join(command)}") from error

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from nomad_dask.cli import options
+from nomad_dask.cli import options as shared
+from nomad_dask.cli.output import check_picture
 from nomad_dask.errors import InputError
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """The look of a picture, as `nomad_dask.maps.plot` takes it."""
+
+    color: str | None
+    labels: str | None
+    label_text: str | None
+    size: tuple[int, int]
+    theme: str
+    title: str | None
+    legend: bool
 
 
 @click.command(short_help="Draw a map as a PNG or SVG.")
@@ -25,7 +40,7 @@ from nomad_dask.errors import InputError
 @click.option("--label-text", metavar="COLUMN", help="Column of text: label parts of the map with their own words.")
 @click.option(
     "--size",
-    callback=options.read_size,
+    callback=shared.read_size,
     default="1200x1000",
     show_default=True,
     metavar="WxH",
@@ -35,36 +50,20 @@ from nomad_dask.errors import InputError
 @click.option("--title", help="Text above the map.")
 @click.option("--legend/--no-legend", default=True, show_default=True, help="Explain the colours.")
 @click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
-@options.verbose_option
+@shared.verbose_option
+@shared.grouped("options", PlotOptions)
 def plot(
     map: Path,  # noqa: A002 - what the user calls it
     output: Path,
-    color: str | None,
-    labels: str | None,
-    label_text: str | None,
-    size: tuple[int, int],
-    theme: str,
-    title: str | None,
-    legend: bool,
+    options: PlotOptions,
     overwrite: bool,
-    verbose: bool,
 ) -> None:
     """Draw MAP, which `fit` wrote, as a PNG, or as an SVG with text as text."""
-    options.check_picture(output, overwrite)
-    if labels is not None and label_text is not None:
+    check_picture(output, overwrite)
+    if options.labels is not None and options.label_text is not None:
         raise InputError("Labels are taken from one column: give --labels or --label-text, not both.")
 
     from nomad_dask import maps
 
-    maps.plot(
-        map,
-        output,
-        color=color,
-        labels=labels,
-        label_text=label_text,
-        title=title,
-        size=size,
-        theme=theme,
-        legend=legend,
-    )
+    maps.plot(map, output, **vars(options))
     click.echo(output)

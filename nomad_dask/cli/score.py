@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nomad_dask.callbacks.progress_bars import stage_progress
-from nomad_dask.cli import options
+from nomad_dask.cli import options as shared
+from nomad_dask.cli import output
+
+if TYPE_CHECKING:
+    from nomad_dask.maps import Map
+    from nomad_dask.sources.base import Source
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The options of ``score``."""
+
+    column: str | None
+    label: str | None
+    k: tuple[int, ...]
+    queries: int
+    random_state: int
+    quiet: bool
+    as_json: bool
 
 
 @click.command(short_help="Score a map against the vectors it was made from.")
-@options.input_options
+@shared.input_options
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
 @click.option("--label", metavar="COLUMN", help="Column of the map or of INPUT whose labels neighbours should share.")
 @click.option(
     "--k",
-    "ks",
-    callback=options.read_whole_numbers,
+    callback=shared.read_whole_numbers,
     default="10,15,50",
     show_default=True,
     metavar="A,B",
@@ -27,26 +46,20 @@ from nomad_dask.cli import options
 @click.option(
     "--random-state",
     "--seed",
-    "seed",
+    "random_state",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Chooses those rows.",
 )
-@options.quiet_option
-@options.json_option
-@options.verbose_option
+@shared.quiet_option
+@shared.json_option
+@shared.verbose_option
+@shared.grouped("options", ScoreOptions)
 def score(
     input: str,  # noqa: A002 - what the user calls it
     map: Path,  # noqa: A002
-    column: str | None,
-    label: str | None,
-    ks: tuple[int, ...],
-    queries: int,
-    seed: int,
-    quiet: bool,
-    as_json: bool,
-    verbose: bool,
+    options: ScoreOptions,
 ) -> None:
     """Score MAP against the vectors of INPUT that it was made from.
 
@@ -55,32 +68,37 @@ def score(
     """
     from nomad_dask import metrics
     from nomad_dask.maps import read_map
-    from nomad_dask.sources import open_source
 
-    found = read_map(map)
-    in_map = label in found.table.column_names
-    source = open_source(input, column=column, metadata_columns=() if label is None or in_map else (label,))
-    if label is None:
-        labels = None
-    elif in_map:
-        labels = found.table.column(label)
-    else:
-        labels = source.columns([label], 0, source.n_rows).column(label)
+    scored = read_map(map)
+    source, labels = _open_labeled(input, scored, options)
     with (
-        options.shown_progress(quiet, verbose) as emit,
+        output.show_progress(options.quiet) as emit,
         stage_progress(emit, "score", source.n_rows, "rows") as advance,
     ):
         scores = metrics.score(
             source,
-            found.positions,
+            scored.positions,
             labels=labels,
-            ks=ks,
-            metric=found.metadata.get("params", {}).get("metric", "euclidean"),
-            n_queries=queries,
-            random_state=seed,
+            ks=options.k,
+            metric=scored.metadata.get("params", {}).get("metric", "euclidean"),
+            n_queries=options.queries,
+            random_state=options.random_state,
             advance=advance,
         )
-    if as_json:
-        options.write_json(scores.as_dict())
+    if options.as_json:
+        output.write_json(scores.as_dict())
     else:
-        click.echo(options.scores_table(scores))
+        click.echo(output.format_scores(scores))
+
+
+def _open_labeled(path: str, scored: Map, options: ScoreOptions) -> tuple[Source, Any]:
+    """Return the source of the vectors, and the column of labels, which the map or the source holds."""
+    from nomad_dask.sources import open_source
+
+    label = options.label
+    if label is None:
+        return open_source(path, column=options.column), None
+    if label in scored.table.column_names:
+        return open_source(path, column=options.column), scored.table.column(label)
+    source = open_source(path, column=options.column, metadata_columns=(label,))
+    return source, source.columns([label], 0, source.n_rows).column(label)

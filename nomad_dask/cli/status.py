@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nomad_dask.cli import options
+from nomad_dask.cli import options, output
 
 
 @click.command(short_help="Say how far a run is.")
@@ -14,15 +14,15 @@ from nomad_dask.cli import options
 @click.option("--quick", is_flag=True, help="Look at the sizes of the files only, not at their content.")
 @options.json_option
 @options.verbose_option
-def status(workspace: Path, quick: bool, as_json: bool, verbose: bool) -> None:
+def status(workspace: Path, quick: bool, as_json: bool) -> None:
     """Say how far the run in WORKSPACE is, what it measured, what is damaged, and how to go on.
 
     Changes nothing, and may be asked while the run goes on.
     """
     from nomad_dask.pipeline.status import format_status, read_status
 
-    found = read_status(workspace, sizes_only=quick)
+    run_status = read_status(workspace, sizes_only=quick)
     if as_json:
-        options.write_json(found.as_dict())
+        output.write_json(run_status.as_dict())
     else:
-        click.echo(format_status(found))
+        click.echo(format_status(run_status))

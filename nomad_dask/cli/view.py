@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from nomad_dask.cli import options
-from nomad_dask.cli.export import site_options
+from nomad_dask.cli.export import SiteOptions, site_options
+from nomad_dask.cli.output import show_progress
 from nomad_dask.errors import InputError
 
 
@@ -38,10 +39,9 @@ def view(
     map: Path,  # noqa: A002 - what the user calls it
     output: Path | None,
     port: int,
+    site: SiteOptions,
     overwrite: bool,
     quiet: bool,
-    verbose: bool,
-    **chosen: Any,
 ) -> None:
     """Write MAP as a site, as `export` does, and serve it until Ctrl-C. Prints the address to open.
 
@@ -52,37 +52,34 @@ def view(
     with ExitStack() as stack:
         if map.is_dir():
             folder = map
-            _check_served(map, output is not None or overwrite or _is_chosen())
+            _check_site(map, to_be_written=output is not None or overwrite or _has_site_options())
         elif output is not None:
             folder = output
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nomad-dask-"))) / "site"
-        # Before the work: a port in use is known at once.
+        # Before the work, so that a port in use is an error at once.
         server = stack.enter_context(Server(folder, port))
         if not map.is_dir():
             from nomad_dask.site.export import export
 
-            with options.shown_progress(quiet, verbose) as emit:
-                export(map, folder, overwrite=overwrite, emit=emit, **chosen)
+            with show_progress(quiet) as emit:
+                export(map, folder, overwrite=overwrite, emit=emit, **vars(site))
         click.echo(server.address)
         click.echo("Ctrl-C ends.", err=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 
 
-def _is_chosen() -> bool:
-    """Return whether the user has asked for anything of the site to write."""
+def _has_site_options() -> bool:
+    """Return whether the user gave any option of a site to write."""
     context = click.get_current_context()
-    return any(
-        context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        for name in ("color", "hover", "search", "title", "tile_rows")
-    )
+    return any(context.get_parameter_source(field.name) is not ParameterSource.DEFAULT for field in fields(SiteOptions))
 
 
-def _check_served(folder: Path, chosen: bool) -> None:
+def _check_site(folder: Path, *, to_be_written: bool) -> None:
     from nomad_dask.site.atomic_folder import is_site
 
     if not is_site(folder):
         raise InputError(f"The folder {str(folder)!r} holds no site: give a map, or a folder that 'export' wrote.")
-    if chosen:
+    if to_be_written:
         raise InputError(f"{str(folder)!r} is a site that is written already: give the map to write another one.")

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from nomad_dask.backends import devices
-from nomad_dask.backends.gpu.runtime import Runtime, get_runtime
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
+from nomad_dask.backends.gpu.runtime import Runtime
 
 REPEATS = 7
 # More than the caches of any card: written before every measured run, so that each begins with cold caches.
@@ -45,7 +46,7 @@ class CudaCard:
     """The CUDA device of this process."""
 
     def __init__(self) -> None:
-        self.runtime: Runtime = get_runtime()
+        self.runtime: Runtime = PROCESS_RUNTIME.get()
 
     def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
         """Time by events on the stream; see `Card`. The host runs ahead while the caches are washed."""

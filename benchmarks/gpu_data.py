@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.gpu.runtime import get_runtime
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.errors import InputError
 from nomad_dask.sources.cuda import DeviceSource
 from nomad_dask.sources.fingerprint import digest_of
@@ -52,7 +52,7 @@ class MixtureSource(DeviceSource):
 
     def read_device(self, start: int, stop: int) -> Any:
         """Make rows `start` to `stop`."""
-        xp = get_runtime().xp
+        xp = PROCESS_RUNTIME.get().xp
         out = xp.empty((stop - start, self.n_dims), np.float32)
         for first in range(start, stop, _PIECE_ROWS):
             last = min(first + _PIECE_ROWS, stop)
@@ -60,7 +60,7 @@ class MixtureSource(DeviceSource):
         return out
 
     def _made(self, start: int, stop: int) -> Any:
-        runtime = get_runtime()
+        runtime = PROCESS_RUNTIME.get()
         xp, upload = runtime.xp, runtime.upload
         rows = xp.arange(start, stop, dtype=np.int64).astype(np.uint64)
         drawn = _mixed(rows + np.uint64(self.seed << 48 & 0xFFFF_FFFF_FFFF_FFFF))

@@ -17,7 +17,7 @@ from nomad_dask.backends.gpu.field import (
     padded_shape,
 )
 from nomad_dask.backends.gpu.layout import NUMBERS
-from nomad_dask.backends.gpu.runtime import blocks
+from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_step
 from nomad_dask.params import Params
 
@@ -165,7 +165,7 @@ def _looks(card: Card, points: Any) -> dict[str, float]:
     n = len(points)
     xp, launch = card.runtime.xp, card.runtime.launch
     a_step, items = sample_step(n), min(n, 1 << 17)
-    sample, box = xp.zeros((-(-n // a_step), 2), np.float32), xp.zeros((blocks(items), 2, 2), np.float32)
+    sample, box = xp.zeros((-(-n // a_step), 2), np.float32), xp.zeros((count_blocks(items), 2, 2), np.float32)
     order, offsets = xp.arange(n, dtype=np.int32), xp.array([0, n], dtype=np.int64)
     told = xp.zeros((1, 4), np.float32)
     return {

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,16 @@ def imports(file: Path) -> set[str]:
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_modules_do_not_import_in_circles():
+    """Neither within a package, which the order of the rooms leaves open, nor by an import inside a function."""
+    names = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file for file in FILES}
+    graph = {
+        module: {name if name in names else name.rpartition(".")[0] for name in imports(file)} - {module}
+        for module, file in names.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError with the modules of a circle
 
 
 def test_contributing_lists_the_same_order():

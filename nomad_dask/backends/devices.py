@@ -105,10 +105,10 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
 
 def detect_worker_gpu() -> Gpu | NoGpu:
     """Return what a worker has, its free memory too; the runtime of this process may stand for a GPU."""
-    from nomad_dask.backends.gpu import runtime
+    from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 
     try:
-        current = runtime.get_runtime()
+        current = PROCESS_RUNTIME.get()
     except ClusterError:
         return detect_gpu(with_memory=True)  # which says what is missing
     if current.name == "cuda":

@@ -52,11 +52,11 @@ def backend_of_worker(device: str, n_threads: int) -> Iterator[Backend]:
 def _gpu() -> Backend:
     """Return the backend on the GPU of this process, which has one whatever its threads."""
     from nomad_dask.backends.gpu.backend import GpuBackend
-    from nomad_dask.backends.gpu.runtime import get_runtime
+    from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 
     key = ("gpu", 0)
     if key not in _kept:
-        _kept[key] = GpuBackend(runtime=get_runtime())
+        _kept[key] = GpuBackend(PROCESS_RUNTIME.get())
     return _kept[key]
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nomad_dask.backends.gpu.runtime import BLOCK, kernel_files, kernel_source
+from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
+from nomad_dask.backends.gpu.runtime import BLOCK
 
 ARCHITECTURES = {"sm_80": "A100", "sm_90": "H100, H200", "sm_100": "B200"}
 DIMS = (2, 3)

@@ -20,7 +20,7 @@ import numpy as np
 from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.gpu import kmeans, layout
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.runtime import kernel_files
+from nomad_dask.backends.gpu.kernel_files import kernel_files
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.params import Params
 from tests.helpers.gpu_card import grown, near_graph, remote_of
@@ -130,7 +130,7 @@ def missing(launched: set[tuple[str, int]]) -> list[str]:
 def main() -> None:
     import cupy
 
-    from nomad_dask.backends.gpu.runtime import CudaRuntime
+    from nomad_dask.backends.gpu.cuda_runtime import CudaRuntime
 
     # The tools know what was allocated by CUDA, not what a pool hands out of that.
     cupy.cuda.set_allocator(None)

@@ -21,7 +21,9 @@ import numpy as np
 import scipy.fft
 from sklearn.cluster import KMeans
 
-from nomad_dask.backends.gpu.runtime import blocks, kernel_files, kernel_source, set_runtime
+from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
+from nomad_dask.backends.gpu.runtime import count_blocks
 
 _SHIM = Path(__file__).with_name("cuda_shim.h")
 _FLAGS = (
@@ -132,7 +134,7 @@ class HostRuntime:
         call.restype = ctypes.c_char_p
         held = [_Scalar(np.atleast_1d(a)) if isinstance(a, np.generic) else a for a in args]
         packed = (_Argument * len(args))(*(_argument(kernel, place + 1, a) for place, a in enumerate(held)))
-        message = call(packed, len(args), ctypes.c_long(blocks(n_items)), ctypes.c_ulong(self.seed))
+        message = call(packed, len(args), ctypes.c_long(count_blocks(n_items)), ctypes.c_ulong(self.seed))
         if message:
             raise RuntimeError(message.decode())
 
@@ -162,14 +164,17 @@ class HostRuntime:
     def kmeans(self, sample: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
         return KMeans(n_clusters, n_init=1, max_iter=20, random_state=seed).fit(sample).cluster_centers_
 
-    def half_products(self, queries: np.ndarray, targets: np.ndarray, jobs: np.ndarray, products: np.ndarray) -> None:
+    def multiply_half(self, queries: np.ndarray, targets: np.ndarray, products: np.ndarray, jobs: np.ndarray) -> None:
         queries, targets = queries.view(np.float16), targets.view(np.float16)
-        for first_query, n_queries, first_target, n_targets, place, step in jobs.tolist():
+        for first_query, n_queries, first_target, n_targets, offset, stride in jobs.tolist():
             a, b = queries[first_query : first_query + n_queries], targets[first_target : first_target + n_targets]
-            out = np.lib.stride_tricks.as_strided(products[place:], (n_queries, n_targets), (4 * step, 4))
+            out = np.lib.stride_tricks.as_strided(products[offset:], (n_queries, n_targets), (4 * stride, 4))
             out[...] = a.astype(np.float32) @ b.astype(np.float32).T
+
+    def free_pools(self) -> None:
+        pass
 
 
 def dask_setup(worker: Any) -> None:
     """Put the host runtime in place in a Dask worker."""
-    set_runtime(HostRuntime())
+    PROCESS_RUNTIME.set(HostRuntime())

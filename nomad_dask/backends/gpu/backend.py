@@ -10,7 +10,8 @@ from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.layout import GpuShardLayout
-from nomad_dask.backends.gpu.runtime import CudaRuntime, Runtime, get_runtime, translate_oom
+from nomad_dask.backends.gpu.oom import translate_oom
+from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
@@ -21,17 +22,11 @@ class GpuBackend:
 
     Parameters
     ----------
-    runtime : Runtime or None
-        None takes `runtime.current`.
-
-    Raises
-    ------
-    ClusterError
-        There is no GPU.
+    runtime : Runtime
     """
 
-    def __init__(self, runtime: Runtime | None = None) -> None:
-        self.runtime = get_runtime() if runtime is None else runtime
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
 
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source on the device; never write into them."""
@@ -92,6 +87,5 @@ class GpuBackend:
             return GpuShardLayout(graph, params, n_total, self.runtime)
 
     def close(self) -> None:
-        """Give memory that is not in use back to the device."""
-        if isinstance(self.runtime, CudaRuntime):
-            self.runtime.give_back()
+        """Return unused memory to the device."""
+        self.runtime.free_pools()

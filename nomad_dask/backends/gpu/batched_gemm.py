@@ -17,37 +17,6 @@ PIECE_ROWS = 1 << 12
 """Rows of a cell that are multiplied at one time, at most."""
 
 
-def half_products(queries: Any, targets: Any, jobs: np.ndarray, products: Any) -> None:
-    """Multiply stretches of rows of two CuPy arrays of half precision, with sums in float32, by cuBLAS.
-
-    What `Runtime.half_products` is on a CUDA device.
-
-    Parameters
-    ----------
-    queries, targets : array of uint16 (m, pitch), (n, pitch)
-        The bits of halves.
-    jobs : ndarray of int64 (jobs, 6)
-        First row of the queries and how many, first row of the targets and how many, where in `products`
-        the first product goes, and the floats from one query's products to the next's.
-    products : array of float32
-    """
-    import cupy
-    from cupy_backends.cuda.libs import cublas
-
-    pitch = queries.shape[1]
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    handle = cupy.cuda.device.get_cublas_handle()
-    a, b, c = queries.data.ptr, targets.data.ptr, products.data.ptr
-    half, single = cupy.cuda.runtime.CUDA_R_16F, cupy.cuda.runtime.CUDA_R_32F
-    # cuBLAS counts columns first: what it makes is targets × queries, of which each query is a column.
-    for first_query, n_queries, first_target, n_targets, place, step in jobs.tolist():
-        cublas.gemmEx(
-            handle, cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, n_targets, n_queries, pitch, one.ctypes.data,
-            b + 2 * first_target * pitch, half, pitch, a + 2 * first_query * pitch, half, pitch, zero.ctypes.data,
-            c + 4 * place, single, step, cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT,
-        )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Queries:
     """Rows searched for together, and what was found for them so far, all on the device.
@@ -209,7 +178,7 @@ class CellProducts:
             self._query_lengths,
         )  # fmt: skip
         jobs = np.stack([pairs.edges[cells] - base, n_pairs, targets, n_rows, products, pitches], axis=1)
-        runtime.half_products(self._queries, self._targets, jobs, self._products)
+        runtime.multiply_half(self._queries, self._targets, self._products, jobs)
         m, width = pairs.ordered.shape
         runtime.launch(
             "scan", 2, 32 * m, self._products, self._query_lengths, self._target_lengths, pairs.ordered, pairs.place,

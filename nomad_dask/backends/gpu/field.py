@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.gpu.runtime import MAX_BLOCKS, Runtime, Transform, blocks
+from nomad_dask.backends.gpu.runtime import MAX_BLOCKS, Runtime, Transform, count_blocks
 from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, kernel_transform
 
 _SECONDS_A_PAIR = 1e-12
@@ -192,7 +192,7 @@ class DeviceField:
             "mesh_z", self._dim, n_nodes, own, np.int64(n_nodes), self.frame, self.potential, self._own_partials
         )
         self._runtime.launch(
-            "total", self._dim, 1, self._own_partials, np.int64(blocks(n_nodes)), np.float64(offset), out
+            "total", self._dim, 1, self._own_partials, np.int64(count_blocks(n_nodes)), np.float64(offset), out
         )
 
     def read(self, points: Any, potential: Any, repulsion: Any) -> None:

@@ -13,30 +13,12 @@ from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY
 
-_MAX_ITER = 20
 _TILE_BYTES = 1 << 28
 # Up to this many cells one level is as quick.
 MAX_FLAT_CELLS = 4096
 # Rounds of our own after the library's, in which tiny cells move into the largest ones.
 _ROUNDS = 4
 _HALVING_ROUNDS = 4
-
-
-def cuml_kmeans(sample: Any, n_clusters: int, seed: int) -> Any:
-    """Return the centres (n_clusters, d) that cuML's K-Means finds for the rows of a CuPy array (n, d) float32.
-
-    What `Runtime.kmeans` is on a CUDA device. Some may hold no row.
-    """
-    from cuml.cluster import KMeans
-
-    model = KMeans(
-        n_clusters=n_clusters,
-        max_iter=_MAX_ITER,
-        random_state=seed,
-        max_samples_per_batch=max(256, min(1 << 15, _TILE_BYTES // (4 * n_clusters))),
-        output_type="cupy",
-    )
-    return model.fit(sample).cluster_centers_
 
 
 class _DeviceClusterer:

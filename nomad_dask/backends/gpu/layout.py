@@ -23,9 +23,10 @@ from nomad_dask.backends.gpu.field import (
     frame_of,
     sums_directly,
 )
+from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
 from nomad_dask.backends.gpu.readback import Readback
-from nomad_dask.backends.gpu.runtime import Runtime, blocks, translate_oom
+from nomad_dask.backends.gpu.runtime import Runtime, count_blocks
 from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, held_box, sample_step
 from nomad_dask.backends.shard_layout import loss_stride
 from nomad_dask.params import Params
@@ -82,7 +83,7 @@ class GpuShardLayout:
         self._frame, self._numbers = self._inputs[: FRAME.itemsize], self._inputs[FRAME.itemsize :]
         self._mesh_field = DeviceField(dim, runtime, self._frame)
         self._direct_field = DirectField(dim, runtime)
-        self._partials = xp.zeros(blocks(_LANES * n), np.float64)
+        self._partials = xp.zeros(count_blocks(_LANES * n), np.float64)
         # The loss is measured in rows 0, stride, 2·stride and so on.
         self._stride = loss_stride(n)
         self._loss_rows = len(range(0, n, self._stride))
@@ -91,8 +92,8 @@ class GpuShardLayout:
             xp,
             {
                 "z": (np.float64, (1,)),
-                "loss": (np.float64, (blocks(_LANES * self._loss_rows),)),
-                "box": (np.float32, (blocks(self._watch_items), 2, dim)),
+                "loss": (np.float64, (count_blocks(_LANES * self._loss_rows),)),
+                "box": (np.float32, (count_blocks(self._watch_items), 2, dim)),
                 "sample": (np.float32, (len(range(0, n, sample_step(n))), dim)),
                 "patches": (np.float32, (len(graph.patch_counts), 2 * dim)),
             },
@@ -245,7 +246,7 @@ class GpuShardLayout:
             # Row i pushes m in its own normaliser (S_i) and in that of m (S_m): two fields.
             own = self._repulsion * self._shares[:, None]
             self._launch("sum_rows", n, self._shares, np.int64(n), self._partials)
-            total = float(self._runtime.download(self._partials[: blocks(n)]).sum())
+            total = float(self._runtime.download(self._partials[: count_blocks(n)]).sum())
             self._write_inputs(numbers, mesh, total * self._charge / n)
             weights = self._runtime.upload((remote.weights * (total / n)).astype(np.float32))
             self._field_at_rows(mesh, self._shares, weights)
@@ -317,7 +318,7 @@ class GpuShardLayout:
         """Write Σ values + offset, summed in float64, as Z."""
         n = self._n
         self._launch("sum_rows", n, values, np.int64(n), self._partials)
-        self._launch("total", 1, self._partials, np.int64(blocks(n)), np.float64(offset), self._z)
+        self._launch("total", 1, self._partials, np.int64(count_blocks(n)), np.float64(offset), self._z)
 
     def _move(self, edges: Any, z: Any) -> None:
         """Step all rows by R and these edges, and look at them."""

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from nomad_dask.backends.devices import Gpu, detect_gpu
-from nomad_dask.backends.gpu.runtime import set_runtime
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.runs import worker_processes
+
+pytestmark = pytest.mark.usefixtures("process_runtime")
 
 MACHINE = {
     "card": "the host", "memory_gb": 1.0, "cuda": {"driver": 13000, "runtime": 13000}, "nvidia_smi": None,
@@ -36,13 +37,6 @@ class HostCard:
     def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
         assert {a.dtype, b.dtype} == {np.dtype(np.float16 if kind == "float16" else np.float32)}
         out[...] = a.astype(np.float32).T @ b.astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def _host():
-    set_runtime(HostRuntime())
-    yield
-    set_runtime(None)
 
 
 @pytest.fixture

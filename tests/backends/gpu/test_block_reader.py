@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.backends import select
-from nomad_dask.backends.gpu import block_reader, runtime
+from nomad_dask.backends.gpu import block_reader
+from nomad_dask.backends.gpu.cuda_runtime import CudaRuntime
 from nomad_dask.backends.row_reader import to_float32
 from nomad_dask.cluster import connect
 from nomad_dask.errors import InputError
@@ -262,14 +262,9 @@ def test_rows_are_taken_in_the_order_asked_for():
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_the_stages_of_a_run_give_what_the_cpu_gives(tmp_path, monkeypatch, metric):
-    monkeypatch.setattr(select, "_kept", {})
-    runtime.set_runtime(HOST)
-    try:
-        made = compare_devices(tmp_path, metric)
-    finally:
-        runtime.set_runtime(None)
-    for cpu, gpu in made:
+@pytest.mark.usefixtures("process_runtime")
+def test_the_stages_of_a_run_give_what_the_cpu_gives(tmp_path, metric):
+    for cpu, gpu in compare_devices(tmp_path, metric):
         np.testing.assert_array_equal(gpu["sample"], cpu["sample"])
         np.testing.assert_array_equal(np.sort(gpu["rows"]), np.sort(cpu["rows"]))
         same = np.argsort(gpu["rows"]), np.argsort(cpu["rows"])
@@ -306,24 +301,20 @@ def compare_devices(folder: Path, metric: str) -> list[tuple[dict, dict]]:
     return list(zip(files["cpu"], files["gpu"], strict=True))
 
 
-def test_a_bad_row_is_found_when_the_sample_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(select, "_kept", {})
+@pytest.mark.usefixtures("process_runtime")
+def test_a_bad_row_is_found_when_the_sample_is_drawn(tmp_path):
     x = blobs(300, n_dims=6)
     x[211, 3] = np.nan
     source = open_source(x)
     plan = replace(make_plan(source, Params(), 1, 8 << 30), block_rows=100)
-    runtime.set_runtime(HOST)
-    try:
-        with connect() as cluster, pytest.raises(InputError, match="the ndarray, row 211, column 3"):
-            draw_sample(RunContext(source, Params(), plan, tmp_path, "gpu"), cluster, lambda job, done: None)
-    finally:
-        runtime.set_runtime(None)
+    with connect() as cluster, pytest.raises(InputError, match="the ndarray, row 211, column 3"):
+        draw_sample(RunContext(source, Params(), plan, tmp_path, "gpu"), cluster, lambda job, done: None)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_real_device(tmp_path, kind):
-    device = runtime.CudaRuntime()
+    device = CudaRuntime()
     source = open_source(KINDS[kind](tmp_path, X))
     for start, stop in RANGES:
         rows = block_reader.read(source, start, stop, device)

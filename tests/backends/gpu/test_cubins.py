@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("cuda.core", reason="needs cuda-core, cuda-bindings and nvidia-cuda-nvrtc")
 
-from nomad_dask.backends.gpu.runtime import kernel_files
+from nomad_dask.backends.gpu.kernel_files import kernel_files
 from tests.helpers.cubins import ARCHITECTURES, DIMS, compile_file, table
 
 FILES = sorted(set(kernel_files().values()))

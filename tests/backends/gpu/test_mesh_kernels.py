@@ -12,7 +12,7 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.gpu.field import fixed_point_scale, frame_of, padded_shape
-from nomad_dask.backends.gpu.runtime import blocks
+from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import Mesh, kernel_transform
 from nomad_dask.utils.threads import Threads
 from tests.helpers import host_runtime
@@ -75,7 +75,7 @@ def add_up(runtime, partials, offset):
 def mesh_z(runtime, mesh, fixed, scale, coefficients, offset=0.0):
     padded = np.zeros(padded_shape(mesh), np.float32)
     padded[tuple(slice(s) for s in mesh.shape)] = coefficients
-    partials = np.full(blocks(fixed.size), np.nan)
+    partials = np.full(count_blocks(fixed.size), np.nan)
     n_nodes = np.int64(fixed.size)
     runtime.launch("mesh_z", len(mesh.shape), fixed.size, fixed, n_nodes, frame_of(mesh, scale), padded, partials)
     return add_up(runtime, partials, offset)
@@ -227,7 +227,7 @@ def test_sums_are_the_same_bits_in_any_order_of_blocks(dim):
     found = set()
     for seed in range(6):
         runtime = HostRuntime(seed=seed)
-        partials = np.full(blocks(len(values)), np.nan)
+        partials = np.full(count_blocks(len(values)), np.nan)
         runtime.launch("sum_rows", dim, len(values), values, np.int64(len(values)), partials)
         found.add((mesh_z(runtime, mesh, fixed, 2.0**40, coefficients), add_up(runtime, partials, 1000.0)))
     assert len(found) == 1
@@ -243,7 +243,7 @@ def test_total_has_a_floor_and_takes_any_number_of_partials():
 def test_grids_smaller_than_the_rows_cover_them_all():
     n = 4096 * 256 + 77
     values = np.random.default_rng(8).random(n).astype(np.float32)
-    partials = np.full(blocks(n), np.nan)
+    partials = np.full(count_blocks(n), np.nan)
     RUNTIME.launch("sum_rows", 2, n, values, np.int64(n), partials)
     assert partials.sum() == pytest.approx(values.sum(dtype=np.float64), rel=1e-12)
 
@@ -328,12 +328,12 @@ def test_direct_is_brute_force(dim, runtime, n, m, weighted):
 def test_watch_takes_a_sample_and_the_box(dim, runtime, n, step):
     points = cloud(n, dim)
     sample = np.full((math.ceil(n / step), dim), np.nan, np.float32)
-    box = np.full((blocks(n), 2, dim), np.nan, np.float32)
+    box = np.full((count_blocks(n), 2, dim), np.nan, np.float32)
     runtime.launch("watch", dim, n, points, np.int64(n), np.int64(step), sample, box)
     np.testing.assert_array_equal(sample, points[::step])
     np.testing.assert_array_equal(box[:, 0].min(axis=0), points.min(axis=0))
     np.testing.assert_array_equal(box[:, 1].max(axis=0), points.max(axis=0))
-    for block in range(blocks(n)):
+    for block in range(count_blocks(n)):
         np.testing.assert_array_equal(box[block, 0], points[block * 256 : (block + 1) * 256].min(axis=0))
 
 

@@ -21,11 +21,15 @@ from nomad_dask.backends.gpu.field import (
     frame_of,
     sums_directly,
 )
+from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout
+from nomad_dask.backends.gpu.oom import translate_oom
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.readback import Readback
-from nomad_dask.backends.gpu.runtime import blocks, get_runtime, kernel_files, kernel_source, set_runtime, translate_oom
+from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.memory_model import layout_device_bytes, mesh_device_bytes
 from nomad_dask.backends.mesh import Mesh, choose_mesh
+from nomad_dask.backends.select import backend_of_worker
 from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
 from tests.backends.gpu.test_layout import STEP, graph_of, remote_of, start
@@ -34,12 +38,6 @@ from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
 KERNELS = Path(runtime_module.__file__).with_name("kernels")
-
-
-@pytest.fixture(autouse=True)
-def _no_runtime():
-    yield
-    set_runtime(None)
 
 
 @pytest.mark.parametrize(("struct", "dtype"), [("Frame", FRAME), ("Numbers", NUMBERS)])
@@ -79,24 +77,21 @@ def test_headers_of_ours_are_in_the_text_that_is_compiled():
 
 @given(st.integers(0, 1 << 40))
 def test_blocks_cover_the_items_up_to_a_limit(n):
-    assert 1 <= blocks(n) <= 4096
-    assert blocks(n) == 4096 or blocks(n) * 256 >= n
-    assert (blocks(n) - 1) * 256 < max(n, 1)
+    assert 1 <= count_blocks(n) <= 4096
+    assert count_blocks(n) == 4096 or count_blocks(n) * 256 >= n
+    assert (count_blocks(n) - 1) * 256 < max(n, 1)
 
 
-def test_another_runtime_can_be_put_in_place():
-    set_runtime(RUNTIME)
-    assert get_runtime() is RUNTIME
-    assert GpuBackend().runtime is RUNTIME
-    other = HostRuntime(seed=1)
-    assert GpuBackend(other).runtime is other
-    GpuBackend(other).close()
+def test_the_backend_uses_the_runtime_of_the_process(process_runtime):
+    assert PROCESS_RUNTIME.get() is process_runtime
+    with backend_of_worker("gpu", 1) as backend:
+        assert backend.runtime is process_runtime
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_without_cupy_the_error_says_what_to_install():
     with pytest.raises(ClusterError, match=r"CuPy.*install.*device='cpu'"):
-        get_runtime()
+        PROCESS_RUNTIME.get()
 
 
 def test_memory_that_is_missing_is_told_in_bytes():
@@ -104,7 +99,7 @@ def test_memory_that_is_missing_is_told_in_bytes():
     said = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*--shards"
     with pytest.raises(ResourceError, match=said), translate_oom(small, "a shard"):
         raise MemoryError("Out of memory allocating 5,000 bytes (allocated so far: 10 bytes).")
-    with pytest.raises(ResourceError, match="not in one piece"), translate_oom(small, "a shard"):
+    with pytest.raises(ResourceError, match="not contiguous"), translate_oom(small, "a shard"):
         raise MemoryError
     with pytest.raises(NomadError, match="said before"), translate_oom(RUNTIME, "a shard"):
         raise ResourceError("said before")

@@ -16,7 +16,7 @@ from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.gpu.field import frame_of
 from nomad_dask.backends.gpu.layout import NUMBERS
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
-from nomad_dask.backends.gpu.runtime import blocks
+from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import Mesh
 from tests.helpers.host_runtime import HostRuntime
 
@@ -299,7 +299,7 @@ def test_step_gives_the_same_bits_in_any_order(case: Case) -> None:
 @pytest.mark.parametrize("stride", [1, 7, 1000])
 def test_attraction_loss(case: Case, stride: int) -> None:
     rows = len(range(0, len(case.points), stride))
-    partials = np.full(blocks(LANES * rows), np.nan)
+    partials = np.full(count_blocks(LANES * rows), np.nan)
     args = (case.points, np.int64(len(case.points)), np.int64(stride), *case.packed, case.moments, partials)
     launch(case, "attraction_loss", *args, n_items=LANES * rows)
     total = partials.sum()
@@ -325,7 +325,7 @@ def test_point_coefficients(case: Case, noise: float) -> None:
     ptr, edges, *_ = case.packed
     weighted = np.zeros_like(edges)
     shares = np.full(n, np.nan, np.float32)
-    partials = np.full(blocks(LANES * n), np.nan)
+    partials = np.full(count_blocks(LANES * n), np.nan)
     args = (
         case.points,
         np.int64(n),

@@ -10,6 +10,7 @@ from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.devices import Gpu, detect_gpu, detect_worker_gpu
 from nomad_dask.backends.gpu import layout
 from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
@@ -33,7 +34,7 @@ STEPS = [
 
 @pytest.fixture(scope="module")
 def backends():
-    cpu, gpu = CpuBackend(4), GpuBackend()
+    cpu, gpu = CpuBackend(4), GpuBackend(PROCESS_RUNTIME.get())
     yield cpu, gpu
     cpu.close()
     gpu.close()

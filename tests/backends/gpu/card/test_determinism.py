@@ -7,6 +7,7 @@ import pytest
 
 from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
@@ -19,7 +20,7 @@ TIMES = 4
 
 @pytest.fixture(scope="module")
 def backend():
-    made = GpuBackend()
+    made = GpuBackend(PROCESS_RUNTIME.get())
     yield made
     made.close()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nomad_dask.backends.gpu import runtime
+from nomad_dask.backends.gpu import kernel_files as kernel_files_module
+from nomad_dask.backends.gpu.kernel_files import kernel_files
 
 ROOT = Path(__file__).parents[4]
 PAGE = (ROOT / "docs/gpu.md").read_text()
@@ -20,9 +21,9 @@ def compiled() -> dict[tuple[str, str], list[str]]:
     return {(row[0], row[1]): row for row in rows}
 
 
-@pytest.mark.parametrize("kernel", sorted(runtime.kernel_files()))
+@pytest.mark.parametrize("kernel", sorted(kernel_files()))
 def test_every_kernel_is_told_of_with_its_registers(kernel):
-    name = f"{runtime.kernel_files()[kernel].stem}.{kernel}"
+    name = f"{kernel_files()[kernel].stem}.{kernel}"
     found = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` ")]
     assert len(found) == 1, f"{name} needs one row in docs/gpu.md"
     _, _, test, registers, spilled, _ = (cell.strip() for cell in found[0].strip("|").split("|"))
@@ -36,7 +37,7 @@ def test_every_kernel_is_told_of_with_its_registers(kernel):
 
 
 def test_every_module_is_told_of():
-    modules = {path.name for path in Path(runtime.__file__).parent.glob("*.py")} - {"__init__.py"}
+    modules = {path.name for path in Path(kernel_files_module.__file__).parent.glob("*.py")} - {"__init__.py"}
     assert {name for name in modules if f"`{name}`" not in PAGE} == set()
 
 

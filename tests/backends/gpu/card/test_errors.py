@@ -10,6 +10,7 @@ import pytest
 from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.devices import detect_worker_gpu
 from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
@@ -37,7 +38,7 @@ def limit_memory(size: int) -> None:
 @pytest.mark.parametrize("stage", ["layout", "searcher", "fit_axes", "fit_cells", "assign", "project"])
 def test_out_of_memory_says_how_much_is_missing(stage, x, tmp_path):
     """Then the same call is done in the same process, once there is memory again."""
-    backend = GpuBackend()
+    backend = GpuBackend(PROCESS_RUNTIME.get())
     n = len(x)
     np.save(tmp_path / "rows.npy", x)
     cells, axes = backend.fit_cells(x, 40, 0), backend.fit_axes(x, 20, 0)
@@ -79,7 +80,7 @@ def test_out_of_memory_says_how_much_is_missing(stage, x, tmp_path):
 def test_a_worker_out_of_memory_stays_usable(x, worker):
     (pid,) = worker.run(os.getpid).values()
     worker.run(limit_memory, LITTLE)
-    with pytest.raises(ResourceError, match=r"The GPU has not enough memory for"):
+    with pytest.raises(ResourceError, match=r"The GPU does not have enough memory for"):
         make_map(x, client=worker, device="gpu", n_epochs=5)
     worker.run(limit_memory, 0)
     positions = make_map(x, client=worker, device="gpu", n_epochs=5).positions

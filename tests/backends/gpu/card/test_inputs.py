@@ -12,7 +12,7 @@ import pytest
 
 from nomad_dask import NomadProjection
 from nomad_dask.backends.gpu import block_reader
-from nomad_dask.backends.gpu.runtime import get_runtime
+from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.errors import InputError
 from nomad_dask.metrics.scores import score
 from nomad_dask.sources import open_source
@@ -72,7 +72,7 @@ def test_other_cupy_arrays(nomad, x, make):
     }[make]()
     source = open_source(rows)
     for start, stop in RANGES:
-        block = block_reader.read(source, start, stop, get_runtime())
+        block = block_reader.read(source, start, stop, PROCESS_RUNTIME.get())
         assert isinstance(block, cupy.ndarray)
         assert block.flags.c_contiguous
         np.testing.assert_array_equal(block.get(), rows[start:stop].get())
@@ -163,7 +163,7 @@ def test_npy_comes_by_kvikio(x, tmp_path, dtype, monkeypatch):
     np.save(tmp_path / "x.npy", rows)
     source = open_source(tmp_path / "x.npy")
     for start, stop in RANGES:
-        block = block_reader.read(source, start, stop, get_runtime())
+        block = block_reader.read(source, start, stop, PROCESS_RUNTIME.get())
         assert isinstance(block, cupy.ndarray)
         np.testing.assert_array_equal(block.get(), rows[start:stop])
     assert by_kvikio.given == len(RANGES)
@@ -182,7 +182,7 @@ def test_parquet_is_decoded_on_the_card(x, tmp_path, as_lists, monkeypatch):
         pq.write_table(pa.table(columns), tmp_path / f"{i}.parquet", row_group_size=700)
     source = open_source(tmp_path)
     for start, stop in RANGES:
-        block = block_reader.read(source, start, stop, get_runtime())
+        block = block_reader.read(source, start, stop, PROCESS_RUNTIME.get())
         assert isinstance(block, cupy.ndarray)
         np.testing.assert_array_equal(block.get(), x[start:stop])
     assert by_cudf.given == len(RANGES)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nomad_dask.backends.gpu.runtime import kernel_files
+from nomad_dask.backends.gpu.kernel_files import kernel_files
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1500)]
 

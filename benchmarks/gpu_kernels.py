@@ -10,13 +10,8 @@ import numpy as np
 from benchmarks.gpu_card import Card, copy_rate, waited
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.field import (
-    DeviceField,
-    fixed_point_scale,
-    frame_of,
-    padded_shape,
-)
-from nomad_dask.backends.gpu.layout import NUMBERS
+from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, fixed_point_scale, make_frame, padded_shape
+from nomad_dask.backends.gpu.mesh_field import MeshField
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_step
 from nomad_dask.params import Params
@@ -95,9 +90,9 @@ def kernels(card: Card, n: int) -> dict[str, Any]:
     rate = copy_rate(card, min(2 << 30, 64 * n))
     points = points_of(card, n)
     mesh = mesh_of(card, points)
-    frame = card.runtime.upload(frame_of(mesh, fixed_point_scale(n)).view(np.uint8))
-    field = DeviceField(2, card.runtime, frame)
-    field.lay(mesh)
+    frame = card.runtime.upload(make_frame(mesh, fixed_point_scale(n)).view(np.uint8))
+    field = MeshField(2, card.runtime, frame)
+    field.set_mesh(mesh)
     seconds = _fields(card, points, field) | {"step": _step(card, points, field)} | _looks(card, points)
     must = moved_bytes(n, math.prod(mesh.shape))
     return {
@@ -118,7 +113,7 @@ def kernels(card: Card, n: int) -> dict[str, Any]:
     }
 
 
-def _fields(card: Card, points: Any, field: DeviceField) -> dict[str, float]:
+def _fields(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     """Measure the deposit alone, and the rest of the field from charges to Z as one graph of launches."""
     runtime, n = card.runtime, len(points)
     xp = runtime.xp
@@ -128,7 +123,7 @@ def _fields(card: Card, points: Any, field: DeviceField) -> dict[str, float]:
 
     def solve() -> None:
         field.solve(points, None, nothing, none)
-        field.sum_own(-float(n), z)
+        field.sum_potential(-float(n), z)
 
     deposit = card.seconds(
         lambda: runtime.launch("deposit", 2, n, points, None, np.int64(n), field.frame, charges)
@@ -138,7 +133,7 @@ def _fields(card: Card, points: Any, field: DeviceField) -> dict[str, float]:
     return {"deposit": deposit, "field": max(0.0, solved - deposit - clear)}
 
 
-def _step(card: Card, points: Any, field: DeviceField) -> float:
+def _step(card: Card, points: Any, field: MeshField) -> float:
     """Measure the fused step, with a Z that is that of the field before."""
     runtime, n = card.runtime, len(points)
     xp = runtime.xp

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import StepParams
-from nomad_dask.backends.gpu import kmeans, layout
+from nomad_dask.backends.gpu import field_repulsion, kmeans
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.kernel_files import kernel_files
 from nomad_dask.backends.row_reader import ShardVectors
@@ -52,12 +52,12 @@ class Noting:
 @contextmanager
 def _by_mesh(wanted: bool) -> Iterator[None]:
     """Let the field be taken from a mesh, or directly, however few the points are."""
-    chosen = layout.sums_directly
-    layout.sums_directly = lambda *_: not wanted
+    original = field_repulsion.prefers_direct_sum
+    field_repulsion.prefers_direct_sum = lambda *_: not wanted
     try:
         yield
     finally:
-        layout.sums_directly = chosen
+        field_repulsion.prefers_direct_sum = original
 
 
 def lay_out(backend: GpuBackend, dim: int, normalization: str, repulsion: str, by_mesh: bool) -> None:

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
-from nomad_dask.backends.gpu import layout
+from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import thread_pool
@@ -89,13 +89,13 @@ def by_mesh(monkeypatch):
     """Let both take the mesh however few the points are."""
     monkeypatch.setattr("nomad_dask.backends.cpu.field.DIRECT_PAIRS", 0)
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
-    monkeypatch.setattr(layout, "sums_directly", lambda *_: False)
+    monkeypatch.setattr(field_repulsion, "prefers_direct_sum", lambda *_: False)
 
 
 def by_pairs(monkeypatch):
     """Let both choose between mesh and direct sum by the number of pairs alone."""
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
-    monkeypatch.setattr(layout, "sums_directly", lambda n, m, *_: n * m <= 1 << 20)
+    monkeypatch.setattr(field_repulsion, "prefers_direct_sum", lambda n, m, *_: n * m <= 1 << 20)
 
 
 def assert_close(got: np.ndarray, expected: np.ndarray, share: float):

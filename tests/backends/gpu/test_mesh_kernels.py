@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.gpu.field import fixed_point_scale, frame_of, padded_shape
+from nomad_dask.backends.gpu.epoch_inputs import fixed_point_scale, make_frame, padded_shape
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import Mesh, kernel_transform
 from nomad_dask.utils.threads import Threads
@@ -53,7 +53,7 @@ def basis(mesh, points, derivative_axis=None):
 def deposit(runtime, mesh, points, weights, scale):
     fixed = np.zeros(mesh.shape, np.int64)
     dim, n = len(mesh.shape), len(points)
-    runtime.launch("deposit", dim, n, points, weights, np.int64(n), frame_of(mesh, scale), fixed)
+    runtime.launch("deposit", dim, n, points, weights, np.int64(n), make_frame(mesh, scale), fixed)
     return fixed
 
 
@@ -62,7 +62,7 @@ def read(runtime, mesh, coefficients, points):
     padded[tuple(slice(s) for s in mesh.shape)] = coefficients
     dim, n = len(mesh.shape), len(points)
     potential, repulsion = np.full(n, np.nan, np.float32), np.full((n, dim), np.nan, np.float32)
-    runtime.launch("read_field", dim, n, points, np.int64(n), frame_of(mesh, 1.0), padded, potential, repulsion)
+    runtime.launch("read_field", dim, n, points, np.int64(n), make_frame(mesh, 1.0), padded, potential, repulsion)
     return potential, repulsion
 
 
@@ -77,7 +77,7 @@ def mesh_z(runtime, mesh, fixed, scale, coefficients, offset=0.0):
     padded[tuple(slice(s) for s in mesh.shape)] = coefficients
     partials = np.full(count_blocks(fixed.size), np.nan)
     n_nodes = np.int64(fixed.size)
-    runtime.launch("mesh_z", len(mesh.shape), fixed.size, fixed, n_nodes, frame_of(mesh, scale), padded, partials)
+    runtime.launch("mesh_z", len(mesh.shape), fixed.size, fixed, n_nodes, make_frame(mesh, scale), padded, partials)
     return add_up(runtime, partials, offset)
 
 
@@ -150,7 +150,7 @@ def test_two_thousand_million_charges_fit_and_one_is_still_seen(dim):
     np.testing.assert_allclose(one.ravel() / scale, basis(mesh, points[1:])[0], atol=2e-6)
     # Charges of others are added to the own ones before they become floats.
     padded = np.zeros(padded_shape(mesh), np.float32)
-    RUNTIME.launch("charges", dim, fixed.size, fixed, fixed, np.int64(fixed.size), frame_of(mesh, scale), padded)
+    RUNTIME.launch("charges", dim, fixed.size, fixed, fixed, np.int64(fixed.size), make_frame(mesh, scale), padded)
     np.testing.assert_allclose(padded.sum(dtype=np.float64), 2 * (n + 1), rtol=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_charges_fill_the_corner_and_nothing_else(dim, runtime, with_remote):
     padded = np.full(padded_shape(mesh), np.nan, np.float32)
     n_nodes = np.int64(own.size)
     runtime.launch(
-        "charges", dim, own.size, own, remote if with_remote else None, n_nodes, frame_of(mesh, 2.0**30), padded
+        "charges", dim, own.size, own, remote if with_remote else None, n_nodes, make_frame(mesh, 2.0**30), padded
     )
     corner = tuple(slice(s) for s in mesh.shape)
     expected = (own + remote if with_remote else own).astype(np.float32) * np.float32(2.0**-30)
@@ -258,7 +258,7 @@ def whole_field(runtime, mesh, points, weights, remote, remote_weights):
     own = deposit(runtime, mesh, points, weights, scale)
     others = deposit(runtime, mesh, remote, remote_weights, scale) if len(remote) else None
     transform = runtime.transform(padded_shape(mesh))
-    runtime.launch("charges", dim, own.size, own, others, np.int64(own.size), frame_of(mesh, scale), transform.real)
+    runtime.launch("charges", dim, own.size, own, others, np.int64(own.size), make_frame(mesh, scale), transform.real)
     transform.forward()
     kernel = kernel_transform(tuple(2 * s for s in mesh.shape), mesh.spacing)
     runtime.launch("multiply", dim, kernel.size, transform.spectrum, kernel, np.int64(kernel.size))

@@ -13,16 +13,11 @@ from hypothesis import strategies as st
 
 from nomad_dask.backends.gpu import runtime as runtime_module
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.field import (
-    FRAME,
-    DeviceField,
-    DirectField,
-    fixed_point_scale,
-    frame_of,
-    sums_directly,
-)
+from nomad_dask.backends.gpu.direct_sum import DirectSum, prefers_direct_sum
+from nomad_dask.backends.gpu.epoch_inputs import FRAME, NUMBERS, fixed_point_scale, make_frame
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
-from nomad_dask.backends.gpu.layout import NUMBERS, GpuShardLayout
+from nomad_dask.backends.gpu.layout import GpuShardLayout
+from nomad_dask.backends.gpu.mesh_field import MeshField
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.readback import Readback
@@ -114,7 +109,7 @@ def test_a_layout_that_does_not_fit_says_so(monkeypatch):
         raise MemoryError(f"Out of memory allocating {8 << 40:,} bytes")
 
     monkeypatch.setattr(HostRuntime, "transform", full)
-    monkeypatch.setattr("nomad_dask.backends.gpu.layout.sums_directly", lambda *_: False)
+    monkeypatch.setattr("nomad_dask.backends.gpu.field_repulsion.prefers_direct_sum", lambda *_: False)
     with pytest.raises(ResourceError, match="shard of 60 rows"):
         one.run_epoch(STEP, remote_of(graph, 2, 0))
 
@@ -123,14 +118,16 @@ def test_kernels_of_mesh_and_structs_agree():
     """A charge read back at its own place through the whole chain is K there: about 1."""
     mesh = choose_mesh(np.zeros(2), np.array([30.0, 20.0]), 0.2, 1 << 20)
     points = np.array([[10.0, 10.0], [10.0, 14.0]], np.float32)
-    frame = frame_of(mesh, fixed_point_scale(2)).view(np.uint8)
-    field = DeviceField(2, RUNTIME, frame)
-    assert field.lay(mesh)
-    assert not field.lay(mesh)
+    frame = make_frame(mesh, fixed_point_scale(2)).view(np.uint8)
+    field = MeshField(2, RUNTIME, frame)
+    field.set_mesh(mesh)
+    version = field.version
+    field.set_mesh(mesh)
+    assert field.version == version
     field.solve(points, None, points[:0], points[:0, 0])
     potential, repulsion, total = np.empty(2, np.float32), np.empty((2, 2), np.float32), np.empty(1)
     field.read(points, potential, repulsion)
-    field.sum_own(-2.0, total)
+    field.sum_potential(-2.0, total)
     np.testing.assert_allclose(potential, 1 + 1 / 17, rtol=2e-3)
     np.testing.assert_allclose(repulsion[:, 1], [-4 / 17**2, 4 / 17**2], rtol=1e-2)
     assert total[0] == pytest.approx(potential.sum() - 2, rel=1e-4)
@@ -143,7 +140,7 @@ def test_direct_sum_of_own_and_remote_charges(dim):
     weights, others = rng.random((2, 40)).astype(np.float32)
     potential, repulsion = np.empty(40, np.float32), np.empty((40, dim), np.float32)
     for own in (None, weights):
-        DirectField(dim, RUNTIME).read(points, own, remote, others, potential, repulsion)
+        DirectSum(dim, RUNTIME).evaluate(points, own, remote, others, potential, repulsion)
         charges = np.concatenate([points, remote]).astype(np.float64)
         share = np.concatenate([np.ones(40) if own is None else own, others])
         apart = points[:, None] - charges
@@ -162,22 +159,22 @@ def test_charges_in_fixed_point_neither_overflow_nor_vanish(charge):
 
 
 def test_frames_of_two_and_three_dimensions():
-    frame = frame_of(Mesh((-1.0, 2.0), 0.5, (10, 20)), 8.0)[0]
+    frame = make_frame(Mesh((-1.0, 2.0), 0.5, (10, 20)), 8.0)[0]
     assert frame["stride"].tolist() == [20, 1, 0]
     assert frame["padded_stride"].tolist() == [40, 1, 0]
     assert frame["inverse"] == 2
     assert frame["scale"] * frame["inverse_scale"] == 1
-    frame = frame_of(Mesh((-1.0, 2.0, 0.0), 0.5, (10, 20, 30)), 8.0)[0]
+    frame = make_frame(Mesh((-1.0, 2.0, 0.0), 0.5, (10, 20, 30)), 8.0)[0]
     assert frame["stride"].tolist() == [600, 30, 1]
     assert frame["padded_stride"].tolist() == [2400, 60, 1]
     np.testing.assert_allclose(frame["upper"], [7.999, 17.999, 27.999])
 
 
 def test_a_sparse_map_of_three_dimensions_is_summed_directly():
-    assert sums_directly(1000, 1000, 1 << 10, 2)
-    assert not sums_directly(70_000, 70_000, 200 * 200, 2)
-    assert sums_directly(20_000, 20_000, 1 << 26, 3)
-    assert not sums_directly(1_000_000, 1_000_000, 1 << 26, 3)
+    assert prefers_direct_sum(1000, 1000, 1 << 10, 2)
+    assert not prefers_direct_sum(70_000, 70_000, 200 * 200, 2)
+    assert prefers_direct_sum(20_000, 20_000, 1 << 26, 3)
+    assert not prefers_direct_sum(1_000_000, 1_000_000, 1 << 26, 3)
 
 
 @settings(max_examples=25)
@@ -195,7 +192,7 @@ def test_a_report_gives_back_what_was_written(kinds):
 
 @pytest.mark.parametrize("n_far", [0, 2000])
 def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
-    monkeypatch.setattr("nomad_dask.backends.gpu.layout.sums_directly", lambda *_: False)
+    monkeypatch.setattr("nomad_dask.backends.gpu.field_repulsion.prefers_direct_sum", lambda *_: False)
     n = 2000
     graph = graph_of(n, 2, n_far=n_far, first_patch=n_far)
     positions, velocity = start(n, 2, spread=80.0)
@@ -206,7 +203,7 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     one.run_epoch(STEP, remote)
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    n_nodes = one._mesh_field.potential.size // 4
+    n_nodes = one._step._repulsion.mesh_field.potential.size // 4
     edges = len(graph.indices) + len(graph.cross_patches)
     expected = layout_device_bytes(n, edges, n_nodes, len(graph.patch_counts) + n_far)
     assert n_nodes > 1 << 15

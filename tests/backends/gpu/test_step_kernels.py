@@ -13,8 +13,7 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.force_kernels import force_kernels
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
-from nomad_dask.backends.gpu.field import frame_of
-from nomad_dask.backends.gpu.layout import NUMBERS
+from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, make_frame
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import Mesh
@@ -265,7 +264,7 @@ def exact_repulsion(mesh: Mesh, potential: np.ndarray, points: np.ndarray) -> np
 def test_step_reads_the_mesh_and_moves(case: Case) -> None:
     mesh, potential = mesh_over(case)
     numbers, repel = numbers_of(), 2 * 3000 / (400.0 * 5)
-    got = step(case, frame_of(mesh, 1.0), potential, numbers, 400.0)
+    got = step(case, make_frame(mesh, 1.0), potential, numbers, 400.0)
     assert_same_step(got, exact_step(case, exact_repulsion(mesh, potential, case.points), numbers, repel))
 
 
@@ -281,12 +280,12 @@ def test_step_is_the_cpus(case: Case) -> None:
     )  # fmt: skip
     numbers = numbers_of(z_known=1, remote_z=900.0, local_z=300.0, max_step_norm=1.0)
     wanted = cpu_step(case, gradient * np.float32(-0.5), numbers, 2 * 3000 / (400 + 900 * 400 / 300))
-    assert_same_step(step(case, frame_of(mesh, 1.0), padded, numbers, 400.0), wanted)
+    assert_same_step(step(case, make_frame(mesh, 1.0), padded, numbers, 400.0), wanted)
 
 
 def test_step_gives_the_same_bits_in_any_order(case: Case) -> None:
     mesh, potential = mesh_over(case)
-    frame = frame_of(mesh, 1.0)
+    frame = make_frame(mesh, 1.0)
     first = step(case, frame, potential, numbers_of(), 400.0)
     for seed in (0, 5):
         for a, b in zip(first, step(case, frame, potential, numbers_of(), 400.0, seed), strict=True):

@@ -8,7 +8,7 @@ import pytest
 from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.devices import Gpu, detect_gpu, detect_worker_gpu
-from nomad_dask.backends.gpu import layout
+from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.row_reader import ShardVectors
@@ -79,7 +79,7 @@ def test_the_mesh_agrees_with_the_plain_sum(backends, dim, monkeypatch):
     graph, positions = near_graph(n), grown(n, dim)
     states = []
     for directly in (False, True):
-        monkeypatch.setattr(layout, "sums_directly", lambda *_, directly=directly: directly)
+        monkeypatch.setattr(field_repulsion, "prefers_direct_sum", lambda *_, directly=directly: directly)
         one = backends[1].create_layout(graph, Params(n_components=dim, mesh_spacing=0.35), n)
         one.load(positions, np.zeros_like(positions))
         outcome = one.run_epoch(StepParams(0, 1.0, 0.0, 1e9, 0.0), remote_of(graph, dim, 0, 1.0))

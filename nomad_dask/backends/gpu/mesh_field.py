@@ -1,0 +1,148 @@
+"""The field on a mesh: charges are spread to the mesh, convolved with K(r) = 1/(1+r²), and read back.
+
+As `backends.cpu.field`, but charges are added as integers, so that the order of the additions does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.backends.gpu.epoch_inputs import padded_shape
+from nomad_dask.backends.gpu.runtime import MAX_BLOCKS, Runtime, Transform, count_blocks
+from nomad_dask.backends.mesh import Mesh, kernel_transform
+
+
+@dataclass(frozen=True)
+class _MeshBuffers:
+    """Arrays of one mesh shape.
+
+    Attributes
+    ----------
+    own, remote : array of int64 (mesh shape)
+        Charges in fixed point.
+    transform : Transform
+    kernel : array of float32 (shape of the spectrum)
+        The transform of K.
+    """
+
+    own: Any
+    remote: Any
+    transform: Transform
+    kernel: Any
+
+
+class MeshField:
+    """The potential of all charges on a mesh.
+
+    Arrays are kept until the mesh changes its shape. The kernels read its origin from `frame`, so that captured
+    launches stay valid when the mesh moves.
+
+    Parameters
+    ----------
+    dim : int
+    runtime : Runtime
+    frame : array of uint8 (FRAME.itemsize,)
+        The `FRAME` of the current mesh in device memory; its owner writes it.
+
+    Attributes
+    ----------
+    frame : array of uint8 (FRAME.itemsize,)
+    version : int
+        Increases when arrays are reallocated, which invalidates captured launches.
+    """
+
+    def __init__(self, dim: int, runtime: Runtime, frame: Any) -> None:
+        self._dim = dim
+        self._runtime = runtime
+        self.frame = frame
+        self._shape: tuple[int, ...] = ()
+        self._spacing = 0.0
+        self._allocated: _MeshBuffers | None = None
+        self._partials = runtime.xp.zeros(MAX_BLOCKS, np.float64)
+        self.version = 0
+
+    @property
+    def _buffers(self) -> _MeshBuffers:
+        assert self._allocated is not None  # noqa: S101 - `set_mesh` is called first
+        return self._allocated
+
+    @property
+    def potential(self) -> Any:
+        """The convolved charges, float32 (padded shape): spline coefficients of the potential."""
+        return self._buffers.transform.potential
+
+    def set_mesh(self, mesh: Mesh) -> None:
+        """Allocate arrays for a mesh of another shape, and compute the kernel for another spacing."""
+        reshaped = self._allocated is None or mesh.shape != self._shape
+        if reshaped:
+            self._allocated = None  # free the old arrays first: both may not fit
+            self._shape = mesh.shape
+            xp = self._runtime.xp
+            transform = self._runtime.transform(padded_shape(mesh))
+            self._allocated = _MeshBuffers(
+                own=xp.zeros(mesh.shape, np.int64),
+                remote=xp.zeros(mesh.shape, np.int64),
+                transform=transform,
+                kernel=xp.zeros(transform.spectrum.shape, np.float32),
+            )
+            self.version += 1
+        if reshaped or mesh.spacing != self._spacing:
+            self._spacing = mesh.spacing
+            self._write_kernel()
+
+    def _write_kernel(self) -> None:
+        transform = self._buffers.transform
+
+        def rfftn(values: Any) -> Any:
+            transform.real[...] = values
+            transform.forward()
+            transform.real.fill(0)
+            return transform.spectrum
+
+        self._buffers.kernel[...] = kernel_transform(
+            tuple(2 * s for s in self._shape), self._spacing, xp=self._runtime.xp, rfftn=rfftn
+        )
+
+    def solve(self, points: Any, weights: Any, remote: Any, remote_weights: Any) -> None:
+        """Compute `potential` from own points and remote charges, all on the device.
+
+        Parameters
+        ----------
+        points : array of float32 (n, dim)
+        weights : array of float32 (n,) or None
+            None for weights of 1.
+        remote : array of float32 (m, dim)
+        remote_weights : array of float32 (m,)
+        """
+        b, launch, dim, frame = self._buffers, self._runtime.launch, self._dim, self.frame
+        b.own.fill(0)
+        launch("deposit", dim, len(points), points, weights, np.int64(len(points)), frame, b.own)
+        if len(remote):
+            b.remote.fill(0)
+            launch("deposit", dim, len(remote), remote, remote_weights, np.int64(len(remote)), frame, b.remote)
+        n_nodes, others = b.own.size, b.remote if len(remote) else None
+        launch("charges", dim, n_nodes, b.own, others, np.int64(n_nodes), frame, b.transform.real)
+        b.transform.forward()
+        n_waves = b.kernel.size
+        launch("multiply", dim, n_waves, b.transform.spectrum, b.kernel, np.int64(n_waves))
+        b.transform.inverse()
+
+    def sum_potential(self, offset: float, out: Any) -> None:
+        """Write Σ_i U(y_i) + offset over own points of weight 1 to `out` (1,) float64; call `solve` first.
+
+        The sum runs over nodes, which is the same: charges and potential use the same splines.
+        """
+        own, n_nodes = self._buffers.own, self._buffers.own.size
+        launch = self._runtime.launch
+        launch("mesh_z", self._dim, n_nodes, own, np.int64(n_nodes), self.frame, self.potential, self._partials)
+        launch("total", self._dim, 1, self._partials, np.int64(count_blocks(n_nodes)), np.float64(offset), out)
+
+    def read(self, points: Any, potential: Any, repulsion: Any) -> None:
+        """Write U (n,) and R = −½∇U (n, dim) at points; call `solve` first."""
+        n = len(points)
+        self._runtime.launch(
+            "read_field", self._dim, n, points, np.int64(n), self.frame, self.potential, potential, repulsion
+        )

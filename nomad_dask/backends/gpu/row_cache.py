@@ -1,4 +1,4 @@
-"""The rows of a shard on the device: all of them, or those of the cells used last."""
+"""The rows of a shard on the device: all of them, or those of recently used cells."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ _BLOCK_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Stretches of rows that are on the device at one time.
+    """Ranges of rows that are on the device at the same time.
 
     Attributes
     ----------
     part : slice
-        Which of the stretches asked for.
+        Which of the requested ranges.
     rows : array of float32 (m, d)
-        On the device; may hold other rows too.
+        On the device; can include other rows.
     starts : ndarray of int64
-        Where in `rows` each stretch begins.
-    places : array of int32 (n,) or None
-        On the device: where in `rows` each row of the shard is, -1 if it is not there. None where every row
-        is at its own number.
+        Start of each range in `rows`.
+    positions : array of int32 (n,) or None
+        On the device: the position in `rows` of each row of the shard, -1 for rows that are not loaded. None if
+        `rows` holds the whole shard.
     """
 
     part: slice
     rows: Any
     starts: np.ndarray
-    places: Any
+    positions: Any
 
 
 class CellRows(Protocol):
-    """Where the search finds rows."""
+    """Provides rows to the search."""
 
-    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
-        """Bring stretches of rows to the device, as many at a time as there is room for.
+    def load_batches(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
+        """Bring disjoint ranges of rows to the device, as many at a time as fit.
 
-        A stretch has ``n_rows[i]`` rows from row ``first[i]`` on, and no two have a row in common.
+        Range i has ``n_rows[i]`` rows, starting at row ``first[i]``.
         """
 
     def gather(self, rows: np.ndarray, first: np.ndarray, n_rows: np.ndarray) -> Any:
-        """Return the rows (m, d) numbered `rows`, each of which lies in one of the ascending stretches."""
+        """Return the vectors (m, d) of `rows` (m,), each of which is in one of the ascending ranges."""
 
 
 class ResidentRows:
@@ -74,92 +74,94 @@ class ResidentRows:
             stop = min(start + step, vectors.n_rows)
             self.rows[start:stop] = runtime.upload(vectors.read(start, stop))
 
-    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
-        """Yield everything; see `CellRows`."""
+    def load_batches(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
+        """Yield all ranges in one batch; see `CellRows`."""
         yield RowBatch(slice(0, len(first)), self.rows, first, None)
 
     def gather(self, rows: np.ndarray, first: np.ndarray, n_rows: np.ndarray) -> Any:
-        """Return the rows (m, d) numbered `rows`; see `CellRows`."""
+        """Return the vectors (m, d) of `rows`; see `CellRows`."""
         return self.rows[self._runtime.upload(rows)]
 
 
 class StreamedRows:
-    """Rows read from the shard's files when they are asked for; stretches used last stay on the device.
+    """Rows that are read from the shard's files when needed; recently used ranges stay on the device.
 
     Parameters
     ----------
     vectors : ShardVectors
     runtime : Runtime
-    kept_bytes : int
-        Device memory for stretches that may be used again.
-    load_bytes : int
-        Device memory, and host memory, for what is brought at one time; a single stretch may take more.
+    cache_bytes : int
+        Device memory for ranges that may be used again.
+    batch_bytes : int
+        Device memory, and host memory, for a batch; a batch of a single range may exceed it.
     """
 
-    def __init__(self, vectors: ShardVectors, runtime: Runtime, kept_bytes: int, load_bytes: int) -> None:
+    def __init__(self, vectors: ShardVectors, runtime: Runtime, cache_bytes: int, batch_bytes: int) -> None:
         self._vectors = vectors
         self._runtime = runtime
-        self._max_bytes = kept_bytes
-        self._bytes = 0
-        self._load_rows = max(1, load_bytes // (4 * vectors.n_dims))
-        self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._places = runtime.xp.full(vectors.n_rows, -1, np.int32)
+        self._max_cache_bytes = cache_bytes
+        self._cache_bytes = 0
+        self._batch_rows = max(1, batch_bytes // (4 * vectors.n_dims))
+        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._positions = runtime.xp.full(vectors.n_rows, -1, np.int32)
 
-    def loads(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
-        """Yield stretches load by load; see `CellRows`."""
+    def load_batches(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
+        """Yield the ranges batch by batch; see `CellRows`."""
         xp = self._runtime.xp
-        for part in _parts(n_rows, self._load_rows):
+        for part in _split_ranges(n_rows, self._batch_rows):
             starts = np.cumsum(n_rows[part]) - n_rows[part]
-            rows = xp.concatenate(self._fetch(list(zip(first[part].tolist(), n_rows[part].tolist(), strict=True))))
-            numbers = self._runtime.upload(ranges(first[part], n_rows[part]))
-            self._places[numbers] = xp.arange(len(rows), dtype=np.int32)
-            yield RowBatch(part, rows, starts, self._places)
-            self._places[numbers] = -1
+            keys = list(zip(first[part].tolist(), n_rows[part].tolist(), strict=True))
+            rows = xp.concatenate(self._load_ranges(keys))
+            numbers = self._runtime.upload(expand_ranges(first[part], n_rows[part]))
+            self._positions[numbers] = xp.arange(len(rows), dtype=np.int32)
+            yield RowBatch(part, rows, starts, self._positions)
+            self._positions[numbers] = -1
 
     def gather(self, rows: np.ndarray, first: np.ndarray, n_rows: np.ndarray) -> Any:
-        """Return the rows (m, d) numbered `rows`; see `CellRows`."""
+        """Return the vectors (m, d) of `rows`; see `CellRows`."""
         gathered = self._runtime.xp.empty((len(rows), self._vectors.n_dims), np.float32)
-        stretch = np.searchsorted(first, rows, side="right") - 1
-        for load in self.loads(first, n_rows):
-            here = np.flatnonzero((stretch >= load.part.start) & (stretch < load.part.stop))
-            numbers = self._runtime.upload(rows[here])
-            gathered[self._runtime.upload(here)] = load.rows[load.places[numbers]]
+        range_of_row = np.searchsorted(first, rows, side="right") - 1
+        for batch in self.load_batches(first, n_rows):
+            loaded = np.flatnonzero((range_of_row >= batch.part.start) & (range_of_row < batch.part.stop))
+            numbers = self._runtime.upload(rows[loaded])
+            gathered[self._runtime.upload(loaded)] = batch.rows[batch.positions[numbers]]
         return gathered
 
-    def _fetch(self, stretches: list[tuple[int, int]]) -> list[Any]:
-        """Return stretches (first row, rows), those that are not kept from the files."""
-        found = {}
-        for key in stretches:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                found[key] = self._kept[key]
-        missing = [key for key in stretches if key not in found]
+    def _load_ranges(self, keys: list[tuple[int, int]]) -> list[Any]:
+        """Return ranges (first row, number of rows) from the cache or from the files."""
+        loaded = {}
+        for key in keys:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                loaded[key] = self._cache[key]
+        missing = [key for key in keys if key not in loaded]
         with ThreadPoolExecutor(_READERS) as readers:
             for key, block in zip(missing, readers.map(self._read, missing), strict=True):
-                found[key] = self._runtime.upload(block)
-                self._kept[key] = found[key]
-                self._bytes += block.nbytes
-                while self._bytes > self._max_bytes:
-                    self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return [found[key] for key in stretches]
+                loaded[key] = self._runtime.upload(block)
+                self._cache[key] = loaded[key]
+                self._cache_bytes += block.nbytes
+                while self._cache_bytes > self._max_cache_bytes:
+                    self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return [loaded[key] for key in keys]
 
-    def _read(self, stretch: tuple[int, int]) -> np.ndarray:
-        return self._vectors.read(stretch[0], stretch[0] + stretch[1])
+    def _read(self, key: tuple[int, int]) -> np.ndarray:
+        first, n_rows = key
+        return self._vectors.read(first, first + n_rows)
 
 
-def ranges(first: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
-    """Return the row numbers int32 of all stretches, one after another."""
+def expand_ranges(first: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
+    """Return the row numbers int32 of all ranges, one range after another."""
     before = np.cumsum(n_rows) - n_rows
     return (np.repeat(first - before, n_rows) + np.arange(int(n_rows.sum()))).astype(np.int32)
 
 
-def _parts(n_rows: np.ndarray, limit: int) -> Iterator[slice]:
-    """Yield runs of stretches with `limit` rows or fewer together, or a single one."""
-    start = held = 0
+def _split_ranges(n_rows: np.ndarray, max_rows: int) -> Iterator[slice]:
+    """Yield runs of ranges with at most `max_rows` rows in total, or a single larger range."""
+    start = total = 0
     for i, n in enumerate(n_rows.tolist()):
-        if held + n > limit and i > start:
+        if total + n > max_rows and i > start:
             yield slice(start, i)
-            start, held = i, 0
-        held += n
+            start, total = i, 0
+        total += n
     if start < len(n_rows):
         yield slice(start, len(n_rows))

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
-from nomad_dask.backends.gpu.batched_gemm import CellProducts, Queries
+from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.row_cache import ResidentRows, StreamedRows
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
@@ -68,7 +68,7 @@ def test_all_cells_equal_brute_force(tmp_path, d, free, metric):
     vectors, rows, offsets, means = shard(tmp_path, *blobs(500, d, per_cell=40), metric)
     search = gpu(vectors, offsets, means, free)
     found = find(search, n_probes=len(means))
-    assert isinstance(search._held.rows, ResidentRows if free == HELD else StreamedRows)
+    assert isinstance(search._loaded.rows, ResidentRows if free == HELD else StreamedRows)
     ids, distances = brute(rows, 15)
     assert found.recall == 1.0
     assert (found.ids.dtype, found.distances.dtype) == (np.int32, np.float32)
@@ -161,7 +161,7 @@ def test_a_cell_of_many_pieces(tmp_path):
     vectors, rows, offsets, means = shard(tmp_path, X, (labels > 3).astype(int), 2)
     search = gpu(vectors, offsets, means, STREAMED // 2)
     found = find(search, n_probes=2, k=5)
-    assert search._held.products.piece_rows < np.diff(offsets).max() / 4
+    assert search._loaded.products.piece_rows < np.diff(offsets).max() / 4
     np.testing.assert_array_equal(found.ids, brute(rows, 5)[0])
 
 
@@ -272,7 +272,7 @@ def test_a_cell_met_twice_is_listed_once(tmp_path):
     own = np.arange(20, dtype=np.int32)
     empty = [np.full((20, 9), v, t) for v, t in ((np.inf, np.float32), (-1, np.int32)) * 2]
     queries = Queries(rows.gather(own, offsets[:1], offsets[1:2]), own, *empty)
-    ordered = np.zeros((20, 1), np.int32)
+    probed = ProbedCells(offsets[:1], np.diff(offsets)[:1], means[:1], np.zeros((20, 1), np.int32))
     for _ in range(2):
-        products.search(queries, rows, offsets[:1], np.diff(offsets)[:1], means[:1], ordered)
+        products.search(queries, rows, probed)
     assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in queries.ids)

@@ -21,7 +21,7 @@ from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
 from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
 from nomad_dask.pipeline.run import project
-from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.planner import make_plan
 
 N_NEIGHBORS = 15
 TARGET_RECALL = 0.95

@@ -49,9 +49,10 @@ def plan(params: Params, options: PlanOptions) -> None:
 
     Ends with exit code 3 when this machine has too little memory, or the working directory too little disk.
     """
+    from nomad_dask.pipeline.resources import estimate_resources
     from nomad_dask.planning.feasibility import check_resources
-    from nomad_dask.planning.plan import make_plan
     from nomad_dask.planning.plan_table import format_plan
+    from nomad_dask.planning.planner import make_plan
     from nomad_dask.sources import open_source
     from nomad_dask.utils.memory import available_memory
 
@@ -60,13 +61,14 @@ def plan(params: Params, options: PlanOptions) -> None:
     if options.memory_limit is not None:
         memory = min(memory, options.memory_limit)
     run_plan = make_plan(source, params, options.n_workers, memory)
+    resources = estimate_resources(run_plan)
     seconds: dict[str, float] = {}
     if not options.no_time:
         from nomad_dask.pipeline.time_estimate import estimate_seconds
 
         seconds = estimate_seconds(source, params, run_plan, options.device)
     if options.as_json:
-        output.write_json(run_plan.as_dict() | {"seconds": seconds})
+        output.write_json(resources.as_dict() | {"seconds": seconds})
     else:
-        click.echo(format_plan(run_plan, seconds))
-    check_resources(run_plan, memory, shutil.disk_usage(".").free)
+        click.echo(format_plan(resources, seconds))
+    check_resources(resources, memory, shutil.disk_usage(".").free)

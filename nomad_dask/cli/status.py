@@ -19,7 +19,8 @@ def status(workspace: Path, quick: bool, as_json: bool) -> None:
 
     Changes nothing, and may be asked while the run goes on.
     """
-    from nomad_dask.pipeline.status import format_status, read_status
+    from nomad_dask.pipeline.status import read_status
+    from nomad_dask.pipeline.status_text import format_status
 
     run_status = read_status(workspace, sizes_only=quick)
     if as_json:

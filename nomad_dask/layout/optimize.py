@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,8 +16,6 @@ from nomad_dask.callbacks.events import (
     EpochDone,
     ShardPlaced,
     SnapshotRequest,
-    StageAdvanced,
-    StageStarted,
     WorkerLost,
 )
 from nomad_dask.cluster import Cluster, assign_shards
@@ -36,9 +35,9 @@ from nomad_dask.layout.worker import (
     unload_shards,
 )
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.manifest import CHECKPOINT
 from nomad_dask.storage.workspace import Workspace
 
-STAGE = "layout"
 # A checkpoint is written when this time has passed, and not before 50 times what the last one took.
 _CHECKPOINT_SECONDS = 10.0
 _CHECKPOINT_COST = 50
@@ -61,8 +60,16 @@ class _State:
 class _Shards:
     """The shards on their workers."""
 
-    def __init__(self, run: RunContext, cluster: Cluster, workspace: Workspace, emit: Emit) -> None:
-        self.run, self.cluster, self.workspace, self.emit = run, cluster, workspace, emit
+    def __init__(
+        self,
+        run: RunContext,
+        cluster: Cluster,
+        workspace: Workspace,
+        emit: Emit,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self.run, self.cluster, self.workspace = run, cluster, workspace
+        self.emit, self.on_progress = emit, on_progress
         self.plan = schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0)
         self._id = ""
         self._homes: tuple[str, ...] = ()
@@ -71,7 +78,7 @@ class _Shards:
 
     def take_up(self) -> _State:
         """Load all shards at the last checkpoint, on the workers there are now."""
-        facts = self.workspace.recorded_facts("checkpoint") or {"epoch": 0, "loss": None}
+        facts = self.workspace.recorded_facts(CHECKPOINT) or {"epoch": 0, "loss": None}
         self._id = uuid.uuid4().hex  # what still runs of before works on its own copy
         self._place()
         parts = self._ask(load_shards)
@@ -94,17 +101,17 @@ class _Shards:
             if epoch > self._told:  # else it is done anew
                 self.emit(EpochDone(epoch, plan.n_epochs, measured, self.exchanged(state) if self._tells(epoch) else 0))
         self._told = max(self._told, stop)
-        self.emit(StageAdvanced(STAGE, self._told))
+        self.on_progress(0, self._told)
         return _State(stop, [a.summary for a in done], loss)
 
     def save(self, state: _State) -> _State:
         """Make the state durable, then drop the checkpoint before it; back there where a worker was lost."""
-        before = self.workspace.recorded_facts("checkpoint")
+        before = self.workspace.recorded_facts(CHECKPOINT)
         artifacts = self._ask(save_checkpoint, state.epoch)
         if any(isinstance(a, StaleShard) for a in artifacts):
             return self._go_back()
         z = [p.partition_sum for p in state.parts]
-        self.workspace.record("checkpoint", artifacts, epoch=state.epoch, z=z, loss=state.loss)
+        self.workspace.record(CHECKPOINT, artifacts, epoch=state.epoch, z=z, loss=state.loss)
         if before is not None and before["epoch"] != state.epoch:
             self.workspace.remove(checkpoint_file(before["epoch"], 0).rsplit("/", 1)[0])
         self.emit(CheckpointWritten(state.epoch))
@@ -168,17 +175,22 @@ class _Shards:
 
 
 def optimize_layout(
-    run: RunContext, cluster: Cluster, workspace: Workspace, emit: Emit, snapshot_request: SnapshotRequest | None = None
+    run: RunContext,
+    cluster: Cluster,
+    workspace: Workspace,
+    emit: Emit,
+    on_progress: Callable[[int, int], None],
+    snapshot_request: SnapshotRequest | None = None,
 ) -> dict[str, Any]:
     """Lay out all shards and leave their last state as a checkpoint; return what was measured.
 
-    Snapshots are emitted as `snapshot_request` asks. Ctrl-C ends it with a KeyboardInterrupt: the first one lets the
+    `on_progress` is called with 0 and the epochs done. Snapshots are emitted as `snapshot_request` asks. Ctrl-C ends
+    it with a KeyboardInterrupt: the first one lets the
     epochs under way end, and leaves their state as a checkpoint.
     """
-    shards = _Shards(run, cluster, workspace, emit)
+    shards = _Shards(run, cluster, workspace, emit, on_progress)
     plan = shards.plan
     looks = None if snapshot_request is None else SnapshotSchedule(run, snapshot_request, plan.n_epochs)
-    emit(StageStarted(STAGE, plan.n_epochs, "epochs"))
     with graceful_interrupt() as stop:
         try:
             state = shards.take_up()

@@ -22,7 +22,7 @@ from nomad_dask.neighbors.stage import load_graph, patch_counts
 from nomad_dask.partition.clustering import load_partition
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
-from nomad_dask.storage.manifest import Artifact
+from nomad_dask.storage.manifest import CHECKPOINT, Artifact
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import trim_memory
 
@@ -201,7 +201,7 @@ def checkpoint_file(epoch: int, shard: int) -> str:
 def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
     """Take up a shard at the checkpoint the manifest names, or at its start."""
     dim = run.params.n_components
-    facts = Workspace(run.workspace).recorded_facts("checkpoint")
+    facts = Workspace(run.workspace).recorded_facts(CHECKPOINT)
     z: float | None = None
     if facts is None:
         positions, epoch = _start(run, shard), 0

@@ -18,7 +18,7 @@ from nomad_dask.neighbors.search import NeighborLists, NeighborSearch, SearchSta
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.atomic import write_temporary
 
-FOLDER = "lists"
+FOLDER = "neighbor_lists"
 _NOBODY = np.uint32(0xFFFFFFFF)
 _CHUNK_ROWS = 1 << 18
 

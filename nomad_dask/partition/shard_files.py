@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RUNS_FOLDER = "exchange"
+RUNS_FOLDER = "runs"
 BLOCK_FILES = ("vectors", "rows", "start", "cells")
 SHARD_FILES = ("vectors", "rows", "start", "cell_offsets", "centroids")
 

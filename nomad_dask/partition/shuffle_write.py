@@ -25,7 +25,7 @@ from nomad_dask.storage.atomic import write_temporary
 
 
 def write_runs(run: RunContext, cluster: Cluster, on_progress: Callable[[int, int], None]) -> None:
-    """Read the source once, and write every block as a sorted run: ``exchange/block-*.npy``."""
+    """Read the source once, and write every block as a sorted run: ``runs/block-*.npy``."""
     jobs, first_block = [], 0
     for blocks in run.source.read_groups(run.plan.block_rows):
         part = replace(run, source=run.source.slice_rows(blocks[0][0], blocks[-1][1]))

@@ -1,4 +1,4 @@
-"""Before the stages: the output is looked at, the run is planned, and its workspace is opened."""
+"""Before the stages: the output is checked, the run is planned, and its workspace is opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from nomad_dask._version import __version__
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import InputError, WorkspaceError
 from nomad_dask.params import Params
-from nomad_dask.planning.plan import Plan, make_plan
+from nomad_dask.planning.plan import Plan
+from nomad_dask.planning.planner import make_plan
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.lock import LOCK
 from nomad_dask.storage.manifest import MANIFEST
@@ -34,7 +35,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"The output {str(output)!r} exists: give another name, or --overwrite it.")
     parent = output.absolute().parent
     if not parent.is_dir():
-        raise InputError(f"The directory {str(parent)!r} of the output does not exist: make it first.")
+        raise InputError(f"The directory {str(parent)!r} of the output does not exist: create it first.")
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass
@@ -55,28 +56,28 @@ def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:
         "source": source.fingerprint(),
         "shape": [source.n_rows, source.n_dims],
         "params": params.as_dict(),
-        "shards": n_shards,
+        "n_shards": n_shards,
     }
 
 
 def resume_or_make_plan(path: Path, source: Source, params: Params, n_workers: int, memory: int) -> Plan:
-    """Plan a run; where it was begun before, with as many shards and as large blocks as then.
+    """Plan a run; one that is resumed keeps its number of shards and its block size.
 
-    There may be other workers now, and other memory: neither must make it another run.
+    Workers and memory may have changed meanwhile, which must not make it another run.
     """
     if not (path / MANIFEST).exists():
         return make_plan(source, params, n_workers, memory)
-    before = Workspace(path)
-    n_shards = before.identity.get("shards")
-    if not isinstance(n_shards, int) or before.identity != _identity(source, params, n_shards):
+    recorded = Workspace(path)
+    n_shards = recorded.identity.get("n_shards")
+    if not isinstance(n_shards, int) or recorded.identity != _identity(source, params, n_shards):
         return make_plan(source, params, n_workers, memory)
     plan = make_plan(source, params.replace(n_shards=n_shards), n_workers, memory)
-    block_rows = before.about.get("plan", {}).get("block_rows", plan.block_rows)
+    block_rows = recorded.about.get("plan", {}).get("block_rows", plan.block_rows)
     return plan if block_rows > plan.block_rows else replace(plan, block_rows=block_rows)
 
 
 def describe_run(source: Source, plan: Plan, output: Path | None, command: Sequence[str]) -> dict[str, Any]:
-    """Return what the workspace tells people of a run."""
+    """Return the information for people that the workspace records."""
     return {
         "version": __version__,
         "source": source.name,
@@ -88,25 +89,25 @@ def describe_run(source: Source, plan: Plan, output: Path | None, command: Seque
 
 
 def directory_bytes(path: Path) -> int:
-    """Return what a directory takes of the disk already."""
+    """Return the disk space that the artifacts in a directory take already."""
     return sum(p.stat().st_size for p in path.rglob("*.npy") if p.is_file())
 
 
 def open_workspace(
-    path: Path, source: Source, params: Params, plan: Plan, overwrite: bool, told: dict[str, Any] | None = None
+    path: Path, source: Source, params: Params, plan: Plan, overwrite: bool, about: dict[str, Any] | None = None
 ) -> Workspace:
-    """Open the workspace of a run, or make it; one of another run is emptied first if that may be.
+    """Open the workspace of a run, or create it; with `overwrite`, one of another run is emptied first.
 
     Raises
     ------
     WorkspaceError
-        It belongs to another run, or the directory is none.
+        It belongs to another run, or the directory is not a workspace.
     InputError
-        It cannot be made.
+        It cannot be created.
     """
     identity = _identity(source, params, plan.n_shards)
     try:
-        return Workspace(path, identity, told)
+        return Workspace(path, identity, about)
     except WorkspaceError:
         if not overwrite or not (path / MANIFEST).exists():
             raise
@@ -115,6 +116,6 @@ def open_workspace(
                 shutil.rmtree(old)
             elif old.name != LOCK:
                 old.unlink()
-        return Workspace(path, identity, told)
+        return Workspace(path, identity, about)
     except OSError as error:
-        raise InputError(f"The workspace {str(path)!r} cannot be made ({error}): give another directory.") from error
+        raise InputError(f"The workspace {str(path)!r} cannot be created ({error}): give another directory.") from error

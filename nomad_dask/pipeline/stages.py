@@ -1,143 +1,147 @@
-"""Which stage reads what of the workspace: what must be made again after damage, and what can be given back."""
+"""The table of stages: the only place that knows the stages of a run.
+
+Order, resume, removal of artifacts, progress, resources, time estimate and status are computed from it: a new stage
+is one new row.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection, Mapping
-from fnmatch import fnmatchcase
+import math
+from collections.abc import Sequence
 
-from nomad_dask.errors import NomadWarning
-from nomad_dask.storage.manifest import StageRecord
-from nomad_dask.storage.workspace import Workspace
+from nomad_dask.layout.schedule import schedule
+from nomad_dask.pipeline import stage_functions as functions
+from nomad_dask.pipeline.stage import Stage, Workload
+from nomad_dask.planning import disk_space, gpu_memory, host_memory
+from nomad_dask.planning.resources import ResourceModel
+from nomad_dask.planning.run_context import RunContext
 
-# In the order in which they run. "start" is the beginning of the layout: once the first checkpoint is there, what
-# only the start reads is not needed any more. "map" is the gathering of the positions, and what is kept for
-# those who ask later: cells and axes place new rows.
-ORDER = ("sample", "coarse", "cells", "shards", "neighbors", "start", "layout", "map")
+# Below this number of cells, a row is compared with all centroids; above, with those of the cells' parents first.
+_FLAT_CELLS = 1024
 
-# Folders of artifacts: what is found there and not in the manifest is left over from a run that was killed.
-FOLDERS = ("sample", "coarse", "cells", "exchange", "shards", "lists", "graph", "layout")
 
-_READS: dict[str, tuple[str, ...]] = {
-    "sample": (),
-    "coarse": ("sample/*",),
-    "cells": ("sample/vectors.npy",),
-    "shards": ("cells/*",),
-    "neighbors": (
-        "shards/*.vectors.npy",
-        "shards/*.cell_offsets.npy",
-        "shards/*.centroids.npy",
-        "graph/*.out_*.npy",
+def _n_rows(run: RunContext) -> int:
+    return run.plan.n_rows
+
+
+def _n_epochs(run: RunContext) -> int:
+    return schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0).n_epochs
+
+
+def _cells_work(load: Workload) -> float:
+    compared = load.n_cells if load.n_cells <= _FLAT_CELLS else 2 * math.sqrt(load.n_cells)
+    return load.sample_rows * compared
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="sample",
+        reads=(),
+        writes=("sample/*", "input.npy"),
+        resources=ResourceModel(
+            host_memory.sample_host_bytes,
+            disk_space.sample_disk_bytes,
+            device_bytes=gpu_memory.block_device_bytes,
+        ),
+        total=_n_rows,
+        function=functions.run_sample,
+        work=lambda load: load.n_rows,
+        reads_source=True,
     ),
-    "layout": (
-        "shards/*.cell_offsets.npy",
-        "shards/*.centroids.npy",
-        "graph/*.indptr.npy",
-        "graph/*.indices.npy",
-        "graph/*.weights.npy",
-        "graph/*.conditional_p.npy",
-        "graph/*.patch_*.npy",
-        "graph/*.cross_*.npy",
-        "layout/*",
+    Stage(
+        name="coarse",
+        reads=("sample/*",),
+        writes=("coarse/*",),
+        resources=ResourceModel(host_memory.coarse_host_bytes, disk_space.coarse_disk_bytes),
+        total=lambda run: run.plan.coarse_rows,
+        function=functions.run_coarse,
+        is_coarse=True,
     ),
-    "map": ("shards/*.rows.npy", "shards/*.cell_offsets.npy", "cells/*", "layout/*"),
-}
-_START = ("cells/*", "shards/*.rows.npy", "shards/*.start.npy")
-_COARSE_START = (
-    "coarse/*",
-    "shards/*.rows.npy",
-    "shards/*.cell_offsets.npy",
-    "shards/*.centroids.npy",
-    "shards/*.vectors.npy",
+    Stage(
+        name="cells",
+        reads=("sample/vectors.npy",),
+        writes=("cells/*",),
+        resources=ResourceModel(
+            host_memory.cells_host_bytes,
+            disk_space.cells_disk_bytes,
+            device_bytes=gpu_memory.clustering_device_bytes,
+        ),
+        total=lambda run: run.plan.sample_rows,
+        function=functions.run_cells,
+        work=_cells_work,
+    ),
+    Stage(
+        name="shards",
+        reads=("cells/*",),
+        writes=("runs/*", "shards/*"),
+        resources=ResourceModel(
+            host_memory.shards_host_bytes,
+            disk_space.shards_disk_bytes,
+            disk_space.kept_shards_disk_bytes,
+            device_bytes=gpu_memory.block_device_bytes,
+        ),
+        total=_n_rows,
+        function=functions.run_shards,
+        work=lambda load: load.n_rows,
+        reads_source=True,
+    ),
+    Stage(
+        name="neighbors",
+        reads=(
+            "shards/*.vectors.npy",
+            "shards/*.cell_offsets.npy",
+            "shards/*.centroids.npy",
+            "graph/*.out_*.npy",
+        ),
+        writes=("neighbor_lists/*", "graph/*"),
+        resources=ResourceModel(host_memory.neighbors_host_bytes, disk_space.neighbors_disk_bytes, smaller_by="shards"),
+        total=_n_rows,
+        function=functions.run_neighbors,
+        work=lambda load: load.n_rows * load.slowdown,
+    ),
+    Stage(
+        name="layout",
+        reads=(
+            "shards/*.cell_offsets.npy",
+            "shards/*.centroids.npy",
+            "graph/*.indptr.npy",
+            "graph/*.indices.npy",
+            "graph/*.weights.npy",
+            "graph/*.conditional_p.npy",
+            "graph/*.patch_*.npy",
+            "graph/*.cross_*.npy",
+            "layout/*",
+        ),
+        start_reads=("cells/*", "shards/*.rows.npy", "shards/*.start.npy"),
+        coarse_start_reads=("coarse/*", "shards/*.rows.npy", "shards/*.vectors.npy"),
+        writes=("layout/*",),
+        resources=ResourceModel(
+            host_memory.layout_host_bytes,
+            disk_space.layout_disk_bytes,
+            device_bytes=gpu_memory.layout_stage_device_bytes,
+            smaller_by="shards and workers",
+        ),
+        total=_n_epochs,
+        unit="epochs",
+        function=functions.run_layout,
+        work=lambda load: load.n_rows * load.slowdown * load.n_epochs,
+    ),
+    # The positions are collected into the map, and new rows are placed by cells and axes.
+    Stage(
+        name="map",
+        reads=("shards/*.rows.npy", "shards/*.cell_offsets.npy", "cells/*", "layout/*"),
+        writes=(),
+        resources=ResourceModel(host_memory.map_host_bytes, disk_space.map_disk_bytes, in_workspace=False),
+        total=_n_rows,
+    ),
 )
 
 
-def reads(stage: str, name: str, coarse: bool) -> bool:
-    """Return whether a stage reads an artifact.
-
-    Parameters
-    ----------
-    stage : str
-        One of `ORDER`.
-    name : str
-        Of the artifact.
-    coarse : bool
-        Whether the run has a coarse map, from which its layout starts.
-    """
-    patterns = (_COARSE_START if coarse else _START) if stage == "start" else _READS[stage]
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def stages_of_run(has_coarse_map: bool) -> Sequence[Stage]:
+    """Return the stages of a run in order."""
+    return [stage for stage in STAGES if has_coarse_map or not stage.is_coarse]
 
 
-def find_damage(workspace: Workspace) -> set[str]:
-    """Return the recorded stages with a damaged artifact, and warn of each; a damaged checkpoint is forgotten."""
-    damaged = set()
-    for stage in workspace.stages():
-        harm = list(workspace.damage(stage))
-        if not harm:
-            continue
-        damaged.add(stage)
-        more = f", and {len(harm) - 1} more" if len(harm) > 1 else ""
-        warnings.warn(
-            f"The workspace {workspace.path} is damaged: {harm[0]}{more}. The stage {stage!r} is done again.",
-            NomadWarning,
-            stacklevel=2,
-        )
-        if stage == "checkpoint":
-            workspace.drop_stage(stage)
-    return damaged
-
-
-def pending_stages(known: Mapping[str, StageRecord], coarse: bool, damaged: Collection[str] = ()) -> set[str]:
-    """Return the stages that have to run.
-
-    Besides those that never ended it is those with a damaged artifact, and those that made what such a stage
-    reads and what was given back since.
-
-    Parameters
-    ----------
-    known : mapping of str to Recorded
-        Stages of the workspace.
-    coarse : bool
-        Whether the run has a coarse map.
-    damaged : collection of str
-        Recorded stages with a damaged artifact.
-    """
-    undone = {stage for stage in ORDER if stage not in (*known, "start", "map")} - (set() if coarse else {"coarse"})
-    undone |= set(damaged) - {"checkpoint"}
-    begun = "checkpoint" in known and "checkpoint" not in damaged
-    if not begun:
-        undone.add("layout")
-    asking = undone | {"map"} | ({"start"} if not begun else set())
-    for stage in reversed(ORDER):
-        if stage in asking:
-            makers = {
-                maker
-                for maker, entry in known.items()
-                for name in entry.released
-                if maker != "checkpoint" and reads(stage, name, coarse)
-            }
-            undone |= makers
-            asking |= makers
-    return undone
-
-
-def unreferenced_artifacts(workspace: Workspace, to_come: Collection[str], coarse: bool) -> list[str]:
-    """Return the artifacts that no stage to come reads.
-
-    Parameters
-    ----------
-    workspace : Workspace
-    to_come : collection of str
-        Stages that have still to run, the one at work among them.
-    coarse : bool
-        Whether the run has a coarse map.
-    """
-    ahead = set(to_come) | {"map"}
-    if "layout" in ahead and workspace.recorded_facts("checkpoint") is None:
-        ahead.add("start")
-    return [
-        name
-        for entry in workspace.stages().values()
-        for name in entry.artifacts
-        if not any(reads(stage, name, coarse) for stage in ahead)
-    ]
+def artifact_folders() -> dict[str, set[str]]:
+    """Return the folders that each stage writes to."""
+    return {stage.name: {pattern.split("/")[0] for pattern in stage.writes if "/" in pattern} for stage in STAGES}

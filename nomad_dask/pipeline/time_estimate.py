@@ -1,8 +1,7 @@
-"""How long a run will take: a small one of the same data, timed on this machine, and scaled by the laws of growth."""
+"""How long a run will take: a small run of the same data, timed on this machine and extrapolated."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,69 +9,74 @@ from pathlib import Path
 from nomad_dask.errors import NomadWarning
 from nomad_dask.layout.schedule import schedule
 from nomad_dask.params import Params
+from nomad_dask.pipeline.stage import Workload
+from nomad_dask.pipeline.stages import stages_of_run
 from nomad_dask.planning.plan import Plan
 from nomad_dask.sources.base import Source
 
-ROWS = 8000
-_WARM_ROWS = 600
+TIMED_ROWS = 8000
+_WARM_UP_ROWS = 600
 _EPOCHS = 10
-# A row of a large map meets more cells of more memory than one of a small map: measured 1.3 to 2.
+# A row of a large map visits more cells of more memory than one of a small map: measured 1.3 to 2.
 _OUT_OF_CACHE = 1.5
+_OUT_OF_CACHE_GROWTH = 4
 
 
 def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "auto") -> dict[str, float]:
     """Return the seconds that each stage will take on this machine, within a factor of about two.
 
-    The first rows of the source are mapped, twice: a few to load what is compiled, then as many as take a second
-    or two. From the seconds t of each stage with m rows, for n rows:
-
-    - sample, shards: t·n/m, as every row is read, assigned and written once.
-    - cells: t·(s/s')·(c/c'), s rows of the sample, c centroids a row meets: all of them up to 1,024, else twice
-      the root of their number.
-    - neighbors: t·n/m·1.5: a row meets as many rows of near cells, whatever the number of all rows.
-    - layout: t·n/m·1.5·(epochs/10).
-    - coarse: the sum of these for the rows of the coarse map and its epochs.
+    The first rows of the source are mapped twice: a few to load what is compiled, then as many as take a second or
+    two. The seconds of each stage grow with its work, see `Stage.work`; those of the coarse map are the sum over all
+    stages for the rows of the coarse map and its epochs.
     """
+    n_timed = min(source.n_rows, TIMED_ROWS)
+    timed = _time_small_run(source, params, n_timed, device)
+    small = Workload(n_timed, _n_cells(n_timed, params), n_timed, _EPOCHS)
+
+    def extrapolate(load: Workload) -> dict[str, float]:
+        works = {stage.name: stage.work for stage in stages_of_run(has_coarse_map=False) if stage.work is not None}
+        return {name: timed[name] * work(load) / work(small) for name, work in works.items()}
+
+    def workload(n_rows: int, n_cells: int, sample_rows: int, n_epochs: int) -> Workload:
+        slowdown = _OUT_OF_CACHE if n_rows / n_timed > _OUT_OF_CACHE_GROWTH else 1.0
+        return Workload(n_rows, n_cells, sample_rows, n_epochs, slowdown)
+
+    coarse_rows = plan.coarse_rows
+    n_epochs = schedule(params, plan.n_rows, refining=coarse_rows > 0).n_epochs
+    seconds = extrapolate(workload(plan.n_rows, plan.n_cells, plan.sample_rows, n_epochs))
+    if not coarse_rows:
+        return seconds
+    coarse_epochs = schedule(params.replace(n_epochs=None), coarse_rows, refining=False).n_epochs
+    coarse_sample = min(coarse_rows, plan.sample_rows)
+    coarse = extrapolate(workload(coarse_rows, _n_cells(coarse_rows, params), coarse_sample, coarse_epochs))
+    of_stage = {
+        stage.name: sum(coarse.values()) if stage.is_coarse else seconds.get(stage.name)
+        for stage in stages_of_run(has_coarse_map=True)
+    }
+    return {name: value for name, value in of_stage.items() if value is not None}
+
+
+def _n_cells(n_rows: int, params: Params) -> int:
+    return max(1, round(n_rows / params.cell_size))
+
+
+def _time_small_run(source: Source, params: Params, n_rows: int, device: str) -> dict[str, float]:
+    """Map the first rows of a source and return the seconds of each stage."""
+    # Imported here: a run does not need an estimate.
     from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
     from nomad_dask.sources import open_source
 
-    m = min(source.n_rows, ROWS)
-    rows = source.read(0, m)
+    rows = source.read(0, n_rows)
     small = params.replace(n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse_init="never")
+    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="nomad-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)
-        for count in (min(m, _WARM_ROWS), m):
-            timed = project(
+        for count in (min(n_rows, _WARM_UP_ROWS), n_rows):
+            seconds = project(
                 open_source(rows[:count]),
                 small,
                 cluster=ClusterOptions(device=device),
                 workspace=WorkspaceOptions(Path(folder) / str(count)),
             ).seconds
-    small_cells = max(1, round(m / params.cell_size))
-    small_sample = m
-
-    def stages_of(n: int, n_cells: int, sample_rows: int, epochs: int) -> dict[str, float]:
-        growth = n / m
-        slower = _OUT_OF_CACHE if growth > 4 else 1.0
-        met = _centroids_met(n_cells) / _centroids_met(small_cells)
-        return {
-            "sample": timed["sample"] * growth,
-            "cells": timed["cells"] * sample_rows / small_sample * met,
-            "shards": timed["shards"] * growth,
-            "neighbors": timed["neighbors"] * growth * slower,
-            "layout": timed["layout"] * growth * slower * epochs / _EPOCHS,
-        }
-
-    coarse = plan.coarse_rows
-    epochs = schedule(params, plan.n_rows, refining=coarse > 0).n_epochs
-    found = stages_of(plan.n_rows, plan.n_cells, plan.sample_rows, epochs)
-    if coarse:
-        inner_epochs = schedule(params.replace(n_epochs=None), coarse, refining=False).n_epochs
-        inner = stages_of(coarse, max(1, round(coarse / params.cell_size)), min(coarse, plan.sample_rows), inner_epochs)
-        found = {"sample": found.pop("sample"), "coarse": sum(inner.values())} | found
-    return found
-
-
-def _centroids_met(n_cells: int) -> float:
-    return n_cells if n_cells <= 1024 else 2 * math.sqrt(n_cells)
+    return seconds

@@ -30,6 +30,7 @@ from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError, InputError, ResourceError
+from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
 from tests.helpers.runs import Heard, blobs, make_map, worker_processes
 
@@ -149,24 +150,25 @@ def test_workers_on_one_gpu_share_its_memory():
 
 def test_a_plan_that_does_not_fit_on_the_gpu_says_what_is_missing():
     from nomad_dask.params import Params
-    from nomad_dask.planning.plan import make_plan
+    from nomad_dask.planning.planner import make_plan
     from tests.planning.test_plan import GIB, Shape
 
     plan = make_plan(Shape(100_000_000, 768), Params(), 1, 512 * GIB)
-    check_resources(plan, 512 * GIB, 1 << 60, plan.device_bytes)
-    check_resources(plan, 512 * GIB, 1 << 60, None)
+    needed = estimate_resources(plan)
+    check_resources(needed, 512 * GIB, 1 << 60, needed.device_bytes)
+    check_resources(needed, 512 * GIB, 1 << 60, None)
     with pytest.raises(ResourceError, match=r": 4,096 bytes are missing\. .*n_shards.*n_neighbors") as caught:
-        check_resources(plan, 512 * GIB, 1 << 60, plan.device_bytes - 4096)
+        check_resources(needed, 512 * GIB, 1 << 60, needed.device_bytes - 4096)
     assert caught.value.exit_code == 3
 
 
 def test_gpu_memory_follows_rows_shards_and_neighbours():
     from nomad_dask.params import Params
-    from nomad_dask.planning.plan import make_plan
+    from nomad_dask.planning.planner import make_plan
     from tests.planning.test_plan import GIB, Shape
 
     def needed(n: int, n_workers: int, **settings: int) -> int:
-        return make_plan(Shape(n, 64), Params(**settings), n_workers, 64 * GIB).device_bytes
+        return estimate_resources(make_plan(Shape(n, 64), Params(**settings), n_workers, 64 * GIB)).device_bytes
 
     assert needed(10_000_000, 1) < needed(50_000_000, 1) < needed(50_000_000, 1, n_neighbors=30)
     assert needed(50_000_000, 4) < needed(50_000_000, 1)

@@ -406,7 +406,7 @@ def test_the_unexpected_is_one_line_and_exit_code_1(call: Call, data: Path, monk
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("nomad_dask.planning.plan.make_plan", fail)
+    monkeypatch.setattr("nomad_dask.planning.planner.make_plan", fail)
     code, out, err = call("plan", data)
     assert (code, out) == (1, "")
     assert err.splitlines() == [

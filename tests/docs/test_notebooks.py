@@ -94,7 +94,7 @@ def test_judging_a_map(tmp_path: Path) -> None:
     in_one, in_both = numbers(ran.cell("in_both"))
     assert in_both > in_one + 0.05
     assert "'components': 1" in ran.cell("nomad.diagnostics_")
-    assert "small pieces of the neighbour graph" in ran.cell("n_neighbors=1,")
+    assert "small components of the neighbor graph" in ran.cell("n_neighbors=1,")
     assert ran.pictures() == 2
 
 

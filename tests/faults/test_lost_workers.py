@@ -158,7 +158,7 @@ def kill(pid: int) -> None:
 
 
 def test_killed_during_the_coarse_map(client, monkeypatch):
-    monkeypatch.setattr("nomad_dask.planning.plan.COARSE_MIN_ROWS", 100)
+    monkeypatch.setattr("nomad_dask.planning.planner.COARSE_MIN_ROWS", 100)
     x, settings = blobs(2400), SETTINGS | {"coarse_init": "always", "n_epochs": 10}
     plain = make_map(x, **settings).positions
     heard, killer = Heard(), Killer(client, when_begins("coarse neighbors"))

@@ -59,7 +59,7 @@ def run_to(stage, source, workspace, client, on_start=lambda: None):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("nomad_dask.planning.plan._BLOCK_BYTES", 4 * DIMS * BLOCK)
+    monkeypatch.setattr("nomad_dask.planning.planner._MAX_BLOCK_BYTES", 4 * DIMS * BLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -254,9 +254,9 @@ def test_resuming_after_a_kill_does_not_read_the_sample_again(tmp_path, files):
     code = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-import tests.partition.test_passes_over_source as t, nomad_dask.planning.plan as plan
+import tests.partition.test_passes_over_source as t, nomad_dask.planning.planner as planner
 from nomad_dask.callbacks import StageFinished
-plan._BLOCK_BYTES = 4 * t.DIMS * t.BLOCK
+planner._MAX_BLOCK_BYTES = 4 * t.DIMS * t.BLOCK
 source = t.CountedParquet([sys.argv[2]], None, (), "x")
 source.log = sys.argv[3]
 def emit(event):

@@ -17,7 +17,7 @@ from nomad_dask.partition.sampling import draw_sample
 from nomad_dask.partition.shard_files import SHARD_FILES, shard_file
 from nomad_dask.partition.shuffle_merge import group_cells, merge_runs
 from nomad_dask.partition.shuffle_write import write_runs
-from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.planner import make_plan
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources import open_source
 from nomad_dask.storage.workspace import Workspace
@@ -34,7 +34,7 @@ def load_shards(workspace: Path, n_shards: int) -> list[dict[str, np.ndarray]]:
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u1", ">f4"])
 def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, metric, dtype):
     x = np.clip(20 * blobs(900, n_dims=7) + 100, 0, 255).astype(dtype)
-    monkeypatch.setattr("nomad_dask.planning.plan._BLOCK_BYTES", 4 * 7 * block_rows)
+    monkeypatch.setattr("nomad_dask.planning.planner._MAX_BLOCK_BYTES", 4 * 7 * block_rows)
     result = make_map(
         x,
         n_shards=n_shards,
@@ -67,7 +67,7 @@ def test_every_row_is_in_one_shard(tmp_path, monkeypatch, n_shards, block_rows, 
         np.testing.assert_array_equal(result.cell_labels[shard["rows"]], cells)
         first_cell += len(offsets) - 1
         assert shard["start"].shape == (len(vectors), 2)
-    assert not (tmp_path / "w" / "exchange").exists()
+    assert not (tmp_path / "w" / "runs").exists()
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])

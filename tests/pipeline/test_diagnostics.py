@@ -16,7 +16,7 @@ from nomad_dask.errors import NomadWarning
 from nomad_dask.maps import read_map
 from nomad_dask.params import Params
 from nomad_dask.partition.kmeans_convergence import kmeans_convergence
-from nomad_dask.pipeline.run import diagnostics
+from nomad_dask.pipeline import diagnostics, graph_components
 from tests.helpers.runs import blobs, make_map, worker_processes
 
 FIGURES = {
@@ -43,8 +43,8 @@ def whole_graph(home: Path, n_shards: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("n_shards", "k"), [(1, 15), (3, 15), (3, 2)])
 def test_components_are_those_of_the_whole_graph(tmp_path, monkeypatch, n_shards, k):
-    monkeypatch.setattr(diagnostics, "_EDGES_AT_ONCE", 700)
-    monkeypatch.setattr(diagnostics, "_ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(graph_components, "_EDGES_PER_READ", 700)
+    monkeypatch.setattr(graph_components, "_ROWS_PER_READ", 100)
     x = blobs(1500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)
@@ -56,14 +56,14 @@ def test_components_are_those_of_the_whole_graph(tmp_path, monkeypatch, n_shards
     assert found["outside_largest"] == pytest.approx(1 - sizes[0] / 1500)
     assert found["in_small_components"] == pytest.approx(sizes[sizes < 15].sum() / 1500)
     assert len(sizes) > 1
-    assert not list((tmp_path / "w").rglob("*pieces*"))
+    assert not list((tmp_path / "w").glob("graph/*components*"))
 
 
 def test_a_row_with_more_edges_than_are_read_at_once(tmp_path, monkeypatch):
     x = blobs(400)
     plain = make_map(x, n_epochs=1).diagnostics
-    monkeypatch.setattr(diagnostics, "_EDGES_AT_ONCE", 1)
-    monkeypatch.setattr(diagnostics, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(graph_components, "_EDGES_PER_READ", 1)
+    monkeypatch.setattr(graph_components, "_ROWS_PER_READ", 3)
     assert make_map(x, n_epochs=1).diagnostics["components"] == plain["components"]
 
 
@@ -116,8 +116,8 @@ def test_every_run_tells_every_figure(tmp_path):
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "recall": ({"recall": 0.89, "n_probes": 7.0}, r"found 89% .* 95% were wanted: .*n_probes=14"),
     "imbalance": ({"imbalance": 1.3, "n_cells": 40}, r"1\.30 times the mean .*n_cells=80"),
-    "components": ({"in_small_components": 0.3, "components": 99}, r"30% of the rows .*99 pieces.*n_neighbors=30"),
-    "kmeans": ({"kmeans_converged": False, "kmeans_shift": 0.4}, r"not settled: .* 40% .*n_cells"),
+    "components": ({"in_small_components": 0.3, "components": 99}, r"30% of the rows .*99 components.*n_neighbors=30"),
+    "kmeans": ({"kmeans_converged": False, "kmeans_shift": 0.4}, r"not converged: .* 40% .*n_cells"),
 }
 
 
@@ -141,5 +141,5 @@ def test_a_map_of_scattered_pieces_is_warned_of():
     """The settings of the paper on few neighbours: cells that nothing joins."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 8)).astype(np.float32)
-    with pytest.warns(NomadWarning, match="small pieces of the neighbour graph"):
+    with pytest.warns(NomadWarning, match="small components of the neighbor graph"):
         make_map(x, **Params.paper(n_epochs=1, cell_size=20).as_dict())

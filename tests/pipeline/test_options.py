@@ -65,7 +65,7 @@ def test_every_option_makes_a_sound_map(x, name, n_shards):
     options = {"n_epochs": 80} | OPTIONS[name]
     with warnings.catch_warnings():
         if name == "one neighbour":
-            warnings.filterwarnings("ignore", ".* small pieces of the neighbour graph", NomadWarning)
+            warnings.filterwarnings("ignore", ".* small components of the neighbor graph", NomadWarning)
         positions = make_map(x, n_shards=n_shards, **options).positions
     assert positions.shape == (len(x), options.get("n_components", 2))
     assert trusted(x, positions) > FLOORS.get(name, 0.8)

@@ -163,7 +163,7 @@ def test_a_damaged_artifact_is_found_and_made_again(
     stopped(x, tmp_path / "w", reached, keep_stages=keep_stages)
     damaged(tmp_path / "w" / name, how)
     heard = Heard()
-    with pytest.warns(NomadWarning, match=f"is damaged: {name} .*stage '({stage}|checkpoint)' is done again"):
+    with pytest.warns(NomadWarning, match=f"is damaged: {name} .*stage '({stage}|checkpoint)' is run again"):
         again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
     np.testing.assert_array_equal(again.cell_labels, undisturbed.cell_labels)
@@ -213,7 +213,7 @@ def test_what_no_stage_needs_is_given_back(x, undisturbed, tmp_path):
     make_map(x, workspace=tmp_path / "w", emit=listen, **SETTINGS)
     assert {n.split("/")[0] for n in most["sample"]} == {".lock", "manifest.json", "sample"}
     assert not [n for n in most["cells"] if n.startswith("sample/")]
-    assert not [n for n in most["shards"] if n.startswith("exchange/")]
+    assert not [n for n in most["shards"] if n.startswith("runs/")]
     assert [n for n in most["shards"] if "vectors" in n]
     assert not [n for n in most["neighbors"] if "vectors" in n or ".out_" in n or "pieces" in n]
     assert not [n for n in most["checkpoint"] if "start" in n]
@@ -241,7 +241,7 @@ def test_stopped_when_a_stage_ends(x, undisturbed, tmp_path, reached):
 
 def test_what_a_killed_run_left_is_removed(x, undisturbed, tmp_path):
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
-    for name in ("graph/.0000.indices.npy.12345678.partial", "exchange/block-000000.rows.npy", "graph/0007.x.npy"):
+    for name in ("graph/.0000.indices.npy.12345678.partial", "runs/block-000000.rows.npy", "graph/0007.x.npy"):
         (tmp_path / "w" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "w" / name).write_bytes(b"left over")
     (tmp_path / "w" / "notes.txt").write_text("mine")
@@ -249,7 +249,7 @@ def test_what_a_killed_run_left_is_removed(x, undisturbed, tmp_path):
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
     left = files(tmp_path / "w")
     assert "notes.txt" in left
-    assert not [n for n in left if "partial" in n or n.startswith(("exchange", "graph"))]
+    assert not [n for n in left if "partial" in n or n.startswith(("runs", "graph"))]
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])

@@ -73,7 +73,7 @@ def test_little_memory_for_vectors(monkeypatch):
     """Rows that are read from disk piece by piece give what rows held in memory give."""
     x = blobs(3000, n_dims=200)
     held = make_map(x, n_epochs=3, n_shards=1).positions
-    monkeypatch.setattr("nomad_dask.planning.plan._CACHE_BYTES", 1 << 19)
+    monkeypatch.setattr("nomad_dask.planning.planner._MAX_CACHE_BYTES", 1 << 19)
     np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
 
 
@@ -82,7 +82,7 @@ def test_little_memory_for_edges(x, tmp_path, monkeypatch, normalization):
     """Edges that are read from disk in every epoch; weights that change in every epoch are held all the same."""
     settings = SETTINGS | {"n_shards": 3, "normalization": normalization}
     held = make_map(x, **settings).positions
-    monkeypatch.setattr("nomad_dask.planning.resource_model._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
+    monkeypatch.setattr("nomad_dask.planning.host_memory._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
     monkeypatch.setattr("nomad_dask.pipeline.run.check_resources", lambda *_: None)
     positions = make_map(x, workspace=tmp_path / "w", keep_stages=True, **settings).positions
     np.testing.assert_array_equal(positions, held)
@@ -162,7 +162,7 @@ def test_another_order_of_completion(x, three_shards, monkeypatch):
 def test_small_blocks_of_the_source(x, monkeypatch):
     """Rows find the same cells; products of other sizes round differently, so the rest is nearly the same."""
     whole = make_map(x, n_shards=3, n_epochs=5)
-    monkeypatch.setattr("nomad_dask.planning.plan._BLOCK_BYTES", 4 * 20 * 400)
+    monkeypatch.setattr("nomad_dask.planning.planner._MAX_BLOCK_BYTES", 4 * 20 * 400)
     in_parts = make_map(x, n_shards=3, n_epochs=5)
     np.testing.assert_array_equal(in_parts.cell_labels, whole.cell_labels)
     np.testing.assert_allclose(in_parts.positions, whole.positions, atol=1e-2)

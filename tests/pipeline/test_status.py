@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from nomad_dask.callbacks import CheckpointWritten, Event, StageStarted
 from nomad_dask.cli import cli
 from nomad_dask.errors import Interrupted, MissingInputError, WorkspaceError
-from nomad_dask.pipeline.status import format_status, read_status
+from nomad_dask.pipeline.status import read_status
+from nomad_dask.pipeline.status_text import format_status
 from tests.helpers.runs import blobs, make_map
 
 PROGRAM = Path(sys.executable).with_name("nomad-dask")
@@ -62,7 +63,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_finished_run(finished):
     before = tree(finished)
     found = read_status(finished)
-    assert (found.state, found.holder, found.damage, found.quality_warnings) == ("finished", None, (), ())
+    assert (found.state, found.lock_owner, found.damage, found.quality_warnings) == ("finished", None, (), ())
     assert (found.n_rows, found.n_dims, found.n_shards) == (800, 20, 2)
     assert found.params == SETTINGS
     assert [stage.name for stage in found.stages] == STAGES
@@ -96,7 +97,7 @@ def test_a_stopped_run_that_was_moved(x, tmp_path, checkpoints_at_once):
     assert (found.epoch, found.n_epochs) == (12, 30)
     assert found.checkpoint_age is not None
     assert 0 <= found.checkpoint_age < 300
-    assert str(tmp_path / "moved") in found.go_on
+    assert str(tmp_path / "moved") in found.next_step
     assert "last checkpoint: epoch 12 of 30" in format_status(found)
 
 
@@ -143,7 +144,7 @@ def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
             states.add(found.state)
             assert found.damage == ()
             if found.state == "running" and found.stages[-1].state == "running":
-                assert f"process {process.pid} on" in str(found.holder)
+                assert f"process {process.pid} on" in str(found.lock_owner)
                 break
             time.sleep(0.02)
         assert process.poll() is None, "it was to be killed while it lays out"
@@ -153,9 +154,9 @@ def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
     assert "running" in states
     home.rename(tmp_path / "moved")
     found = read_status(tmp_path / "moved")
-    assert (found.state, found.holder) == ("stopped", None)
+    assert (found.state, found.lock_owner) == ("stopped", None)
     assert [s.state for s in found.stages][:4] == ["done"] * 4
-    words = shlex.split(found.go_on)
+    words = shlex.split(found.next_step)
     assert words[-3:] == ["--workspace", str(tmp_path / "moved"), "--resume"]
     subprocess.run([PROGRAM, *words[1:]], check=True)
     assert (tmp_path / "map.parquet").exists()
@@ -172,8 +173,8 @@ def test_what_is_no_workspace(tmp_path):
     for path, said in (
         (tmp_path / "none", "There is no workspace"),
         (tmp_path, "holds no manifest.json"),
-        (tmp_path / "file", "is no directory"),
-        (tmp_path / "odd", "tells of no run"),
+        (tmp_path / "file", "is not a directory"),
+        (tmp_path / "odd", "describes no run"),
     ):
         code, out, err = call(path)
         assert (code, out) == (2, "")

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
+from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
-from nomad_dask.planning.plan import Plan, make_plan, n_coarse_rows
+from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.plan_table import format_plan
+from nomad_dask.planning.planner import make_plan, n_coarse_rows
+from nomad_dask.planning.resources import ResourceEstimate
 from nomad_dask.sources.base import Source
 from nomad_dask.utils.formatting import format_bytes, format_seconds
 
@@ -36,6 +39,10 @@ class Shape(Source):
 GIB = 1 << 30
 
 
+def needs_of(n_rows: int, n_dims: int, n_workers: int, memory: int, **settings: int) -> ResourceEstimate:
+    return estimate_resources(make_plan(Shape(n_rows, n_dims), Params(**settings), n_workers, memory))
+
+
 @given(
     n=st.integers(1, 100_000_000),
     d=st.integers(1, 4096),
@@ -53,12 +60,13 @@ def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     assert plan.coarse_rows <= plan.sample_rows
     assert plan.block_rows == 1 or plan.block_rows * d * 4 <= 256 << 20
     assert plan.cache_bytes <= gib * GIB / 8
-    assert plan.disk_bytes >= n * d * np.dtype(dtype).itemsize
+    needed = estimate_resources(plan)
+    assert needed.disk_bytes >= n * d * np.dtype(dtype).itemsize
     assert plan.as_dict().keys() == Plan.__dataclass_fields__.keys()
-    assert f"{n:,} × {d:,}" in format_plan(plan)
-    assert plan.worker_bytes == max(stage.host_bytes for stage in plan.stages)
-    assert plan.disk_bytes <= sum(stage.disk_bytes for stage in plan.stages) + (1 << 20)
-    assert {"coarse"} - {stage.name for stage in plan.stages} == (set() if plan.coarse_rows else {"coarse"})
+    assert f"{n:,} × {d:,}" in format_plan(needed)
+    assert needed.host_bytes == max(stage.host_bytes for stage in needed.stages)
+    assert needed.disk_bytes <= sum(stage.disk_bytes for stage in needed.stages) + (1 << 20)
+    assert {"coarse"} - {stage.name for stage in needed.stages} == (set() if plan.coarse_rows else {"coarse"})
 
 
 def test_one_shard_a_worker_by_default():
@@ -100,20 +108,19 @@ def test_when_a_coarse_start_is_made(n, coarse, rows):
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers():
-    plan = make_plan(Shape(50_000_000, 768), Params(), 2, 8 * GIB)
-    check_resources(plan, plan.worker_bytes, plan.disk_bytes)
+    needed = needs_of(50_000_000, 768, 2, 8 * GIB)
+    check_resources(needed, needed.host_bytes, needed.disk_bytes)
     with pytest.raises(ResourceError) as caught:
-        check_resources(plan, plan.worker_bytes - 1, plan.disk_bytes)
-    assert format_bytes(plan.worker_bytes) in str(caught.value)
+        check_resources(needed, needed.host_bytes - 1, needed.disk_bytes)
+    assert format_bytes(needed.host_bytes) in str(caught.value)
     assert caught.value.exit_code == 3
     with pytest.raises(ResourceError, match="of disk") as caught:
-        check_resources(plan, plan.worker_bytes, 5 * GIB)
+        check_resources(needed, needed.host_bytes, 5 * GIB)
     assert "5.0 GiB are free" in str(caught.value)
 
 
 def test_more_workers_need_less_memory_each():
-    plans = [make_plan(Shape(100_000_000, 64), Params(n_shards=w), w, 256 * GIB) for w in (1, 2, 4, 8)]
-    needs = [plan.worker_bytes for plan in plans]
+    needs = [needs_of(100_000_000, 64, w, 256 * GIB, n_shards=w).host_bytes for w in (1, 2, 4, 8)]
     assert needs == sorted(needs, reverse=True)
     assert needs[3] < needs[0] / 4
 
@@ -128,12 +135,12 @@ def test_sizes_as_people_say_them(size, said):
 
 def test_little_memory_makes_more_shards_and_smaller_blocks():
     plan = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
-    check_resources(plan, 2 * 10**9, 1 << 50)
+    check_resources(estimate_resources(plan), 2 * 10**9, 1 << 50)
     assert plan.n_shards > 1
     roomy = make_plan(Shape(3_000_000, 1024), Params(), 1, 64 * GIB)
     assert (roomy.n_shards, plan.block_rows < roomy.block_rows) == (1, True)
     with pytest.raises(ResourceError, match="on each of its workers"):
-        check_resources(roomy, 2 * 10**9, 1 << 50)
+        check_resources(estimate_resources(roomy), 2 * 10**9, 1 << 50)
 
 
 @pytest.mark.parametrize(
@@ -141,22 +148,22 @@ def test_little_memory_makes_more_shards_and_smaller_blocks():
 )
 def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
     """By more shards where the search is what needs most, by more workers besides where the layout is."""
-    plan = make_plan(Shape(n, d), Params(n_shards=1), 1, gib * GIB)
+    needed = needs_of(n, d, 1, gib * GIB, n_shards=1)
     with pytest.raises(ResourceError) as caught:
-        check_resources(plan, gib * GIB, 1 << 50)
-    said = re.search(r"give n_shards=(\d+) \(--shards \1\)", str(caught.value))
+        check_resources(needed, gib * GIB, 1 << 50)
+    said = re.search(r"give n_shards=(\d+) \(--n-shards \1\)", str(caught.value))
     assert said is not None
     n_shards = int(said[1])
-    check_resources(make_plan(Shape(n, d), Params(n_shards=n_shards), n_shards, gib * GIB), gib * GIB, 1 << 50)
+    check_resources(needs_of(n, d, n_shards, gib * GIB, n_shards=n_shards), gib * GIB, 1 << 50)
 
 
 def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
-    plan = make_plan(Shape(1_000_000, 64), Params(), 1, 8 * GIB)
-    text = format_plan(plan, {"layout": 7200.0, "sample": 3.0})
+    needed = needs_of(1_000_000, 64, 1, 8 * GIB)
+    text = format_plan(needed, {"layout": 7200.0, "sample": 3.0})
     for stage in ("sample", "coarse", "cells", "shards", "neighbors", "layout", "map"):
         assert f"\n{stage} " in text
     assert "2.0 h" in text
-    assert "estimated time" not in format_plan(plan)
+    assert "estimated time" not in format_plan(needed)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
@@ -169,5 +176,5 @@ def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_i
     assert 3 < tight.n_shards <= 16
     assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.cache_bytes
     wide = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
-    fewer = make_plan(Shape(3_000_000, 1024), Params(n_shards=wide.n_shards - 1), 1, 2 * 10**9)
-    assert fewer.worker_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"
+    fewer = needs_of(3_000_000, 1024, 1, 2 * 10**9, n_shards=wide.n_shards - 1)
+    assert fewer.host_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"

@@ -108,7 +108,7 @@ def test_a_block_that_fails_twice_in_a_run(tmp_path, client, monkeypatch):
     """The worker that reads it tries again; the client is told; the map is the same."""
     x = blobs(1200)
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr("nomad_dask.planning.plan._BLOCK_BYTES", 4 * 20 * 300)
+    monkeypatch.setattr("nomad_dask.planning.planner._MAX_BLOCK_BYTES", 4 * 20 * 300)
     source = FlakyNpy(tmp_path / "x.npy")
     source.log, source.failures = tmp_path / "log", 2
     with pytest.warns(NomadWarning, match=r"x\.npy, rows 600 to 899, could not be read .*again in (0\.1|1) s") as told:

@@ -25,7 +25,7 @@ from nomad_dask.partition.clustering import PARTITION_FILES, fit_cells_stage
 from nomad_dask.partition.sampling import draw_sample
 from nomad_dask.partition.shard_files import BLOCK_FILES, block_file
 from nomad_dask.partition.shuffle_write import write_runs
-from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.planner import make_plan
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources import open_source
 from nomad_dask.sources.validation import check_finite

@@ -88,7 +88,7 @@ def test_each_worker_lays_out_a_shard_on_its_device(x, workers):
 )
 def test_other_settings(x, workers, settings, monkeypatch):
     x = x[:800]
-    monkeypatch.setattr("nomad_dask.planning.plan.COARSE_MIN_ROWS", 50)
+    monkeypatch.setattr("nomad_dask.planning.planner.COARSE_MIN_ROWS", 50)
     ours, theirs = (positions_on(workers, x, device, n_shards=2, **settings) for device in ("gpu", "cpu"))
     got, expected = (score(x, p, metric=settings.get("metric", "euclidean")) for p in (ours, theirs))
     assert got.neighbors[10].value == pytest.approx(expected.neighbors[10].value, abs=0.03)

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from nomad_dask.params import Params
+from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.pipeline.time_estimate import estimate_seconds
-from nomad_dask.planning.plan import make_plan
+from nomad_dask.planning.planner import make_plan
 from nomad_dask.sources import open_source
 from tests.helpers.runs import blobs
 
@@ -25,6 +26,7 @@ FIT = """
 import json, sys
 from pathlib import Path
 from nomad_dask.params import Params
+from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions
 from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source
@@ -58,7 +60,7 @@ def test_a_real_fit_needs_no_more_than_its_plan(tmp_path, shape, dtype, memory, 
     np.save(data, blobs(shape[0], n_dims=shape[1]).astype(dtype))
     from nomad_dask.utils.memory import parse_bytes
 
-    plan = make_plan(open_source(data), Params(**settings), 1, parse_bytes(memory) or 0)
+    needed = estimate_resources(make_plan(open_source(data), Params(**settings), 1, parse_bytes(memory) or 0))
     process = subprocess.Popen([sys.executable, "-c", FIT, data, json.dumps(settings), output, memory])
     watched, peak, disk = psutil.Process(process.pid), 0, 0
     while process.poll() is None:
@@ -69,8 +71,8 @@ def test_a_real_fit_needs_no_more_than_its_plan(tmp_path, shape, dtype, memory, 
         disk = max(disk, disk_now(tmp_path / "map.parquet.nomad"))
         time.sleep(0.02)
     assert process.wait() == 0
-    assert plan.worker_bytes / 4 < peak <= plan.worker_bytes
-    assert plan.disk_bytes / 8 < disk <= plan.disk_bytes
+    assert needed.host_bytes / 4 < peak <= needed.host_bytes
+    assert needed.disk_bytes / 8 < disk <= needed.disk_bytes
 
 
 def test_an_estimate_has_the_time_of_every_stage(tmp_path):
@@ -78,7 +80,7 @@ def test_an_estimate_has_the_time_of_every_stage(tmp_path):
     settings: dict[str, Any] = {"n_epochs": 20}
     plan = make_plan(source, Params(**settings), 1, 8 << 30)
     seconds = estimate_seconds(source, Params(**settings), plan)
-    assert list(seconds) == [s.name for s in plan.stages if s.name != "map"]
+    assert list(seconds) == [s.name for s in estimate_resources(plan).stages if s.name != "map"]
     assert all(s > 0 for s in seconds.values())
     big = make_plan(source, Params(coarse_init="always", **settings), 1, 8 << 30)
     assert big.coarse_rows == 0, "too few rows for a coarse map"

@@ -1,0 +1,110 @@
+"""The run through the stages: each is skipped when the workspace holds its artifacts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nomad_dask.callbacks.events import CheckpointWritten, Event, Measured, StageFinished, StageStarted
+from nomad_dask.pipeline.collect import collect_positions
+from nomad_dask.pipeline.pending import find_damage, pending_stages, unreferenced_artifacts
+from nomad_dask.pipeline.stage import FinishedStages, Stage, StageContext, StageFunction
+from nomad_dask.pipeline.stages import artifact_folders, stages_of_run
+from nomad_dask.sources.npy import copy_to_npy
+from nomad_dask.storage.manifest import CHECKPOINT
+
+# A source that workers cannot open is copied here.
+_SOURCE_COPY = "input.npy"
+
+
+def run_stages(context: StageContext) -> FinishedStages:
+    """Run the stages that the workspace does not hold yet, and collect the positions."""
+    stages = stages_of_run(context.run.plan.coarse_rows > 0)
+    pending = pending_stages(stages, context.workspace.stages(), find_damage(context.workspace))
+    _remove_leftovers(context, stages, pending)
+    context = _with_shared_source(context, stages, pending)
+    progress = _Progress(context, stages, pending)
+    for stage in stages:
+        if stage.function is not None:
+            progress.run(stage, stage.function)
+    positions, cell_labels = collect_positions(
+        context.workspace, context.run.plan.n_shards, progress.diagnostics["epochs"]
+    )
+    return FinishedStages(positions, cell_labels, progress.diagnostics, progress.seconds)
+
+
+def _remove_leftovers(context: StageContext, stages: Sequence[Stage], pending: set[str]) -> None:
+    """Remove files of a killed run that are not in the manifest."""
+    folders = artifact_folders()
+    # An unfinished coarse map has a workspace of its own, from which it resumes.
+    resumed = {stage.name for stage in stages if stage.is_coarse and stage.name in pending}
+    context.workspace.clean(set().union(*(names for stage, names in folders.items() if stage not in resumed)))
+
+
+def _with_shared_source(context: StageContext, stages: Sequence[Stage], pending: set[str]) -> StageContext:
+    """Return the context with a source that all workers can open: a copy on disk, if a pending stage needs one."""
+    source = context.run.source
+    is_read = any(stage.reads_source and stage.name in pending for stage in stages)
+    if not is_read or source.shareable or context.cluster.in_process:
+        return context
+    copy = copy_to_npy(source, context.workspace.file(_SOURCE_COPY), context.run.plan.block_rows)
+    return replace(context, run=replace(context.run, source=copy))
+
+
+@dataclass
+class _Progress:
+    """The pending stages of a run, and what the finished ones measured."""
+
+    context: StageContext
+    stages: Sequence[Stage]
+    pending: set[str]
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.diagnostics["n_shards"] = self.context.run.plan.n_shards
+        self._stage_context = replace(self.context, emit=self._emit)
+
+    def run(self, stage: Stage, function: StageFunction) -> None:
+        """Run a stage if it is pending, remove what no later stage reads, and report its measurements."""
+        started = time.monotonic()
+        resumed = stage.name not in self.pending
+        if not resumed:
+            self.context.emit(StageStarted(stage.name, stage.total(self.context.run), stage.unit))
+            result = function(self._stage_context, self._stage_context.progress_of(stage.name))
+            changed = self.context.workspace.record(
+                stage.name, result.artifacts, time.monotonic() - started, **result.facts
+            )
+            if changed:
+                self._drop_later(stage)
+            self.pending.discard(stage.name)
+        self._remove_unreferenced()
+        facts = self.context.workspace.recorded_facts(stage.name) or {}
+        self.seconds[stage.name] = time.monotonic() - started
+        self.diagnostics |= facts
+        for name, value in facts.items():
+            if isinstance(value, float):
+                self.context.emit(Measured(name, value))
+        self.context.emit(StageFinished(stage.name, self.seconds[stage.name], resumed))
+
+    def _emit(self, event: Event) -> None:
+        """Pass an event on; the first checkpoint makes what only the start of the layout reads superfluous."""
+        if isinstance(event, CheckpointWritten):
+            self._remove_unreferenced()
+        self.context.emit(event)
+
+    def _drop_later(self, stage: Stage) -> None:
+        """Drop the later stages, made from artifacts of this stage that have changed."""
+        for later in self.stages[self.stages.index(stage) + 1 :]:
+            if later.function is not None:
+                self.context.workspace.drop_stage(later.name)
+                self.pending.add(later.name)
+        self.context.workspace.drop_stage(CHECKPOINT)
+
+    def _remove_unreferenced(self) -> None:
+        if not any(stage.reads_source and stage.name in self.pending for stage in self.stages):
+            self.context.workspace.file(_SOURCE_COPY).unlink(missing_ok=True)
+        if not self.context.keep_stages:
+            self.context.workspace.prune(unreferenced_artifacts(self.stages, self.context.workspace, self.pending))

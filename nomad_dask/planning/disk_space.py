@@ -1,0 +1,61 @@
+"""Disk space that each stage writes: formulas, compared with real fits in the tests."""
+
+from __future__ import annotations
+
+from nomad_dask.planning.plan import MAX_AXES, Plan
+
+
+def sample_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of the sampled vectors and their row numbers."""
+    return plan.sample_rows * (_vector_bytes(plan) + 8)
+
+
+def coarse_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of the vectors of the coarse map, and of a whole run of them."""
+    return plan.coarse_rows * (4 * _vector_bytes(plan) + _row_bytes(plan) + _graph_bytes(plan))
+
+
+def cells_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of the axes and the centroids."""
+    return 4 * plan.n_cells * MAX_AXES * 2 + 4 * plan.n_dims * MAX_AXES
+
+
+def shards_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of all vectors sorted by block, and again by shard."""
+    return 2 * plan.n_rows * (_vector_bytes(plan) + _row_bytes(plan)) + 4 * plan.n_cells * plan.n_dims * 2
+
+
+def kept_shards_disk_bytes(plan: Plan) -> int:
+    """Return the bytes that remain when the sorted blocks are merged and removed."""
+    return shards_disk_bytes(plan) // 2
+
+
+def neighbors_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of the graph in both directions, and of the lists and edges between shards."""
+    graph = _graph_bytes(plan)
+    # Shards that search across write their lists for each other, of two rounds at most.
+    across = graph + 2 * 10 * (plan.n_neighbors + 8) if plan.n_shards > 1 else 0
+    return plan.n_rows * (graph + across)
+
+
+def layout_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of two checkpoints."""
+    return 2 * 8 * plan.n_components * plan.n_rows
+
+
+def map_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of the map's file, which is not in the workspace."""
+    return plan.n_rows * (4 * plan.n_components + 4)
+
+
+def _vector_bytes(plan: Plan) -> int:
+    return plan.n_dims * plan.stored_itemsize
+
+
+def _row_bytes(plan: Plan) -> int:
+    """Return the bytes of a row's number, cell and starting position."""
+    return 8 * (1 + plan.n_components) + 4
+
+
+def _graph_bytes(plan: Plan) -> int:
+    return 16 * plan.n_neighbors + 24

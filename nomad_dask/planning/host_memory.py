@@ -1,0 +1,110 @@
+"""Memory of a process in each stage: formulas, compared with real fits in the tests.
+
+The driver and its worker are one process on a plain machine, so every figure covers both.
+"""
+
+from __future__ import annotations
+
+from nomad_dask.planning.plan import MAX_AXES, Plan
+
+# A process with everything imported and its kernels loaded: measured 300 to 340 MiB.
+BASE_BYTES = 360 << 20
+# Rows that the search of a shard visits, the halo of other shards' rows included, relative to its own.
+HALO = 1.5
+# The axes are made from this many rows at most.
+AXES_SAMPLE_ROWS = 20_000
+_PROJECT_ROWS = 1 << 15
+# A block as it is read, as float32, sorted, and what table readers hold of it besides.
+_BLOCK_COPIES = 3
+# Distances of some rows of the sample to all others, from which cells are assigned to shards.
+_SHARD_ASSIGNMENT_BYTES = 128 << 20
+# Neighbor lists, their weights, and the graph in both directions while it is sorted: measured 32.
+_LIST_BYTES_PER_NEIGHBOR = 44
+# Graph, positions, velocities and forces of a row during the layout: measured 180 to 270 with 15 neighbors.
+_LAYOUT_BYTES_PER_ROW = 30
+_LAYOUT_BYTES_PER_NEIGHBOR = 16
+# The same of a row whose edges are read from disk in every epoch.
+_LAYOUT_BYTES_WITHOUT_EDGES = 80
+# Summaries that a driver of several shards holds until the next checkpoint, and the mesh of the field.
+_LAYOUT_BYTES = 128 << 20
+# The mesh of every shard covers the whole map: charges, potential, transforms; one shard at a time.
+_MESH_BYTES_PER_ROW = 45
+# A mesh has at most 2²⁶ nodes.
+_MAX_MESH_BYTES = 30 << 26
+_MAP_BYTES_PER_ROW = 24
+
+
+def sample_host_bytes(plan: Plan) -> int:
+    """Return the memory for copies of a block, and 8 bytes a row to draw the sample."""
+    return BASE_BYTES + _block_bytes(plan) + 8 * plan.n_rows
+
+
+def coarse_host_bytes(plan: Plan) -> int:
+    """Return the memory for a whole run of the rows of the coarse map."""
+    search = _search_bytes(plan, plan.coarse_rows, n_cells=0, with_halo=False)
+    copies = min(_block_bytes(plan), 2 * plan.coarse_rows * _row_bytes(plan))
+    return BASE_BYTES + max(search, copies, _clustering_bytes(plan, plan.coarse_rows))
+
+
+def cells_host_bytes(plan: Plan) -> int:
+    """Return the memory to fit axes and cells to the sample."""
+    return BASE_BYTES + _clustering_bytes(plan, plan.sample_rows)
+
+
+def shards_host_bytes(plan: Plan) -> int:
+    """Return the memory for copies of a block, and the centroids in both coordinate systems."""
+    return BASE_BYTES + _block_bytes(plan) + 4 * plan.n_cells * (plan.n_dims + min(plan.n_dims, MAX_AXES))
+
+
+def neighbors_host_bytes(plan: Plan) -> int:
+    """Return the memory to search the neighbors of a shard and build its graph."""
+    return BASE_BYTES + _search_bytes(plan, plan.shard_rows, plan.n_cells, plan.searches_across_shards)
+
+
+def layout_host_bytes(plan: Plan) -> int:
+    """Return the memory for graph and state of all shards of a worker, and the mesh of the field."""
+    per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * plan.n_neighbors
+    if not plan.edges_in_memory:
+        per_row = _LAYOUT_BYTES_WITHOUT_EDGES
+    rows = min(plan.n_rows, plan.shards_per_worker * plan.shard_rows)
+    mesh = min(plan.n_rows * _MESH_BYTES_PER_ROW, _MAX_MESH_BYTES)
+    return BASE_BYTES + rows * per_row + (mesh + _LAYOUT_BYTES if plan.n_shards > 1 else 0)
+
+
+def map_host_bytes(plan: Plan) -> int:
+    """Return the memory for positions, cells and row numbers of all rows."""
+    return BASE_BYTES + plan.n_rows * _MAP_BYTES_PER_ROW + plan.shard_rows * 40
+
+
+def _row_bytes(plan: Plan) -> int:
+    return plan.n_dims * (4 + plan.stored_itemsize)
+
+
+def _block_bytes(plan: Plan) -> int:
+    return plan.block_rows * (_BLOCK_COPIES * _row_bytes(plan) + 8 * min(plan.n_dims, MAX_AXES))
+
+
+def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
+    """Return the memory to search the neighbors of `rows` rows, and the graph.
+
+    Vectors and their filter are held in memory where both fit into the cache, and else read cell by cell.
+    """
+    searched = rows * (HALO if with_halo else 1)
+    vectors = min(plan.cache_bytes, 4 * plan.n_dims * searched)
+    filtered = min(2 * plan.cache_bytes, (4 * min(plan.n_dims, 128) + 10 * plan.n_neighbors + 150) * searched)
+    lists = _LIST_BYTES_PER_NEIGHBOR * (plan.n_neighbors + 8) * rows
+    # The centroids of all cells, once more while they are read, and of each shard those around it, as they are and
+    # as filtered. And the position of each row in its shard.
+    centroids = 4 * n_cells * plan.n_dims * (5 if with_halo else 1)
+    row_positions = 4 * plan.n_rows if with_halo else 0
+    return int(vectors + filtered + lists + centroids + row_positions)
+
+
+def _clustering_bytes(plan: Plan, rows: int) -> int:
+    """Return the largest of: rows for the axes; coordinates and a block; coordinates and their copies."""
+    axes = min(plan.n_dims, MAX_AXES)
+    coordinates = 4 * axes * rows
+    for_axes = 3 * 4 * plan.n_dims * min(rows, AXES_SAMPLE_ROWS)
+    block = _row_bytes(plan) * min(rows, _PROJECT_ROWS)
+    assignment = _SHARD_ASSIGNMENT_BYTES if plan.n_shards > 1 else 0
+    return max(for_axes, 2 * coordinates + block, 4 * coordinates) + assignment

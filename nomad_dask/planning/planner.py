@@ -1,0 +1,139 @@
+"""The decisions behind a plan: how many shards and cells, how large a sample, a block and a coarse map."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+
+import numpy as np
+
+from nomad_dask.errors import InputError
+from nomad_dask.params import Params
+from nomad_dask.planning.host_memory import HALO, layout_host_bytes, neighbors_host_bytes
+from nomad_dask.planning.plan import MAX_AXES, Plan
+from nomad_dask.sources.base import Source
+
+# A coarse start pays above this many rows (algorithm §4b).
+COARSE_ABOVE = 200_000
+COARSE_SHARE = 16
+COARSE_MIN_ROWS = 1000
+# Shards beyond one per worker, made for want of memory, are not smaller than this.
+MIN_SHARD_ROWS = 10_000
+_ROWS_PER_WORKER = 5000
+_MIN_ROWS_PER_SHARD = 100
+# Shards consist of whole cells: of fewer cells their sizes differ too much.
+_CELLS_PER_SHARD = 8
+# Shards to make, at most, so that the neighbor search holds all rows of each.
+_MAX_RESIDENT_SHARDS = 16
+_SAMPLE_PER_CELL = 64
+_MIN_SAMPLE_ROWS, _MAX_SAMPLE_ROWS = 20_000, 1_000_000
+_MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 16 << 20, 256 << 20
+_MAX_CACHE_BYTES = 1 << 30
+
+
+def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int) -> Plan:
+    """Decide the sizes of a run.
+
+    Parameters
+    ----------
+    source : Source
+    params : Params
+    n_workers : int
+        Workers of the cluster.
+    memory_bytes : int
+        Memory of the smallest worker.
+
+    Raises
+    ------
+    InputError
+        More shards than rows, or other numbers that contradict each other.
+    """
+    n_rows, n_dims = source.n_rows, source.n_dims
+    coarse_rows = n_coarse_rows(n_rows, params.coarse_init)
+    draft = Plan(
+        n_rows=n_rows,
+        n_dims=n_dims,
+        source_itemsize=source.dtype.itemsize,
+        stored_itemsize=stored_itemsize(source.dtype),
+        n_components=params.n_components,
+        n_neighbors=params.n_neighbors,
+        cross_shard_attraction=params.cross_shard_attraction,
+        mesh_spacing=params.mesh_spacing,
+        n_workers=n_workers,
+        n_shards=1,
+        n_cells=params.n_cells or n_rows // params.cell_size,
+        n_axes=min(n_dims, MAX_AXES),
+        block_rows=_block_rows(n_rows, n_dims, memory_bytes),
+        sample_rows=0,
+        coarse_rows=coarse_rows,
+        cache_bytes=min(_MAX_CACHE_BYTES, memory_bytes // 8),
+        edges_in_memory=True,
+    )
+    n_shards = params.n_shards or _n_shards_that_fit(draft, memory_bytes)
+    n_cells = _n_cells(n_rows, n_shards, params)
+    sample_rows = min(n_rows, max(_MIN_SAMPLE_ROWS, min(_MAX_SAMPLE_ROWS, n_cells * _SAMPLE_PER_CELL), coarse_rows))
+    plan = replace(draft, n_shards=n_shards, n_cells=n_cells, sample_rows=sample_rows)
+    # With one normalizer per point, every epoch computes the weights anew, so edges on disk would save nothing.
+    if params.normalization == "global" and layout_host_bytes(plan) > memory_bytes:
+        plan = replace(plan, edges_in_memory=False)
+    return plan
+
+
+def _n_cells(n_rows: int, n_shards: int, params: Params) -> int:
+    """Return the number of cells, after checking that of the shards against it and against the rows."""
+    if n_shards > 1 and n_shards * _MIN_ROWS_PER_SHARD > n_rows:
+        raise InputError(
+            f"n_shards={n_shards} for {n_rows} rows leaves fewer than {_MIN_ROWS_PER_SHARD} rows a shard: "
+            f"give at most {max(1, n_rows // _MIN_ROWS_PER_SHARD)}."
+        )
+    min_cells = _CELLS_PER_SHARD * n_shards if n_shards > 1 else 2
+    n_cells = params.n_cells or min(n_rows, max(round(n_rows / params.cell_size), min_cells))
+    if n_cells > n_rows:
+        raise InputError(f"n_cells={n_cells} is more than the {n_rows} rows: give at most {n_rows}.")
+    if n_cells < n_shards:
+        raise InputError(f"n_cells={n_cells} is fewer than the {n_shards} shards: give at least {n_shards}.")
+    return n_cells
+
+
+def _n_shards_that_fit(draft: Plan, memory_bytes: int) -> int:
+    """Return one shard per worker, or as many more as the neighbor search of one needs to fit into memory.
+
+    Where there have to be more, a few beyond that let the search hold all rows of a shard, which makes it several
+    times as fast.
+    """
+    n_rows = draft.n_rows
+    n_shards = max(1, min(draft.n_workers, n_rows // _ROWS_PER_WORKER))
+    max_shards = n_rows // MIN_SHARD_ROWS
+
+    def fits(count: int) -> bool:
+        # Decided as for a search across shards, so that the number does not depend on that setting.
+        return neighbors_host_bytes(replace(draft, n_shards=count, cross_shard_attraction=True)) <= memory_bytes
+
+    def is_resident(count: int) -> bool:
+        rows = replace(draft, n_shards=count).shard_rows
+        return HALO * 4 * draft.n_dims * rows <= draft.cache_bytes
+
+    if fits(n_shards) or max_shards <= n_shards:
+        return n_shards
+    min_shards = n_shards + 1 + bisect_left(range(n_shards + 1, max_shards), True, key=fits)
+    candidates = range(min_shards, min(max_shards, _MAX_RESIDENT_SHARDS) + 1)
+    return next(filter(is_resident, candidates), min_shards)
+
+
+def _block_rows(n_rows: int, n_dims: int, memory_bytes: int) -> int:
+    block_bytes = _MAX_BLOCK_BYTES
+    while block_bytes > _MIN_BLOCK_BYTES and block_bytes > memory_bytes // 16:
+        block_bytes //= 2
+    return max(1, min(n_rows, block_bytes // (4 * n_dims)))
+
+
+def stored_itemsize(dtype: np.dtype) -> int:
+    """Return the bytes of an element as the workspace stores it."""
+    return min(dtype.itemsize, 4)
+
+
+def n_coarse_rows(n_rows: int, coarse_init: str) -> int:
+    """Return how many rows are laid out before all others; 0 for none."""
+    rows = n_rows // COARSE_SHARE
+    wanted = coarse_init == "always" or (coarse_init == "auto" and n_rows > COARSE_ABOVE)
+    return rows if wanted and rows >= COARSE_MIN_ROWS else 0

@@ -12,11 +12,11 @@ from typing import Any
 from nomad_dask.backends.gpu.device_memory import device_free_bytes
 from nomad_dask.errors import ClusterError, InputError
 
-# What the GPU backend imports on a worker, and what an own cluster of GPU workers needs beside.
+# Packages that the GPU backend imports on a worker, and those that an embedded cluster of GPU workers also needs.
 PACKAGES = ("cupy", "cuml", "cudf")
 CLUSTER_PACKAGES = ("dask_cuda", "rmm")
 _INSTALL = "pip install 'nomad-dask[gpu-cu13]', or [gpu-cu12] where the driver is for CUDA 12"
-# Of cudaError.
+# Values of cudaError.
 _INSUFFICIENT_DRIVER, _NO_DEVICE = 35, 100
 
 
@@ -27,12 +27,12 @@ class Gpu:
     Attributes
     ----------
     name, uuid : str
-        As the driver says them.
+        As reported by the driver.
     index : str
-        Its entry in CUDA_VISIBLE_DEVICES; its number where that is not set.
+        Its entry in CUDA_VISIBLE_DEVICES, or its number if that is not set.
     total_bytes : int
     free_bytes : int
-        0 when it was not asked: asking takes up memory on the device.
+        0 if it was not requested: the request itself uses memory on the device.
     """
 
     name: str
@@ -52,9 +52,9 @@ class NoGpu:
     Attributes
     ----------
     lacks : str
-        What is missing, and how to get it.
+        What is missing, and how to install it.
     hidden : bool
-        Whether there is a GPU and a driver, and only packages are missing.
+        Whether GPU and driver exist, and only packages are missing.
     """
 
     lacks: str
@@ -65,38 +65,38 @@ class NoGpu:
 
 
 def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) -> Gpu | NoGpu:
-    """Return what this process has.
+    """Return the GPU of this process, or why it has none.
 
     Parameters
     ----------
     packages : tuple of str
-        What must be installed for a GPU to be of use.
+        Packages that must be installed.
     with_memory : bool
-        Also ask how much memory is free, which makes a CUDA context in this process.
+        Whether to measure the free memory, which creates a CUDA context in this process.
     """
     try:
         import cupy
     except ImportError as error:
-        why = "CuPy is not installed" if error.name == "cupy" else f"CuPy cannot be imported ({error})"
-        return NoGpu(f"{why}: {_INSTALL}")
+        reason = "CuPy is not installed" if error.name == "cupy" else f"CuPy cannot be imported ({error})"
+        return NoGpu(f"{reason}: {_INSTALL}")
     cuda = cupy.cuda.runtime
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         if cuda.getDeviceCount() == 0:
-            return NoGpu(_no_device(visible))
+            return NoGpu(_describe_no_device(visible))
         number = cuda.getDevice()
         properties = cuda.getDeviceProperties(number)
         free = device_free_bytes(cupy, reserved_is_free=True) if with_memory else 0
     except cuda.CUDARuntimeError as error:
-        return NoGpu(_no_answer(error, cuda, visible))
+        return NoGpu(_describe_cuda_error(error, cuda, visible))
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
-        return NoGpu(f"{', '.join(missing)} {are} not installed: {_INSTALL}", hidden=True)
+        verb = "is" if len(missing) == 1 else "are"
+        return NoGpu(f"{', '.join(missing)} {verb} not installed: {_INSTALL}", hidden=True)
     entries = visible.split(",") if visible else []
     return Gpu(
         name=properties["name"].decode(),
-        uuid=_uuid(bytes(properties["uuid"])),
+        uuid=_format_uuid(bytes(properties["uuid"])),
         index=entries[number].strip() if number < len(entries) else str(number),
         total_bytes=int(properties["totalGlobalMem"]),
         free_bytes=free,
@@ -104,105 +104,105 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
 
 
 def detect_worker_gpu() -> Gpu | NoGpu:
-    """Return what a worker has, its free memory too; the runtime of this process may stand for a GPU."""
+    """Return the GPU of a worker with its free memory, or why it has none; a runtime set by tests counts as a GPU."""
     from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 
     try:
         current = PROCESS_RUNTIME.get()
     except ClusterError:
-        return detect_gpu(with_memory=True)  # which says what is missing
+        return detect_gpu(with_memory=True)  # reports what is missing
     if current.name == "cuda":
         return detect_gpu(with_memory=True)
     free = current.free_bytes()
     return Gpu(current.name, f"process {os.getpid()}", "none", total_bytes=free, free_bytes=free)
 
 
-def _no_device(visible: str | None) -> str:
+def _describe_no_device(visible: str | None) -> str:
     if visible is None:
-        return "the driver shows no GPU (CUDA_VISIBLE_DEVICES is not set): check that nvidia-smi lists one"
-    return f"the driver shows no GPU (CUDA_VISIBLE_DEVICES={visible!r}): name one there that nvidia-smi lists"
+        return "the driver reports no GPU (CUDA_VISIBLE_DEVICES is not set): check that nvidia-smi lists one"
+    return f"the driver reports no GPU (CUDA_VISIBLE_DEVICES={visible!r}): set it to a GPU that nvidia-smi lists"
 
 
-def _no_answer(error: Any, cuda: Any, visible: str | None) -> str:
-    """Say what a CUDA call that failed means."""
+def _describe_cuda_error(error: Any, cuda: Any, visible: str | None) -> str:
+    """Explain a failed CUDA call."""
     if error.status == _NO_DEVICE:
-        return _no_device(visible)
+        return _describe_no_device(visible)
     if error.status == _INSUFFICIENT_DRIVER:
-        has, needs = cuda.driverGetVersion(), cuda.runtimeGetVersion()
-        if not has:
-            return f"there is no NVIDIA driver ({error}): install one for CUDA {needs // 1000} or later"
+        installed, required = cuda.driverGetVersion(), cuda.runtimeGetVersion()
+        if not installed:
+            return f"there is no NVIDIA driver ({error}): install one for CUDA {required // 1000} or later"
         return (
-            f"the NVIDIA driver is for CUDA {_version(has)}, CuPy for CUDA {_version(needs)} ({error}): "
-            f"install a newer driver, or the packages for CUDA {has // 1000}"
+            f"the NVIDIA driver is for CUDA {_format_version(installed)}, CuPy for CUDA {_format_version(required)} "
+            f"({error}): install a newer driver, or the packages for CUDA {installed // 1000}"
         )
-    return f"CUDA does not answer ({error}): check nvidia-smi"
+    return f"CUDA is not available ({error}): check nvidia-smi"
 
 
-def _version(number: int) -> str:
+def _format_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _uuid(raw: bytes) -> str:
+def _format_uuid(raw: bytes) -> str:
     text = raw.hex()
     return "GPU-" + "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def no_gpu_error(lacks: str) -> InputError:
     """Return the error for ``device='gpu'`` in a process that has no GPU."""
-    return InputError(f"device='gpu' cannot be had here: {lacks}; or give device='cpu'.")
+    return InputError(f"device='gpu' is not available here: {lacks}; or use device='cpu'.")
 
 
 def resolve_device(device: str, found: Mapping[str, Gpu | NoGpu]) -> str:
-    """Return where the workers of a cluster compute: ``"cpu"`` or ``"gpu"``.
+    """Return the device of the workers of a cluster: ``"cpu"`` or ``"gpu"``.
 
     Parameters
     ----------
     device : {'auto', 'gpu'}
     found : mapping of str to Gpu or NoGpu
-        What every worker has, by address.
+        The GPU of each worker, by address.
 
     Raises
     ------
     ClusterError
-        A worker has no GPU where one is wanted, or only some have one.
+        A worker has no GPU although `device` is ``"gpu"``, or only some workers have one.
     """
-    without = {address: what.lacks for address, what in sorted(found.items()) if isinstance(what, NoGpu)}
+    without = {address: gpu.lacks for address, gpu in sorted(found.items()) if isinstance(gpu, NoGpu)}
     if not without:
         return "gpu"
     if device == "auto":
         if len(without) == len(found):
             return "cpu"
-        address, gpu = next((a, what) for a, what in sorted(found.items()) if isinstance(what, Gpu))
+        address, gpu = next((a, g) for a, g in sorted(found.items()) if isinstance(g, Gpu))
         raise ClusterError(
             f"Only {len(found) - len(without)} of {len(found)} workers have a GPU, such as {gpu} of {address}. "
-            f"The others have none ({_listed(without)}): give device='cpu', or workers with GPUs only."
+            f"The others have none ({_list_workers(without)}): use device='cpu', or only workers with GPUs."
         )
     raise ClusterError(
-        f"device='gpu' needs a GPU on every worker, {len(without)} of {len(found)} have none ({_listed(without)}): "
-        "give GPUs to them, leave them out, or give device='cpu'."
+        f"device='gpu' needs a GPU on every worker, {len(without)} of {len(found)} have none "
+        f"({_list_workers(without)}): add GPUs to them, remove them, or use device='cpu'."
     )
 
 
-def _listed(without: Mapping[str, str], most: int = 3) -> str:
-    """Name the workers that lack the same thing together, and no more than a few of them."""
+def _list_workers(without: Mapping[str, str], max_named: int = 3) -> str:
+    """Return the workers grouped by what they lack; at most `max_named` of each group by address."""
     workers: dict[str, list[str]] = {}
     for address, lacks in without.items():
         workers.setdefault(lacks, []).append(address)
-    said = []
+    groups = []
     for lacks, addresses in workers.items():
-        more = f" and {len(addresses) - most} more" if len(addresses) > most else ""
-        said.append(f"{', '.join(addresses[:most])}{more}: {lacks}")
-    return "; ".join(said)
+        more = f" and {len(addresses) - max_named} more" if len(addresses) > max_named else ""
+        groups.append(f"{', '.join(addresses[:max_named])}{more}: {lacks}")
+    return "; ".join(groups)
 
 
 def memory_share(found: Mapping[str, Gpu]) -> int:
-    """Return the free GPU memory of the worker that has the least; workers on one GPU share it evenly."""
+    """Return the smallest free GPU memory of any worker; workers on the same GPU share it equally."""
     workers = Counter(gpu.uuid for gpu in found.values())
     return min(gpu.free_bytes // workers[gpu.uuid] for gpu in found.values())
 
 
 def n_local_gpus() -> int:
-    """Return the number of GPUs that CUDA shows to this process."""
+    """Return the number of GPUs that are visible to this process."""
     from cupy.cuda.runtime import getDeviceCount
 
     return int(getDeviceCount())

@@ -57,9 +57,9 @@ def test_what_is_missing_here_is_said():
 
 @without_gpu
 def test_a_gpu_that_is_wanted_and_cannot_be_had_is_an_error_that_says_what_to_do():
-    with pytest.raises(InputError, match=rf"device='gpu' cannot be had here: {LACKS}.*or give device='cpu'\.$"):
+    with pytest.raises(InputError, match=rf"device='gpu' is not available here: {LACKS}.*or use device='cpu'\.$"):
         make_map(blobs(300), n_epochs=1, device="gpu")
-    with pytest.raises(InputError, match="cannot be had here"), connect(device="gpu", n_workers=2):
+    with pytest.raises(InputError, match="is not available here"), connect(device="gpu", n_workers=2):
         pass
 
 
@@ -118,7 +118,7 @@ def test_all_workers_compute_on_the_same_device_or_the_run_is_refused(found, dev
     elif device == "auto" and not any(have):
         assert resolve_device(device, found) == "cpu"
     else:
-        with pytest.raises(ClusterError, match=r"give device='cpu'"):
+        with pytest.raises(ClusterError, match=r"use device='cpu'"):
             resolve_device(device, found)
 
 
@@ -128,7 +128,7 @@ def test_mixed_workers_are_named_with_what_they_lack():
         resolve_device("auto", found)
     assert str(caught.value) == (
         "Only 1 of 3 workers have a GPU, such as GPU 0 (NVIDIA H100, GPU-01) of tcp://a:1. The others have none "
-        "(tcp://b:2, tcp://c:3: CuPy is not installed: pip install it): give device='cpu', or workers with GPUs only."
+        "(tcp://b:2, tcp://c:3: CuPy is not installed: pip install it): use device='cpu', or only workers with GPUs."
     )
 
 

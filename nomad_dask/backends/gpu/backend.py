@@ -1,4 +1,4 @@
-"""The GPU backend: what `backends.base.Backend` asks for, in CuPy and our own kernels."""
+"""The GPU backend: implements `backends.base.Backend` with CuPy and CUDA kernels."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class GpuBackend:
             block_reader.check_finite(rows, start, name, self.runtime)
 
     def to_float32(self, rows: Any, metric: str) -> Any:
-        """Return rows as the method sees them, on the device: float32, of unit length for cosine."""
+        """Return rows as float32 on the device, scaled to unit length for cosine."""
         with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             return block_reader.to_float32(rows, metric, self.runtime)
 
     def gather_to_host(self, rows: Any, order: np.ndarray) -> np.ndarray:
-        """Return some rows, in the order of their numbers, on the host."""
+        """Return ``rows[order]`` on the host."""
         with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             return block_reader.gather_to_host(rows, order, self.runtime)
 
@@ -77,8 +77,8 @@ class GpuBackend:
         memory_bytes: int,
         n_queries: int,
     ) -> GpuCellSearch:
-        """Return the primitives of the neighbour search over rows sorted by cell."""
-        with translate_oom(self.runtime, "the neighbour search of a shard"):
+        """Return the primitives of the neighbor search over rows sorted by cell."""
+        with translate_oom(self.runtime, "the neighbor search of a shard"):
             return GpuCellSearch(vectors, cell_offsets, centroids, self.runtime, seed, memory_bytes, n_queries)
 
     def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> GpuShardLayout:

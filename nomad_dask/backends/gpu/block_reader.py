@@ -1,4 +1,4 @@
-"""Rows of a source on the device, by the shortest way there is from where they lie."""
+"""Reads rows of a source to the device, without a detour through the host where possible."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from nomad_dask.sources.cuda import CudfColumns, DeviceSource, cudf_vectors
 from nomad_dask.sources.npy import NpySource
 from nomad_dask.sources.parquet import ParquetSource
 
-# cuDF counts the numbers in a column of lists in int32.
-_MOST_NUMBERS = 2**31 - 1
-# What decoding takes beside the rows: compressed pages, their levels, and the rows' offsets.
-_DECODING = 3
+# cuDF counts the values of a list column in int32.
+_MAX_VALUES = 2**31 - 1
+# Memory for decoding, relative to the decoded rows: compressed pages, levels, and row offsets.
+_DECODING_FACTOR = 3
 
 
 def read(source: Source, start: int, stop: int, runtime: Runtime) -> Any:
-    """Return rows `start` to `stop` of a source as an array on the device ``(stop - start, n_dims)`` of its dtype.
+    """Return rows `start` to `stop` of a source as a device array ``(stop - start, n_dims)`` of its dtype.
 
-    A C-ordered ``.npy`` file is read straight to the device where KvikIO is installed, Parquet is decoded there
-    where cuDF is, and rows that are on the device stay there. Everything else is read on the host, and uploaded
-    in one piece. The array may be a view of the data of the user: never write into it.
+    A C-ordered ``.npy`` file is read directly to the device if KvikIO is installed, Parquet is decoded there if cuDF
+    is installed, and rows on the device stay there. Everything else is read on the host and uploaded. The array may be
+    a view of the user's data: never write into it.
 
     Raises
     ------
     InputError
-        What `source.read` raises, by the same names of rows.
+        As `source.read`, with the same row numbers.
     """
     rows = None
     if isinstance(source, DeviceSource):
@@ -44,7 +44,7 @@ def read(source: Source, start: int, stop: int, runtime: Runtime) -> Any:
 
 
 def _read_npy(source: NpySource, start: int, stop: int, runtime: Runtime) -> Any:
-    """Read a file straight to the device; None where that cannot be done."""
+    """Read a file directly to the device; return None where that is not possible."""
     if source.fortran_order or not source.stored_dtype.isnative:
         return None
     try:
@@ -53,18 +53,18 @@ def _read_npy(source: NpySource, start: int, stop: int, runtime: Runtime) -> Any
         return None
     rows = runtime.xp.empty((stop - start, source.n_dims), source.dtype)
     width = source.n_dims * source.dtype.itemsize
-    # Its copies go to streams of their own, and what this memory held before may still be in use.
+    # KvikIO copies on its own streams, and earlier work may still use this memory.
     runtime.synchronize()
     with kvikio.CuFile(source.path, "r") as file:
-        found = file.pread(rows, rows.nbytes, source.offset + start * width).get()
-    if found != rows.nbytes:
-        return None  # the file has shrunk: the host says so in the usual words
+        n_bytes = file.pread(rows, rows.nbytes, source.offset + start * width).get()
+    if n_bytes != rows.nbytes:
+        return None  # the file was truncated: reading on the host raises the usual error
     return rows
 
 
 def _read_parquet(source: ParquetSource, start: int, stop: int, runtime: Runtime) -> Any:
-    """Decode the row groups of a range on the device; None where that cannot be done."""
-    if source.dtype == np.float16:  # cuDF has none
+    """Decode the row groups of a range on the device; return None where that is not possible."""
+    if source.dtype == np.float16:  # cuDF does not support it
         return None
     try:
         import cudf
@@ -73,8 +73,8 @@ def _read_parquet(source: ParquetSource, start: int, stop: int, runtime: Runtime
     columns = CudfColumns(source.vectors.names, source.vectors.lists, source.dtype, {})
     pieces = _row_groups(source, start, stop)
     for piece in pieces:
-        numbers = (piece.stop - piece.start) * source.n_dims
-        if numbers > _MOST_NUMBERS or numbers * source.dtype.itemsize * _DECODING > runtime.free_bytes():
+        n_values = (piece.stop - piece.start) * source.n_dims
+        if n_values > _MAX_VALUES or n_values * source.dtype.itemsize * _DECODING_FACTOR > runtime.free_bytes():
             return None  # the host decodes it batch by batch
     parts = []
     for piece in pieces:
@@ -83,12 +83,12 @@ def _read_parquet(source: ParquetSource, start: int, stop: int, runtime: Runtime
                 piece.path,
                 columns=list(columns.labels),
                 row_groups=[piece.groups],
-                use_pandas_metadata=False,  # or an index comes along
-                dataset_kwargs={"partitioning": None},  # or what the folders are called does
+                use_pandas_metadata=False,  # otherwise an index is added
+                dataset_kwargs={"partitioning": None},  # otherwise names of directories become columns
             )
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"{piece.path} cannot be decoded on the GPU ({error}): write it again, or give device='cpu'."
+                f"{piece.path} cannot be decoded on the GPU ({error}): write the file again, or use device='cpu'."
             ) from error
         rows = cudf_vectors(frame, columns, source.n_dims, piece.start, source.name)
         rows = rows[max(0, start - piece.start) : stop - piece.start]
@@ -98,7 +98,7 @@ def _read_parquet(source: ParquetSource, start: int, stop: int, runtime: Runtime
 
 @dataclass(frozen=True)
 class _RowGroups:
-    """Neighbouring row groups of one file, which hold rows `start` to `stop` of the whole."""
+    """Adjacent row groups of one file, which contain rows `start` to `stop` of the source."""
 
     path: str
     groups: list[int]
@@ -107,35 +107,35 @@ class _RowGroups:
 
 
 def _row_groups(source: ParquetSource, start: int, stop: int) -> list[_RowGroups]:
-    """Return the row groups that hold a range of rows, file by file."""
+    """Return the row groups that contain a range of rows, file by file."""
     edges = source._edges
     first = int(np.searchsorted(edges, start, "right")) - 1
     last = int(np.searchsorted(edges, stop, "left"))
     files = source._groups[first:last, 0]
     pieces = []
     for file in np.unique(files):
-        of_file = first + np.flatnonzero(files == file)
-        groups = source._groups[of_file, 1].tolist()
-        pieces.append(_RowGroups(source.paths[file], groups, int(edges[of_file[0]]), int(edges[of_file[-1] + 1])))
+        in_file = first + np.flatnonzero(files == file)
+        groups = source._groups[in_file, 1].tolist()
+        pieces.append(_RowGroups(source.paths[file], groups, int(edges[in_file[0]]), int(edges[in_file[-1] + 1])))
     return pieces
 
 
 def check_finite(rows: Any, start: int, name: str, runtime: Runtime) -> None:
-    """Check on the device that a block of rows has no NaN and no infinity.
+    """Check on the device that a block of rows contains no NaN or infinity.
 
     Parameters
     ----------
     rows : array (n, n_dims)
     start : int
-        Number of the first of them in the whole.
+        Number of the first row in the source.
     name : str
-        How messages call the source.
+        Name of the source, for the message.
     runtime : Runtime
 
     Raises
     ------
     InputError
-        Names the first row that has one, as `nomad_dask.sources.validation.check_finite` does.
+        Names the first such row, as `nomad_dask.sources.validation.check_finite` does.
     """
     if rows.dtype.kind != "f":
         return
@@ -147,9 +147,9 @@ def check_finite(rows: Any, start: int, name: str, runtime: Runtime) -> None:
 
 
 def to_float32(rows: Any, metric: str, runtime: Runtime) -> Any:
-    """Return rows as the method sees them: float32 on the device, of unit length for cosine.
+    """Return rows as float32 on the device, scaled to unit length for cosine; rows of zeros stay zero.
 
-    The input, on the device or the host, stays as it is; a row of zeros too.
+    The input, on the device or the host, is not modified.
     """
     xp = runtime.xp
     if isinstance(rows, np.ndarray):
@@ -163,7 +163,7 @@ def to_float32(rows: Any, metric: str, runtime: Runtime) -> Any:
 
 
 def gather_to_host(rows: Any, order: np.ndarray, runtime: Runtime) -> np.ndarray:
-    """Return some rows, in the order of their numbers, on the host; the only copy that leaves the device."""
+    """Return ``rows[order]`` on the host; the only copy from the device."""
     if isinstance(rows, np.ndarray):
         return np.asarray(rows[order])
     return runtime.download(rows[runtime.upload(order)])

@@ -1,7 +1,7 @@
-"""The graph as the kernels read it: edges packed to 8 bytes, and two of them to a load.
+"""The graph in the format of the kernels: 8 bytes per edge, and an even number of edges per row.
 
-A lane reads two edges of a row at once, so that each row's edges are padded to an even number: an odd row
-names its last target again, with weight 0.
+A thread loads two edges of a row at once. A row with an odd number of edges is padded: its last target is repeated,
+with weight 0.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 
 class PackedEdges(NamedTuple):
-    """A CSR matrix as the kernels read it.
+    """A CSR matrix in the format of the kernels.
 
     Attributes
     ----------
     ptr : ndarray of int64 (rows + 1,)
-        Row i has the edges ``ptr[i]`` to ``ptr[i + 1]``, both even.
+        The edges of row i are ``ptr[i]`` to ``ptr[i + 1]``; both are even.
     edges : ndarray of uint32 (ptr[-1], 2)
-        Target, and the bits of the weight in float32.
+        Target, and the bits of the float32 weight.
     """
 
     ptr: np.ndarray
@@ -27,16 +27,16 @@ class PackedEdges(NamedTuple):
 
 
 def pack(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> PackedEdges:
-    """Return a CSR matrix as padded, packed edges.
+    """Return the packed edges of a CSR matrix.
 
     Parameters
     ----------
     indptr : ndarray of int64 (rows + 1,)
     indices : ndarray of int32 (e,)
-        Targets: rows, or patches.
+        Targets: rows or patches.
     weights : ndarray of float32 (e,)
     """
-    ptr, real, padding = _places(indptr)
+    ptr, real, padding = _packed_positions(indptr)
     edges = np.empty((ptr[-1], 2), np.uint32)
     edges[real, 0] = indices
     edges[real, 1] = np.ascontiguousarray(weights, np.float32).view(np.uint32)
@@ -46,7 +46,7 @@ def pack(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> Packed
 
 
 def pack_values(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return values of the edges, such as p(j|i), in the places that `pack` gives them.
+    """Return values of the edges, such as p(j|i), in the order of `pack`.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def pack_values(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float32 (ptr[-1],)
-        0 where an edge is padding.
+        0 for padding.
     """
-    ptr, real, padding = _places(indptr)
+    ptr, real, padding = _packed_positions(indptr)
     packed = np.empty(ptr[-1], np.float32)
     packed[real] = values
     packed[padding] = 0
@@ -66,12 +66,12 @@ def pack_values(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def count_packed(indptr: np.ndarray) -> int:
-    """Return how many edges `pack` makes of a CSR matrix, padding included."""
+    """Return the number of packed edges of a CSR matrix, including padding."""
     return int(indptr[-1]) + int(np.count_nonzero(np.diff(indptr) % 2))
 
 
-def _places(indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `ptr`, which packed edges (ptr[-1],) are real, and the places of those that are not."""
+def _packed_positions(indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `ptr`, a mask (ptr[-1],) of the packed edges that are not padding, and the positions of the padding."""
     counts = np.diff(indptr)
     odd = counts % 2
     ptr = np.zeros(len(indptr), np.int64)

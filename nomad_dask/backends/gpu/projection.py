@@ -1,4 +1,4 @@
-"""Principal axes and coordinates along them, on the device."""
+"""Principal axes, and coordinates along them, on the device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from nomad_dask.backends import pca
 from nomad_dask.backends.base import PrincipalAxes
 from nomad_dask.backends.gpu.runtime import Runtime
 
-# Part of the free memory that the rows of one projection may take.
-_PROJECT_SHARE = 8
+# A block of rows may use the free memory divided by this.
+_FREE_DIVISOR = 8
 
 
 def fit_axes(sample: np.ndarray, n_axes: int, seed: int, runtime: Runtime) -> PrincipalAxes:
@@ -24,13 +24,13 @@ def _squared_norms(rows: Any) -> Any:
 
 
 def project(rows: Any, axes: PrincipalAxes, runtime: Runtime) -> Any:
-    """Return coordinates (rows, n_axes) float32 along the axes, as the kind of array that the rows are."""
+    """Return coordinates (rows, n_axes) float32 along the axes, as an array of the same type as the rows."""
     xp = runtime.xp
     components = runtime.upload(np.ascontiguousarray(axes.components.T))
     mean = runtime.upload(axes.mean)
     on_host = isinstance(rows, np.ndarray)
     out = (np if on_host else xp).empty((len(rows), len(axes.components)), np.float32)
-    step = max(1, runtime.free_bytes() // _PROJECT_SHARE // (4 * max(1, sum(axes.components.shape))))
+    step = max(1, runtime.free_bytes() // _FREE_DIVISOR // (4 * max(1, sum(axes.components.shape))))
     for start in range(0, len(rows), step):
         block = rows[start : start + step].astype(np.float32, copy=False)
         coordinates = ((runtime.upload(block) if on_host else block) - mean) @ components

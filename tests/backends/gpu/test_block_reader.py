@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_decoded_on_the_host(parquet_source, monkeypatch):
     monkeypatch.setitem(sys.modules, "cudf", decoder)
     row_group = 7 * 5
     with monkeypatch.context() as limit:
-        limit.setattr(block_reader, "_MOST_NUMBERS", row_group)
+        limit.setattr(block_reader, "_MAX_VALUES", row_group)
         np.testing.assert_array_equal(block_reader.read(parquet_source, 5, 10, HOST), X[5:10])
         assert decoder.calls == []
         block_reader.read(parquet_source, 2, 7, HOST)

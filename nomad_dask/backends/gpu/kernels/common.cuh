@@ -1,7 +1,7 @@
-// What all kernels share: the structs that Python fills, sums in a fixed order, and the reading of the mesh.
+// Shared by all kernels: structs that Python fills, reductions in a fixed order, and interpolation from the mesh.
 //
-// Compiled with -DDIM=2 or -DDIM=3. Kernels are launched with blocks of THREADS threads and loop with the
-// stride of the grid, so that any number of blocks is right.
+// Compiled with -DDIM=2 or -DDIM=3. Kernels are launched with blocks of THREADS threads and use grid-stride
+// loops, so that any number of blocks is correct.
 #pragma once
 
 #if DIM != 2 && DIM != 3
@@ -13,20 +13,20 @@ static_assert(sizeof(long) == 8, "offsets are 64 bits wide: Linux only");
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 
-// Where the mesh lies. In device memory, so that a captured graph stays valid when the mesh moves.
+// Position and size of the mesh. In device memory, so that a captured graph stays valid when the mesh moves.
 struct Frame {
     float origin[3];
-    float inverse;  // 1 / spacing: mesh units are clamp((x - origin) * inverse, 1, upper)
+    float inverse;  // 1 / spacing: mesh coordinates are clamp((x - origin) * inverse, 1, upper)
     float upper[3];
     int shape[3];
     long stride[3];         // of the mesh
     long padded_stride[3];  // of the mesh padded for the Fourier transform
-    float scale;            // fixed point units per charge
+    float scale;            // fixed-point units per charge
     float inverse_scale;
 };
 static_assert(sizeof(Frame) == 96, "as numpy's aligned dtype has it");
 
-// The numbers of one epoch.
+// Scalars of one epoch.
 struct Numbers {
     double n_total;
     double factor;
@@ -41,8 +41,8 @@ struct Numbers {
 };
 static_assert(sizeof(Numbers) == 64, "as numpy's aligned dtype has it");
 
-// Factor on the repulsion R. The others' part of Z is taken to have changed since the last epoch as the own
-// part did; before it is known they are taken to be as crowded as the own rows.
+// Factor on the repulsion R. The part of Z of the other shards is assumed to have changed since the last epoch in
+// the same ratio as the own part; before it is known, their rows are assumed to be as dense as the own rows.
 __device__ inline float repel_factor(const Numbers& numbers, double z) {
     const double z_all =
         numbers.z_known ? z + numbers.remote_z * (z / numbers.local_z) : z * numbers.share;
@@ -54,14 +54,14 @@ __device__ inline long grid_stride() { return static_cast<long>(gridDim.x) * blo
 
 // ---------------------------------------------------------------------------- sums in a fixed order
 
-// The lanes of the group of LANES (a power of two) neighbouring lanes that this thread belongs to.
+// Mask of the group of LANES (a power of two) adjacent lanes that contains this thread.
 template <int LANES>
 __device__ inline unsigned group_mask() {
     if (LANES == 32) return 0xffffffffu;
     return ((1u << (LANES & 31)) - 1u) << (threadIdx.x & 31u & ~(LANES - 1u));
 }
 
-// Sum over a group of lanes, the same bits in every lane. All lanes of the group must call it.
+// Sum over a group of lanes, bitwise identical in every lane. All lanes of the group must call it.
 template <int LANES, class T>
 __device__ inline T group_sum(T value) {
     const unsigned mask = group_mask<LANES>();
@@ -73,7 +73,7 @@ __device__ inline T group_sum(T value) {
 __device__ inline double block_sum(double value) {
     __shared__ double parts[WARPS];
     value = group_sum<32>(value);
-    __syncthreads();  // an earlier call may still be reading
+    __syncthreads();  // another thread may still read the result of an earlier call
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
     __syncthreads();
     double sum = 0;
@@ -81,7 +81,7 @@ __device__ inline double block_sum(double value) {
     return sum;
 }
 
-// Corners of the box over the block, right in every thread. All threads of the block must call it.
+// Corners of the bounding box over the block, returned to every thread. All threads of the block must call it.
 __device__ inline void block_box(float* low, float* high) {
     __shared__ float parts[WARPS][2 * DIM];
     for (int apart = 16; apart > 0; apart /= 2) {
@@ -108,7 +108,7 @@ __device__ inline void block_box(float* low, float* high) {
 
 // ------------------------------------------------------------------------------------------ loading
 
-// Two packed edges {row, weight bits, row, weight bits} at once; `edges` must be 16-byte aligned.
+// Load two packed edges {row, weight bits, row, weight bits} at once; `edges` must be 16-byte aligned.
 __device__ inline uint4 load_two(const uint2* edges) {
     return __ldg(reinterpret_cast<const uint4*>(edges));
 }
@@ -133,10 +133,10 @@ __device__ inline void store_point(float* points, long row, const float* point) 
 
 // ------------------------------------------------------------------------------------------ the mesh
 
-// Lines of four nodes that the cubic spline stencil of a point has.
+// Number of lines of four nodes in the cubic spline stencil of a point.
 [[maybe_unused]] constexpr int STENCIL_LINES = DIM == 2 ? 4 : 16;
 
-// The first node of the stencil along an axis, and how far (0 to 1) the point lies beyond the second.
+// The first node of the stencil along an axis, and the distance (0 to 1) of the point from the second node.
 __device__ inline int stencil_start(const Frame* frame, int axis, float x, float* beyond) {
     const float units = fminf(fmaxf((x - frame->origin[axis]) * frame->inverse, 1.0f), frame->upper[axis]);
     const int node = static_cast<int>(units);
@@ -161,7 +161,7 @@ __device__ inline void spline_slopes(float t, float* slope) {
     slope[3] = 0.5f * t * t;
 }
 
-// One of four numbers by an index that is not known at compile time: registers cannot be indexed.
+// Select one of four numbers by an index that is unknown at compile time: registers cannot be indexed.
 __device__ inline float pick(const float* four, int index) {
     const float low = (index & 1) ? four[1] : four[0];
     const float high = (index & 1) ? four[3] : four[2];
@@ -174,8 +174,8 @@ struct Reading {
     float repulsion[DIM];
 };
 
-// The part of U and R that the stencil lines first, first + LANES, .. give. Lane l of a group of LANES takes
-// first = l and sums with `group_sum`; LANES = 1, first = 0 reads all.
+// The contribution of the stencil lines first, first + LANES, .. to U and R. Lane l of a group of LANES calls it
+// with first = l, and the group adds up with `group_sum`; LANES = 1, first = 0 reads all lines.
 template <int LANES>
 __device__ inline Reading read_lines(const Frame* frame, const float* potential, const float* point, int first) {
     float value[DIM][4];
@@ -188,7 +188,7 @@ __device__ inline Reading read_lines(const Frame* frame, const float* potential,
         spline_slopes(t, slope[a]);
     }
     Reading sum = {};
-    // At least one turn, whose line may be beyond the last when there are more lanes than lines.
+    // At least one iteration; its line can be beyond the last when there are more lanes than lines.
 #pragma unroll
     for (int turn = 0; turn < (STENCIL_LINES + LANES - 1) / LANES; ++turn) {
         const int line = first + turn * LANES;

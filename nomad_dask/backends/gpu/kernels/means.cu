@@ -1,17 +1,18 @@
-// The repulsion of the paper: cell means, and samples from the own and the nearest cells.
+// The repulsion of the paper: cell means, and samples from the row's own cell and the nearest cells.
 //
 // repel_by_means(points (n, DIM), n, cell_offsets (cells+1), cell_of_row (n), moments (patches, DIM+1),
 //                counts (patches), n_means, first_patch, targets (cells, n_exact), n_exact, sources, source_slots,
 //                source_ptr (cells+1), n_negatives, seed, epoch, shares (n), z (n), repulsion (n, DIM))
 //
-// Writes Z_i and R_i; n_items = n. Rows are in the order of their cells. moments: the mean of each patch of all shards,
-// and a variance that is not used; counts: its rows; the own cells are the patches from first_patch on. targets: own
-// cells to sample instead, the own first, -1 for none; sources, source_slots, source_ptr: for each own cell, as CSR,
-// the cells that sample it and at which slot they do. shares null: all 1; z null: not wanted.
+// Writes Z_i and R_i; n_items = n. Rows are sorted by cell. moments: the mean of each patch of all shards, and a
+// variance that is not used; counts: number of rows of each patch. The shard's cells are the patches from first_patch
+// on. targets: cells of the shard that are sampled instead of using their means, the row's own cell first, -1 for
+// none. sources, source_slots, source_ptr: the inverse of targets as CSR: for each cell, the cells that sample it and
+// the slot in which they do. shares null: all 1; z null: not written.
 //
 // Sampling pairs row a of a cell with row (a + o) mod n_t of the target cell, with a new random o for every pair of
-// cells, draw and epoch. Any row knows who drew it, so what negatives receive is gathered, not scattered: sums keep
-// their order. The draws are those of the CPU.
+// cells, draw and epoch. Each row can compute which rows sampled it, so the forces on samples are gathered, not
+// scattered, and sums have a fixed order. The draws are the same as on the CPU.
 
 #include "common.cuh"
 
@@ -24,14 +25,14 @@ __device__ inline unsigned long long mixed(unsigned long long h, long part) {
     return h ^ h >> 27;
 }
 
-// Return a number in [low, size) that depends on all the others only (splitmix64).
+// Return a number in [low, size) that is a hash of the other arguments (splitmix64).
 __device__ inline unsigned draw_offset(unsigned long long seed, long epoch, long cell, long slot, long draw,
                                        unsigned low, unsigned size) {
     const unsigned long long h = mixed(mixed(mixed(mixed(seed, epoch), cell), slot), draw);
     return low + static_cast<unsigned>(h % (size - low));
 }
 
-// One of 32 bits for each mean of a tile's part that is sampled instead.
+// Bit mask of the 32 means from first_mean on: 1 for those that are sampled instead.
 __device__ inline unsigned sampled_among(const long* __restrict__ targets, long n_exact, long first_patch,
                                          long first_mean) {
     unsigned sampled = 0;
@@ -42,7 +43,7 @@ __device__ inline unsigned sampled_among(const long* __restrict__ targets, long 
     return sampled;
 }
 
-// Add w q^2 (y - other) to push; return w q. In double: samples of a large cell weigh much more than others.
+// Add w q^2 (y - other) to push; return w q. In double precision: weights of samples from large cells are large.
 __device__ inline double add_sample(const float* y, const float* __restrict__ points, long m, double weight,
                                     double share, double* push) {
     float apart[DIM];
@@ -58,7 +59,7 @@ __device__ inline double add_sample(const float* y, const float* __restrict__ po
     return weight * q;
 }
 
-// Four blocks to a multiprocessor: left to itself the compiler asks for so few registers that some spill.
+// Four blocks per multiprocessor: by default the compiler uses so few registers that some spill.
 extern "C" __global__ void __launch_bounds__(256, 4) repel_by_means(
     const float* __restrict__ points, long n, const long* __restrict__ cell_offsets,
     const int* __restrict__ cell_of_row, const float* __restrict__ moments, const float* __restrict__ counts,
@@ -66,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) repel_by_means(
     const long* __restrict__ sources, const long* __restrict__ source_slots, const long* __restrict__ source_ptr,
     long n_negatives, unsigned long long seed, long epoch, const float* __restrict__ shares, float* z,
     float* repulsion) {
-    __shared__ float4 tile[TILE];  // mean, and at w the count
+    __shared__ float4 tile[TILE];  // the mean, and its count in w
     const long n_slots = n_negatives > 0 ? n_exact : 0;
     for (long first = grid_first() - threadIdx.x; first < n; first += grid_stride()) {
         const long i = first + threadIdx.x;
@@ -120,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) repel_by_means(
                 drawn += add_sample(y, points, target_start + (place + o) % n_target, weight, share, push);
             }
         }
-        // The other way round: rows that drew this one.
+        // The reverse direction: rows that sampled this one.
         const long last_source = n_slots > 0 ? source_ptr[cell + 1] : 0;
         for (long s = n_slots > 0 ? source_ptr[cell] : 0; s < last_source; ++s) {
             const long source = sources[s];

@@ -1,8 +1,8 @@
-// Between points and mesh, with cubic B-splines: charges in, potential and force out.
+// Transfer between points and mesh with cubic B-splines: charges to the mesh, potential and force from it.
 #include "common.cuh"
 
-// Adds each point's charge to its stencil in fixed point: integers add up to the same in any order. What
-// rounding takes from a charge one of its near nodes gets back, so the mesh holds round(weight * scale) a point.
+// Adds each point's charge to its stencil in fixed point: the sum of integers does not depend on the order. One node
+// near the point receives the rounding error, so that exactly round(weight * scale) is added per point.
 extern "C" __global__ void deposit(const float* points, const float* weights, long n, const Frame* frame,
                                    unsigned long long* mesh) {
     for (long i = grid_first(); i < n; i += grid_stride()) {
@@ -17,8 +17,8 @@ extern "C" __global__ void deposit(const float* points, const float* weights, lo
         }
         const float charge = (weights ? __ldg(weights + i) : 1.0f) * frame->scale;
         long long left = __float2ll_rn(charge);
-        // Line 1 (1, 1 in three dimensions) comes last: its second node, where a spline is at least 1/6 along
-        // each axis, takes what is left.
+        // Line 1 (1, 1 in three dimensions) is last: its second node, where the spline is at least 1/6 along
+        // each axis, receives the remainder.
 #pragma unroll
         for (int turn = 0; turn < STENCIL_LINES; ++turn) {
             constexpr int LAST = DIM == 2 ? 1 : 5;
@@ -46,7 +46,7 @@ extern "C" __global__ void deposit(const float* points, const float* weights, lo
     }
 }
 
-// Where a node of the mesh lies in the padded one.
+// Index in the padded mesh of a node of the mesh.
 __device__ static inline long padded_place(const Frame* frame, long node) {
     long place = 0;
     for (int a = 0; a < DIM - 1; ++a) {
@@ -73,8 +73,8 @@ extern "C" __global__ void multiply(float2* spectrum, const float* transform, lo
     }
 }
 
-// Sum of own charges times potential. As splines are the same both ways this is the sum of w_i U(y_i) over the
-// own points, with no need to read U at any of them.
+// Sum of own charges times potential. Because the same splines are used in both directions, it equals the sum of
+// w_i U(y_i) over the own points, without reading U at the points.
 extern "C" __global__ void mesh_z(const unsigned long long* own, long n_nodes, const Frame* frame,
                                   const float* potential, double* partials) {
     double sum = 0;
@@ -93,7 +93,7 @@ extern "C" __global__ void sum_rows(const float* values, long n, double* partial
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-// The work of one block, whatever the grid.
+// Computed by a single block; other blocks of the grid return.
 extern "C" __global__ void total(const double* partials, long n_partials, double offset, double* out) {
     if (blockIdx.x != 0) return;
     double sum = 0;
@@ -113,11 +113,11 @@ extern "C" __global__ void read_field(const float* points, long n, const Frame* 
     }
 }
 
-// U and R of few points by the sum over all charges, a block's worth of which is kept close at a time.
+// U and R of few points by a direct sum over all charges, in tiles of one block in shared memory.
 extern "C" __global__ void direct(const float* points, long n, const float* charges, const float* weights, long m,
                                   float* potential, float* repulsion) {
     __shared__ float tile[THREADS][DIM + 1];
-    // All threads of a block take the same turns, as all must reach the barriers.
+    // All threads of a block do the same number of iterations, because all must reach the barriers.
     for (long base = static_cast<long>(blockIdx.x) * blockDim.x; base < n; base += grid_stride()) {
         const long i = base + threadIdx.x;
         float point[DIM] = {};
@@ -153,7 +153,7 @@ extern "C" __global__ void direct(const float* points, long n, const float* char
     }
 }
 
-// Copies rows 0, step, 2 step, .. to `sample` and gives the box of each block's points: low corner, high corner.
+// Copies rows 0, step, 2 step, .. to `sample`, and writes the bounding box of each block's points: low, high corner.
 extern "C" __global__ void watch(const float* points, long n, long step, float* sample, float* box_partials) {
     float low[DIM];
     float high[DIM];

@@ -1,11 +1,11 @@
-// Neighbour search among rows sorted by cell, and the nearest of some centres.
+// Neighbor search among rows sorted by cell, and search for the nearest centers.
 //
-// Products of half precision tell which rows may be near; the distances of those are then taken in float32.
-// Half precision serves because both sides of a product are seen from the centre of the cell that is searched
-// and scaled to unit length: nothing overflows, and errors shrink with the distance to the cell's rows.
+// Products in half precision select candidates, whose distances are then computed in float32. Half precision is
+// sufficient because both factors are relative to the center of the searched cell and scaled to unit length: nothing
+// overflows, and errors decrease with the distance to the rows of the cell.
 //
-// A list is kept in ascending order of (value, row) by one warp, in device memory: lists are short enough to
-// stay in the L1 cache, and may have any length. An empty place has value infinity and row -1.
+// A list is maintained by one warp in ascending order of (value, row), in device memory: lists are short enough to
+// stay in the L1 cache, and can have any length. An empty slot has value infinity and row -1.
 #include "common.cuh"
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
@@ -19,7 +19,7 @@ __device__ inline bool before(float value, int row, float other_value, int other
     return value < other_value || (value == other_value && row < other_row);
 }
 
-// Put a row into a list, dropping its last; the row must come before the last. A row that is there stays once.
+// Insert a row into a list and drop the last entry, before which the row must sort. Duplicates are not inserted.
 __device__ inline void insert(float* values, int* rows, int length, float value, int row) {
     const int lane = lane_of();
     int at = 0;
@@ -31,7 +31,7 @@ __device__ inline void insert(float* values, int* rows, int length, float value,
         if (ahead < 32) break;
     }
     if (rows[at] == row) return;
-    // From the end, so that what a turn reads of the 32 places before its own is not yet changed.
+    // From the end, so that the 32 slots that an iteration reads have not been changed yet.
     for (int start = (length - 1) / 32 * 32; start + 31 >= at; start -= 32) {
         const int slot = start + lane;
         const bool moves = slot > at && slot < length;
@@ -46,7 +46,7 @@ __device__ inline void insert(float* values, int* rows, int length, float value,
     }
 }
 
-// Offer one row a lane to the list of the warp.
+// Insert one row per lane into the list of the warp where it qualifies.
 __device__ inline void offer(float* values, int* rows, int length, float value, int row) {
     unsigned votes = __ballot_sync(ALL_LANES, before(value, row, values[length - 1], rows[length - 1]));
     while (votes) {
@@ -60,8 +60,8 @@ __device__ inline void offer(float* values, int* rows, int length, float value, 
     }
 }
 
-// Bits of the half nearest to x, |x| <= 1; ties to even. In integers, for the compiler of kernels may come
-// without cuda_fp16.h.
+// Bits of the half-precision number nearest to x, |x| <= 1; ties to even. With integers, because cuda_fp16.h may not
+// be installed with the compiler.
 __device__ inline unsigned short half_bits(float x) {
     const unsigned bits = __float_as_uint(x);
     const unsigned sign = (bits >> 16) & 0x8000u;
@@ -77,8 +77,8 @@ __device__ inline unsigned short half_bits(float x) {
     return static_cast<unsigned short>(sign | half);
 }
 
-// rows[picks[i]] - centers[center_of[i]], scaled to unit length, in halves; and the length. Columns from d to
-// pitch are zero. One warp a row.
+// rows[picks[i]] - centers[center_of[i]], scaled to unit length, in half precision; and its length. Columns from d to
+// pitch are zero. One warp per row.
 extern "C" __global__ void center_rows(const float* rows, const int* picks, const int* center_of,
                                        const float* centers, long n, int d, int pitch, unsigned short* out,
                                        float* lengths) {
@@ -102,20 +102,20 @@ extern "C" __global__ void center_rows(const float* rows, const int* picks, cons
     }
 }
 
-// What `scan` must know of a cell: the stretch of its rows that was multiplied, none where n_targets is 0.
+// Argument of `scan` for each cell: the range of its rows that was multiplied; none if n_targets is 0.
 struct Tile {
-    long product;       // where the products of its first query begin
-    long pitch;         // from one query's products to the next's
+    long product;       // offset of the products of its first query
+    long pitch;         // offset between the products of successive queries
     long n_targets;
-    long first_target;  // in target_lengths
-    long first_row;     // number of its first row
-    long first_pair;    // of the cell, in pairs sorted by cell
+    long first_target;  // index of its first row in target_lengths
+    long first_row;     // row number of its first row
+    long first_pair;    // index of its first pair in the pairs sorted by cell
 };
 
-// Merge products into the lists of the nearest rows of each query, one warp a query.
+// Merge products into the lists of the nearest rows of each query, one warp per query.
 //
-// cells, pairs (n, width): the cells that a query probes, -1 for none, and the place of (query, cell) among the
-// pairs sorted by cell, of which query_lengths begins with base_pair. own: the query's own row, which is left out.
+// cells, pairs (n, width): the cells that a query probes, -1 for none, and the index of (query, cell) in the pairs
+// sorted by cell; query_lengths starts at pair base_pair. own: the query's own row, which is excluded.
 extern "C" __global__ void scan(const float* products, const float* query_lengths, const float* target_lengths,
                                 const int* cells, const int* pairs, const Tile* tiles, const int* own, long n,
                                 int width, long base_pair, int kept, float* values, int* rows) {
@@ -158,7 +158,7 @@ extern "C" __global__ void scan(const float* products, const float* query_length
     }
 }
 
-// Squared distance of two rows of d values, the same bits whichever comes first. Called by a whole warp.
+// Squared distance of two rows of d values, bitwise symmetric in x and y. Called by a whole warp.
 __device__ inline float squared_distance(const float* x, const float* y, int d) {
     const int lane = lane_of();
     float sum = 0.0f;
@@ -181,8 +181,8 @@ __device__ inline float squared_distance(const float* x, const float* y, int d) 
     return group_sum<32>(sum);
 }
 
-// Merge the true distances of the candidates (n, kept) into the lists (n, k) of each query, one warp a query.
-// places: where in `targets` a row is, -1 if it is not there; null where every row is at its own number.
+// Merge the exact distances of the candidates (n, kept) into the lists (n, k) of each query, one warp per query.
+// places: index in `targets` of each row, -1 for rows that are not loaded; null if row i is at index i.
 extern "C" __global__ void rank_candidates(const float* queries, const float* targets, const int* places,
                                            const int* candidates, long n, int kept, int d, int k, float* distances,
                                            int* ids) {
@@ -207,7 +207,7 @@ extern "C" __global__ void rank_candidates(const float* queries, const float* ta
     }
 }
 
-// The `kept` least of norms[j] - 2 products[i, j] of each row i, one warp a row. The lists are taken further.
+// The `kept` smallest norms[j] - 2 products[i, j] of each row i, one warp per row; merged into existing lists.
 extern "C" __global__ void select_columns(const float* products, const float* norms, long n, long m, int kept,
                                           float* values, int* columns) {
     const int lane = lane_of();
@@ -220,9 +220,9 @@ extern "C" __global__ void select_columns(const float* products, const float* no
     }
 }
 
-// The column of the least norms[j] - 2 products[i, j] of each row i, where it is less than what `best` of the
-// row has; of equals the first. Row i is row picks[i] of best and labels (i if null); columns count from
-// `first`. One warp a row.
+// The column of the smallest norms[j] - 2 products[i, j] of each row i, if it is less than `best` of the row; the
+// first of equal ones. Row i is row picks[i] of best and labels (i if null); columns are numbered from `first`. One
+// warp per row.
 extern "C" __global__ void closest_column(const float* products, const float* norms, const int* picks, long n,
                                           long m, int first, float* best, int* labels) {
     const int lane = lane_of();

@@ -1,15 +1,15 @@
 // Forces along the edges of the graph, and the step of every point.
 //
-// Eight lanes share a row: launch with 8 items a row. Edges are packed as in edges.py: {row, bits of the weight}, an
-// even number to each row, so that a lane reads two of them at once (16 bytes); `ptr` (n+1) counts single edges. What
-// pads is an edge of weight 0.
+// Eight lanes share a row: launch with 8 items per row. Edges are packed as in packed_csr.py: {row, bits of the
+// weight}, an even number per row, so that a lane reads two of them at once (16 bytes); `ptr` (n+1) counts single
+// edges. Padding is an edge of weight 0.
 
 #include "common.cuh"
 
 constexpr int LANES = 8;
 
-// Rows are taken warp by warp, four at once, so that all lanes of a warp leave a loop over rows together. Then
-// shuffles have a mask that is known at compile time, which costs no check at run time.
+// Each warp processes four rows at a time, so that all its lanes leave a loop over rows together. The mask of shuffles
+// is then known at compile time, which avoids a check at run time.
 __device__ inline long first_row_of_warp() { return grid_first() / 32 * (32 / LANES); }
 __device__ inline long row_in_warp() { return threadIdx.x % 32 / LANES; }
 __device__ inline long rows_of_grid() { return grid_stride() / LANES; }
@@ -20,7 +20,7 @@ __device__ inline T sum_over_lanes(T value) {
     return value;
 }
 
-// Two edges, read once an epoch: they should not drive positions, which are read again and again, out of the cache.
+// Two edges, read once per epoch: they should not evict positions, which are read many times, from the cache.
 struct EdgePair {
     unsigned target[2];
     float weight[2];
@@ -48,7 +48,7 @@ __device__ inline void add_attraction(const float* __restrict__ points, const fl
                                       const long* __restrict__ ptr, const uint2* __restrict__ edges,
                                       const long* __restrict__ far_ptr, const uint2* __restrict__ far_edges,
                                       const float* __restrict__ moments, float* pull) {
-    // Two pairs are on their way at once: few rows have more than 32 edges.
+    // Two pairs are loaded at a time: few rows have more than 32 edges.
     const EdgePair none = {{static_cast<unsigned>(i), static_cast<unsigned>(i)}, {0.0f, 0.0f}};
     const long stop = ptr[i + 1] / 2;
 #pragma unroll 1
@@ -75,12 +75,12 @@ __device__ inline void add_attraction(const float* __restrict__ points, const fl
     }
 }
 
-// Factor on R. A null z stands for one normaliser a point: it is in R already, no sum over all points comes in.
+// Factor on R. A null z means one normalizer per point, which is already part of R; there is no sum over all points.
 __device__ inline float factor_on_repulsion(const Numbers* numbers, const double* z) {
     return z == nullptr ? static_cast<float>(numbers->factor * numbers->n_total) : repel_factor(*numbers, *z);
 }
 
-// v = momentum v + rate 2 force, held at max_step_norm; y + v goes to `moved`, so that all rows see the old positions.
+// v = momentum v + rate 2 force, clipped to max_step_norm; y + v goes to `moved`, so all rows see the old positions.
 __device__ inline void update(const float* y, const float* force, const float* velocity, long i,
                               const Numbers* numbers, float* moved, float* velocity_out) {
     const float momentum = numbers->momentum, rate = 2.0f * numbers->rate, longest = numbers->max_step_norm;
@@ -99,9 +99,9 @@ __device__ inline void update(const float* y, const float* force, const float* v
     store_point(moved, i, to);
 }
 
-// One epoch's step with one normaliser, fused: R from the mesh, attraction along the edges, then the update.
+// The step of one epoch with one normalizer, fused: R from the mesh, attraction along the edges, then the update.
 // n_items = 8 n. points, velocity, moved, velocity_out (n, DIM): `moved` must not be `points`, `velocity_out` may be
-// `velocity`. potential: of the padded mesh. moments (patches, DIM+1): means and variances. z: the own part of Z.
+// `velocity`. potential: on the padded mesh. moments (patches, DIM+1): means and variances. z: the shard's part of Z.
 extern "C" __global__ void __launch_bounds__(256, 2) step(
     const float* __restrict__ points, const float* velocity, long n, const Frame* __restrict__ frame,
     const float* __restrict__ potential, const long* __restrict__ ptr, const uint2* __restrict__ edges,
@@ -125,8 +125,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) step(
     }
 }
 
-// The same with R (n, DIM) given: for repulsion by means, few points, or one normaliser a point; for the last, `edges`
-// are those that point_coefficients wrote and z is null, so that factor * n_total is the factor on R. n_items = 8 n.
+// The same with R (n, DIM) given: for repulsion by means, few points, or one normalizer per point. In the last case
+// `edges` are those that point_coefficients wrote and z is null: factor * n_total is the factor on R. n_items = 8 n.
 extern "C" __global__ void __launch_bounds__(256, 2) move(
     const float* __restrict__ points, const float* velocity, long n, const float* __restrict__ repulsion,
     const long* __restrict__ ptr, const uint2* __restrict__ edges, const long* __restrict__ far_ptr,
@@ -160,8 +160,8 @@ __device__ inline double squared_distance(const float* y, const float* other) {
     return squared;
 }
 
-// partials[block] = its part of 1/2 sum a log(1 + d^2) over the edges of rows 0, stride, 2 stride, .. (patches of other
-// shards: d^2 + variance). n_items = 8 ceil(n / stride).
+// partials[block] = its part of 1/2 sum a log(1 + d^2) over the edges of rows 0, stride, 2 stride, .. (for patches of
+// other shards d^2 + variance). n_items = 8 ceil(n / stride).
 extern "C" __global__ void __launch_bounds__(256, 2) attraction_loss(
     const float* __restrict__ points, long n, long stride, const long* __restrict__ ptr,
     const uint2* __restrict__ edges, const long* __restrict__ far_ptr, const uint2* __restrict__ far_edges,
@@ -191,10 +191,10 @@ __device__ inline double normaliser(const float* z, long i, double noise) {
     return static_cast<double>(fmaxf(__ldg(z + i), 1e-12f)) * noise;
 }
 
-// One normaliser a point: with L = -sum p log[q / (q + Z_i)], an edge attracts with
-// p(j|i) Z_i / (q + Z_i) + p(i|j) Z_j / (q + Z_j), and row i weighs the gradient of its Z_i by
+// One normalizer per point: with L = -sum p log[q / (q + Z_i)], the weight of an edge is
+// p(j|i) Z_i / (q + Z_i) + p(i|j) Z_j / (q + Z_j), and the gradient of Z_i is weighted by
 // S_i = sum_j p(j|i) / (q_ij + Z_i), where Z_i = max(z_i, 1e-12) noise.
-// n_items = 8 n. forward: p(j|i) in the places of `edges`; z (n,). Writes the edges with their new weights (not in
+// n_items = 8 n. forward: p(j|i) in the order of `edges`; z (n,). Writes the edges with their new weights (not in
 // place), the shares S (n,), and each block's part of the loss.
 extern "C" __global__ void __launch_bounds__(256, 2) point_coefficients(
     const float* __restrict__ points, long n, const long* __restrict__ ptr, const uint2* __restrict__ edges,

@@ -1,11 +1,11 @@
-// Means and spreads of patches: all that shards tell each other of their rows.
+// Means and standard deviations of patches, which shards exchange to represent their rows.
 #include "common.cuh"
 
 constexpr int PATCH_LANES = 8;
 
-// Rows of a patch are adjacent in `order`: patch p has order[offsets[p]] to order[offsets[p + 1]]. Eight lanes each:
-// a patch that is only seen from afar may have very many rows. Sums are in double precision and in a fixed order.
-// A patch without rows gives zeros.
+// Rows of a patch are adjacent in `order`: patch p has order[offsets[p]] to order[offsets[p + 1]]. Eight lanes per
+// patch: patches far from all other shards can have many rows. Sums are in double precision and in a fixed order.
+// The moments of a patch without rows are zero.
 extern "C" __global__ void patch_moments(const float* points, const int* order, const long* offsets,
                                          long n_patches, float* out) {
     const int lane = threadIdx.x % PATCH_LANES;
@@ -25,7 +25,7 @@ extern "C" __global__ void patch_moments(const float* points, const int* order, 
         const double rows = fmax(static_cast<double>(stop - offsets[p]), 1.0);
         for (int a = 0; a < DIM; ++a) {
             const double mean = group_sum<PATCH_LANES>(sum[a]) / rows;
-            // Not fused: a variance of nothing but rounding must come out as on the CPU.
+            // Not fused: a variance that is only rounding error must be the same as on the CPU.
             const double variance = group_sum<PATCH_LANES>(squares[a]) / rows - __dmul_rn(mean, mean);
             if (lane == 0) {
                 out[p * 2 * DIM + a] = static_cast<float>(mean);

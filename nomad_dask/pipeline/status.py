@@ -31,8 +31,8 @@ class StageStatus:
     Attributes
     ----------
     name : str
-    state : {'done', 'running', 'stopped', 'not begun', 'damaged', 'to do again'}
-        'stopped' has left files; 'to do again' made artifacts that a damaged stage reads and that were removed since.
+    state : {'done', 'running', 'stopped', 'not started', 'damaged', 'to rerun'}
+        'stopped' has left files; 'to rerun' made artifacts that a damaged stage reads and that were removed since.
     seconds : float or None
         Wall time, if it is done.
     disk_bytes : int
@@ -201,9 +201,9 @@ def _stage_statuses(
         elif is_damaged:
             state = "damaged"
         elif record is not None:
-            state = "to do again"
+            state = "to rerun"
         else:
-            state = "stopped" if size else "not begun"
+            state = "stopped" if size else "not started"
         seconds, facts = (None, {}) if record is None else (record.seconds, record.facts)
         statuses.append(StageStatus(stage.name, state, seconds, size, facts))
     return tuple(statuses)

@@ -1,4 +1,4 @@
-"""Data that a map must be made of although it is odd."""
+"""Unusual data of which a map must be made all the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kept_neighbors(x: np.ndarray, positions: np.ndarray, k: int = 10) -> float:
 
 
 def checked(x: np.ndarray, **settings: Any) -> np.ndarray:
-    """Make a map and check what holds for every map."""
+    """Make a map and check the invariants of all maps."""
     before = x.copy()
     result = make_map(x, **({"n_epochs": 60} | settings))
     positions = result.positions
@@ -44,7 +44,7 @@ def checked(x: np.ndarray, **settings: Any) -> np.ndarray:
     "options", [{}, {"repulsion_method": "means", "normalization": "point"}], ids=["default", "paper"]
 )
 def test_few_rows(n, options):
-    """n = k + 1 and k + 2 among them."""
+    """Includes n = k + 1 and k + 2."""
     positions = checked(blobs(n), **options)
     assert len(np.unique(positions, axis=0)) == n
 
@@ -52,20 +52,20 @@ def test_few_rows(n, options):
 @pytest.mark.parametrize("n", [3, 500])
 @pytest.mark.parametrize("value", [0.0, 7.25])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_rows_that_are_all_alike(n, value, metric):
+def test_identical_rows(n, value, metric):
     positions = checked(np.full((n, 6), value, np.float32), metric=metric)
     assert len(np.unique(positions, axis=0)) == n
     assert np.abs(positions).max() < 1000
 
 
-def test_rows_that_are_all_alike_in_shards():
+def test_identical_rows_in_shards():
     with pytest.warns(NomadWarning, match=r"largest shard has 3\.00 times the mean"):
         positions = checked(np.ones((600, 6), np.float32), n_shards=3)
     assert len(np.unique(positions, axis=0)) == 600
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
-def test_duplicates_spread_and_make_no_pile(n_shards):
+def test_duplicates_do_not_collapse_to_a_point(n_shards):
     x = blobs(2500)
     x[:1000] = x[0]
     positions = checked(x, n_shards=n_shards, n_epochs=200)
@@ -78,14 +78,14 @@ def test_duplicates_spread_and_make_no_pile(n_shards):
     assert 0.1 < (away < np.quantile(away, 0.9) / 2).mean() < 0.6
 
 
-def test_constant_columns_change_nothing():
+def test_constant_columns_do_not_change_the_map():
     x = blobs(800)
     wide = np.hstack([x, np.full((800, 5), 3.0, np.float32), np.zeros((800, 3), np.float32)])
     assert kept_neighbors(x, checked(wide, n_epochs=200)) > 0.9 * kept_neighbors(x, checked(x, n_epochs=200))
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
-def test_rows_very_far_out_leave_the_rest_as_it_is(n_shards):
+def test_far_outliers_do_not_disturb_the_other_rows(n_shards):
     n_far = 5
     x = blobs(900)
     far = x.copy()
@@ -107,7 +107,7 @@ def test_cells_of_about_one_row(n_shards):
     assert kept_neighbors(x, positions) > 0.8 * kept_neighbors(x, checked(x, n_epochs=200))
 
 
-def test_one_cell_for_every_row():
+def test_as_many_cells_as_rows():
     checked(blobs(120), n_cells=120)
 
 
@@ -137,13 +137,13 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_the_same_values_in_another_type_give_the_same_map(kind, n_shards):
+def test_equal_values_of_another_dtype_give_the_same_map(kind, n_shards):
     x = np.round(np.clip(8 * blobs(600) + 100, 0, 255)).astype(np.float32)  # held exactly by all of them
     settings: dict[str, Any] = {"n_epochs": 20, "n_shards": n_shards}
     np.testing.assert_array_equal(checked(KINDS[kind](x), **settings), checked(x, **settings))
 
 
-def test_cosine_is_euclidean_on_rows_of_unit_length():
+def test_cosine_equals_euclidean_on_unit_vectors():
     x = blobs(800) + 2
     lengths = np.exp(np.random.default_rng(1).normal(size=800))[:, None]
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -190,7 +190,7 @@ def test_a_shift_of_the_data_does_not_matter():
 @pytest.mark.parametrize(
     ("value", "said"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")], ids=["nan", "inf", "-inf"]
 )
-def test_a_row_that_is_not_finite_is_named(value, said):
+def test_a_row_with_nan_or_infinity_is_named(value, said):
     x = blobs(300)
     x[[123, 200], 5] = value
     with pytest.raises(InputError, match=f"{said}.*row 123, column 5"):
@@ -198,6 +198,6 @@ def test_a_row_that_is_not_finite_is_named(value, said):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (5,), (2, 3, 4)])
-def test_shapes_that_are_no_rows(shape):
+def test_arrays_that_are_not_two_dimensional(shape):
     with pytest.raises(InputError):
         make_map(np.zeros(shape, np.float32))

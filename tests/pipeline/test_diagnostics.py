@@ -1,4 +1,4 @@
-"""What a run measures of itself: held against independent references, and judged."""
+"""Measurements of a run, compared with independent references, and the warnings about poor ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIGURES = {
 
 
 def whole_graph(home: Path, n_shards: int) -> np.ndarray:
-    """Put the graph of all shards together from its files; return the rows of each component, most first."""
+    """Assemble the graph of all shards from its files; return the sizes of its components, largest first."""
     ends, sizes = [], []
     for s in range(n_shards):
         sizes.append(len(np.load(home / f"graph/{s:04d}.indptr.npy")) - 1)
@@ -59,7 +59,7 @@ def test_components_are_those_of_the_whole_graph(tmp_path, monkeypatch, n_shards
     assert not list((tmp_path / "w").glob("graph/*components*"))
 
 
-def test_a_row_with_more_edges_than_are_read_at_once(tmp_path, monkeypatch):
+def test_a_row_with_more_edges_than_fit_in_one_read(tmp_path, monkeypatch):
     x = blobs(400)
     plain = make_map(x, n_epochs=1).diagnostics
     monkeypatch.setattr(graph_components, "_EDGES_PER_READ", 1)
@@ -67,7 +67,7 @@ def test_a_row_with_more_edges_than_are_read_at_once(tmp_path, monkeypatch):
     assert make_map(x, n_epochs=1).diagnostics["components"] == plain["components"]
 
 
-def test_kmeans_has_settled_where_another_round_changes_nothing():
+def test_kmeans_convergence_against_another_lloyd_iteration():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(4000, 5)).astype(np.float32)
     model = KMeans(300, n_init=1, max_iter=300, tol=0, random_state=0).fit(rows)
@@ -105,7 +105,7 @@ def test_shards_of_skewed_data_are_balanced(kind, n_shards):
     assert result.diagnostics["imbalance"] < diagnostics.MAX_IMBALANCE
 
 
-def test_every_run_tells_every_figure(tmp_path):
+def test_every_run_reports_all_measurements(tmp_path):
     x = blobs(600)
     with worker_processes(2) as client:
         result = make_map(x, client=client, n_shards=2, n_epochs=2, output=tmp_path / "map.parquet")
@@ -122,14 +122,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_figure_is_warned_of_with_what_to_change(kind):
+def test_a_poor_measurement_raises_a_warning_with_advice(kind):
     measured, said = BAD[kind]
     with pytest.warns(NomadWarning, match=said) as caught:
         diagnostics.warn(measured, Params())
     assert len(caught) == 1
 
 
-def test_good_figures_and_what_the_user_chose_are_no_warning():
+def test_good_measurements_and_explicit_choices_raise_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         diagnostics.warn({"recall": 0.91, "imbalance": 1.19, "in_small_components": 0.19}, Params())
@@ -137,8 +137,8 @@ def test_good_figures_and_what_the_user_chose_are_no_warning():
         diagnostics.warn({}, Params())
 
 
-def test_a_map_of_scattered_pieces_is_warned_of():
-    """The settings of the paper on few neighbours: cells that nothing joins."""
+def test_a_fragmented_graph_raises_a_warning():
+    """The paper's settings with few neighbors leave cells unconnected."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 8)).astype(np.float32)
     with pytest.warns(NomadWarning, match="small components of the neighbor graph"):

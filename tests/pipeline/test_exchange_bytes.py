@@ -1,10 +1,10 @@
-"""What shards tell each other depends on the number of cells and shards, never on the number of rows."""
+"""The size of shard summaries depends on the number of cells and shards, not on the number of rows."""
 
 from nomad_dask.callbacks import EpochDone
 from tests.helpers.runs import Heard, blobs, make_map
 
 
-def test_bytes_do_not_grow_with_rows():
+def test_exchanged_bytes_do_not_grow_with_rows():
     sizes = []
     for n in (2_000, 20_000):
         heard = Heard()

@@ -1,4 +1,4 @@
-"""Every option makes a sound map, and does what it is there for."""
+"""Every option makes a valid map and has its documented effect."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tiny start": {"init_std": 1e-4},
     "three dimensions": {"n_components": 3},
     "fine mesh": {"mesh_spacing": 0.3},
-    "one neighbour": {"n_neighbors": 1},
-    "many neighbours": {"n_neighbors": 60},
+    "one neighbor": {"n_neighbors": 1},
+    "many neighbors": {"n_neighbors": 60},
     "one probe": {"n_probes": 1, "cell_size": 60},
     "low recall": {"target_recall": 0.5},
     "no foreign attraction": {"cross_shard_attraction": False},
@@ -48,9 +48,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-# A map at random has 0.5. One neighbour a row, or a few samples for all repulsion, cannot do much.
+# A map at random has 0.5. One neighbor a row, or a few samples for all repulsion, cannot do much.
 FLOORS = {
-    "one neighbour": 0.6,
+    "one neighbor": 0.6,
     "means of all cells": 0.6,
     "global means": 0.55,
     "several exact cells": 0.55,
@@ -61,10 +61,10 @@ CROSSING = [name for name in OPTIONS if "field" in name or "means" in name or "d
 
 
 @pytest.mark.parametrize(("name", "n_shards"), [*((name, 1) for name in OPTIONS), *((name, 2) for name in CROSSING)])
-def test_every_option_makes_a_sound_map(x, name, n_shards):
+def test_every_option_makes_a_valid_map(x, name, n_shards):
     options = {"n_epochs": 80} | OPTIONS[name]
     with warnings.catch_warnings():
-        if name == "one neighbour":
+        if name == "one neighbor":
             warnings.filterwarnings("ignore", ".* small components of the neighbor graph", NomadWarning)
         positions = make_map(x, n_shards=n_shards, **options).positions
     assert positions.shape == (len(x), options.get("n_components", 2))
@@ -72,7 +72,7 @@ def test_every_option_makes_a_sound_map(x, name, n_shards):
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
-def test_the_papers_settings(x, n_shards):
+def test_settings_of_the_paper(x, n_shards):
     positions = make_map(x, **Params.paper(n_shards=n_shards, n_epochs=150).as_dict()).positions
     assert trusted(x, positions) > 0.6
 
@@ -88,7 +88,7 @@ def test_a_coarse_start():
     assert trusted(x[rows], result.positions[rows]) > 0.9
 
 
-def test_foreign_attraction_holds_neighbours_of_different_shards_together():
+def test_cross_shard_attraction_keeps_neighbors_of_different_shards_together():
     x = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)
     near = cKDTree(x).query(x, k=11)[1][:, 1:]
     kept = []
@@ -102,12 +102,12 @@ def test_foreign_attraction_holds_neighbours_of_different_shards_together():
 
 
 def shards_of(cells: np.ndarray, n_shards: int) -> np.ndarray:
-    """Cells are numbered shard by shard: cut them into as many runs of about equal rows."""
+    """Cells are numbered shard by shard: split them into as many ranges of about equal rows."""
     ends = np.cumsum(np.bincount(cells)) / len(cells)
     return np.minimum((ends * n_shards).astype(int), n_shards - 1)[cells]
 
 
-def test_a_loss_is_told_and_falls(x):
+def test_the_loss_is_reported_and_decreases(x):
     heard = Heard()
     result = make_map(x, n_shards=2, n_epochs=60, emit=heard)
     losses = [event.loss for event in heard.of(EpochDone) if event.loss is not None]
@@ -116,7 +116,7 @@ def test_a_loss_is_told_and_falls(x):
     assert result.diagnostics["loss"] == losses[-1]
 
 
-def test_events_tell_the_whole_story(x):
+def test_events_cover_the_whole_run(x):
     heard = Heard()
     result = make_map(x, n_shards=2, n_epochs=7, emit=heard)
     stages = ["sample", "cells", "shards", "neighbors", "layout"]
@@ -139,7 +139,7 @@ def test_events_tell_the_whole_story(x):
         ({"device": "tpu"}, "device='tpu' is not accepted"),
     ],
 )
-def test_settings_that_contradict_each_other_or_the_data(x, settings, said):
+def test_contradictory_settings_are_refused(x, settings, said):
     with pytest.raises(InputError) as caught:
         make_map(x, n_epochs=1, **settings)
     assert said in str(caught.value)

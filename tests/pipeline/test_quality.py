@@ -1,4 +1,4 @@
-"""Maps of handwritten digits keep their neighbours; floors are set a little below what was measured."""
+"""Maps of handwritten digits preserve neighbors; thresholds are a little below measured values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_four_shards(digits, default):
     assert trustworthiness(x, positions, n_neighbors=10) > 0.97
 
 
-def test_three_dimensions_keep_more(digits):
+def test_three_dimensions_preserve_more_neighbors(digits):
     x = digits[0][::2]
     solid, flat = (make_map(x, n_components=dim, n_epochs=100).positions for dim in (3, 2))
     assert kept_neighbors(x, solid) > kept_neighbors(x, flat)

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on where it was, and no run takes what another has made."""
+"""A stopped run resumes where it was, and no run uses the artifacts of another."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_stopped_during_the_layout(x, tmp_path, checkpoints_at_once, n_shards):
     assert result.diagnostics["loss"] == plain.diagnostics["loss"]
 
 
-def test_stopped_between_seldom_exchanges(x, tmp_path, checkpoints_at_once):
-    """Checkpoints are written only where the next epochs need no summary but the fresh one."""
+def test_stopped_between_infrequent_exchanges(x, tmp_path, checkpoints_at_once):
+    """Checkpoints are written only where the next epochs need no summary but the latest."""
     settings = SETTINGS | {"n_shards": 3, "sync_every": 3}
     plain = make_map(x, **settings)
     stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, n_shards=3, sync_every=3)
@@ -89,7 +89,7 @@ def test_stopped_between_seldom_exchanges(x, tmp_path, checkpoints_at_once):
     assert [event.epoch for event in heard.of(CheckpointWritten)] == [26, 30]
 
 
-def test_stopped_again_and_again(x, undisturbed, tmp_path, checkpoints_at_once):
+def test_stopped_repeatedly(x, undisturbed, tmp_path, checkpoints_at_once):
     for epoch in (3, 4, 11, 29):
         stopped(x, tmp_path / "w", lambda e, epoch=epoch: isinstance(e, CheckpointWritten) and e.epoch == epoch)
     result = make_map(x, workspace=tmp_path / "w", **SETTINGS)
@@ -108,7 +108,7 @@ def test_only_the_last_checkpoint_is_kept(x, tmp_path, checkpoints_at_once):
     assert [folder.name for folder in (tmp_path / "w" / "layout").iterdir()] == ["epoch-000030"]
 
 
-def test_a_finished_run_does_nothing_again(x, undisturbed, tmp_path):
+def test_a_finished_run_runs_no_stage_again(x, undisturbed, tmp_path):
     make_map(x, workspace=tmp_path / "w", **SETTINGS)
     heard = Heard()
     again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
@@ -149,7 +149,7 @@ STAGE_OF = {"graph": "neighbors"}
 
 
 @pytest.mark.parametrize(("name", "how", "keep_stages"), DAMAGED)
-def test_a_damaged_artifact_is_found_and_made_again(
+def test_a_damaged_artifact_is_detected_and_made_again(
     x, undisturbed, tmp_path, checkpoints_at_once, name, how, keep_stages
 ):
     folder = name.split("/")[0]
@@ -187,8 +187,8 @@ def test_every_kind_of_damage_after_the_end(x, undisturbed, tmp_path, how):
         assert not list(Workspace(tmp_path / "w").damage("shards"))
 
 
-def test_what_depends_on_a_stage_that_came_out_otherwise_is_done_again(x, undisturbed, tmp_path):
-    """Another machine may round otherwise: then a stage done again must not be mixed with what was made before."""
+def test_a_stage_with_other_artifacts_makes_later_stages_run_again(x, undisturbed, tmp_path):
+    """Another machine may round differently: artifacts of both must not be mixed."""
     make_map(x, workspace=tmp_path / "w", keep_stages=True, **SETTINGS)
     home = Workspace(tmp_path / "w")
     start = home.load("shards/0000.start.npy")
@@ -203,7 +203,7 @@ def test_what_depends_on_a_stage_that_came_out_otherwise_is_done_again(x, undist
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
 
 
-def test_what_no_stage_needs_is_given_back(x, undisturbed, tmp_path):
+def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
     most: dict[str, set[str]] = {}
 
     def listen(event: Event) -> None:
@@ -231,7 +231,7 @@ def test_what_no_stage_needs_is_given_back(x, undisturbed, tmp_path):
 
 @pytest.mark.parametrize("reached", ["sample", "cells", "shards", "neighbors", "layout"])
 def test_stopped_when_a_stage_ends(x, undisturbed, tmp_path, reached):
-    """Its artifacts are recorded and those before it given back."""
+    """Its artifacts are recorded and superfluous earlier ones removed."""
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageFinished) and event.stage == reached)
     heard = Heard()
     again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
@@ -239,7 +239,7 @@ def test_stopped_when_a_stage_ends(x, undisturbed, tmp_path, reached):
     assert resumed_stages(heard) == STAGES[: STAGES.index(reached) + 1]
 
 
-def test_what_a_killed_run_left_is_removed(x, undisturbed, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(x, undisturbed, tmp_path):
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
     for name in ("graph/.0000.indices.npy.12345678.partial", "runs/block-000000.rows.npy", "graph/0007.x.npy"):
         (tmp_path / "w" / name).parent.mkdir(exist_ok=True)
@@ -253,7 +253,7 @@ def test_what_a_killed_run_left_is_removed(x, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_a_workspace_is_moved_and_taken_up(x, tmp_path, checkpoints_at_once, n_shards):
+def test_a_moved_workspace_resumes(x, tmp_path, checkpoints_at_once, n_shards):
     settings = SETTINGS | {"n_shards": n_shards}
     plain = make_map(x, **settings)
     stopped(x, tmp_path / "here" / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch >= 9, n_shards=n_shards)
@@ -266,8 +266,8 @@ def test_a_workspace_is_moved_and_taken_up(x, tmp_path, checkpoints_at_once, n_s
     assert not (tmp_path / "here" / "w").exists()
 
 
-def test_other_workers_take_up_the_shards_there_are(x, tmp_path):
-    """The number of shards follows the workers when a run begins, and stays when it goes on."""
+def test_a_run_resumes_with_other_workers_and_the_same_shards(x, tmp_path):
+    """The number of shards follows the workers when a run starts, and stays the same when it resumes."""
     big = blobs(10_200)
     settings = {"n_epochs": 4}
     with worker_processes(2) as client:
@@ -281,7 +281,7 @@ def test_other_workers_take_up_the_shards_there_are(x, tmp_path):
     assert resumed_stages(heard) == STAGES[:-1]
 
 
-def test_a_second_run_is_refused_by_the_name_of_the_first(x, undisturbed, tmp_path):
+def test_a_second_run_in_the_workspace_is_refused(x, undisturbed, tmp_path):
     refused: list[str] = []
 
     def meanwhile(event: Event) -> None:
@@ -320,7 +320,7 @@ def test_another_source_is_refused(x, tmp_path):
         make_map(x[:700], workspace=tmp_path / "w", **SETTINGS)
 
 
-def test_overwrite_takes_the_place_of_another_run(x, undisturbed, tmp_path):
+def test_overwrite_replaces_another_run(x, undisturbed, tmp_path):
     make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
     heard = Heard()
     result = make_map(x, workspace=tmp_path / "w", overwrite=True, emit=heard, **SETTINGS)
@@ -328,7 +328,7 @@ def test_overwrite_takes_the_place_of_another_run(x, undisturbed, tmp_path):
     assert resumed_stages(heard) == []
 
 
-def test_overwrite_takes_no_folder_that_is_not_a_workspace(x, tmp_path):
+def test_overwrite_refuses_a_folder_that_is_not_a_workspace(x, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("…")
     with pytest.raises(WorkspaceError, match="neither empty nor a workspace"):
@@ -342,7 +342,7 @@ def test_resume_needs_something_to_resume(x, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_workspace_that_cannot_be_made(x, tmp_path):
+def test_a_workspace_that_cannot_be_created(x, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises((InputError, WorkspaceError)):
         make_map(x, workspace=tmp_path / "file" / "w", **SETTINGS)
@@ -350,7 +350,7 @@ def test_a_workspace_that_cannot_be_made(x, tmp_path):
         make_map(x, workspace=tmp_path / "file", **SETTINGS)
 
 
-def test_nothing_is_left_without_a_workspace(x, tmp_path, monkeypatch):
+def test_a_temporary_workspace_is_removed(x, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     make_map(x, **SETTINGS)

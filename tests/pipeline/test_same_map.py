@@ -1,4 +1,4 @@
-"""The same seed gives the same map, bit for bit, however the work was done."""
+"""The same seed gives the same map, bit for bit, however the work is distributed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_another_seed_gives_another_map(x, three_shards):
     ids=["one shard", "shards", "the paper's"],
 )
 def test_any_number_of_threads(options):
-    """Enough rows for several chunks of every kernel, a screen in the search, and a mesh."""
+    """Enough rows for several chunks of every kernel, a filter in the search, and a mesh."""
     from distributed import Client, LocalCluster
 
     x = blobs(8400, n_dims=200)
@@ -70,7 +70,7 @@ def test_one_core_and_all_cores(x, three_shards):
 
 
 def test_little_memory_for_vectors(monkeypatch):
-    """Rows that are read from disk piece by piece give what rows held in memory give."""
+    """Rows read from disk in parts give the same as rows held in memory."""
     x = blobs(3000, n_dims=200)
     held = make_map(x, n_epochs=3, n_shards=1).positions
     monkeypatch.setattr("nomad_dask.planning.planner._MAX_CACHE_BYTES", 1 << 19)
@@ -79,7 +79,7 @@ def test_little_memory_for_vectors(monkeypatch):
 
 @pytest.mark.parametrize("normalization", ["global", "point"])
 def test_little_memory_for_edges(x, tmp_path, monkeypatch, normalization):
-    """Edges that are read from disk in every epoch; weights that change in every epoch are held all the same."""
+    """Edges are read from disk in every epoch, except where their weights change in every epoch."""
     settings = SETTINGS | {"n_shards": 3, "normalization": normalization}
     held = make_map(x, **settings).positions
     monkeypatch.setattr("nomad_dask.planning.host_memory._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
@@ -97,7 +97,7 @@ def test_worker_processes(x, three_shards):
 
 
 @pytest.mark.parametrize("repulsion", ["field", "means"])
-def test_worker_processes_that_exchange_seldom(x, repulsion):
+def test_worker_processes_with_infrequent_exchanges(x, repulsion):
     settings = SETTINGS | {"n_shards": 3, "sync_every": 2, "repulsion_method": repulsion}
     heard = Heard()
     expected = make_map(x, emit=heard, **settings).positions
@@ -114,7 +114,7 @@ def test_embedded_worker_processes(x, three_shards):
 
 
 def disturb_the_order(seed: int) -> None:
-    """Make every task of this process start and end late, by different times."""
+    """Delay the start and end of every task of this process by different times."""
     import random
     import time
 
@@ -132,7 +132,7 @@ def disturb_the_order(seed: int) -> None:
 
 
 def shuffled(run: Callable[..., list[Any]], draw: random.Random) -> Callable[..., list[Any]]:
-    """Return `Cluster.run` with the jobs handed over in another order."""
+    """Return `Cluster.run` with the jobs submitted in another order."""
 
     def run_shuffled(
         self: Cluster,
@@ -160,7 +160,7 @@ def test_another_order_of_completion(x, three_shards, monkeypatch):
 
 
 def test_small_blocks_of_the_source(x, monkeypatch):
-    """Rows find the same cells; products of other sizes round differently, so the rest is nearly the same."""
+    """Rows get the same cells; products of other sizes round differently, so positions are nearly the same."""
     whole = make_map(x, n_shards=3, n_epochs=5)
     monkeypatch.setattr("nomad_dask.planning.planner._MAX_BLOCK_BYTES", 4 * 20 * 400)
     in_parts = make_map(x, n_shards=3, n_epochs=5)

@@ -1,4 +1,4 @@
-"""`nomad-dask status`: what it tells of runs that ended, stopped, go on, were moved or damaged."""
+"""`nomad-dask status` of runs that are finished, stopped, running, moved or damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.runs import blobs, make_map
 PROGRAM = Path(sys.executable).with_name("nomad-dask")
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
 # With damage there: the vectors of the shards were given back, and the cells are kept.
-BEFORE_NEIGHBORS = ["done", "done", "to do again"]
+BEFORE_NEIGHBORS = ["done", "done", "to rerun"]
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
 
 
@@ -76,7 +76,7 @@ def test_a_finished_run(finished):
     assert tree(finished) == before, "nothing is changed"
 
 
-def test_the_command_tells_it_to_people_and_machines(finished):
+def test_the_command_prints_text_and_json(finished):
     code, out, err = call(finished)
     assert (code, err) == (0, "")
     for said in ("800 rows × 20 dimensions", "n_epochs=30", "recall 1", "epoch 30 of 30", "finished", *STAGES):
@@ -102,14 +102,14 @@ def test_a_stopped_run_that_was_moved(x, tmp_path, checkpoints_at_once):
 
 
 @pytest.mark.parametrize("stage", ["cells", "neighbors"])
-def test_stages_that_have_not_begun(x, tmp_path, stage):
+def test_stages_that_have_not_started(x, tmp_path, stage):
     stopped(x, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == stage)
     place = STAGES.index(stage)
     states = [s.state for s in read_status(tmp_path / "w").stages]
-    assert states == ["done"] * place + ["not begun"] * (5 - place)
+    assert states == ["done"] * place + ["not started"] * (5 - place)
 
 
-def test_damage_is_named_with_what_has_to_be_done_again(x, tmp_path):
+def test_damage_is_named_with_the_stages_to_run_again(x, tmp_path):
     stopped(x, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == "layout")
     file = tmp_path / "w" / "graph" / "0001.indices.npy"
     content = file.read_bytes()
@@ -117,7 +117,7 @@ def test_damage_is_named_with_what_has_to_be_done_again(x, tmp_path):
     before = tree(tmp_path / "w")
     found = read_status(tmp_path / "w")
     assert found.damage == ("graph/0001.indices.npy does not match its checksum",)
-    assert [s.state for s in found.stages] == [*BEFORE_NEIGHBORS, "damaged", "not begun"]
+    assert [s.state for s in found.stages] == [*BEFORE_NEIGHBORS, "damaged", "not started"]
     assert "damaged: graph/0001.indices.npy" in call(tmp_path / "w")[1]
     assert read_status(tmp_path / "w", sizes_only=True).damage == ()
     file.unlink()
@@ -125,8 +125,8 @@ def test_damage_is_named_with_what_has_to_be_done_again(x, tmp_path):
     assert tree(tmp_path / "w").keys() == before.keys() - {str(file)}
 
 
-def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
-    """A real process: looked at while it runs, killed, moved, and finished with the command that status gives."""
+def test_a_running_run_is_killed_and_resumed_by_the_suggested_command(tmp_path):
+    """A real process: inspected while it runs, killed, moved, and finished with the suggested command."""
     data, home = tmp_path / "x.npy", tmp_path / "w"
     np.save(data, blobs(3000))
     whole = [PROGRAM, "fit", data, "--epochs", "400", "--seed", "3", "--quiet"]
@@ -166,7 +166,7 @@ def test_a_run_that_goes_on_is_killed_and_goes_on_by_what_was_told(tmp_path):
     assert maps[0].equals(maps[1])
 
 
-def test_what_is_no_workspace(tmp_path):
+def test_directories_that_are_not_workspaces(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "manifest.json").write_text(json.dumps({"format": 1, "identity": {"a": 1}, "stages": {}}))

@@ -7,7 +7,7 @@ import numpy as np
 from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.cpu.force_kernels import force_kernels
+from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.group_moments import patch_moments
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.shard_layout import invert_sampled_cells, loss_stride
@@ -74,18 +74,15 @@ class CpuShardLayout:
             outcome, weights, repel = self._one_normalizer(step, remote)
         else:
             outcome, weights, repel = self._normalizer_per_point(step, remote)
-        graph = self._graph
-        self._pool.run(
-            lambda a, b: self._force.move(
-                self._positions, self._velocity, self._repulsion, a, b,
-                graph.indptr, graph.indices, weights,
-                remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
-                f32(repel), f32(step.exaggeration), f32(step.learning_rate), f32(step.momentum),
-                f32(step.max_step_norm), self._moved,
-            ),
-            graph.n_rows,
-            _ROW_CHUNK,
-        )  # fmt: skip
+        edges = self._edges(weights, remote)
+        factors = StepFactors(
+            f32(repel), f32(step.exaggeration), f32(step.learning_rate), f32(step.momentum), f32(step.max_step_norm)
+        )
+
+        def move(start: int, stop: int) -> None:
+            self._force.move(self._positions, self._velocity, self._repulsion, start, stop, edges, factors, self._moved)
+
+        self._pool.run(move, self._graph.n_rows, _ROW_CHUNK)
         self._positions, self._moved = self._moved, self._positions
         return outcome
 
@@ -115,23 +112,12 @@ class CpuShardLayout:
             z, z_sum = self._means_forces(step.epoch, remote, np.ones(rows, np.float32))
         z = np.maximum(z, f32(1e-12)).astype(np.float64) * noise
         weights = np.empty_like(graph.weights)
-        backward = graph.weights - graph.conditional_p
+        edges = ConditionalEdges(graph.indptr, graph.indices, graph.conditional_p, graph.weights - graph.conditional_p)
         shares = np.empty(rows, np.float32)
         losses = np.zeros(-(-rows // _ROW_CHUNK))
 
         def part(a: int, b: int) -> None:
-            losses[a // _ROW_CHUNK] = self._force.point_coefficients(
-                self._positions,
-                a,
-                b,
-                graph.indptr,
-                graph.indices,
-                graph.conditional_p,
-                backward,
-                z,
-                weights,
-                shares,
-            )
+            losses[a // _ROW_CHUNK] = self._force.point_coefficients(self._positions, a, b, edges, z, weights, shares)
 
         self._pool.run(part, rows, _ROW_CHUNK)
         if self._params.repulsion_method == "field":
@@ -174,14 +160,19 @@ class CpuShardLayout:
         )  # fmt: skip
         return z, max(float(z.sum(dtype=np.float64)), 1e-9)
 
+    def _edges(self, weights: np.ndarray, remote: RemoteState) -> Edges:
+        """Return the edges of the shard with these weights (n_edges,) float32."""
+        graph = self._graph
+        return Edges(
+            graph.indptr, graph.indices, weights,
+            remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
+        )  # fmt: skip
+
     def _attraction_loss(self, remote: RemoteState) -> float:
         """Return the shard's −Σ p log q, from evenly spaced rows when there are many."""
         graph = self._graph
         stride = loss_stride(graph.n_rows)
-        total = self._force.attraction_loss(
-            self._positions, stride, graph.indptr, graph.indices, graph.weights,
-            remote.patch_moments, graph.cross_indptr, graph.cross_patches, graph.cross_weights,
-        )  # fmt: skip
+        total = self._force.attraction_loss(self._positions, stride, self._edges(graph.weights, remote))
         return float(total) * graph.n_rows / len(range(0, graph.n_rows, stride))
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from nomad_dask.backends.cpu.force_kernels import force_kernels
+from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, make_frame
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
@@ -153,10 +153,10 @@ def exact_step(case: Case, repulsion: np.ndarray, numbers: np.ndarray, repel: fl
 
 def cpu_step(case: Case, repulsion: np.ndarray, numbers: np.ndarray, repel: float) -> tuple[np.ndarray, np.ndarray]:
     moved, velocity = np.empty_like(case.points), case.velocity.copy()
-    indptr, indices, weights, *far = case.csr
+    factors = (numbers[0][name] for name in ("attract", "rate", "momentum", "max_step_norm"))
     force_kernels(case.dim).move(
-        case.points, velocity, repulsion, 0, len(moved), indptr, indices, weights, *far, np.float32(repel),
-        *(numbers[0][name] for name in ("attract", "rate", "momentum", "max_step_norm")), moved,
+        case.points, velocity, repulsion, 0, len(moved), Edges(*case.csr), StepFactors(np.float32(repel), *factors),
+        moved,
     )  # fmt: skip
     return moved, velocity
 
@@ -302,8 +302,8 @@ def test_attraction_loss(case: Case, stride: int) -> None:
     args = (case.points, np.int64(len(case.points)), np.int64(stride), *case.packed, case.moments, partials)
     launch(case, "attraction_loss", *args, n_items=LANES * rows)
     total = partials.sum()
-    indptr, indices, weights, *far = case.csr
-    cpu = force_kernels(case.dim).attraction_loss(case.points, stride, indptr, indices, weights, *far)
+    indptr, indices, weights, *_ = case.csr
+    cpu = force_kernels(case.dim).attraction_loss(case.points, stride, Edges(*case.csr))
     np.testing.assert_allclose(total, cpu, rtol=1e-6)
     y, wanted = case.points.astype(np.float64), 0.0
     for i in range(0, len(y), stride):
@@ -338,10 +338,9 @@ def test_point_coefficients(case: Case, noise: float) -> None:
 
     z = np.maximum(case.z, np.float32(1e-12)).astype(np.float64) * noise
     backward = case.weights - case.conditional_p
+    edges = ConditionalEdges(case.indptr, case.indices, case.conditional_p, backward)
     cpu_weights, cpu_shares = np.empty_like(case.weights), np.empty(n, np.float32)
-    cpu_loss = force_kernels(case.dim).point_coefficients(
-        case.points, 0, n, case.indptr, case.indices, case.conditional_p, backward, z, cpu_weights, cpu_shares
-    )
+    cpu_loss = force_kernels(case.dim).point_coefficients(case.points, 0, n, edges, z, cpu_weights, cpu_shares)
     y = case.points.astype(np.float64)
     rows = np.repeat(np.arange(n), np.diff(case.indptr))
     q = 1 / (1 + ((y[rows] - y[case.indices]) ** 2).sum(1))

@@ -70,6 +70,7 @@ class ForceKernels(NamedTuple):
     point_coefficients: Any
 
 
+# Named tuples are unpacked before a loop: reading an array from one counts references.
 # Without NumPy's error model Numba checks every division for zero, and no loop with one becomes SIMD code.
 @lru_cache
 def force_kernels(dim: int) -> ForceKernels:
@@ -86,32 +87,32 @@ def _move_kernel(dim: int) -> Any:
         that all rows see the old ones.
         """
         two, one = np.float32(2), np.float32(1)
-        repel, attract, rate, momentum = factors.repulsion, factors.attraction, factors.learning_rate, factors.momentum
-        means, max_step_norm = edges.patch_moments, factors.max_step_norm
+        indptr, indices, weights, means, cross_indptr, cross_patches, cross_weights = edges
+        repel, attract, rate, momentum, max_step_norm = factors
         for i in range(start, stop):
             x, y = points[i, 0], points[i, 1]
             z = points[i, 2] if dim == 3 else np.float32(0)
             pull_x, pull_y, pull_z = np.float32(0), np.float32(0), np.float32(0)
-            for e in range(edges.indptr[i], edges.indptr[i + 1]):
-                j = edges.indices[e]
+            for e in range(indptr[i], indptr[i + 1]):
+                j = indices[e]
                 dx, dy = x - points[j, 0], y - points[j, 1]
                 squared = dx * dx + dy * dy
                 if dim == 3:
                     dz = z - points[j, 2]
                     squared += dz * dz
-                force = edges.weights[e] / (one + squared)
+                force = weights[e] / (one + squared)
                 pull_x += force * dx
                 pull_y += force * dy
                 if dim == 3:
                     pull_z += force * dz
-            for e in range(edges.cross_indptr[i], edges.cross_indptr[i + 1]):
-                r = edges.cross_patches[e]
+            for e in range(cross_indptr[i], cross_indptr[i + 1]):
+                r = cross_patches[e]
                 dx, dy = x - means[r, 0], y - means[r, 1]
                 squared = dx * dx + dy * dy + means[r, dim]
                 if dim == 3:
                     dz = z - means[r, 2]
                     squared += dz * dz
-                force = edges.cross_weights[e] / (one + squared)
+                force = cross_weights[e] / (one + squared)
                 pull_x += force * dx
                 pull_y += force * dy
                 if dim == 3:
@@ -138,21 +139,21 @@ def _attraction_loss_kernel(dim: int) -> Any:
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def attraction_loss(points, stride, edges):  # type: ignore[no-untyped-def]
         """Return ½ Σ a_ij log(1+d²) over the edges of every `stride`-th row, plus ½ Σ over patches of other shards."""
+        indptr, indices, weights, means, cross_indptr, cross_patches, cross_weights = edges
         total = 0.0
-        means = edges.patch_moments
         for i in range(0, len(points), stride):
-            for e in range(edges.indptr[i], edges.indptr[i + 1]):
+            for e in range(indptr[i], indptr[i + 1]):
                 squared = 0.0
                 for a in range(dim):
-                    d = points[i, a] - points[edges.indices[e], a]
+                    d = points[i, a] - points[indices[e], a]
                     squared += d * d
-                total += 0.5 * edges.weights[e] * np.log1p(squared)
-            for e in range(edges.cross_indptr[i], edges.cross_indptr[i + 1]):
-                squared = np.float64(means[edges.cross_patches[e], dim])
+                total += 0.5 * weights[e] * np.log1p(squared)
+            for e in range(cross_indptr[i], cross_indptr[i + 1]):
+                squared = np.float64(means[cross_patches[e], dim])
                 for a in range(dim):
-                    d = points[i, a] - means[edges.cross_patches[e], a]
+                    d = points[i, a] - means[cross_patches[e], a]
                     squared += d * d
-                total += 0.5 * edges.cross_weights[e] * np.log1p(squared)
+                total += 0.5 * cross_weights[e] * np.log1p(squared)
         return total
 
     return attraction_loss
@@ -166,12 +167,12 @@ def _point_coefficients_kernel(dim: int) -> Any:
         With L = −Σ p log[q/(q+Z_i)] an edge attracts with p(j|i)·Z_i/(q+Z_i) + p(i|j)·Z_j/(q+Z_j), and
         row i weighs the gradient of its Z_i by S_i = Σ_j p(j|i)/(q_ij+Z_i). Returns the loss of the rows.
         """
+        indptr, indices, forward, backward = edges
         loss = 0.0
-        forward, backward = edges.conditional_p, edges.reverse_p
         for i in range(start, stop):
             row_weight = 0.0
-            for e in range(edges.indptr[i], edges.indptr[i + 1]):
-                j = edges.indices[e]
+            for e in range(indptr[i], indptr[i + 1]):
+                j = indices[e]
                 squared = 0.0
                 for a in range(dim):
                     d = points[i, a] - points[j, a]

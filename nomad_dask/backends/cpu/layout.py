@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
-from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
+from nomad_dask.backends.cpu.cell_mean_repulsion import CellMeanRepulsion
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.group_moments import patch_moments
 from nomad_dask.backends.mesh import MAX_MESH_NODES
-from nomad_dask.backends.shard_layout import invert_sampled_cells, loss_stride
+from nomad_dask.backends.shard_layout import loss_stride
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import Threads
 
 _ROW_CHUNK = 1 << 13
-_CELL_CHUNK = 8
 
 f32 = np.float32
 
@@ -46,8 +45,7 @@ class CpuShardLayout:
         self._potential = np.empty(graph.n_rows, np.float32)
         self._repulsion = np.empty_like(self._positions)
         if params.repulsion_method == "means":
-            self._means = means_kernel(dim)
-            self._sources = invert_sampled_cells(graph.sampled_cells)
+            self._means = CellMeanRepulsion(graph, params, pool)
 
     def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
         """Take up a state, both float32 (rows, dim)."""
@@ -145,19 +143,7 @@ class CpuShardLayout:
 
     def _means_forces(self, epoch: int, remote: RemoteState, shares: np.ndarray) -> tuple[np.ndarray, float]:
         """Fill R by means and samples; return Z_i (rows,) and their sum."""
-        graph, params = self._graph, self._params
-        z = np.zeros(graph.n_rows, np.float32)
-        means = np.ascontiguousarray(remote.patch_moments.T[:-1])
-        ptr, sources, slots = self._sources
-        self._pool.run(
-            lambda a, b: self._means(
-                self._positions, a, b, graph.cell_offsets, means, remote.patch_counts, graph.first_patch,
-                graph.sampled_cells, sources, slots, ptr, params.n_negatives, params.random_state, epoch,
-                shares, z, self._repulsion,
-            ),
-            len(graph.cell_offsets) - 1,
-            _CELL_CHUNK,
-        )  # fmt: skip
+        z = self._means.evaluate(self._positions, shares, remote, epoch, self._repulsion)
         return z, max(float(z.sum(dtype=np.float64)), 1e-9)
 
     def _edges(self, weights: np.ndarray, remote: RemoteState) -> Edges:

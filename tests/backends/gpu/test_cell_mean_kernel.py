@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.backends.cpu.cell_mean_kernels import means_kernel
+from nomad_dask.backends.cpu.cell_mean_kernels import Draws, PatchMeans, RepulsionSums, SampledCells, cell_mean_kernel
 from nomad_dask.backends.shard_layout import invert_sampled_cells
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.reference_layout import Case, draws, noise
@@ -85,12 +85,13 @@ def by_gpu(
 
 def by_cpu(shard: Shard, shares: np.ndarray) -> tuple:
     case, n = shard.case, len(shard.points)
-    ptr, sources, slots = invert_sampled_cells(shard.targets)
     z, repulsion = np.full(n, np.nan, np.float32), np.full(shard.points.shape, np.nan, np.float32)
     means = np.ascontiguousarray(shard.moments.T[:-1])
-    means_kernel(shard.dim)(
-        shard.points, 0, len(shard.targets), case.offsets, means, shard.counts, shard.first_patch, shard.targets,
-        sources, slots, ptr, case.n_negatives, np.uint64(case.seed), case.epoch, shares, z, repulsion,
+    cell_mean_kernel(shard.dim)(
+        shard.points, shares, 0, len(shard.targets),
+        SampledCells(case.offsets, shard.targets, *invert_sampled_cells(shard.targets)),
+        PatchMeans(means, shard.counts, shard.first_patch), Draws(case.n_negatives, np.uint64(case.seed), case.epoch),
+        RepulsionSums(z, repulsion),
     )  # fmt: skip
     return z, repulsion
 

@@ -338,9 +338,9 @@ def test_point_coefficients(case: Case, noise: float) -> None:
 
     z = np.maximum(case.z, np.float32(1e-12)).astype(np.float64) * noise
     backward = case.weights - case.conditional_p
-    edges = ConditionalEdges(case.indptr, case.indices, case.conditional_p, backward)
+    probabilities = ConditionalEdges(case.indptr, case.indices, case.conditional_p, backward)
     cpu_weights, cpu_shares = np.empty_like(case.weights), np.empty(n, np.float32)
-    cpu_loss = force_kernels(case.dim).point_coefficients(case.points, 0, n, edges, z, cpu_weights, cpu_shares)
+    cpu_loss = force_kernels(case.dim).point_coefficients(case.points, 0, n, probabilities, z, cpu_weights, cpu_shares)
     y = case.points.astype(np.float64)
     rows = np.repeat(np.arange(n), np.diff(case.indptr))
     q = 1 / (1 + ((y[rows] - y[case.indices]) ** 2).sum(1))

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.compare import machine, versions
 from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.cpu.charge_deposit import deposit_points
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
@@ -59,7 +60,7 @@ def field(n: int) -> dict[str, float]:
         mesh = mesher.cover(points, NO_POINTS)
         coefficients = mesher.solve(mesh, points, NONE, NO_POINTS, NONE)
         solve = least(lambda: mesher.solve(mesh, points, NONE, NO_POINTS, NONE))
-        deposit = least(lambda: mesher._deposit(mesh, points, NONE))
+        deposit = least(lambda: deposit_points(mesh, points, NONE, pool))
         gather = least(lambda: mesher.read(mesh, coefficients, points, potential, gradient))
     return {"deposit": deposit, "transform": solve - deposit, "gather": gather}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.backends.cpu.group_moments import patch_moments
+from nomad_dask.backends.cpu.patch_moments import patch_moments
 from nomad_dask.layout.shard_summary import RemoteCharges, ShardSummary, merge_summaries
 
 

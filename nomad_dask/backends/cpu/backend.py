@@ -1,4 +1,4 @@
-"""The CPU backend: what `backends.base.Backend` asks for, in NumPy, SciPy and Numba."""
+"""The CPU backend: `backends.base.Backend` in NumPy, SciPy and Numba."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
 from nomad_dask.backends.cpu import kmeans, projection
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
+from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
@@ -19,7 +20,7 @@ _PROJECT_CHUNK = 8192
 
 
 class CpuBackend:
-    """Computes on `n_threads` threads of this process.
+    """Computations on `n_threads` threads of this process.
 
     Parameters
     ----------
@@ -28,6 +29,7 @@ class CpuBackend:
 
     def __init__(self, n_threads: int) -> None:
         self.pool = Threads(n_threads)
+        self._transforms = KernelTransforms()
 
     def read(self, source: Source, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` (rows, n_dims) of a source in its dtype; never write into them."""
@@ -38,13 +40,13 @@ class CpuBackend:
         check_finite(rows, start, name)
 
     def to_float32(self, rows: np.ndarray, metric: str) -> np.ndarray:
-        """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
+        """Return rows as float32, scaled to unit length for cosine; the input is not modified."""
         return to_float32(rows, metric)
 
     def gather_to_host(self, rows: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """Return some rows, in the order of their numbers."""
-        taken: np.ndarray = rows[order]
-        return taken
+        """Return ``rows[order]``."""
+        gathered: np.ndarray = rows[order]
+        return gathered
 
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
@@ -62,10 +64,10 @@ class CpuBackend:
         """Return coordinates (rows, n_axes) float32 along the axes."""
         out = np.empty((len(rows), len(axes.components)), np.float32)
 
-        def part(a: int, b: int) -> None:
-            out[a:b] = projection.project(rows[a:b], axes)
+        def project(start: int, stop: int) -> None:
+            out[start:stop] = projection.project(rows[start:stop], axes)
 
-        self.pool.run(part, len(rows), _PROJECT_CHUNK)
+        self.pool.run(project, len(rows), _PROJECT_CHUNK)
         return out
 
     def create_search(
@@ -77,19 +79,19 @@ class CpuBackend:
         memory_bytes: int,
         n_queries: int,
     ) -> CpuCellSearch:
-        """Return the primitives of the neighbour search over rows sorted by cell."""
+        """Return the primitives of the neighbor search over rows sorted by cell."""
         return CpuCellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
 
     def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> CpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
-        return CpuShardLayout(graph, params, n_total, self.pool)
+        return CpuShardLayout(graph, params, n_total, self.pool, self._transforms)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self.pool.close()
 
 
 def load_kernels() -> None:
-    """Have Numba load all that it takes up with the first kernel it runs, which is most of a second."""
+    """Run one small kernel: the first of a process makes Numba load for most of a second."""
     corner = np.zeros(2, np.float32)
     mesh_kernels(2).extent(np.zeros((1, 2), np.float32), corner, corner.copy())

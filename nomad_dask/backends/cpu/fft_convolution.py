@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 import scipy.fft
 
-from nomad_dask.backends.cpu.multigrid import RATIO
+from nomad_dask.backends.cpu.mesh_levels import RATIO
 from nomad_dask.backends.mesh import kernel_transform
 
 REACH = 24
-"""Nodes after which the near part is as good as over."""
+"""Nodes after which the near part is negligible."""
 # The near part of level L is what K·e^(−rate·(1+r²)) has beyond the levels before, with this rate per squared spacing
 # of the level. Of the rest the mesh of the next level holds all but 10⁻⁴.
 _RATE = 0.014
@@ -22,19 +22,19 @@ _RATE = 0.014
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a level takes of K, on a periodic mesh.
+    """The part of K that one level computes, on a periodic mesh.
 
     Attributes
     ----------
     level : int
-        How many finer meshes there are, each with `levels.RATIO` times the nodes along each axis; they have taken
-        what is nearer.
+        Number of finer meshes, each with `mesh_levels.RATIO` times the nodes along each axis; they compute the nearer
+        parts.
     part : {'near', 'rest'}
-        What ends within `REACH` nodes, or all that is left.
+        The part that ends within `REACH` nodes, or all that is left.
     padded : tuple of int
         Nodes of the periodic mesh along each axis.
     spacing : float
-        Of this mesh.
+        Spacing of this mesh.
     """
 
     level: int
@@ -43,33 +43,44 @@ class Kernel:
     spacing: float
 
     def transform(self) -> np.ndarray:
-        """Return its transform, divided by that of the splines; made once while anybody has it."""
-        transform = _transforms.get(self)
-        if transform is None:
-            made = kernel_transform(self.padded, self.spacing, self._of_squared)
-            transform = _transforms[self] = np.asarray(made)
-        return transform
+        """Return its transform, divided by that of the splines."""
+        return np.asarray(kernel_transform(self.padded, self.spacing, self._of_squared))
 
     def _of_squared(self, squared: np.ndarray) -> np.ndarray:
-        """Return it of squared distances: 1/(1+r²) is the sum of e^(−t·(1+r²)) over all t, and takes a stretch of t."""
+        """Return its values at squared distances.
+
+        1/(1+r²) is the integral of e^(−t·(1+r²)) over all t, and each part is that over an interval of t.
+        """
         beyond = 1 + squared
         rate = np.float32(_RATE / self.spacing**2)
-        share = np.exp(-rate * beyond) if self.part == "near" else np.ones_like(beyond)
+        fraction = np.exp(-rate * beyond) if self.part == "near" else np.ones_like(beyond)
         if self.level > 0:
-            taken = rate * np.float32(RATIO**2)
-            share *= -np.expm1((rate - taken if self.part == "near" else -taken) * beyond)
-        return np.asarray(share / beyond)
+            finer_rate = rate * np.float32(RATIO**2)
+            fraction *= -np.expm1((rate - finer_rate if self.part == "near" else -finer_rate) * beyond)
+        return np.asarray(fraction / beyond)
 
 
-# Shards of one process lie in the same map, so their meshes mostly have one shape. A transform, which may be larger
-# than a mesh, is kept once for all of them as long as one has it.
-_transforms: WeakValueDictionary[Kernel, np.ndarray] = WeakValueDictionary()
+class KernelTransforms:
+    """Transforms of kernels, shared by the shards of a process for as long as one of them uses them.
+
+    Shards lie in the same map, so their meshes mostly have one shape, and a transform may be larger than a mesh.
+    """
+
+    def __init__(self) -> None:
+        self._transforms: WeakValueDictionary[Kernel, np.ndarray] = WeakValueDictionary()
+
+    def get(self, kernel: Kernel) -> np.ndarray:
+        """Return the transform of a kernel."""
+        transform = self._transforms.get(kernel)
+        if transform is None:
+            transform = self._transforms[kernel] = kernel.transform()
+        return transform
 
 
 def convolve(
     density: np.ndarray, padded: Sequence[int], transform: np.ndarray, kept: Sequence[slice], workers: int
 ) -> np.ndarray:
-    """Convolve a mesh with a kernel on a periodic one; only what is occupied or kept is transformed, where it can be.
+    """Convolve a mesh with a kernel on a periodic mesh; lines of zeros and lines not kept are mostly left out.
 
     Parameters
     ----------
@@ -78,9 +89,9 @@ def convolve(
     padded : sequence of int
         Nodes of the periodic mesh.
     transform : ndarray
-        Of `Kernel.transform`.
+        The kernel's, from `Kernel.transform`.
     kept : sequence of slice
-        What to return of each axis.
+        Part of each axis to return.
     workers : int
         Threads.
     """
@@ -98,5 +109,5 @@ def convolve(
 
 
 def fast_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
-    """Return lengths no less than these that are quick to transform."""
+    """Return lengths no less than these that are fast to transform."""
     return tuple(int(scipy.fft.next_fast_len(n, real=True)) for n in lengths)

@@ -6,11 +6,46 @@ are unrolled.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+
+from nomad_dask.backends.mesh import Mesh
+
+
+class MeshFrame(NamedTuple):
+    """Coordinates of a mesh, as the kernels take them.
+
+    Attributes
+    ----------
+    origin : ndarray of float32 (dim,)
+        Position of the first node.
+    inverse_spacing : float32
+        Turns map units into mesh units.
+    upper : ndarray of float32 (dim,)
+        Last position with a full stencil, in mesh units; points outside are clamped to 1 and `upper`.
+    strides : ndarray of int64 (dim,)
+        Distance of neighboring nodes along each axis in the flat mesh.
+    """
+
+    origin: np.ndarray
+    inverse_spacing: np.float32
+    upper: np.ndarray
+    strides: np.ndarray
+
+
+def mesh_frame(mesh: Mesh) -> MeshFrame:
+    """Return the coordinates of a mesh."""
+    upper = np.array([s - 2.001 for s in mesh.shape], np.float32)
+    return MeshFrame(np.asarray(mesh.origin, np.float32), np.float32(1 / mesh.spacing), upper, flat_strides(mesh.shape))
+
+
+def flat_strides(shape: tuple[int, ...]) -> np.ndarray:
+    """Return the strides int64 of a C-ordered array, in elements."""
+    return np.array([math.prod(shape[a + 1 :]) for a in range(len(shape))], np.int64)
 
 
 class MeshKernels(NamedTuple):
@@ -19,21 +54,25 @@ class MeshKernels(NamedTuple):
     extent: Any
     count_bands: Any
     sort_bands: Any
-    choose: Any
+    select: Any
     deposit: Any
     gather: Any
-    direct: Any
 
 
 @lru_cache
 def mesh_kernels(dim: int) -> MeshKernels:
-    """Compile (or load from the cache) the kernels for maps of `dim` dimensions.
+    """Compile (or load from the cache) the kernels for maps of `dim` dimensions."""
+    return MeshKernels(
+        _extent_kernel(dim),
+        _count_bands,
+        _sort_bands_kernel(dim),
+        _select_kernel(dim),
+        _deposit_kernel(dim),
+        _gather_kernel(dim),
+    )
 
-    All take ``origin`` (dim,) and ``inverse`` = 1/spacing, which turn positions into mesh units; points
-    beyond ``upper`` (dim,) mesh units are held at the edge, where the mesh still has its full stencil.
-    """
-    rows_of_stencil = 4 ** (dim - 1)
 
+def _extent_kernel(dim: int) -> Any:
     @njit(nogil=True, cache=True)
     def extent(points, low, high):  # type: ignore[no-untyped-def]
         """Write the corners of the points' box; NumPy's reduction along short rows is ten times slower."""
@@ -45,47 +84,62 @@ def mesh_kernels(dim: int) -> MeshKernels:
                 low[a] = min(low[a], points[i, a])
                 high[a] = max(high[a], points[i, a])
 
-    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    def count_bands(  # type: ignore[no-untyped-def]
-        points, start, stop, origin, inverse, upper, height, counts
-    ):
-        for i in range(start, stop):
-            u = min(max((points[i, 0] - origin[0]) * inverse, np.float32(1)), upper[0])
-            counts[int(u) // height] += 1
+    return extent
 
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _count_bands(points, start, stop, frame, height, counts):  # type: ignore[no-untyped-def]
+    """Count the points of each band of `height` mesh rows."""
+    origin, inverse, upper, _ = frame
+    for i in range(start, stop):
+        u = min(max((points[i, 0] - origin[0]) * inverse, np.float32(1)), upper[0])
+        counts[int(u) // height] += 1
+
+
+def _sort_bands_kernel(dim: int) -> Any:
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    def sort_bands(  # type: ignore[no-untyped-def]
-        points, weights, start, stop, origin, inverse, upper, height, places, ordered
-    ):
+    def sort_bands(points, weights, start, stop, frame, height, offsets, ordered):  # type: ignore[no-untyped-def]
+        """Write the points in mesh units, and their weights if any, from the offset of their band on."""
+        origin, inverse, upper, _ = frame
         weighted = weights.size > 0
         for i in range(start, stop):
             u = min(max((points[i, 0] - origin[0]) * inverse, np.float32(1)), upper[0])
             band = int(u) // height
-            to = places[band]
-            places[band] = to + 1
+            to = offsets[band]
+            offsets[band] = to + 1
             ordered[to, 0] = u
             for a in range(1, dim):
                 ordered[to, a] = min(max((points[i, a] - origin[a]) * inverse, np.float32(1)), upper[a])
             if weighted:
                 ordered[to, dim] = weights[i]
 
+    return sort_bands
+
+
+def _select_kernel(dim: int) -> Any:
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    def choose(  # type: ignore[no-untyped-def]
-        points, weights, origin, inverse, upper, bits, strides, marks, ordered
-    ):
+    def select(points, weights, frame, block_bits, block_strides, marks, ordered):  # type: ignore[no-untyped-def]
         """Write the points that lie in marked blocks, as `deposit` takes them; return their number."""
+        origin, inverse, upper, _ = frame
         n = 0
         for i in range(points.shape[0]):
-            at = 0
+            block = 0
             for a in range(dim):
                 ordered[n, a] = min(max((points[i, a] - origin[a]) * inverse, np.float32(1)), upper[a])
-                at += (int(ordered[n, a]) >> bits) * strides[a]
+                block += (int(ordered[n, a]) >> block_bits) * block_strides[a]
             ordered[n, dim] = weights[i]
-            n += marks[at]
+            n += marks[block]
         return n
+
+    return select
+
+
+def _deposit_kernel(dim: int) -> Any:
+    rows_of_stencil = 4 ** (dim - 1)
 
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def deposit(ordered, start, stop, strides, mesh):  # type: ignore[no-untyped-def]
+        """Add points `start` to `stop`, in mesh units, to the flat mesh."""
         weighted = ordered.shape[1] > dim
         spline = np.empty((dim, 4), np.float32)
         sixth = np.float32(1 / 6)
@@ -118,11 +172,16 @@ def mesh_kernels(dim: int) -> MeshKernels:
                 mesh[at + 2] += p * w2
                 mesh[at + 3] += p * w3
 
+    return deposit
+
+
+def _gather_kernel(dim: int) -> Any:
+    rows_of_stencil = 4 ** (dim - 1)
+
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    def gather(  # type: ignore[no-untyped-def]
-        points, start, stop, origin, inverse, upper, strides, mesh, potential, gradient
-    ):
+    def gather(points, start, stop, frame, mesh, potential, gradient):  # type: ignore[no-untyped-def]
         """Read the potential and its gradient (per map unit) at points; return the potential's sum."""
+        origin, inverse, upper, strides = frame
         spline = np.empty((dim, 4), np.float32)
         slope = np.empty((dim, 4), np.float32)
         sixth, half = np.float32(1 / 6), np.float32(0.5)
@@ -147,9 +206,7 @@ def mesh_kernels(dim: int) -> MeshKernels:
             w0, w1, w2, w3 = spline[dim - 1, 0], spline[dim - 1, 1], spline[dim - 1, 2], spline[dim - 1, 3]
             d0, d1, d2, d3 = slope[dim - 1, 0], slope[dim - 1, 1], slope[dim - 1, 2], slope[dim - 1, 3]
             value = np.float32(0)
-            along0 = np.float32(0)
-            along1 = np.float32(0)
-            along_last = np.float32(0)
+            along0, along1, along_last = np.float32(0), np.float32(0), np.float32(0)
             for r in range(rows_of_stencil):
                 at = base + (r * strides[0] if dim == 2 else (r // 4) * strides[0] + (r % 4) * strides[1])
                 m0, m1, m2, m3 = mesh[at], mesh[at + 1], mesh[at + 2], mesh[at + 3]
@@ -173,35 +230,4 @@ def mesh_kernels(dim: int) -> MeshKernels:
             total += value
         return total
 
-    @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    def direct(points, start, stop, charges, weights, potential, gradient):  # type: ignore[no-untyped-def]
-        """Write U and ∇U at points by summing over all charges (dim, m); return the potential's sum."""
-        total: Any = 0.0
-        one, minus_two = np.float32(1), np.float32(-2)
-        for i in range(start, stop):
-            x, y = points[i, 0], points[i, 1]
-            z = points[i, 2] if dim == 3 else np.float32(0)
-            value = np.float32(0)
-            slope_x, slope_y, slope_z = np.float32(0), np.float32(0), np.float32(0)
-            for m in range(weights.size):
-                dx, dy = x - charges[0, m], y - charges[1, m]
-                squared = dx * dx + dy * dy
-                if dim == 3:
-                    dz = z - charges[2, m]
-                    squared += dz * dz
-                q = one / (one + squared)
-                share = weights[m] * q
-                value += share
-                slope_x += share * q * dx
-                slope_y += share * q * dy
-                if dim == 3:
-                    slope_z += share * q * dz
-            potential[i] = value
-            gradient[i, 0] = minus_two * slope_x
-            gradient[i, 1] = minus_two * slope_y
-            if dim == 3:
-                gradient[i, 2] = minus_two * slope_z
-            total += value
-        return total
-
-    return MeshKernels(extent, count_bands, sort_bands, choose, deposit, gather, direct)
+    return gather

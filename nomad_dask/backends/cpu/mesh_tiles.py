@@ -1,7 +1,7 @@
-"""The field on a large mesh: its far part on a coarse mesh, its near part tile by tile where there are points.
+"""Tiles of a large mesh that cover the points of a shard.
 
-The near part ends within a few nodes. So a shard, whose points lie in a part of the map, takes only the tiles
-that hold them, whatever the size of the map; and tiles fit into a processor's cache.
+The near part of K ends within a few nodes. So a shard, whose points lie in a part of the map, computes it only in the
+tiles that contain them, whatever the size of the map; and tiles fit into a processor's cache.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import scipy.ndimage
 from numba import njit
 
 from nomad_dask.backends.cpu.fft_convolution import REACH, fast_lengths
-from nomad_dask.backends.cpu.multigrid import RATIO, coarse_shape
+from nomad_dask.backends.cpu.mesh_levels import RATIO, coarse_shape
 from nomad_dask.backends.mesh import Mesh
 
 BLOCK_BITS = 5
-"""Bits of a node's number along an axis within its block; no charge is near to what is beyond the next block."""
+"""Bits of a node's index along an axis within its block; no charge reaches beyond the next block."""
 _BLOCK = 1 << BLOCK_BITS
-# Most blocks of a tile along each axis, by the dimensions.
+# Maximum number of blocks of a tile along each axis, by the dimensions.
 _TILE_BLOCKS = {2: 6, 3: 3}
-# A node of a tile takes less time than one of a whole mesh, which does not fit into a cache.
+# A node of a tile takes less time than one of the whole mesh, which does not fit into a cache.
 _NODES_OF_WHOLE = 1.5
 
 
@@ -34,7 +34,7 @@ class Tile:
     Attributes
     ----------
     start : tuple of int
-        Its first node.
+        First node.
     size : tuple of int
         Nodes along each axis.
     mesh_shape : tuple of int
@@ -46,31 +46,31 @@ class Tile:
 
     @property
     def nodes(self) -> tuple[slice, ...]:
-        """Where it is in the mesh."""
+        """The part of the mesh that it covers."""
         return _slices(self.start, self.size)
 
     @property
     def coarse_nodes(self) -> tuple[slice, ...]:
-        """The nodes of the coarse mesh that its splines are made of."""
+        """The nodes of the coarse mesh whose splines reach it."""
         return _slices([start // RATIO for start in self.start], coarse_shape(self.size))
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """Nodes around it that are near, along each axis: none where it is as wide as the mesh."""
+        """Width in nodes of the margin within reach, along each axis: 0 where the tile is as wide as the mesh."""
         return tuple(REACH if size < n else 0 for size, n in zip(self.size, self.mesh_shape, strict=True))
 
     @property
     def padded(self) -> tuple[int, ...]:
-        """Nodes of a periodic mesh on which its window does not feel itself around the edge."""
+        """Nodes of a periodic mesh on which its window does not interact with itself across the edge."""
         return fast_lengths([n + max(2 * reach, REACH) for n, reach in zip(self.size, self.reach, strict=True)])
 
     @property
     def middle(self) -> tuple[slice, ...]:
-        """Where it is in its window."""
+        """The part of its window that it covers."""
         return _slices(self.reach, self.size)
 
     def window(self, density: np.ndarray) -> np.ndarray:
-        """Return what a mesh has in it and near to it, with zeros beyond the mesh."""
+        """Return the density in the tile and its margin, with zeros outside the mesh."""
         window = np.zeros([n + 2 * reach for n, reach in zip(self.size, self.reach, strict=True)], density.dtype)
         source, target = [], []
         for start, n, reach, end in zip(self.start, self.size, self.reach, density.shape, strict=True):
@@ -85,14 +85,14 @@ def _slices(starts: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
 
 
 def whole_blocks(mesh: Mesh) -> Mesh:
-    """Return a mesh widened on all sides so that whole blocks cover it."""
+    """Return a mesh enlarged on all sides to whole blocks."""
     shape = tuple(math.ceil(n / _BLOCK) * _BLOCK for n in mesh.shape)
     origin = (o - mesh.spacing * (n - s) / 2 for o, n, s in zip(mesh.origin, shape, mesh.shape, strict=True))
     return Mesh(tuple(origin), mesh.spacing, shape)
 
 
 @njit(nogil=True, cache=True)
-def _mark(density, marks):  # type: ignore[no-untyped-def]
+def _mark_blocks(density, marks):  # type: ignore[no-untyped-def]
     for i in range(density.shape[0]):
         for j in range(density.shape[1]):
             row = marks[i >> BLOCK_BITS, j >> BLOCK_BITS]
@@ -102,24 +102,24 @@ def _mark(density, marks):  # type: ignore[no-untyped-def]
                         row[block] |= density[i, j, k] > 0
 
 
-def occupied(density: np.ndarray) -> np.ndarray:
-    """Return which blocks of a mesh have anything in them."""
+def occupied_blocks(density: np.ndarray) -> np.ndarray:
+    """Return which blocks of a mesh contain any charge."""
     marks = np.zeros([n >> BLOCK_BITS for n in density.shape], np.bool_)
-    _mark(density.reshape(-1, *density.shape[-2:]), marks.reshape(-1, *marks.shape[-2:]))
+    _mark_blocks(density.reshape(-1, *density.shape[-2:]), marks.reshape(-1, *marks.shape[-2:]))
     return marks
 
 
 def choose_tiles(marks: np.ndarray) -> list[Tile]:
     """Return tiles that cover all marked blocks of a mesh, and few others.
 
-    Where many are marked, what tiles read beyond their edges may cost more than it saves: then the mesh is one tile.
+    Where many are marked, the margins of the tiles may cost more than they save: then the mesh is one tile.
     """
     shape = tuple(_BLOCK * n for n in marks.shape)
     counts = [math.ceil(n / _TILE_BLOCKS[marks.ndim]) for n in marks.shape]
     groups = np.ix_(*(np.arange(n) * count // n for n, count in zip(marks.shape, counts, strict=True)))
-    numbers = np.ravel_multi_index(groups, counts) + 1
+    labels = np.ravel_multi_index(groups, counts) + 1
     tiles = []
-    for box in scipy.ndimage.find_objects(np.where(marks, numbers, 0)):
+    for box in scipy.ndimage.find_objects(np.where(marks, labels, 0)):
         if box is not None:
             start = tuple(_BLOCK * side.start for side in box)
             size = tuple(_BLOCK * (side.stop - side.start) for side in box)
@@ -130,6 +130,6 @@ def choose_tiles(marks: np.ndarray) -> list[Tile]:
     return tiles
 
 
-def around(marks: np.ndarray) -> np.ndarray:
+def dilate(marks: np.ndarray) -> np.ndarray:
     """Return the marked blocks and those next to them."""
     return np.asarray(scipy.ndimage.binary_dilation(marks, np.ones([3] * marks.ndim)))

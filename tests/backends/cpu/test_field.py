@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
+from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.cpu.multigrid import coarse_shape, to_coarse, to_fine
+from nomad_dask.backends.cpu.mesh_levels import coarse_shape, to_coarse, to_fine
 from nomad_dask.backends.mesh import choose_mesh
 from nomad_dask.utils.threads import Threads, thread_pool
 
@@ -99,7 +100,7 @@ def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, 
     errors = []
     with thread_pool(2) as pool:
         for nodes in ({2: 160, 3: 64}, {2: 10_000, 3: 10_000}):
-            monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", nodes)
+            monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", nodes)
             potential, gradient, _, mesh = by_mesh(points, pool, spacing=spacing)
             assert min(mesh.shape) >= 64 + 96 * (dim == 2)
             errors.append((relative(potential[some], expected), relative(gradient[some], slope)))
@@ -113,7 +114,7 @@ def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, 
 @pytest.mark.parametrize(("dim", "width", "spacing", "split"), [(2, 500, 0.7, 160), (3, 70, 0.9, 20)])
 def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacing, split, tile):
     """Own points lie in a part of the map, and only there the near part is made; further levels hold the rest."""
-    monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", {dim: split})
+    monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {dim: split})
     monkeypatch.setattr("nomad_dask.backends.cpu.mesh_tiles._TILE_BLOCKS", {dim: tile})
     monkeypatch.setattr("nomad_dask.backends.cpu.mesh_tiles._NODES_OF_WHOLE", 1000)
     rng = np.random.default_rng(2)
@@ -127,7 +128,7 @@ def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacin
         shard = points[own], pool, weights[own], points[~own], weights[~own]
         potential, gradient, _, mesh = by_mesh(*shard, spacing=spacing)
         alone, _, _, _ = by_mesh(points[own], ONE_THREAD, *shard[2:], spacing=spacing)
-        monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", {dim: 10_000})
+        monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {dim: 10_000})
         whole_potential, whole_gradient, _, _ = by_mesh(*shard, spacing=spacing)
     assert min(mesh.shape) >= 4 * split
     np.testing.assert_array_equal(alone, potential)
@@ -234,11 +235,12 @@ def test_mesh_of_a_small_map_is_fine_and_moves_in_steps():
 def test_shards_of_one_map_share_the_transform_of_the_kernel():
     points = np.random.default_rng(0).uniform(-40, 40, (20_000, 2)).astype(np.float32)
     with thread_pool(1) as pool:
-        fields = [Field(2, 0.7, 1 << 22, pool) for _ in range(2)]
+        transforms = KernelTransforms()
+        fields = [Field(2, 0.7, 1 << 22, pool, transforms) for _ in range(2)]
         kept = []
         for one in fields:
             one.solve(one.cover(points, NO_POINTS), points, NONE, NO_POINTS, NONE)
-            kept.extend(one._transforms[0].values())
+            kept.extend(one._solver._transforms[0].values())
         assert kept[0] is kept[1]
         gone = weakref.ref(kept[0])
         del kept, fields, one

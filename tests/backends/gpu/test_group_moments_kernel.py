@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.backends.cpu.group_moments import patch_moments
+from nomad_dask.backends.cpu.patch_moments import patch_moments
 from tests.helpers.host_runtime import HostRuntime
 
 

@@ -288,7 +288,7 @@ def test_others_come_and_go(monkeypatch):
     """Charges of other shards may change in number: nothing of the old ones may stay."""
     by_pairs(monkeypatch)
     # The map is large: on the CPU K would be cut in two, which the GPU does not do.
-    monkeypatch.setattr("nomad_dask.backends.cpu.field._SPLIT_NODES", {2: 1 << 30})
+    monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {2: 1 << 30})
     n = 1200
     graph = graph_of(n, 2, n_far=6, first_patch=6)
     remotes = [remote_of(graph, 2, 6, seed=s) for s in range(3)]

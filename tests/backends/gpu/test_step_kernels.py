@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
-from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.cpu.mesh_kernels import mesh_frame, mesh_kernels
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, make_frame
 from nomad_dask.backends.gpu.packed_csr import pack, pack_values
 from nomad_dask.backends.gpu.runtime import count_blocks
@@ -272,12 +272,7 @@ def test_step_is_the_cpus(case: Case) -> None:
     mesh, padded = mesh_over(case)
     potential = np.ascontiguousarray(padded[tuple(slice(s) for s in mesh.shape)])
     u, gradient = np.empty(len(case.points), np.float32), np.empty_like(case.points)
-    mesh_kernels(case.dim).gather(
-        case.points, 0, len(u), np.asarray(mesh.origin, np.float32), np.float32(1 / mesh.spacing),
-        np.array([s - 2.001 for s in mesh.shape], np.float32),
-        np.array([np.prod(mesh.shape[a + 1 :], dtype=int) for a in range(case.dim)], np.int64),
-        potential.reshape(-1), u, gradient,
-    )  # fmt: skip
+    mesh_kernels(case.dim).gather(case.points, 0, len(u), mesh_frame(mesh), potential.reshape(-1), u, gradient)
     numbers = numbers_of(z_known=1, remote_z=900.0, local_z=300.0, max_step_norm=1.0)
     wanted = cpu_step(case, gradient * np.float32(-0.5), numbers, 2 * 3000 / (400 + 900 * 400 / 300))
     assert_same_step(step(case, make_frame(mesh, 1.0), padded, numbers, 400.0), wanted)

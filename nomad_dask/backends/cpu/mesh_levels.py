@@ -1,8 +1,8 @@
-"""A mesh four times coarser, and the ways there and back; both exact, because cubic B-splines are nested.
+"""Restriction to a mesh four times coarser, and prolongation back; both exact, because cubic B-splines are nested.
 
-A spline of four times the spacing is a sum of thirteen of the single one. So coefficients on the coarse mesh
-become those of the same function on the fine one, and, the other way round, what points have deposited on the fine
-mesh becomes what they would have deposited on the coarse one.
+A spline of four times the spacing is a sum of thirteen of single spacing. So coefficients on the coarse mesh
+become those of the same function on the fine mesh, and charges deposited on the fine mesh become the ones that
+the same points would have deposited on the coarse mesh.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from numba import njit
 from nomad_dask.backends.mesh import Mesh
 
 RATIO = 4
-"""Spacing of the coarse mesh in that of the fine one."""
+"""Spacing of the coarse mesh in units of the fine mesh's."""
 
-# Twice the spline of twice the spacing, whose weights are 1, 4, 6, 4, 1 eighths.
+# Doubling the spacing twice, each time with weights of 1, 4, 6, 4, 1 eighths.
 _WEIGHTS = (np.array([1, 4, 10, 20, 31, 40, 44, 40, 31, 20, 10, 4, 1]) / 64).astype(np.float32)
-# The coarse node c lies on the fine node 4·c − 6, so that node 0 is the first to reach the fine node 0.
+# The coarse node c lies on the fine node 4·c − 6: then coarse node 0 is the first that reaches fine node 0.
 _BEFORE = 6
 
-# Without `fastmath`: where arrays lie in memory decides which of two loops runs, and they would sum in other orders.
+# Without `fastmath`: the alignment of arrays in memory decides which of two loops runs, and with it they would sum in
+# different orders.
 
 
 @njit(nogil=True, cache=True)
-def _down(fine, coarse):  # type: ignore[no-untyped-def]
-    """Write the coarse nodes of the middle axis."""
+def _restrict(fine, coarse):  # type: ignore[no-untyped-def]
+    """Restrict the middle axis: write its coarse nodes."""
     n, taps, w = fine.shape[1], _WEIGHTS.size, _WEIGHTS
     for o in range(fine.shape[0]):
         for c in range(coarse.shape[1]):
@@ -53,8 +54,8 @@ def _down(fine, coarse):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _up(coarse, fine):  # type: ignore[no-untyped-def]
-    """Do the transpose of `_down`: of four fine nodes the first is reached by four coarse ones, the others by three."""
+def _prolong(coarse, fine):  # type: ignore[no-untyped-def]
+    """Apply the transpose of `_restrict`: four coarse nodes reach the first of four fine nodes, three the others."""
     w = _WEIGHTS
     for o in range(fine.shape[0]):
         for f in range(fine.shape[1]):
@@ -71,30 +72,30 @@ def _up(coarse, fine):  # type: ignore[no-untyped-def]
 
 
 def coarse_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the nodes of the coarse mesh: all that reach the fine one."""
+    """Return the shape of the coarse mesh: all of its nodes that reach the fine mesh."""
     return tuple((n + 2 * _BEFORE - 1) // RATIO + 1 for n in shape)
 
 
 def coarse_mesh(mesh: Mesh) -> Mesh:
-    """Return where the coarse mesh lies."""
+    """Return the coarse mesh over a mesh."""
     return Mesh(tuple(o - _BEFORE * mesh.spacing for o in mesh.origin), RATIO * mesh.spacing, coarse_shape(mesh.shape))
 
 
 def to_coarse(fine: np.ndarray) -> np.ndarray:
-    """Return deposits on the coarse mesh, float32, from those on the fine mesh."""
+    """Return the density float32 on the coarse mesh from that on the fine mesh."""
     for axis, size in enumerate(coarse_shape(fine.shape)):
-        fine = _along(_down, fine, axis, size)
+        fine = _apply_along(_restrict, fine, axis, size)
     return fine
 
 
 def to_fine(coarse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the coefficients of the same function on the fine mesh, from those on the coarse one."""
-    for axis in reversed(range(len(shape))):  # the long loops last, along axes whose rows are whole
-        coarse = _along(_up, coarse, axis, shape[axis])
+    """Return the coefficients of the same function on the fine mesh from those on the coarse mesh."""
+    for axis in reversed(range(len(shape))):  # the longest loops last, along contiguous rows
+        coarse = _apply_along(_prolong, coarse, axis, shape[axis])
     return coarse
 
 
-def _along(kernel: object, array: np.ndarray, axis: int, size: int) -> np.ndarray:
+def _apply_along(kernel: object, array: np.ndarray, axis: int, size: int) -> np.ndarray:
     shape = array.shape
     out = np.empty((*shape[:axis], size, *shape[axis + 1 :]), np.float32)
     inner = math.prod(shape[axis + 1 :])

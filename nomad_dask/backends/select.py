@@ -1,4 +1,4 @@
-"""Which backend runs on this worker; one is kept a process, with its threads."""
+"""The choice of the backend, and the backends that a worker keeps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from nomad_dask.backends.base import Backend
 from nomad_dask.errors import InputError
 
 DEVICES = ("auto", "cpu", "gpu")
-_kept: dict[tuple[str, int], Backend] = {}
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device.
+    """Check the name of a device.
 
     Raises
     ------
@@ -23,45 +22,56 @@ def check_device(device: str) -> None:
         raise InputError(f"device={device!r} is not accepted: give one of {', '.join(DEVICES)}.")
 
 
-@contextmanager
-def backend_of_worker(device: str, n_threads: int) -> Iterator[Backend]:
-    """Give the backend for `device`, which is ``"cpu"`` or ``"gpu"``: the driver has made up its mind.
+class BackendCache:
+    """The backends of one worker, which are created on first use and kept with their threads."""
 
-    On the CPU, BLAS is held to one thread while it is used: the kernels bring their own threads; a threaded
-    BLAS inside them would oversubscribe the cores.
+    def __init__(self) -> None:
+        self._backends: dict[tuple[str, int], Backend] = {}
 
-    Raises
-    ------
-    ClusterError
-        There is no GPU here.
-    """
-    if device == "gpu":
-        yield _gpu()
-        return
-    from threadpoolctl import threadpool_limits
+    @contextmanager
+    def use(self, device: str, n_threads: int) -> Iterator[Backend]:
+        """Yield the backend for a device.
 
-    from nomad_dask.backends.cpu.backend import CpuBackend
+        On the CPU, BLAS is limited to one thread meanwhile: the kernels use threads of their own, and a threaded
+        BLAS inside them would oversubscribe the cores.
 
-    key = (device, n_threads)
-    if key not in _kept:
-        _kept[key] = CpuBackend(n_threads)
-    with threadpool_limits(1, user_api="blas"):
-        yield _kept[key]
+        Parameters
+        ----------
+        device : {'cpu', 'gpu'}
+        n_threads : int
+            Threads of the CPU backend.
 
+        Raises
+        ------
+        ClusterError
+            There is no GPU.
+        """
+        if device == "gpu":
+            yield self._gpu()
+            return
+        from threadpoolctl import threadpool_limits
 
-def _gpu() -> Backend:
-    """Return the backend on the GPU of this process, which has one whatever its threads."""
-    from nomad_dask.backends.gpu.backend import GpuBackend
-    from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
+        from nomad_dask.backends.cpu.backend import CpuBackend
 
-    key = ("gpu", 0)
-    if key not in _kept:
-        _kept[key] = GpuBackend(PROCESS_RUNTIME.get())
-    return _kept[key]
+        key = (device, n_threads)
+        if key not in self._backends:
+            self._backends[key] = CpuBackend(n_threads)
+        with threadpool_limits(1, user_api="blas"):
+            yield self._backends[key]
+
+    def _gpu(self) -> Backend:
+        """Return the backend on the GPU of this process; there is one for any number of threads."""
+        from nomad_dask.backends.gpu.backend import GpuBackend
+        from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
+
+        key = ("gpu", 0)
+        if key not in self._backends:
+            self._backends[key] = GpuBackend(PROCESS_RUNTIME.get())
+        return self._backends[key]
 
 
 def load_cpu_kernels() -> None:
-    """Load what Numba loads with the first kernel of a process, which takes most of a second."""
+    """Load what Numba needs for the first kernel of a process, which takes most of a second."""
     from nomad_dask.backends.cpu.backend import load_kernels
 
     load_kernels()

@@ -75,13 +75,14 @@ def connect(
     if n_workers is not None and n_workers < 1:
         raise InputError(f"n_workers={n_workers!r} is not accepted: give a whole number from 1, or None.")
     if client is not None:
-        yield _checked(Cluster(client, in_process=False), device)
+        with _checked(Cluster(client, in_process=False), device) as cluster:
+            yield cluster
         return
     if scheduler is None and scheduler_file is not None:
         scheduler = _address_in(Path(scheduler_file))
     if scheduler is not None:
-        with _remote(scheduler) as remote:
-            yield _checked(Cluster(remote, in_process=False), device)
+        with _remote(scheduler) as remote, _checked(Cluster(remote, in_process=False), device) as cluster:
+            yield cluster
         return
     on_gpu = _gpu_here(device)
     if on_gpu and not (here and n_workers in (None, 1) and devices.n_local_gpus() == 1):
@@ -92,18 +93,25 @@ def connect(
                 own.wait_for_workers(len(workers.worker_spec), timeout=GPU_START_SECONDS)
             except TimeoutError as error:
                 raise _gpus_not_started(error) from error
-            yield _checked(Cluster(own, in_process=False), "gpu")
+            with _checked(Cluster(own, in_process=False), "gpu") as cluster:
+                yield cluster
         return
     n_workers = n_workers or 1
-    with _client_of(_local(n_workers)) as own:
-        yield _checked(Cluster(own, in_process=n_workers == 1), "gpu" if on_gpu else "cpu")
+    in_process, device = n_workers == 1, "gpu" if on_gpu else "cpu"
+    with _client_of(_local(n_workers)) as own, _checked(Cluster(own, in_process), device) as cluster:
+        yield cluster
 
 
-def _checked(cluster: Cluster, device: str) -> Cluster:
+@contextmanager
+def _checked(cluster: Cluster, device: str) -> Iterator[Cluster]:
+    """Check the workers of a cluster, and give them their state until the end of the context."""
+    from nomad_dask.cluster.worker_plugin import registered_plugin
+
     cluster.workers()
     check_versions(cluster)
     cluster.choose_device(device)
-    return cluster
+    with registered_plugin(cluster.client):
+        yield cluster
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-"""What tasks that run at the same time on several workers tell each other, from worker to worker.
+"""Data exchange between tasks that run at the same time on several workers, directly from worker to worker.
 
-Their results would reach each other through the client only: some twenty milliseconds a turn, whatever is told.
-A batch is a set of such tasks, one a worker, that take turns in step. Tasks in a batch leave the worker's pool
-of threads, and let go of the process while they wait, so that two batches on the same workers never wait for
-each other. No turn waits for what will not come: whoever sees that a worker is gone, or that what it told did
-not arrive, stops the batch for all, and all return.
+Through task results, the data would pass through the client, which takes some twenty milliseconds per step of any
+size. A batch is a set of such tasks, one per worker, that exchange data in step. Tasks of a batch leave the worker's
+thread pool and release the task lock while they wait, so two batches on the same workers never wait for each other.
+No task waits without end: one that finds a worker lost, or cannot deliver its data, aborts the batch on all workers.
 """
 
 from __future__ import annotations
@@ -12,175 +11,193 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self
 
-from nomad_dask.cluster.tasks import release_slot, report_progress
+from nomad_dask.cluster.tasks import release_task_lock, report_progress
+from nomad_dask.cluster.worker_state import get_worker_state
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
-# Batches that are over, kept to refuse what comes too late.
+# Number of ended batches that are remembered, to reject messages that arrive late.
 _REMEMBERED = 256
-_HEAR, _STOP, _STANDS = "nomad_dask_hear", "nomad_dask_stop", "nomad_dask_stands"
+_RECEIVE, _ABORT, _IS_ACTIVE = "nomad_dask_receive", "nomad_dask_abort", "nomad_dask_is_active"
 
 
-class ExchangeAbortedError(Exception):
-    """Some task of the batch cannot go on."""
+class ExchangeAborted(Exception):  # noqa: N818 - not an error of the run, which loads the shards again
+    """A task of the batch cannot continue."""
 
 
-class _Inbox:
-    """What has come to a worker. `hear`, `stop` and `stands` are called by the others, on its event loop."""
+class Inbox:
+    """Messages that a worker has received. Other workers call its handlers, which run on the event loop.
+
+    Attributes
+    ----------
+    changed : threading.Condition
+        Notified when a part arrives and when a batch is aborted.
+    parts : dict
+        By batch and step, the parts received so far, by their number.
+    """
 
     def __init__(self) -> None:
-        self.news = threading.Condition()
+        self.changed = threading.Condition()
         self.parts: dict[tuple[str, int], dict[int, Any]] = {}
-        self.stopped: deque[str] = deque(maxlen=_REMEMBERED)
-        self.over: deque[str] = deque(maxlen=_REMEMBERED)
+        self._aborted: deque[str] = deque(maxlen=_REMEMBERED)
+        self._finished: deque[str] = deque(maxlen=_REMEMBERED)
+        self._closed = False
 
-    def hear(self, batch: str, turn: int, parts: dict[int, Any]) -> bool:
-        with self.news:
-            if batch not in self.over and batch not in self.stopped:
-                self.parts.setdefault((batch, turn), {}).update(parts)
-                self.news.notify_all()
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Return the handlers by the names under which a worker offers them to others."""
+        return {_RECEIVE: self.receive, _ABORT: self.abort, _IS_ACTIVE: self.is_active}
+
+    def receive(self, batch: str, step: int, parts: dict[int, Any]) -> bool:
+        """Store parts of a batch; those of an ended batch are discarded."""
+        with self.changed:
+            if batch not in self._finished and self.is_active(batch):
+                self.parts.setdefault((batch, step), {}).update(parts)
+                self.changed.notify_all()
         return True
 
-    def stop(self, batch: str) -> bool:
-        with self.news:
-            if batch not in self.stopped:
-                self.stopped.append(batch)
-            self.drop(batch)
-            self.news.notify_all()
+    def abort(self, batch: str) -> bool:
+        """Make the task of a batch on this worker return."""
+        with self.changed:
+            if batch not in self._aborted:
+                self._aborted.append(batch)
+            self._discard(batch)
+            self.changed.notify_all()
         return True
 
-    def stands(self, batch: str) -> bool:
-        return batch not in self.stopped
+    def is_active(self, batch: str) -> bool:
+        """Return whether a batch was not aborted."""
+        return not self._closed and batch not in self._aborted
 
-    def drop(self, batch: str) -> None:
+    def finish(self, batch: str) -> None:
+        """Discard what was received for a batch, and what arrives later."""
+        with self.changed:
+            self._finished.append(batch)
+            self._discard(batch)
+
+    def close(self) -> None:
+        """Abort all batches."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+
+    def _discard(self, batch: str) -> None:
         for key in [key for key in self.parts if key[0] == batch]:
             del self.parts[key]
 
 
-_boxes: dict[str, _Inbox] = {}
-
-
-def listen() -> _Inbox:
-    """Let this worker hear others. To be called in a task on every worker before the first batch begins."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    if worker.address not in _boxes:
-        box = _boxes[worker.address] = _Inbox()
-        worker.handlers |= {_HEAR: box.hear, _STOP: box.stop, _STANDS: box.stands}
-    return _boxes[worker.address]
-
-
 class PeerExchange:
-    """A task's place in its batch.
+    """The exchange of a batch, for one of its tasks.
 
     Parameters
     ----------
     batch : str
-        Its name, never used before.
-    homes : sequence of str
-        For each part that is told, the address of the worker that tells it. All tasks of the batch give the same.
+        A name never used before.
+    addresses : sequence of str
+        For each part, the address of the worker that sends it; the same for all tasks of the batch.
     """
 
-    def __init__(self, batch: str, homes: Sequence[str]) -> None:
+    def __init__(self, batch: str, addresses: Sequence[str]) -> None:
         from distributed import get_worker, secede
 
-        self._batch, self._homes = batch, tuple(homes)
+        self._batch, self._addresses = batch, tuple(addresses)
         self._worker = get_worker()
-        self._peers = sorted(set(homes) - {self._worker.address})
+        self._inbox = get_worker_state(self._worker).get(Inbox)
+        self._peers = sorted(set(addresses) - {self._worker.address})
         if self._peers:
-            self._box = listen()
             secede()  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self._peers:
-            return
-        if kind is not None:
-            self.stop()
-        with self._box.news:
-            self._box.over.append(self._batch)
-            self._box.drop(self._batch)
+        if self._peers:
+            if kind is not None:
+                self.abort()
+            self._inbox.finish(self._batch)
 
-    def exchange(self, turn: int, own: dict[int, Any]) -> list[Any]:
-        """Tell the own parts, by number, and return the parts of all in order, when all have come.
+    def exchange(self, step: int, own_parts: dict[int, Any]) -> list[Any]:
+        """Send the task's parts, by their number, and return the parts of all tasks in order.
 
         Raises
         ------
-        ExchangeAbortedError
-            A worker is gone, or another task cannot go on.
+        ExchangeAborted
+            A worker is lost, or another task cannot continue.
         Interrupted
-            Nobody waits for this task any more.
+            The driver has abandoned the task.
         """
         if not self._peers:
-            return [own[number] for number in sorted(own)]
+            return [own_parts[number] for number in sorted(own_parts)]
         from distributed.protocol import to_serialize  # type: ignore[attr-defined]
 
-        told = to_serialize(own)  # type: ignore[no-untyped-call]
+        message = to_serialize(own_parts)  # type: ignore[no-untyped-call]
         for peer in self._peers:
-            self._begin(self._deliver(peer, _HEAR, turn=turn, parts=told))
-        key, others = (self._batch, turn), len(self._homes) - len(own)
-        with release_slot():
-            while True:
-                with self._box.news:
-                    self._box.news.wait_for(lambda: self._complete(key, others), _LOOK_SECONDS)
-                    if self._batch in self._box.stopped:
-                        raise ExchangeAbortedError
-                    if self._complete(key, others):
-                        parts = own | self._box.parts.pop(key)
-                        return [parts[number] for number in sorted(parts)]
-                    came = set(self._box.parts.get(key, ()))
-                report_progress(turn)
-                missing = {home for number, home in enumerate(self._homes) if number not in came}
-                for peer in missing & set(self._peers):
-                    self._look_after(peer)
+            self._start(self._deliver(peer, step=step, parts=message))
+        with release_task_lock():
+            parts = own_parts | self._receive_others(step, len(self._addresses) - len(own_parts))
+        return [parts[number] for number in sorted(parts)]
 
-    def stop(self) -> None:
-        """Let all tasks of the batch return."""
+    def abort(self) -> None:
+        """Make all tasks of the batch return."""
         if self._peers:
-            self._box.stop(self._batch)
-            self._begin(self._tell_stop())
+            self._inbox.abort(self._batch)
+            self._start(self._abort_peers())
 
-    def _complete(self, key: tuple[str, int], others: int) -> bool:
-        return self._batch in self._box.stopped or len(self._box.parts.get(key, ())) == others
+    def _receive_others(self, step: int, n_others: int) -> dict[int, Any]:
+        """Wait for the parts of the other tasks, and check regularly that those still missing will come."""
+        key, inbox = (self._batch, step), self._inbox
 
-    def _look_after(self, peer: str) -> None:
-        """See whether a worker from which nothing has come is still there, and goes on.
+        def is_complete() -> bool:
+            return not inbox.is_active(self._batch) or len(inbox.parts.get(key, ())) == n_others
 
-        One that does not answer may be frozen, or cut off for a while: that is for the scheduler to judge.
+        while True:
+            with inbox.changed:
+                complete = inbox.changed.wait_for(is_complete, _POLL_SECONDS)
+                if not inbox.is_active(self._batch):
+                    raise ExchangeAborted
+                if complete:
+                    return inbox.parts.pop(key)
+                received = set(inbox.parts.get(key, ()))
+            report_progress(step)
+            missing = {address for number, address in enumerate(self._addresses) if number not in received}
+            for peer in missing & set(self._peers):
+                self._check_peer(peer)
+
+    def _check_peer(self, peer: str) -> None:
+        """Raise if a worker is gone or has aborted the batch.
+
+        A worker that does not answer may be frozen, or cut off for a while: the scheduler decides about it.
         """
-        asked = self._begin(self._ask(peer, _STANDS))
+        request = self._start(self._call(peer, _IS_ACTIVE))
         try:
-            stands = asked.result(_ANSWER_SECONDS)
+            active = request.result(_ANSWER_SECONDS)
         except TimeoutError:
-            asked.cancel()
+            request.cancel()
             return
         except OSError:
-            stands = False
-        if not stands:
-            raise ExchangeAbortedError
+            active = False
+        if not active:
+            raise ExchangeAborted
 
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> Any:
-        loop: Any = self._worker.loop  # of Tornado, over asyncio's
-        return asyncio.run_coroutine_threadsafe(work, loop.asyncio_loop)
+    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Start a coroutine on the worker's event loop and return its future."""
+        loop: Any = self._worker.loop  # Tornado's, around that of asyncio
+        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
 
-    async def _ask(self, peer: str, what: str, **message: Any) -> Any:
-        return await getattr(self._worker.rpc(peer), what)(batch=self._batch, **message)
+    async def _call(self, peer: str, operation: str, **arguments: Any) -> Any:
+        return await getattr(self._worker.rpc(peer), operation)(batch=self._batch, **arguments)
 
-    async def _deliver(self, peer: str, what: str, **message: Any) -> None:
+    async def _deliver(self, peer: str, **message: Any) -> None:
         try:
-            arrived = await self._ask(peer, what, **message)
+            delivered = await self._call(peer, _RECEIVE, **message)
         except OSError:
-            arrived = False
-        if not arrived:  # it would be waited for without end
-            self._box.stop(self._batch)
-            await self._tell_stop()
+            delivered = False
+        if not delivered:  # the peer would wait for it without end
+            self._inbox.abort(self._batch)
+            await self._abort_peers()
 
-    async def _tell_stop(self) -> None:
-        # Those that are not reached see by themselves that this batch stands no more.
-        await asyncio.gather(*(self._ask(peer, _STOP) for peer in self._peers), return_exceptions=True)
+    async def _abort_peers(self) -> None:
+        # A worker that is not reached finds out when it asks this one whether the batch is active.
+        await asyncio.gather(*(self._call(peer, _ABORT) for peer in self._peers), return_exceptions=True)

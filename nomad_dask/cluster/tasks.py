@@ -1,88 +1,151 @@
-"""What runs in the workers around a task: one at a time, reporting, and stopping when nobody waits for it."""
+"""How a task runs on its worker: one at a time per process, with progress reports, and stopped when abandoned."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.select import BackendCache
+from nomad_dask.cluster.worker_state import get_worker_state
 from nomad_dask.errors import Interrupted
 
 _PROGRESS_SECONDS = 0.25
 
-# One task of ours at a time in a process, with all its threads: as on a GPU, and never more threads than cores.
-_slot = threading.Lock()
-_reporter = threading.local()
+
+@dataclass
+class TaskRun:
+    """A task that runs on a worker.
+
+    Attributes
+    ----------
+    worker : distributed.Worker
+    key : str or tuple
+        Dask's name of the task.
+    topic : str or None
+        Topic of the scheduler's events for progress; None if there is no subscriber.
+    job_number : int
+        Sent with every report.
+    last_report : float
+        Time of the last report in seconds, by the monotonic clock.
+    """
+
+    worker: Any
+    key: Any
+    topic: str | None
+    job_number: int
+    last_report: float = 0.0
+
+    def report(self, units_done: int) -> None:
+        """Send the progress to the driver, unless the last report was sent just now.
+
+        Raises
+        ------
+        Interrupted
+            The driver has abandoned the task.
+        """
+        self.check_abandoned()
+        now = time.monotonic()
+        if self.topic is not None and now - self.last_report >= _PROGRESS_SECONDS:
+            self.last_report = now
+            self.worker.log_event(self.topic, (self.job_number, units_done))
+
+    def check_abandoned(self) -> None:
+        """Raise if the scheduler has released the task: it informs the worker, but not the thread of the task.
+
+        Raises
+        ------
+        Interrupted
+        """
+        task = self.worker.state.tasks.get(self.key)
+        if task is None or task.state == "cancelled":
+            raise Interrupted("Stopped.")
 
 
-def run_task(task: Callable[..., Any], job: tuple[Any, ...], topic: str | None, number: int) -> Any:
-    """Run a task on this worker, and let it report on a topic.
+_running_task: ContextVar[TaskRun | None] = ContextVar("nomad_dask_task", default=None)
+
+
+def run_task(task: Callable[..., Any], job: tuple[Any, ...], topic: str | None, job_number: int) -> Any:
+    """Run a task on this worker.
 
     Parameters
     ----------
     task : callable
     job : tuple
-        Its arguments.
+        Arguments of the task.
     topic : str or None
-        Of the scheduler's events; None for a task that nobody listens to.
-    number : int
-        Of the job, for the listener.
+        Topic of the scheduler's events on which the task reports its progress; None if there is no subscriber.
+    job_number : int
+        Sent with every report.
     """
     from distributed import get_worker
 
-    _reporter.topic, _reporter.number, _reporter.last = topic, number, 0.0
-    _reporter.key = get_worker().get_current_task()
+    worker = get_worker()
+    run = TaskRun(worker, worker.get_current_task(), topic, job_number)
+    token = _running_task.set(run)
     try:
-        with _slot:
-            _stop_if_dropped()
+        with get_worker_state(worker).task_lock:
+            run.check_abandoned()
             return task(*job)
     finally:
-        _reporter.key = None
+        _running_task.reset(token)
 
 
 def report_progress(units_done: int) -> None:
-    """Tell the driver how far the running task is; dropped when it was told just now.
+    """Report the progress of the running task to the driver; does nothing outside a task.
 
     Raises
     ------
     Interrupted
-        The driver waits for the task no more: it was interrupted, it failed, or its process is gone.
+        The driver has abandoned the task: it was interrupted, it failed, or its process is gone.
     """
-    if getattr(_reporter, "key", None) is None:
-        return
-    _stop_if_dropped()
-    now = time.monotonic()
-    if _reporter.topic is None or now - _reporter.last < _PROGRESS_SECONDS:
-        return
-    from distributed import get_worker
-
-    _reporter.last = now
-    get_worker().log_event(_reporter.topic, (_reporter.number, units_done))
-
-
-def _stop_if_dropped() -> None:
-    """Raise when the scheduler has dropped the running task, which it tells the worker but not the task's thread."""
-    from distributed import get_worker
-
-    known = get_worker().state.tasks.get(_reporter.key)
-    if known is None or known.state == "cancelled":
-        raise Interrupted("Stopped.")
+    run = _running_task.get()
+    if run is not None:
+        run.report(units_done)
 
 
 @contextmanager
-def release_slot() -> Iterator[None]:
-    """Let another task of this process run while the one that calls waits for tasks on other workers."""
-    _slot.release()
+def release_task_lock() -> Iterator[None]:
+    """Let another task of this process run while the calling task waits for tasks on other workers."""
+    lock = get_worker_state().task_lock
+    lock.release()
     try:
         yield
     finally:
-        _slot.acquire()
+        lock.acquire()
 
 
-def worker_threads(of_host: int = 0) -> int:
-    """Return the threads of the worker this task runs on, or `of_host` where its neighbours are idle meanwhile."""
+def worker_threads(idle_host_threads: int = 0) -> int:
+    """Return the number of threads for a task.
+
+    Parameters
+    ----------
+    idle_host_threads : int
+        Threads of the whole host, where its other workers are idle during the task.
+    """
     from distributed import get_worker
 
-    return max(of_host, int(get_worker().state.nthreads))
+    return max(idle_host_threads, int(get_worker().state.nthreads))
+
+
+@contextmanager
+def worker_backend(device: str, n_threads: int) -> Iterator[Backend]:
+    """Yield the backend of this worker for a device.
+
+    Parameters
+    ----------
+    device : {'cpu', 'gpu'}
+    n_threads : int
+        Threads of the CPU backend.
+
+    Raises
+    ------
+    ClusterError
+        There is no GPU.
+    """
+    with get_worker_state().get(BackendCache).use(device, n_threads) as backend:
+        yield backend

@@ -7,13 +7,13 @@ last checkpoint, so a lost worker costs time and nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nomad_dask.backends.base import EpochResult, RemoteState, ShardLayout
-from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import report_progress, worker_threads
-from nomad_dask.cluster.p2p import ExchangeAbortedError, PeerExchange, listen
+from nomad_dask.cluster import get_worker_state, report_progress, worker_backend, worker_threads
+from nomad_dask.cluster.p2p import ExchangeAborted, PeerExchange
 from nomad_dask.layout.initialization import density_scale, interpolate_init, pca_init
 from nomad_dask.layout.schedule import Schedule, is_exchange_epoch
 from nomad_dask.layout.shard_summary import RemoteCharges, ShardSummary, Summary, merge_summaries
@@ -89,7 +89,8 @@ class _ShardState:
         )
 
 
-_live: dict[tuple[str, int], _ShardState] = {}
+class LoadedShards(dict[tuple[str, int], _ShardState]):
+    """The shards in the memory of a worker, by workspace and number."""
 
 
 def load_shards(run: RunContext, run_id: str, shards: tuple[int, ...]) -> list[ShardSummary]:
@@ -97,10 +98,10 @@ def load_shards(run: RunContext, run_id: str, shards: tuple[int, ...]) -> list[S
 
     What other workers do not hold any more is dropped here, too, if it is of this workspace.
     """
-    listen()
     trim_memory()
-    for key in [k for k, live in _live.items() if k[0] == str(run.workspace) and live.run_id != run_id]:
-        del _live[key]
+    loaded = get_worker_state().get(LoadedShards)
+    for key in [k for k, live in loaded.items() if k[0] == str(run.workspace) and live.run_id != run_id]:
+        del loaded[key]
     return [_load(run, run_id, shard).tell() for shard in shards]
 
 
@@ -150,7 +151,7 @@ def run_epochs(
                     summary = merge_summaries(parts)
                     for live in lives:
                         live.hear(done, summary)
-    except (_NotHere, ExchangeAbortedError):
+    except (_NotHere, ExchangeAborted):
         return [StaleShard() for _ in shards]
     return [EpochBatchResult(live.tell(), tuple(outcomes[live.shard])) for live in lives]
 
@@ -181,16 +182,17 @@ class _NotHere(Exception):  # noqa: N818 - nothing is wrong
 
 
 def _at(run: RunContext, run_id: str, shard: int, epoch: int) -> _ShardState:
-    live = _live.get((str(run.workspace), shard))
+    live = get_worker_state().get(LoadedShards).get((str(run.workspace), shard))
     if live is None or live.run_id != run_id or live.epoch != epoch:
         raise _NotHere
     return live
 
 
-def unload_shards(workspace: str) -> None:
-    """Forget all shards of a workspace."""
-    for key in [k for k in _live if k[0] == workspace]:
-        del _live[key]
+def unload_shards(workspace: str, dask_worker: Any) -> None:
+    """Remove all shards of a workspace from memory; Dask gives the worker when it broadcasts the call."""
+    loaded = get_worker_state(dask_worker).get(LoadedShards)
+    for key in [k for k in loaded if k[0] == workspace]:
+        del loaded[key]
 
 
 def checkpoint_file(epoch: int, shard: int) -> str:
@@ -210,12 +212,12 @@ def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
         epoch, z = facts["epoch"], facts["z"][shard]
         state = np.load(run.file(checkpoint_file(epoch, shard)))
         positions, velocity = state[:, :dim], state[:, dim:]
-    with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
+    with worker_backend(run.device, worker_threads(run.shard_threads)) as backend:
         layout = backend.create_layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
     counts = patch_counts(run)
     live = _ShardState(run_id, shard, layout, counts.reshape(-1), RemoteCharges.of_others(shard, counts, dim), epoch, z)
-    _live[str(run.workspace), shard] = live
+    get_worker_state().get(LoadedShards)[str(run.workspace), shard] = live
     return live
 
 

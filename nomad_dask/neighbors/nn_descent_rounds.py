@@ -8,11 +8,11 @@ through all shards there. A file is named by its round: what a task leaves that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import report_progress, worker_threads
+from nomad_dask.cluster import get_worker_state, report_progress, worker_backend, worker_threads
 from nomad_dask.neighbors.halo import CellCatalog, HaloRegion, halo_region, load_cell_catalog, open_vectors
 from nomad_dask.neighbors.search import NeighborLists, NeighborSearch, SearchState
 from nomad_dask.planning.run_context import RunContext
@@ -33,33 +33,38 @@ class LoadedShard:
     search: NeighborSearch
 
 
-# What this worker has opened. Only the last of them has its rows in memory: two need not fit.
-_opened: dict[tuple[str, int], LoadedShard] = {}
+class LoadedShards(dict[tuple[str, int], LoadedShard]):
+    """The shards that a worker searches, by workspace and number, in the order of their last use.
+
+    Only the last one has its rows in memory, as two need not fit.
+    """
 
 
 def _open(run: RunContext, shard: int) -> LoadedShard:
     """Return a shard with its halo and its rows in memory; how it is searched is chosen the first time."""
+    loaded = get_worker_state().get(LoadedShards)
     key = (str(run.workspace), shard)
-    if _opened and (last := next(reversed(_opened))) != key:
-        _opened[last].search.unload()
-        if key in _opened:
-            _opened[key] = _opened.pop(key)
-            with backend_of_worker(run.device, worker_threads(run.shard_threads)):
-                _opened[key].search.load()
-    if key not in _opened:
-        _opened[key] = load_shard(run, shard, with_halo=True)
-    return _opened[key]
+    if loaded and (last := next(reversed(loaded))) != key:
+        loaded[last].search.unload()
+        if key in loaded:
+            loaded[key] = loaded.pop(key)
+            with worker_backend(run.device, worker_threads(run.shard_threads)):
+                loaded[key].search.load()
+    if key not in loaded:
+        loaded[key] = load_shard(run, shard, with_halo=True)
+    return loaded[key]
 
 
 def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
     """Open the rows of a shard, and of its halo on request, and choose how they are searched."""
-    known = [opened.cells for (workspace, _), opened in _opened.items() if workspace == str(run.workspace)]
-    cells = known[0] if known else load_cell_catalog(run)
+    loaded = get_worker_state().get(LoadedShards)
+    catalogs = [other.cells for (workspace, _), other in loaded.items() if workspace == str(run.workspace)]
+    cells = catalogs[0] if catalogs else load_cell_catalog(run)
     around = halo_region(cells, shard, with_halo)
     vectors = open_vectors(run, cells, shard, around)
     # The rows and what the search makes of them may each take this much.
     params, memory = run.params, 2 * run.plan.cache_bytes
-    with backend_of_worker(run.device, worker_threads(run.shard_threads)) as backend:
+    with worker_backend(run.device, worker_threads(run.shard_threads)) as backend:
         centroids = cells.centroids[around.cells]
         primitives = backend.create_search(
             vectors, around.offsets, centroids, params.random_state, memory, around.n_own
@@ -74,16 +79,17 @@ def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
     return LoadedShard((str(run.workspace), shard), cells, around, search)
 
 
-def unload_shards(workspace: str) -> None:
-    """Forget what was opened of a workspace."""
-    for key in [key for key in _opened if key[0] == workspace]:
-        del _opened[key]
+def unload_shards(workspace: str, dask_worker: Any) -> None:
+    """Remove all shards of a workspace from memory; Dask gives the worker when it broadcasts the call."""
+    loaded = get_worker_state(dask_worker).get(LoadedShards)
+    for key in [key for key in loaded if key[0] == workspace]:
+        del loaded[key]
 
 
 def probe_shard(run: RunContext, shard: int) -> SearchState:
     """Search the cells nearest to each row of a shard, and leave the lists for the other shards."""
     opened = _open(run, shard)
-    with backend_of_worker(run.device, worker_threads(run.shard_threads)):
+    with worker_backend(run.device, worker_threads(run.shard_threads)):
         lists, effort = opened.search.probe(report_progress)
     _save(run, opened, lists, effort.rounds)
     return effort
@@ -93,7 +99,7 @@ def nn_descent_round(run: RunContext, shard: int, efforts: tuple[SearchState, ..
     """Do a round for the rows of a shard, with the lists that all shards left."""
     opened = _open(run, shard)
     lists = _lists_around(run, opened, [e.rounds for e in efforts])
-    with backend_of_worker(run.device, worker_threads(run.shard_threads)):
+    with worker_backend(run.device, worker_threads(run.shard_threads)):
         found, effort = opened.search.refine(lists, efforts[shard])
     _save(run, opened, found, effort.rounds)
     return effort

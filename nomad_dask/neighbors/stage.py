@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import ShardGraph
-from nomad_dask.backends.select import backend_of_worker
-from nomad_dask.cluster import report_progress, worker_threads
+from nomad_dask.cluster import report_progress, worker_backend, worker_threads
 from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
 from nomad_dask.neighbors.halo import CellCatalog, halo_region, load_cell_catalog, nearest_cells
 from nomad_dask.neighbors.nn_descent_rounds import load_neighbor_ids, load_shard
@@ -59,7 +58,7 @@ def build_graph(
         ids = load_neighbor_ids(run, cells, around, shard, effort.rounds)
     else:
         search = load_shard(run, shard, across).search
-        with backend_of_worker(run.device, worker_threads(run.shard_threads)):
+        with worker_backend(run.device, worker_threads(run.shard_threads)):
             lists, effort = search.complete(report_progress)
         ids = lists.ids
         del search, lists

@@ -25,7 +25,7 @@ from nomad_dask.backends.devices import (
     memory_share,
     resolve_device,
 )
-from nomad_dask.backends.select import backend_of_worker
+from nomad_dask.backends.select import BackendCache
 from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.cluster import connect
@@ -65,7 +65,7 @@ def test_a_gpu_that_is_wanted_and_cannot_be_had_is_an_error_that_says_what_to_do
 
 @without_gpu
 def test_the_backend_itself_refuses_too():
-    with pytest.raises(ClusterError, match="device='gpu'"), backend_of_worker("gpu", 1):
+    with pytest.raises(ClusterError, match="device='gpu'"), BackendCache().use("gpu", 1):
         pass
 
 

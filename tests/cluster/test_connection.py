@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nomad_dask.cluster import Cluster, WorkerInfo, assign_shards, connect, report_progress
 from nomad_dask.cluster import connection as module
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, NomadWarning
-from tests.helpers.runs import worker_processes
+from tests.helpers.runs import cluster_of, worker_processes
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_scheduler_is_found_by_its_address(processes):
 
 
 def test_workers_are_known_while_the_client_refreshes_what_it_knows(processes):
-    cluster = Cluster(processes, in_process=False)
+    cluster = cluster_of(processes)
     refresh = processes._periodic_callbacks["scheduler-info"]
     usual = refresh.callback_time
     refresh.stop()
@@ -115,7 +115,7 @@ def square_later(number: int, how_long: float) -> int:
 
 
 def test_results_come_in_the_order_of_the_jobs(processes):
-    cluster = Cluster(processes, in_process=False)
+    cluster = cluster_of(processes)
     jobs = [(number, 0.05 * (8 - number)) for number in range(8)]
     assert cluster.run(square_later, jobs) == [number * number for number in range(8)]
     assert cluster.run(square_later, []) == []
@@ -128,14 +128,14 @@ def where(job: int) -> str:
 
 
 def test_jobs_run_where_they_are_preferred(processes):
-    cluster = Cluster(processes, in_process=False)
+    cluster = cluster_of(processes)
     addresses = [w.address for w in cluster.workers()]
     for wanted in (addresses, addresses[::-1]):
         assert cluster.run(where, [(0,), (1,)], workers=wanted) == wanted
 
 
 def test_a_preferred_worker_that_is_gone_is_replaced(processes):
-    cluster = Cluster(processes, in_process=False)
+    cluster = cluster_of(processes)
     (found,) = cluster.run(where, [(0,)], workers=[f"tcp://127.0.0.1:{closed_port()}"])
     assert found in [w.address for w in cluster.workers()]
 
@@ -152,7 +152,7 @@ def count_slowly(n: int) -> int:
 @pytest.mark.parametrize("where", ["embedded", "processes"])
 def test_progress_is_told_by_job(where, request):
     given = request.getfixturevalue(where)
-    cluster = given if where == "embedded" else Cluster(given, in_process=False)
+    cluster = given if where == "embedded" else cluster_of(given)
     told: dict[int, list[int]] = {0: [], 1: []}
     assert cluster.run(count_slowly, [(8,), (8,)], lambda job, done: told[job].append(done)) == [8, 8]
     for done in told.values():
@@ -168,7 +168,7 @@ def fail(error: type[BaseException]) -> None:
 @pytest.mark.parametrize("where", ["embedded", "processes"])
 def test_an_error_of_a_task_is_told_by_name(where, request):
     given = request.getfixturevalue(where)
-    cluster = given if where == "embedded" else Cluster(given, in_process=False)
+    cluster = given if where == "embedded" else cluster_of(given)
     with pytest.raises(NomadError, match="ZeroDivisionError: row 17 is odd") as caught:
         cluster.run(fail, [(ZeroDivisionError,)])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -195,7 +195,7 @@ def test_the_threads_of_a_host_are_those_of_all_its_workers():
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=50) as own:
         address = own.scheduler_address
         with Client(address, set_as_default=False) as client:
-            cluster = Cluster(client, in_process=False)
+            cluster = cluster_of(client)
             workers = [
                 client.sync(started, Worker, address, host, n)
                 for host, n in (("127.0.0.1", 2), ("127.0.0.1", 3), ("127.0.0.2", 4))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nomad_dask.cluster import Cluster
-from nomad_dask.cluster.p2p import ExchangeAbortedError, PeerExchange, listen
+from nomad_dask.cluster import get_worker_state
+from nomad_dask.cluster.p2p import ExchangeAborted, Inbox, PeerExchange
 from nomad_dask.errors import NomadError
-from tests.helpers.runs import worker_processes
+from tests.helpers.runs import cluster_of, worker_processes
 
 TURNS = 20
 
@@ -23,17 +23,7 @@ TURNS = 20
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     with worker_processes(3) as started:
-        prepare(started)
         yield started
-
-
-def prepare(client: Any) -> None:
-    homes = addresses(client)
-    Cluster(client, in_process=False).run(listen_here, [()] * len(homes), workers=homes)
-
-
-def listen_here() -> None:
-    listen()
 
 
 def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.0, fails_at: int = -1) -> Any:
@@ -48,7 +38,7 @@ def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.
                 parts = post.exchange(turn, {number: mine})
                 assert len(parts) == len(homes)
                 mine = mine + sum((i + 1) * part for i, part in enumerate(parts)) % 7
-    except ExchangeAbortedError:
+    except ExchangeAborted:
         return "stopped"
     return float(mine.sum())
 
@@ -67,14 +57,12 @@ def addresses(client: Any) -> list[str]:
 
 def run(client: Any, batch: str, homes: list[str], **options: Any) -> list[Any]:
     jobs = [(batch, number, tuple(homes), *options.get(f"of_{number}", ())) for number in range(len(homes))]
-    return Cluster(client, in_process=False).run(take_turns, jobs, workers=homes)
+    return cluster_of(client).run(take_turns, jobs, workers=homes)
 
 
 def left_over(client: Any) -> int:
-    def messages() -> int:
-        from nomad_dask.cluster import p2p
-
-        return sum(len(box.parts) for box in p2p._boxes.values())
+    def messages(dask_worker: Any) -> int:
+        return len(get_worker_state(dask_worker).get(Inbox).parts)
 
     return sum(client.run(messages).values())
 
@@ -119,7 +107,6 @@ def test_a_task_that_fails_stops_the_others(client):
 def test_killed_workers_stop_the_others(how_many):
     """The task of a killed one runs again elsewhere, where nobody expects it: that one is stopped, too."""
     with worker_processes(3) as client:
-        prepare(client)
         pids, homes = client.run(os.getpid), addresses(client)
 
         def kill() -> None:

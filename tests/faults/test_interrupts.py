@@ -14,10 +14,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from nomad_dask.cluster import Cluster, report_progress
+from nomad_dask.cluster import report_progress
 from nomad_dask.errors import Interrupted
 from tests.helpers.processes import command_line, descendants, stages_done, wait_until, worker_pids
-from tests.helpers.runs import blobs, make_map, worker_processes
+from tests.helpers.runs import blobs, cluster_of, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
@@ -83,7 +83,7 @@ def test_tasks_of_the_stopped_run_stop_and_those_of_another_go_on(tmp_path):
 
             def run_other() -> None:
                 there = sorted(other.scheduler_info()["workers"])[1:]
-                answers.extend(Cluster(other, in_process=False).run(count_into, [(others, 80)], workers=there))
+                answers.extend(cluster_of(other).run(count_into, [(others, 80)], workers=there))
 
             thread = threading.Thread(target=run_other)
             thread.start()
@@ -94,13 +94,13 @@ def test_tasks_of_the_stopped_run_stop_and_those_of_another_go_on(tmp_path):
 
             here = sorted(client.scheduler_info()["workers"])[:1]
             with pytest.raises(Interrupted):
-                Cluster(client, in_process=False).run(count_into, [(mine, 10_000)], stop, workers=here)
+                cluster_of(client).run(count_into, [(mine, 10_000)], stop, workers=here)
             # The worker is told by the scheduler, which takes a moment.
             wait_until(lambda: is_still(mine), 20, "the end of the task")
             thread.join(60)
             assert answers == [80]
             assert Path(others).read_text() == "." * 80
-            assert Cluster(client, in_process=False).run(count_into, [(mine, 1)], workers=here) == [1]
+            assert cluster_of(client).run(count_into, [(mine, 1)], workers=here) == [1]
 
 
 def is_still(file: str) -> bool:
@@ -129,4 +129,4 @@ def run_and_fail(client: Any, file: str) -> None:
     from nomad_dask.errors import ClusterError
 
     with pytest.raises(ClusterError):
-        Cluster(client, in_process=False).run(count_into, [(file, 10_000)])
+        cluster_of(client).run(count_into, [(file, 10_000)])

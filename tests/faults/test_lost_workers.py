@@ -17,7 +17,7 @@ import pytest
 from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
-from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+from tests.helpers.runs import Heard, blobs, cluster_of, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = pytest.mark.timeout(120)
@@ -202,7 +202,7 @@ def end_the_process() -> None:
 def test_a_task_that_ends_every_worker_is_given_up(client):
     """As one does that takes all memory: the system ends its worker, then the next one."""
     with pytest.raises(ClusterError, match=r"4 workers died .* Give workers more memory, or use more shards"):
-        Cluster(client, in_process=False).run(end_the_process, [()])
+        cluster_of(client).run(end_the_process, [()])
 
 
 def test_all_killed_before_a_result_is_fetched(monkeypatch):
@@ -220,7 +220,7 @@ def test_all_killed_before_a_result_is_fetched(monkeypatch):
 
     monkeypatch.setattr(Cluster, "_result", late)
     with worker_processes(2) as client:
-        cluster = Cluster(client, in_process=False)
+        cluster = cluster_of(client)
         homes = [worker.address for worker in cluster.workers()]
         assert cluster.run(pow, [(2, 3), (3, 3)], workers=homes) == [8, 27]
     assert killed

@@ -67,10 +67,11 @@ def test_a_worker_that_joins_late_is_used(tmp_path, checkpoints_at_once):
 def workers_with_shards(address: str) -> set[str]:
     from distributed import Client
 
-    def shards_here() -> int:
-        from nomad_dask.layout import worker
+    def shards_here(dask_worker: Any) -> int:
+        from nomad_dask.cluster import get_worker_state
+        from nomad_dask.layout.worker import LoadedShards
 
-        return len(worker._live)
+        return len(get_worker_state(dask_worker).get(LoadedShards))
 
     with Client(address, set_as_default=False) as client:
         return {worker for worker, count in client.run(shards_here).items() if count}

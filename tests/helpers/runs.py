@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.callbacks import Event
+from nomad_dask.cluster import Cluster
 from nomad_dask.params import Params
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
@@ -48,6 +49,14 @@ class Heard(list[Event]):
     def of(self, kind: type) -> list[Any]:
         """Return the events of one kind."""
         return [event for event in self if isinstance(event, kind)]
+
+
+def cluster_of(client: Any) -> Cluster:
+    """Return the cluster of a client, with the plugin that tasks need on its workers."""
+    from nomad_dask.cluster.worker_plugin import register_plugin
+
+    register_plugin(client)
+    return Cluster(client, in_process=False)
 
 
 @contextmanager

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from nomad_dask.backends import select
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from tests.helpers.host_runtime import HostRuntime
 
 
 @pytest.fixture
-def process_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostRuntime]:
+def process_runtime() -> Iterator[HostRuntime]:
     """Run the kernels of this process on the host for the duration of a test."""
-    monkeypatch.setattr(select, "_kept", {})
     runtime = HostRuntime()
     PROCESS_RUNTIME.set(runtime)
     yield runtime

@@ -24,7 +24,7 @@ from nomad_dask.backends.gpu.readback import Readback
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.memory_model import layout_device_bytes, mesh_device_bytes
 from nomad_dask.backends.mesh import Mesh, choose_mesh
-from nomad_dask.backends.select import backend_of_worker
+from nomad_dask.backends.select import BackendCache
 from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
 from tests.backends.gpu.test_layout import STEP, graph_of, remote_of, start
@@ -79,7 +79,7 @@ def test_blocks_cover_the_items_up_to_a_limit(n):
 
 def test_the_backend_uses_the_runtime_of_the_process(process_runtime):
     assert PROCESS_RUNTIME.get() is process_runtime
-    with backend_of_worker("gpu", 1) as backend:
+    with BackendCache().use("gpu", 1) as backend:
         assert backend.runtime is process_runtime
 
 

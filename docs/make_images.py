@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import draw_architecture
 import numpy as np
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
@@ -159,6 +160,7 @@ def widths() -> dict[str, Any]:
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
+    draw_architecture.main()
     packages = NomadProjection(random_state=0).fit(PACKAGES, metadata_columns=KEPT).map_
     sections = packages.table.column("section")
     hero(packages)

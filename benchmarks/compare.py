@@ -1,11 +1,10 @@
-"""Compare nomad_dask with openTSNE, umap-learn and PaCMAP: what a map costs and how good it is, in one run.
+"""Compare nomad_dask with openTSNE, umap-learn and PaCMAP in one run: cost and quality of maps.
 
     python -m benchmarks.compare --data fashion --seeds 0 1 2 --peers-python PEERS/bin/python
 
-Every fit is a fresh process, from a file of vectors to a file of positions. Its CPU seconds count from the
-start of the process, imports included. Compiled code is cached before: every method makes one map that does
-not count. The order of the methods turns with every seed. All maps are scored by nomad_dask.metrics.scores on the
-same rows.
+Every fit is a fresh process, from a file of vectors to a file of positions. Its CPU seconds include the start of
+the process and imports. Compiled code is cached before: every method makes one map that is not measured. The order
+of the methods rotates with every seed. All maps are scored by nomad_dask.metrics.scores on the same rows.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ WARM_ROWS = 2000  # of the peers: enough to compile every function that they cac
 
 @dataclass(frozen=True)
 class Data:
-    """The vectors to map: the file nomad_dask reads, the same as ``.npy`` for the peers, the labels."""
+    """The vectors to map: the file that nomad_dask reads, the same as ``.npy`` for the peers, and the labels."""
 
     name: str
     file: Path
@@ -46,7 +45,7 @@ class Data:
 
 
 def load(name: str, labels: str | None, rows: int | None, scratch: Path) -> Data:
-    """Find or prepare the data: a name of `datasets.NAMES` or a file; `rows` takes a random part of it."""
+    """Find or prepare the data: a name of `datasets.NAMES` or a file; `rows` selects a random sample."""
     from nomad_dask.sources import open_source
 
     file, where = datasets.fetch(name) if name in datasets.NAMES else (Path(name), labels)
@@ -89,7 +88,7 @@ def command(method: str, data: Data, out: Path, seed: int, peers_python: str) ->
 
 
 def measured(command: list[str], scratch: Path) -> dict[str, Any]:
-    """Run a command in its own process and return what it cost."""
+    """Run a command in its own process and return its cost."""
     cost, log = scratch / "cost.json", scratch / "log.txt"
     measure = [sys.executable, "-S", str(HERE / "measure.py"), str(cost), str(log), *command]
     subprocess.run(measure, check=True)
@@ -115,7 +114,7 @@ def scored(data: Data, positions: Path) -> dict[str, Any]:
 
 
 def run(data: Data, methods: list[str], seeds: list[int], peers_python: str, scratch: Path) -> Iterator[dict[str, Any]]:
-    """Make and score the maps, one after another, the order of the methods turned by one with every seed."""
+    """Make and score the maps one after another; the order of the methods rotates by one with every seed."""
     small = scratch / "warm.npy"
     np.save(small, np.load(data.npy, mmap_mode="r")[:WARM_ROWS])
     for method in methods:
@@ -134,7 +133,7 @@ def run(data: Data, methods: list[str], seeds: list[int], peers_python: str, scr
 
 
 def figures(run: dict[str, Any]) -> dict[str, float | None]:
-    """Return the figures of one run that the table shows."""
+    """Return the numbers of one run that the table shows."""
     scores = run["scores"]
     return {
         "wall s": run["wall_s"],
@@ -147,7 +146,7 @@ def figures(run: dict[str, Any]) -> dict[str, float | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader must know of the machine."""
+    """Return a description of the machine."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -163,7 +162,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(methods: list[str], peers_python: str) -> dict[str, str]:
-    """Return the versions of what was run."""
+    """Return the versions of the packages."""
     ours = ["nomad-dask", "numpy", "scipy", "numba", "scikit-learn", "dask"]
     found = {"python": platform.python_version()} | {name: version(name) for name in ours}
     peers = [PEERS[m] for m in methods if m in PEERS]
@@ -173,7 +172,7 @@ def versions(methods: list[str], peers_python: str) -> dict[str, str]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the result as a Markdown page: a row a method, medians over the seeds."""
+    """Return the result as a Markdown page: one row per method, medians over the seeds."""
     data, host = result["data"], result["machine"]
     by_method: dict[str, list[dict[str, float | None]]] = {}
     for one in result["runs"]:

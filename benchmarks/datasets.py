@@ -22,7 +22,7 @@ NAMES = ("fashion", "packages", "paths200k", "paths1m", "mixture20k", "mixture20
 
 
 def fetch(name: str, parquet: str | None = None) -> tuple[Path, Path | str | None]:
-    """Prepare a data set and return where its vectors are, and its labels.
+    """Prepare a data set and return the path of its vectors, and its labels.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def _idx(path: Path) -> np.ndarray:
 
 
 def mixture(n: int, d: int = 64, n_groups: int = 100, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw from Gaussians of unequal weight and width around random centres: float32, and their groups."""
+    """Draw from Gaussians of unequal weight and width around random centers: float32, and their groups."""
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.full(n_groups, 0.5))
     groups = rng.choice(n_groups, n, p=weights)
@@ -94,7 +94,7 @@ def mixture(n: int, d: int = 64, n_groups: int = 100, seed: int = 0) -> tuple[np
 
 
 def paths(n: int, d: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Embed path names of the files in Debian (7 million exist), and give their packages' sections.
+    """Embed path names of the files in Debian (7 million exist), and return their packages' sections.
 
     Words and pairs of words are hashed, weighted by TF-IDF and reduced by a truncated SVD to unit rows.
     """

@@ -1,11 +1,11 @@
-"""Figures of one GPU, with what it cannot go beyond beside each: kernels, epochs, neighbours, whole maps.
+"""Measure one GPU, and its limits for comparison: kernels, epochs, neighbors, whole maps.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --parts kernels maps --rows 1000000 --limit 300 --out results/
 
-Every measurement is a process of its own, ended after `--limit` seconds, and is written at once: what a killed
-run has measured is there. A later run of the same day on the same kind of card adds to the file, and takes the
-place of what it measures again. Needs a GPU.
+Every measurement is a separate process, which is ended after `--limit` seconds, and its result is written at once, so
+that a killed run keeps its completed measurements. A later run of the same day on the same GPU model adds to the file
+and replaces repeated measurements. Needs a GPU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[int, ...]] = {
     "maps": (70_000, MILLION, 10 * MILLION, 60 * MILLION),
     "umap": (70_000, MILLION, 10 * MILLION),
 }
-"""What can be measured, and at how many rows."""
+"""The parts that can be measured, with their numbers of rows."""
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -60,13 +60,13 @@ class Task:
 
 
 def tasks_of(parts: list[str], rows: list[int] | None) -> list[Task]:
-    """Return the measurements asked for, the smaller ones of all parts before the larger."""
+    """Return the requested measurements, the smaller ones of all parts first."""
     wanted = [Task(p, n) for p in parts for n in (PARTS[p] if rows is None or p == "ceilings" else rows)]
     return sorted(wanted, key=lambda t: t.rows)
 
 
 def measure(card: Card, task: Task, scratch: Path, tell: Tell, client: Any = None) -> None:
-    """Do one measurement here, and tell what is known of it as soon as it is."""
+    """Do one measurement in this process, and report each result as soon as it is known."""
     if task.part == "ceilings":
         tell(dict(ceilings(card)))
     elif task.part == "kernels":
@@ -82,7 +82,7 @@ def measure(card: Card, task: Task, scratch: Path, tell: Tell, client: Any = Non
 
 
 def measured_apart(command: list[str], told: Path, limit: float) -> dict[str, Any]:
-    """Run a measurement in its own process and return what it told, and what ended it if that was no success."""
+    """Run a measurement in its own process and return its results, and the reason if it failed."""
     told.unlink(missing_ok=True)
     log = told.with_suffix(".log")
     began = time.monotonic()
@@ -113,14 +113,14 @@ def _last_line(log: Path) -> str:
 
 
 def put(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
 
 
 def add(results: dict[str, Any], task: Task, record: dict[str, Any], folder: Path, stem: str) -> None:
-    """Put a record in the place of an earlier one of the same task, and write the results."""
+    """Replace an earlier record of the same task, and write the results."""
     kept = [r for r in results["runs"] if (r["part"], r["rows"]) != (task.part, task.rows)]
     results["runs"] = [*kept, {"part": task.part, **record, "rows": task.rows}]
     put(folder / f"{stem}.json", json.dumps(results, indent=1) + "\n")
@@ -136,7 +136,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which none is begun")
     parser.add_argument("--scratch", type=Path, help="directory for workspaces: 60 million rows need 50 GB")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="directory of the results")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # measure here, and tell this file
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # measure in this process, and write to this file
     return parser
 
 

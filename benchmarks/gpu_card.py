@@ -1,4 +1,4 @@
-"""The card that is measured: how long it takes over work, and its ceilings."""
+"""The GPU that is measured: the time that work takes, and its ceilings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.runtime import Runtime
 
 REPEATS = 7
-# More than the caches of any card: written before every measured run, so that each begins with cold caches.
+# Larger than the caches of any GPU: written before every measured run, so that each begins with cold caches.
 _WASH_BYTES = 512 << 20
 _COPY_BYTES = 2 << 30
 _MATRIX = 8192
@@ -31,12 +31,12 @@ _PACKAGES = (
 
 
 class Card(Protocol):
-    """What the measurements ask of a card; the tests put the host in its place."""
+    """The interface of a GPU for the measurements; the tests use the host instead."""
 
     runtime: Runtime
 
     def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
-        """Return the median time on the device of some runs of `work`, after one that does not count."""
+        """Return the median time on the device of several runs of `work`, after one that is not measured."""
 
     def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
         """Multiply square matrices of one of `MATRIX_KINDS`, all in C order; `out` is float32."""
@@ -49,7 +49,7 @@ class CudaCard:
         self.runtime: Runtime = PROCESS_RUNTIME.get()
 
     def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
-        """Time by events on the stream; see `Card`. The host runs ahead while the caches are washed."""
+        """Measure the time with events on the stream; see `Card`. The host runs ahead while the caches are cleared."""
         import cupy
 
         work()
@@ -67,7 +67,7 @@ class CudaCard:
         return statistics.median(cupy.cuda.get_elapsed_time(began, ended) for began, ended in pairs) / 1e3
 
     def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
-        """Multiply by cuBLAS, which takes the first transposed: what makes no difference to the time."""
+        """Multiply with cuBLAS, which transposes the first matrix; this does not affect the time."""
         import cupy
         from cupy_backends.cuda.libs import cublas
 
@@ -84,14 +84,14 @@ class CudaCard:
 
 
 def copy_rate(card: Card, n_bytes: int = _COPY_BYTES) -> float:
-    """Return the bytes a second that a copy on the device moves: read and written both counted."""
+    """Return the bytes per second of a copy on the device, counting both reads and writes."""
     xp = card.runtime.xp
     source, target = xp.ones(n_bytes // 4, np.float32), xp.empty(n_bytes // 4, np.float32)
     return 2 * source.nbytes / card.seconds(lambda: xp.copyto(target, source))
 
 
 def matrix_rate(card: Card, kind: str, n: int = _MATRIX) -> float:
-    """Return the floating-point operations a second of a product of square matrices."""
+    """Return the floating-point operations per second of a product of square matrices."""
     xp = card.runtime.xp
     # Small numbers of both signs: cards slow down over random bits, and zeros would be too easy for them.
     numbers = (xp.arange(n * n, dtype=np.int64) * 7919 % 1013).reshape(n, n).astype(np.float32)
@@ -101,13 +101,13 @@ def matrix_rate(card: Card, kind: str, n: int = _MATRIX) -> float:
 
 
 def ceilings(card: Card, n_bytes: int = _COPY_BYTES, n: int = _MATRIX) -> dict[str, float]:
-    """Measure what nothing on this card can go beyond."""
+    """Measure the limits of this GPU."""
     rates = {kind: matrix_rate(card, kind, n) for kind in MATRIX_KINDS}
     return {"copy_bytes_s": copy_rate(card, n_bytes)} | {f"{kind}_flop_s": rate for kind, rate in rates.items()}
 
 
 def waited(card: Card, work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `work` gives, and the seconds until the device is done with it, as a user counts them."""
+    """Return the result of `work`, and the wall time in seconds until the device has finished."""
     card.runtime.synchronize()
     began = time.monotonic()
     made = work()
@@ -116,7 +116,7 @@ def waited(card: Card, work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def about() -> dict[str, Any]:
-    """Return what a reader must know of the machine.
+    """Return a description of the machine.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def about() -> dict[str, Any]:
 
 
 def _smi() -> dict[str, str] | None:
-    """Return driver, power and clocks as nvidia-smi tells them; None where it is not installed."""
+    """Return driver, power and clocks from nvidia-smi; None if it is not installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

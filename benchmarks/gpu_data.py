@@ -1,4 +1,4 @@
-"""Rows made on the device where they are read: a mixture of as many rows as one likes, of which no file exists."""
+"""Rows generated on the device where they are read: a mixture with any number of rows, without a file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from nomad_dask.errors import InputError
 from nomad_dask.sources.cuda import DeviceSource
 from nomad_dask.sources.fingerprint import digest_of
 
-# Rows made at one time: a number takes 8 bytes while it is drawn.
+# Rows generated at once: each number takes 8 bytes while it is drawn.
 _PIECE_ROWS = 1 << 17
-# Of the spread along an axis, that along the next: about ten axes tell, as in embeddings.
+# Ratio of the spreads of consecutive axes: about ten axes matter, as in embeddings.
 _DECAY = 0.9
 _GROUPS = 1000
 
 
 class MixtureSource(DeviceSource):
-    """A mixture of bells of unequal weight and width; every number follows from its row, its axis and the seed.
+    """A mixture of bell-shaped groups of unequal weight and width; each number depends only on its row, axis and seed.
 
-    Any range of rows is the same whoever makes it, on the device or on the host, to the last bit: numbers are
-    drawn by a hash of 64 bits and summed as integers.
+    Any range of rows is bit for bit the same on the device and on the host: numbers are drawn by a 64-bit hash and
+    summed as integers.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ class MixtureSource(DeviceSource):
         self._bounds = (np.cumsum(weights)[:-1] * 2**32).astype(np.int64)
 
     def fingerprint(self) -> str:
-        """Digest what the rows follow from."""
+        """Return a digest of the parameters that determine the rows."""
         return digest_of(("mixture", self.n_rows, self.n_dims, len(self._widths), self.seed))
 
     def read_device(self, start: int, stop: int) -> Any:
-        """Make rows `start` to `stop`."""
+        """Return rows `start` to `stop`."""
         xp = PROCESS_RUNTIME.get().xp
         out = xp.empty((stop - start, self.n_dims), np.float32)
         for first in range(start, stop, _PIECE_ROWS):
@@ -74,14 +74,14 @@ class MixtureSource(DeviceSource):
 
 
 def _mixed(h: Any) -> Any:
-    """Return a hash of each of some uint64 (splitmix64)."""
+    """Return the hash of each element of a uint64 array (splitmix64)."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
     return h ^ (h >> np.uint64(31))
 
 
 def _bell(h: Any) -> Any:
-    """Return a float32 of mean 0 and variance 1 for each of some uint64: four uniform numbers added."""
+    """Return a float32 of mean 0 and variance 1 for each element of a uint64 array: the sum of four uniform numbers."""
     low = np.uint64(0xFFFF)
     total = (h & low) + (h >> np.uint64(16) & low) + (h >> np.uint64(32) & low) + (h >> np.uint64(48))
     return (total.astype(np.float32) - np.float32(2 * 0xFFFF)) * np.float32(1 / (65536 * np.sqrt(1 / 3)))

@@ -1,4 +1,4 @@
-"""What the kernels of the layout take for a point, beside the bytes that they must move."""
+"""Time per point of the kernels of the layout, and the bytes that they must move."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_s
 from nomad_dask.params import Params
 
 EDGES = 30
-"""Of a row: 15 neighbours and those that have it among theirs."""
-# Points a unit of area in a finished map of Fashion-MNIST; rows of one tile come after one another, as those of a cell.
+"""Edges per row: 15 neighbors and the rows that have it among theirs."""
+# Points per unit of area in a finished map of Fashion-MNIST; rows of a tile are consecutive, like those of a cell.
 _DENSITY = 2
 _TILE = 8
-# How far off in the order of rows neighbours are: within a cell, and within the cells around.
+# Distance of neighbors in the order of rows: within a cell, and within the surrounding cells.
 _NEAR, _FAR, _NEAR_SHARE = 128, 8192, 0.7
 _PIECE_ROWS = 1 << 20
 _EPOCHS = 20
@@ -29,7 +29,7 @@ _WARM_EPOCHS = 3  # the first is done plainly, the next two are captured, one fo
 
 
 def points_of(card: Card, n: int) -> Any:
-    """Return positions (n, 2) as dense as in a finished map, rows near one another near in their order."""
+    """Return positions (n, 2) as dense as in a finished map, with nearby rows close to each other in their order."""
     xp = card.runtime.xp
     a_tile = _DENSITY * _TILE * _TILE
     across = max(1, round(math.sqrt(n / a_tile)))
@@ -43,7 +43,7 @@ def points_of(card: Card, n: int) -> Any:
 
 
 def targets_of(card: Card, n: int) -> Any:
-    """Return the other end (n, EDGES) int32 of each row's edges: most near in the order of rows, some farther off."""
+    """Return the targets (n, EDGES) int32 of each row's edges: most close in the order of rows, some farther away."""
     xp = card.runtime.xp
     rng = xp.random.default_rng(1)
     targets = xp.empty((n, EDGES), np.int32)
@@ -59,7 +59,7 @@ def targets_of(card: Card, n: int) -> Any:
 
 
 def mesh_of(card: Card, points: Any) -> Mesh:
-    """Return the mesh that a layout would lay over the points."""
+    """Return the mesh that a layout would use for the points."""
     download = card.runtime.download
     return choose_mesh(
         download(points.min(axis=0)), download(points.max(axis=0)), Params().mesh_spacing, MAX_MESH_NODES
@@ -67,7 +67,7 @@ def mesh_of(card: Card, points: Any) -> Mesh:
 
 
 def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
-    """Return the bytes that each part must move, if every array is read and written once and all else is cached.
+    """Return the bytes that each part must move, if every array is read and written once and everything else is cached.
 
     A transform of a padded mesh passes over it once for each of the two axes. Neighbours' positions and the
     nodes around a point count once for all points.
@@ -86,7 +86,7 @@ def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
 
 
 def kernels(card: Card, n: int) -> dict[str, Any]:
-    """Measure deposit, field, fused step and what follows it on a map of `n` points, one after another."""
+    """Measure deposit, field, fused step and sampling on a map of `n` points, one after another."""
     rate = copy_rate(card, min(2 << 30, 64 * n))
     points = points_of(card, n)
     mesh = mesh_of(card, points)
@@ -134,7 +134,7 @@ def _fields(card: Card, points: Any, field: MeshField) -> dict[str, float]:
 
 
 def _step(card: Card, points: Any, field: MeshField) -> float:
-    """Measure the fused step, with a Z that is that of the field before."""
+    """Measure the fused step, with Z from the previous field."""
     runtime, n = card.runtime, len(points)
     xp = runtime.xp
     edges = xp.empty((n, EDGES, 2), np.uint32)
@@ -156,7 +156,7 @@ def _step(card: Card, points: Any, field: MeshField) -> float:
 
 
 def _looks(card: Card, points: Any) -> dict[str, float]:
-    """Measure what is told of all positions after a step, for the single patch that a map of one shard has."""
+    """Measure the summary of all positions after a step, for the single patch of a map of one shard."""
     n = len(points)
     xp, launch = card.runtime.xp, card.runtime.launch
     a_step, items = sample_step(n), min(n, 1 << 17)
@@ -172,7 +172,7 @@ def _looks(card: Card, points: Any) -> dict[str, float]:
 
 
 def epoch(card: Card, n: int) -> dict[str, Any]:
-    """Measure whole epochs of a map of `n` points as one shard, as `layout.shard` asks for them."""
+    """Measure whole epochs of a map of `n` points as one shard, as `layout.worker` requests them."""
     runtime = card.runtime
     rate = copy_rate(card, min(2 << 30, 64 * n))
     positions = runtime.download(points_of(card, n))

@@ -9,7 +9,7 @@ _STAGES = ("sample", "coarse", "cells", "shards", "neighbors", "layout")
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Return the page: a section a part, a row a measurement."""
+    """Return the page: one section per part, one row per measurement."""
     machine = results["machine"]
     smi = machine["nvidia_smi"] or {}
     lines = [
@@ -110,9 +110,9 @@ def _neighbors(runs: list[dict[str, Any]]) -> list[str]:
     heads = ["rows", "method", "s", "rows/s", "distances/s", "share of the float16 rate", "recall"]
     notes = sorted({r["cuvs"] for r in runs if "cuvs" in r})
     return [
-        "## Neighbours",
+        "## Neighbors",
         "",
-        "15 neighbours of every row. A distance of d dimensions counts as 2·d operations. nomad_dask has its cells "
+        "15 neighbors of every row. A distance of d dimensions counts as 2·d operations. nomad_dask has its cells "
         "before and reads rows from a file; cuVS has the rows on the card.",
         "",
         *_table(heads, rows),
@@ -149,7 +149,7 @@ def _umap(runs: list[dict[str, Any]]) -> list[str]:
     return [
         "## UMAP of cuML",
         "",
-        "The same rows, on the card before; 15 neighbours, all else as it comes. Scored on the same rows and triplets.",
+        "The same rows, already on the GPU; 15 neighbors, else the defaults. Scored on the same rows and triplets.",
         "",
         *_table(["rows", "s", "NP@10", "RTA"], rows),
     ]

@@ -1,4 +1,4 @@
-"""What is computed on vectors: neighbours beside cuVS, whole maps, and UMAP of cuML on the same rows."""
+"""Measurements on vectors: neighbors compared with cuVS, whole maps, and cuML's UMAP on the same rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nomad_dask.planning.planner import make_plan
 N_NEIGHBORS = 15
 TARGET_RECALL = 0.95
 _BLOCK_ROWS = 1 << 20
-_ASKED_ROWS = 300  # whose true neighbours tell the recall of all methods alike
+_ASKED_ROWS = 300  # whose true neighbors determine the recall of all methods
 _CANDIDATES = N_NEIGHBORS + 8
 # Up to this many rows all distances are taken, by our own search and by brute_force.
 _EXHAUSTIVE_ROWS = 1_000_000
@@ -36,11 +36,11 @@ _QUERIES = 1000
 Tell = Callable[[dict[str, Any]], None]
 
 
-# --- neighbours
+# --- neighbors
 
 
 def neighbors(card: Card, n: int, scratch: Path, tell: Tell, matrix: int = 8192) -> None:
-    """Measure the search for 15 neighbours of `n` rows, told after every method."""
+    """Measure the search for 15 neighbors of `n` rows, and report after every method."""
     rate = matrix_rate(card, "float16", matrix)
     source = MixtureSource(n)
     record: dict[str, Any] = {"rows": n, "dims": source.n_dims, "float16_flop_s": rate, "methods": {}}
@@ -96,7 +96,7 @@ def neighbors(card: Card, n: int, scratch: Path, tell: Tell, matrix: int = 8192)
 def _sorted_by_cell(
     card: Card, backend: GpuBackend, source: MixtureSource, scratch: Path
 ) -> tuple[ShardVectors, np.ndarray, CellTree, float]:
-    """Write the rows in the order of their cells; return them open, where cells begin, the cells, their seconds."""
+    """Write the rows in the order of their cells; return the open file, cell offsets, cells and seconds."""
     n = source.n_rows
     n_cells = make_plan(source, Params(), 1, _HOST_BYTES).n_cells
     picked = np.sort(np.random.default_rng(0).choice(n, min(n, 64 * n_cells, 1_000_000), replace=False))
@@ -130,7 +130,7 @@ def _asked(n: int) -> np.ndarray:
 
 
 def _true_distances(card: Card, rows: Any) -> np.ndarray:
-    """Return the distance (m,) float64 of the 15th neighbour of some rows, by comparing them with all."""
+    """Return the distance (m,) float64 of the 15th neighbor of some rows, by comparing them with all rows."""
     xp, runtime = card.runtime.xp, card.runtime
     asked = _asked(len(rows))
     k = min(N_NEIGHBORS, len(rows) - 1)
@@ -145,7 +145,7 @@ def _true_distances(card: Card, rows: Any) -> np.ndarray:
 
 
 def recall_of(card: Card, rows: Any, ids: np.ndarray, true: np.ndarray) -> float:
-    """Return the share of the neighbours of some rows that are as near as the true ones; -1 counts as none found."""
+    """Return the share of the neighbors of some rows that are as near as the true ones; -1 means not found."""
     runtime = card.runtime
     asked = _asked(len(rows))
     found = ids[asked][:, :N_NEIGHBORS]
@@ -156,7 +156,7 @@ def recall_of(card: Card, rows: Any, ids: np.ndarray, true: np.ndarray) -> float
 
 
 def _without_themselves(ids: np.ndarray) -> np.ndarray:
-    """Leave each row out of its own list (n, k + 1), or else the last."""
+    """Remove each row from its own list (n, k + 1), or else the last entry."""
     own = ids == np.arange(len(ids))[:, None]
     own[~own.any(axis=1), -1] = True
     return np.asarray(ids[~own].reshape(len(ids), -1))
@@ -171,7 +171,7 @@ def _has_cuvs() -> bool:
 
 
 def _of_cuvs(rows: Any) -> Iterator[tuple[str, int | None, Callable[[], Any]]]:
-    """Yield the methods of cuVS: name, the distances it takes if that is known, and what gives ids (n, 16)."""
+    """Yield the methods of cuVS: name, number of distances if known, and a function that returns ids (n, 16)."""
     if not _has_cuvs():
         return
     from cuvs.neighbors import all_neighbors, brute_force
@@ -195,7 +195,7 @@ def _of_cuvs(rows: Any) -> Iterator[tuple[str, int | None, Callable[[], Any]]]:
 
 
 def whole_map(n: int, scratch: Path, tell: Tell, client: Any = None, **settings: Any) -> None:
-    """Make and score a map of `n` rows; told when it is made, and again when it is scored.
+    """Make and score a map of `n` rows; report when it is made, and again when it is scored.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def whole_map(n: int, scratch: Path, tell: Tell, client: Any = None, **settings:
 
 
 def umap(n: int, tell: Tell) -> None:
-    """Make and score a map of the same rows by cuML's UMAP with its defaults; the rows are on the card before."""
+    """Make and score a map of the same rows with cuML's UMAP and its defaults; the rows are already on the GPU."""
     from cuml.manifold import UMAP
 
     source = MixtureSource(n)

@@ -1,10 +1,10 @@
-"""What an epoch costs when the shards lie on several hosts, by latency and bandwidth of the network.
+"""Cost of an epoch with shards on several hosts, by latency and bandwidth of the network.
 
     python -m benchmarks.hosts --data mixture200k --hosts 2 4 --rtt-ms 0.1 1 10 --mbit 100 1000 10000
 
-Needs root's rights. The hosts are network namespaces of this machine (tests/helpers/network.py): scheduler and
-driver on one, a worker of one thread on each of the others, all on one switch. They share this machine's cores.
-All runs of one number of hosts take up copies of one workspace, so that they lay out the same shards.
+Needs root. The hosts are network namespaces of this machine (tests/helpers/network.py): scheduler and driver on one,
+a worker with one thread on each of the others, all on one switch. They share the cores of this machine. All runs with
+the same number of hosts resume copies of one workspace, so that they lay out the same shards.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _ReadyForLayoutError(Exception):
 
 
 def child(job: dict[str, Any]) -> None:
-    """Run a fit as `job` says, and write a line of JSON after every batch of epochs. In a process of its own."""
+    """Run a fit in a separate process, and write a line of JSON after every batch of epochs."""
     import distributed
 
     from nomad_dask.callbacks import EpochDone, Event, StageAdvanced, StageStarted
@@ -142,7 +142,7 @@ def here(command: list[str], **more: Any) -> subprocess.Popen[str]:
 
 
 def taken_up(prepared: Path, place: Path) -> str:
-    """Copy a workspace; what is large is linked, for no stage writes into what is there."""
+    """Copy a workspace; large files are linked, because no stage modifies existing files."""
 
     def copy(a: str, b: str) -> None:
         (os.link if Path(a).stat().st_size > 1 << 20 else shutil.copyfile)(a, b)
@@ -154,7 +154,7 @@ def taken_up(prepared: Path, place: Path) -> str:
 
 
 def link_as_measured(head: network.Host, worker: network.Host, mbit: float | None) -> dict[str, float]:
-    """Return the round trip and bandwidth between two hosts, of TCP."""
+    """Return the round trip and bandwidth between two hosts, measured with TCP."""
     server = worker.start([sys.executable, "-c", _SERVER, worker.address], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     server.stdout.readline()
@@ -169,7 +169,7 @@ def link_as_measured(head: network.Host, worker: network.Host, mbit: float | Non
 def over_networks(
     source: Path, n_hosts: int, rtts: list[float], rates: list[float], epochs: int, scratch: Path
 ) -> Iterator[dict[str, Any]]:
-    """Lay out one set of shards in one process, on hosts with cables without limits, and over slower ones."""
+    """Lay out one set of shards in one process, on hosts with unlimited links, and over slower links."""
     prepared = scratch / f"prepared-{n_hosts}"
     job = {"source": str(source), "shards": n_hosts, "epochs": epochs, "scheduler": None, "only_prepare": True}
     run_child(job | {"workspace": str(prepared)}, here)

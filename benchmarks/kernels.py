@@ -1,8 +1,8 @@
-"""Cost of the kernels by the number of rows: ns a point for deposit, field, attraction; ns a row for neighbours.
+"""Cost of the kernels by the number of rows: ns per point for deposit, field, attraction; ns per row for neighbors.
 
     python -m benchmarks.kernels --rows 10000 100000 1000000
 
-CPU seconds on one thread, the least of three runs, compiled code cached. Points lie as dense as in a finished
+CPU seconds on one thread, the minimum of three runs, with cached compiled code. Points are as dense as in a finished
 map, rows in the order of their cells; vectors are a mixture of Gaussians in 64 dimensions.
 """
 
@@ -38,7 +38,7 @@ NO_POINTS = np.empty((0, 2), np.float32)
 
 
 def least(work: Callable[[], Any], repeats: int = 3) -> float:
-    """Return the least CPU seconds of a few runs after one that does not count."""
+    """Return the minimum CPU seconds of a few runs, after one that is not measured."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -49,7 +49,7 @@ def least(work: Callable[[], Any], repeats: int = 3) -> float:
 
 
 def field(n: int) -> dict[str, float]:
-    """Measure the three steps of the field at the density of a map of Fashion-MNIST, two points a unit of area."""
+    """Measure the three steps of the field at the density of a map of Fashion-MNIST, two points per unit of area."""
     rng = np.random.default_rng(0)
     side = np.sqrt(n / 2)
     points = (rng.random((n, 2)) * side).astype(np.float32)
@@ -66,7 +66,7 @@ def field(n: int) -> dict[str, float]:
 
 
 def epoch(n: int) -> dict[str, float]:
-    """Measure a whole epoch on a graph of about 30 edges a row that stay near in the order of rows."""
+    """Measure a whole epoch on a graph of about 30 edges per row that are close in the order of rows."""
     rng = np.random.default_rng(0)
     ids = np.clip(np.arange(n)[:, None] + rng.integers(-200, 201, (n, 15)), 0, n - 1).astype(np.int32)
     ids[ids == np.arange(n)[:, None]] = -1
@@ -87,7 +87,7 @@ def epoch(n: int) -> dict[str, float]:
 
 
 def neighbors(n: int) -> dict[str, float]:
-    """Measure the search for 15 neighbours at the default recall, cells given."""
+    """Measure the search for 15 neighbors at the default recall, with given cells."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(100, 64)) * 2
     rows = (centers[rng.integers(100, size=n)] + rng.normal(size=(n, 64)) @ (rng.normal(size=(64, 64)) / 8)).astype(

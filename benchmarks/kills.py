@@ -2,10 +2,10 @@
 
     python -m benchmarks.kills --trials 200
 
-Every trial is one fit by a process of its own (the driver) on a cluster of two worker processes with nannies.
-At a random moment of a random stage a random victim gets SIGKILL: one worker, all workers, or the driver. A driver
-that was killed is started again and takes its workspace up. A trial that is not done within the bound counts as a
-hang. The result is written after every trial.
+Every trial is one fit by a separate process (the driver) on a cluster of two worker processes with nannies. At a
+random moment of a random stage a random victim receives SIGKILL: one worker, all workers, or the driver. A killed
+driver is started again and resumes its workspace. A trial that exceeds the time limit counts as a hang. The result is
+written after every trial.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def data(path: Path) -> None:
 
 
 def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
-    """Make the map and save it; tell the stages on standard output as they start and end."""
+    """Make the map and save it; print the start and end of each stage."""
     from nomad_dask.callbacks import Event, StageFinished, StageStarted
     from nomad_dask.layout import optimize
     from nomad_dask.params import Params
@@ -76,7 +76,7 @@ def drive(x: Path, workspace: Path, scheduler: str | None, out: Path) -> None:
 
 
 class Driver:
-    """A process that makes the map. What it tells is read by a thread."""
+    """A process that makes the map. A thread reads its output."""
 
     def __init__(self, x: Path, workspace: Path, scheduler: str, out: Path) -> None:
         command = [sys.executable, __file__, "--drive", str(x), str(workspace), scheduler, str(out)]
@@ -102,7 +102,7 @@ class Driver:
         self.errors = self.process.stderr.read()
 
     def wait(self, deadline: float) -> int | None:
-        """Return its exit code, or None when the deadline has passed; then it is killed."""
+        """Return its exit code, or None if the deadline has passed, after which it is killed."""
         try:
             code = self.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -115,7 +115,7 @@ class Driver:
 
 @contextmanager
 def cluster() -> Iterator[Any]:
-    """Give a client of two worker processes."""
+    """Yield a client of two worker processes."""
     import dask.config
     from distributed import Client, LocalCluster
 
@@ -132,7 +132,7 @@ def cluster() -> Iterator[Any]:
 
 
 def trial(number: int, client: Any, x: Path, expected: np.ndarray, usual: dict[str, float], folder: Path) -> Any:
-    """Run one trial and return what came out; None when the fit was done before the kill."""
+    """Run one trial and return its result; None if the fit was complete before the kill."""
     draw = random.Random(number)
     stage, victim = draw.choice(STAGES), draw.choice(VICTIMS)
     delay = draw.random() * usual[stage]

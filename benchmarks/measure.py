@@ -1,10 +1,10 @@
-"""Run a command and write what it cost as JSON. A process of its own, with the standard library only.
+"""Run a command and write its cost as JSON. A separate process that uses only the standard library.
 
     python -S measure.py COST.json LOG.txt COMMAND ...
 
-It is small on purpose: Linux counts the memory of the process that starts a command towards the peak of that
-command. CPU seconds are those of the command and all its descendants, from the start of the process to its
-end, orphans included where the system hands them over (Linux). Peak memory is that of the largest of them.
+It is small on purpose: Linux counts the memory of the process that starts a command toward the peak of that command.
+CPU seconds are those of the command and all its descendants, from the start of the process to its end, including
+orphans where the system reparents them (Linux). Peak memory is that of the largest process.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ def main() -> None:
     cost, log, *command = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with open(log, "wb") as out:  # noqa: PTH123 - pathlib would be one more thing to load
+    with open(log, "wb") as out:  # noqa: PTH123 - pathlib would be one more module to load
         files = [(os.POSIX_SPAWN_DUP2, out.fileno(), 1), (os.POSIX_SPAWN_DUP2, out.fileno(), 2)]
         began = time.monotonic()
         pid = os.posix_spawnp(command[0], command, os.environ, file_actions=files)

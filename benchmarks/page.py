@@ -1,9 +1,9 @@
-"""The page on a map, in headless Chromium: how soon, how smooth, how large, and whether it tells the truth.
+"""The page of a map in headless Chromium: loading time, frame rate, size and correctness.
 
     python -m benchmarks.page --map packages.parquet
     python -m benchmarks.page --rows 1e7 --dir /scratch --shots /tmp/shots
 
-With `--rows` a map is made as for the sites. The site is written by `nomad-dask export` and served by
+With `--rows` a map is generated as for the sites. The site is written by `nomad-dask export` and served by
 `nomad-dask view`. Needs Chromium with its driver.
 """
 
@@ -37,7 +37,7 @@ NOMAD = str(Path(sys.executable).with_name("nomad-dask"))
 
 @contextmanager
 def viewed(site: Path) -> Iterator[str]:
-    """Serve a site as users do, and yield its address."""
+    """Serve a site like users do, and yield its address."""
     with subprocess.Popen(
         [NOMAD, "view", str(site)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as view:
@@ -49,14 +49,14 @@ def viewed(site: Path) -> Iterator[str]:
 
 
 def about(site: Path) -> dict[str, Any]:
-    """Return what a site says of itself."""
+    """Return the metadata of a site."""
     text = (site / "site.js").read_text()
     told: dict[str, Any] = json.loads(base64.b64decode(text.split('"')[3]))
     return told
 
 
 def measure(path: Path, scratch: Path, shots: Path | None) -> dict[str, Any]:
-    """Return all that is measured on the page of one map."""
+    """Return all measurements of the page of one map."""
     site = scratch / "site"
     subprocess.run([NOMAD, "export", str(path), "-o", str(site), "--quiet"], check=True, stdout=subprocess.DEVNULL)
     (scratch / "downloads").mkdir()

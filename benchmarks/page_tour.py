@@ -1,4 +1,4 @@
-"""What the benchmark of the page does there, and what it compares with the map."""
+"""The actions of the benchmark of the page, and their comparison with the map."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = (1280, 800)
 SIZES = ((375, 812), SIZE, (2560, 1440))
 REACH = 14  # pixels from the cursor within which the page looks for a point
 SAME = 8  # levels of a pixel that rounding the view to a tenth of a pixel may change
-# Notes when a picture is first on a canvas of the page, and when the page comes to rest.
+# Records when a picture first appears on a canvas of the page, and when the page is settled.
 WATCH = """
 (() => {
   const seen = (window.seen = { frames: [], recording: false });
@@ -56,7 +56,7 @@ WATCH = """
 
 @dataclass(frozen=True)
 class Shown:
-    """A site in a browser, and the map that it was made of.
+    """A site in a browser, and the map that it was made from.
 
     Attributes
     ----------
@@ -98,13 +98,13 @@ class Shown:
         self.page.settle()
 
     def view(self) -> tuple[float, float, float]:
-        """Return the centre and the zoom in the address."""
+        """Return the center and the zoom in the address."""
         told = self.page.run("return Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
         return float(told["x"]), float(told["y"]), float(told["zoom"])
 
 
 def first_picture(shown: Shown, times: int = 5) -> dict[str, Any]:
-    """Load the page some times with an empty cache; return milliseconds from the start of each to what was seen."""
+    """Load the page several times with an empty cache; return milliseconds from the start of each to its events."""
     page, runs = shown.page, []
     page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
     for _ in range(times):
@@ -122,7 +122,7 @@ def first_picture(shown: Shown, times: int = 5) -> dict[str, Any]:
 
 
 def moving(shown: Shown, views: list[tuple[float, float, float]], moves: int = 150) -> list[dict[str, Any]]:
-    """Drag the map to and fro at some views; return frames a second and points drawn."""
+    """Drag the map back and forth at several views; return frames per second and points drawn."""
     page, found = shown.page, []
     for x, y, zoom in views:
         shown.look(x, y, zoom)
@@ -147,7 +147,7 @@ def moving(shown: Shown, views: list[tuple[float, float, float]], moves: int = 1
 
 
 def wandering(shown: Shown, steps: int = 40) -> None:
-    """Zoom by wheel and drag here and there, so that many tiles come and go."""
+    """Zoom with the wheel and drag around, so that many tiles are loaded and evicted."""
     page, rng = shown.page, np.random.default_rng(3)
     shown.look(*shown.middle, 0)
     for _ in range(steps):
@@ -159,7 +159,7 @@ def wandering(shown: Shown, steps: int = 40) -> None:
 
 
 def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
-    """Point at random rows at random zooms; return how often the card told of the right one."""
+    """Hover over random rows at random zoom levels; return how often the tooltip was correct."""
     page, rng = shown.page, np.random.default_rng(1)
     told = {"times": times, "right": 0, "nearest_of_all": 0, "all_drawn": 0, "nothing_near": 0, "wrong": []}
     for _ in range(times):
@@ -180,7 +180,7 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
         page.wait(lambda: not page.all("#tooltip .loading"))
         found = int(page.text("#tooltip small").split()[1].replace(",", ""))
         distance = np.hypot(*(pixels - at).T)
-        # Tiles tell where a row is in steps.
+        # Tiles store positions in quantization steps.
         step = page.scale(shown.made.extent[2], zoom) * shown.made.extent[2] / shown.about["steps"]
         wrong = _wrong_texts(shown, found)
         if distance[found] > REACH + step:
@@ -196,7 +196,7 @@ def hovering(shown: Shown, times: int = 100) -> dict[str, Any]:
 
 
 def _wrong_texts(shown: Shown, row: int) -> list[str]:
-    """Return what the card says of a row and the map does not."""
+    """Return the text of the tooltip that is not in the row of the map."""
     script = (
         "const c = document.querySelector('#tooltip');"
         "return [c.querySelector('strong').textContent, ...[...c.querySelectorAll('dd')].map(d => d.textContent)]"
@@ -215,7 +215,7 @@ def _wrong_texts(shown: Shown, row: int) -> list[str]:
 
 
 def searching(shown: Shown, times: int = 20) -> dict[str, Any]:
-    """Search for words of random rows; return how often their number and the row were found, and milliseconds."""
+    """Search for words of random rows; return how often the count and the row were correct, and milliseconds."""
     page, rng = shown.page, np.random.default_rng(2)
     columns = shown.about["search"]["columns"]
     told: dict[str, Any] = {"times": times, "right": 0, "wrong": [], "ms": []}
@@ -251,7 +251,7 @@ def searching(shown: Shown, times: int = 20) -> dict[str, Any]:
 
 
 def selecting(shown: Shown, views: list[tuple[float, float, float]]) -> list[dict[str, Any]]:
-    """Draw lassos; return how many rows their CSV has, and how many those that NumPy finds inside differ by."""
+    """Draw lassos; return the number of rows in their CSV, and how many differ from those that NumPy finds inside."""
     page, rng, found = shown.page, np.random.default_rng(4), []
     allowed = {"behavior": "allow", "downloadPath": str(shown.downloads), "eventsEnabled": False}
     page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
@@ -285,7 +285,7 @@ def selecting(shown: Shown, views: list[tuple[float, float, float]]) -> list[dic
 
 
 def _inside(polygon: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Tell which places (n, 2) lie in a polygon (k, 2), by the even-odd rule in float64."""
+    """Return which positions (n, 2) lie in a polygon (k, 2), by the even-odd rule in float64."""
     inside = np.zeros(len(at), bool)
     x, y = at.T
     for (ax, ay), (bx, by) in zip(polygon, np.roll(polygon, 1, axis=0), strict=True):
@@ -295,7 +295,7 @@ def _inside(polygon: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def changed_view(shown: Shown, fresh: Page) -> dict[str, Any]:
-    """Change all that an address holds, and open it in a browser that was never there; compare their pictures."""
+    """Change everything that an address contains, open it in a fresh browser, and compare the pictures."""
     page, row = shown.page, len(shown.at) // 3
     page.open(shown.address)
     page.wheel(600, 420, -500)
@@ -325,12 +325,12 @@ def changed_view(shown: Shown, fresh: Page) -> dict[str, Any]:
 
 
 def picture(page: Page) -> np.ndarray:
-    """Return what is seen (height, width, 3) as int."""
+    """Return the screenshot (height, width, 3) as int."""
     return np.asarray(Image.open(BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")).astype(int)
 
 
 def memory(page: Page) -> dict[str, int]:
-    """Return the bytes of the page's JavaScript, of its process, and of the one that draws."""
+    """Return the memory in bytes of the page's JavaScript, of its process, and of the GPU process."""
     page.driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
     page.driver.execute_cdp_cmd("Performance.enable", {})
     metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
@@ -344,7 +344,7 @@ def memory(page: Page) -> dict[str, int]:
 
 
 def shots(shown: Shown, folder: Path, views: dict[str, dict[str, Any]]) -> None:
-    """Write pictures of the page at three widths in both themes."""
+    """Write screenshots of the page at three widths in both themes."""
     folder.mkdir(parents=True, exist_ok=True)
     for size in SIZES:
         shown.page.resize(*size, mobile=size[0] < 500)

@@ -1,8 +1,8 @@
-"""Fit one of the peers with its defaults, as its README does: file of vectors in, file of positions out.
+"""Fit one of the peers with its defaults, as in its README, from a file of vectors to a file of positions.
 
     python peers.py METHOD VECTORS.npy POSITIONS.npy SEED
 
-Defaults but for two things: all cores are used, and the seed is set in the way that costs no threads.
+There are two exceptions to the defaults: all cores are used, and the seed is set without disabling threads.
 """
 
 import sys
@@ -19,14 +19,14 @@ def open_tsne(X: np.ndarray, seed: int) -> np.ndarray:
 def umap(X: np.ndarray, seed: int) -> np.ndarray:
     from umap import UMAP
 
-    np.random.seed(seed)  # noqa: NPY002 - random_state= would hold UMAP to one thread
+    np.random.seed(seed)  # noqa: NPY002 - random_state= would limit UMAP to one thread
     return UMAP(n_jobs=-1).fit_transform(X)
 
 
 def pacmap(X: np.ndarray, seed: int) -> np.ndarray:
     from pacmap import PaCMAP
 
-    np.random.seed(seed)  # noqa: NPY002 - random_state= would hold PaCMAP to one thread
+    np.random.seed(seed)  # noqa: NPY002 - random_state= would limit PaCMAP to one thread
     return PaCMAP().fit_transform(X)
 
 

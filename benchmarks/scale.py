@@ -1,12 +1,12 @@
-"""Big runs: data made on the fly, a fit held by a memory cgroup, what every stage used, and a projection.
+"""Large runs: generated data, a fit limited by a memory cgroup, the resources of every stage, and a projection.
 
-    python -m benchmarks.scale --bytes 12e9 --dims 1024 --limit 2e9 -- --memory 2GB
+    python -m benchmarks.scale --bytes 12e9 --dims 1024 --limit 2e9 -- --memory-limit 2GB
     python -m benchmarks.scale --rows 4e6 --dims 64 --dtype float16
     python -m benchmarks.scale --rows 1e7 --dims 64 --dtype float16
     python -m benchmarks.scale --project 6e7 results/scale-4mx64-DATE.json results/scale-10mx64-DATE.json
 
-What follows `--` is given to `nomad-dask fit`. With root's rights the source lies on a file system of its own (a
-loop device), whose reads are counted: these are the reads of the source and of nothing else.
+Options after `--` are passed to `nomad-dask fit`. As root, the source is on its own file system (a loop device), whose
+reads are counted: these are exactly the reads of the source.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from benchmarks.watch import watched
 
 HERE = Path(__file__).parent
 _BLOCK_ROWS = 1 << 15
-# Axes along which the centres of the groups lie, and rows of one group.
+# Number of axes along which the centers of the groups, and the rows of one group, vary.
 _CENTER_RANK, _RANK = 6, 16
-# How the time of a stage grows with the rows n by design: a part as n to the first power, a part as n to the second.
+# Growth of the time of a stage with the number of rows n by design: the exponents of its two parts.
 # A row is compared with the centroids of some √n cells to find its own. Cells (n/250) are compared with each other to
-# find which are near, in the neighbour search and at the start of a layout. K-Means does both on a sample.
+# find which are near, in the neighbor search and at the initialization of a layout. K-Means does both on a sample.
 _BY_DESIGN = {
     "sample": (1.0, 1.0),
     "coarse": (1.0, 2.0),
@@ -50,8 +50,8 @@ _BY_DESIGN = {
 def make(path: Path, n: int, d: int, dtype: str, n_groups: int, seed: int) -> None:
     """Write rows of a mixture of Gaussians, block by block, as ``.npy``.
 
-    Groups have unequal weights and widths. Each varies along few axes of its own, and a little along all: in
-    many dimensions, rows of round Gaussians have no neighbours to speak of, and round clouds of centres no picture.
+    Groups have unequal weights and widths. Each varies along a few axes of its own, and slightly along all: in many
+    dimensions, rows of spherical Gaussians have no meaningful neighbors, and spherical clouds of centers no structure.
     """
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.full(n_groups, 0.5))
@@ -82,7 +82,7 @@ def _told(*command: str) -> str:
 
 @contextlib.contextmanager
 def own_file_system(folder: Path, size: int) -> Iterator[tuple[Path, str | None]]:
-    """Give a directory on a file system of its own, and its block device; else a plain one and None."""
+    """Yield a directory on its own file system, and its block device; else an ordinary one and None."""
     image, place = folder / "source.img", folder / "source"
     place.mkdir()
     device = None
@@ -105,7 +105,7 @@ def own_file_system(folder: Path, size: int) -> Iterator[tuple[Path, str | None]
 
 
 def out_of_cache(place: Path, device: str | None) -> None:
-    """Make the next reads come from the disk."""
+    """Clear the cache, so that the next reads come from the disk."""
     if device is not None:
         _told("umount", str(place))
         _told("mount", "-o", "noatime", f"/dev/{device}", str(place))
@@ -193,7 +193,7 @@ def markdown(name: str, result: dict[str, Any]) -> str:
 
 
 def project(rows: int, paths: list[Path]) -> str:
-    """Return the time that a larger run would take, stage by stage, from two that were made."""
+    """Return the estimated time of a larger run, stage by stage, from two measured runs."""
     small, large = sorted((json.loads(p.read_text()) for p in paths), key=lambda r: r["data"]["rows"])
     n, m = small["data"]["rows"], large["data"]["rows"]
     lines = [
@@ -210,7 +210,7 @@ def project(rows: int, paths: list[Path]) -> str:
     sums = np.zeros(4)
     for stage, (low, high) in _BY_DESIGN.items():
         a, b = before.get(stage, 0.0), after.get(stage, 0.0)
-        # Parts of a second tell no growth.
+        # Fractions of a second do not show growth.
         exponent = math.log(b / a) / math.log(m / n) if min(a, b) >= 1 else low
         by_exponent, by_design = b * (rows / m) ** exponent, _two_powers(n, m, a, b, low, high, rows)
         sums += (a, b, by_exponent, by_design)
@@ -232,7 +232,7 @@ def project(rows: int, paths: list[Path]) -> str:
 
 
 def _by_stage(result: dict[str, Any]) -> dict[str, float]:
-    """Return the seconds of the stages, those of the coarse map, and of its own, as one."""
+    """Return the seconds of the stages; all stages of the coarse map, and of its own coarse map, count as one."""
     seconds: dict[str, float] = {}
     for stage, figures in result["fit"]["stages"].items():
         name = "coarse" if stage.startswith("coarse") else stage
@@ -244,7 +244,7 @@ def _by_stage(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _two_powers(n: int, m: int, a: float, b: float, low: float, high: float, rows: int) -> float:
-    """Return at `rows` the sum of two powers that is `a` at `n` and `b` at `m`, neither of them less than nothing."""
+    """Return the value at `rows` of a non-negative sum of two powers that is `a` at `n` and `b` at `m`."""
     if low == high:
         return b * (rows / m) ** low
     steep = (b - a * (m / n) ** low) / (m**high - n**high * (m / n) ** low)

@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def fit(data: Data, scratch: Path, options: list[str]) -> dict[str, Any]:
-    """Make one map with further options, and return what it cost and how good it is."""
+    """Make one map with additional options, and return its cost and quality."""
     out = scratch / "map.parquet"
     cost = measured([*command("nomad", data, out, 0, sys.executable), "--overwrite", *options], scratch)
     scores = scored(data, out)
@@ -35,7 +35,7 @@ def fit(data: Data, scratch: Path, options: list[str]) -> dict[str, Any]:
 
 
 def by_rows(name: str, rows: list[int], scratch: Path) -> list[dict[str, Any]]:
-    """Fit random parts of the data, each after one fit of the smallest part that does not count."""
+    """Fit random samples of the data, after one fit of the smallest sample that is not measured."""
     whole = load(name, None, None, scratch)
     X = np.load(whole.npy, mmap_mode="r")
     order = np.random.default_rng(0).permutation(len(X))
@@ -56,7 +56,7 @@ def by_rows(name: str, rows: list[int], scratch: Path) -> list[dict[str, Any]]:
 
 
 def by_shards(name: str, shards: list[int], workers: list[int], scratch: Path) -> list[dict[str, Any]]:
-    """Fit the data with several numbers of shards; with several workers these are processes of their own."""
+    """Fit the data with several numbers of shards; several workers are separate processes."""
     data = load(name, None, None, scratch)
     fit(data, scratch, ["--epochs", "2"])
     results = []
@@ -68,7 +68,7 @@ def by_shards(name: str, shards: list[int], workers: list[int], scratch: Path) -
 
 
 def by_workers(name: str, workers: list[int], repeats: int, scratch: Path) -> list[dict[str, Any]]:
-    """Fit the data with one shard a worker process, in turns; one worker is the driver's own process."""
+    """Fit the data with one shard per worker process, in turns; a single worker is the driver's own process."""
     data = load(name, None, None, scratch)
     fit(data, scratch, ["--epochs", "2"])
     runs: dict[int, list[dict[str, Any]]] = {w: [] for w in workers}

@@ -33,7 +33,7 @@ PARTS = ("site.js", "index.js", "tiles", "text", "search", "overview")
 
 
 def write_map(path: Path, n: int, names: bool = True, seed: int = 0) -> None:
-    """Write a map of `n` rows block by block: heaps of unequal weight and width, with sections and scores.
+    """Write a map of `n` rows block by block: groups of unequal weight and width, with sections and scores.
 
     With `names` each row has one, of words as frequent as in a language (Zipf); it ends in a word that no other row
     has, as identifiers do.
@@ -69,7 +69,7 @@ def write_map(path: Path, n: int, names: bool = True, seed: int = 0) -> None:
 
 
 def measure(n: int, names: bool, home: Path) -> dict[str, Any]:
-    """Return what an export of `n` rows cost and made; without `names` nothing but two colours is asked for."""
+    """Return the cost and the output of an export of `n` rows; without `names` only two color columns are exported."""
     path, site = home / f"{n}.parquet", home / f"{n}"
     write_map(path, n, names)
     command = [str(Path(sys.executable).with_name("nomad-dask")), "export", str(path), "-o", str(site), "--json"]
@@ -101,7 +101,7 @@ def markdown(result: dict[str, Any]) -> str:
         "# The site of a map",
         "",
         f"{result['date']}. {host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB, shared with other work. "
-        f"Synthetic maps of {N_GROUPS:,} heaps with {N_SECTIONS} sections and a score to colour by; most with names of "
+        f"Synthetic maps of {N_GROUPS:,} groups with {N_SECTIONS} sections and a score to color by; most with names of "
         "3 to 9 words, one of them its own, and with cells. Peak memory is that of the one process that writes.",
         "",
         "| rows | names | bytes a point | tiles | text | search | files | peak memory | CPU s | wall s |",
@@ -129,7 +129,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def earlier(path: Path, n: int, names: bool) -> list[dict[str, Any]]:
-    """Return the other runs that a result of the same day has."""
+    """Return the other runs in the result of the same day."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     return [run for run in runs if (run["rows"], run["names"]) != (n, names)]
 

@@ -1,7 +1,7 @@
-"""Make what each viewer shows of a map; the peers' own part of `viewers.py`.
+"""Generate the output of each viewer for a map; the peers' part of `viewers.py`.
 
-Each function takes the map, an empty folder and where the peers are, writes what a browser is to load, and returns the
-page's name in the folder. Each viewer is used as its own guide says, with its defaults.
+Each function takes the map, an empty folder and the installations of the peers, writes the files for a browser, and
+returns the name of the page in the folder. Each viewer is used as its guide describes, with its defaults.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ jscatter.plot(data=found, x="x", y="y", color_by="section", height=600)"""
 
 @dataclass(frozen=True)
 class Peers:
-    """Where the other viewers are: a Python that has them, and npm's folder of packages."""
+    """The installations of the other viewers: a Python environment, and npm's folder of packages."""
 
     python: Path
     modules: Path
@@ -70,7 +70,7 @@ class Peers:
 
 
 def _run(*command: str) -> None:
-    """Run a command; its last words are the error when it fails.
+    """Run a command; the end of its output is the error if it fails.
 
     Raises
     ------
@@ -117,14 +117,14 @@ def datamapplot(path: Path, folder: Path, peers: Peers) -> str:
 def deepscatter(path: Path, folder: Path, peers: Peers) -> str:
     tiles = ["--tile_size", "50000", "--destination", str(folder / "tiles")]
     _run(peers.tool("quadfeather"), "--files", str(path), *tiles)
-    _tell_tiles_of_their_children(folder / "tiles")
+    _copy_children_into_tiles(folder / "tiles")
     shutil.copy(peers.modules / "deepscatter/dist/deepscatter.js", folder)
     (folder / "index.html").write_text(_DEEPSCATTER)
     return "index.html"
 
 
-def _tell_tiles_of_their_children(tiles: Path) -> None:
-    """Write into each tile what deepscatter 2.15 looks for there; quadfeather 2.3 has it in a file of its own."""
+def _copy_children_into_tiles(tiles: Path) -> None:
+    """Copy metadata into each tile, where deepscatter 2.15 expects them; quadfeather 2.3 writes a separate file."""
     import pyarrow.feather as feather
 
     listed = feather.read_table(tiles / "manifest.feather").to_pylist()
@@ -152,11 +152,11 @@ def jupyter_scatter(path: Path, folder: Path, peers: Peers) -> str:
 
 @dataclass(frozen=True)
 class Viewer:
-    """A viewer: how to make its page, what to ask a package registry for, and its licence."""
+    """A viewer: how to make its page, its packages, and its license."""
 
     make: Callable[[Path, Path, Peers], str]
     package: str
-    licence: str
+    license: str
     in_notebook: bool = False
 
 

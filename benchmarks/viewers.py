@@ -1,11 +1,11 @@
-"""Viewers of large maps, side by side in one browser: first picture, frames while panning, bytes on disk.
+"""Compare viewers of large maps in one browser: first picture, frames while panning, bytes on disk.
 
     python -m venv peers && peers/bin/pip install embedding-atlas datamapplot jupyter-scatter jupyterlab quadfeather
     npm install --prefix web deepscatter deck.gl@9.1 apache-arrow d3 jquery@3.7.1
     python -m benchmarks.viewers --peers-python peers/bin/python --modules web/node_modules --rows 1e6 1e7
 
 Needs Chromium with its driver, and nomad-dask with its `dev` extra. deepscatter is measured here and used nowhere else:
-its licence forbids commercial use, and quadfeather, which makes its tiles, has none. All see the same maps
+its license forbids commercial use, and quadfeather, which makes its tiles, has none. All display the same maps
 (`sites.write_map`). The result is written after every viewer.
 """
 
@@ -53,13 +53,13 @@ OTHERS = "return performance.getEntriesByType('resource').map(e => e.name).filte
 
 
 def middle(page: Page) -> np.ndarray:
-    """Return what the middle of the page shows, uint8 (height, width, 3)."""
+    """Return a screenshot of the center of the page, uint8 (height, width, 3)."""
     shot = page.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": {**MIDDLE, "scale": 0.5}})
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB"))
 
 
 def taken(seen: np.ndarray) -> float:
-    """Return the share of pixels that are not of the most frequent colour."""
+    """Return the share of pixels that do not have the most frequent color."""
     colors, counts = np.unique(seen.astype(np.int32) @ [1 << 16, 1 << 8, 1], return_counts=True)
     ground = np.array([colors[counts.argmax()] >> shift & 255 for shift in (16, 8, 0)])
     return float((np.abs(seen - ground).max(axis=2) > UNLIKE).mean())
@@ -70,7 +70,7 @@ def changed(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def watched(page: Page, began: float, limit: float, empty: float, picture: Path) -> dict[str, float | None]:
-    """Return after how many seconds there was a picture, which is kept, and after how many it changed no more."""
+    """Return the seconds until a picture appeared, which is saved, and until it no longer changed."""
     first, last, before = None, 0.0, None
     while (at := time.monotonic() - began) < limit:
         try:
@@ -90,7 +90,7 @@ def watched(page: Page, began: float, limit: float, empty: float, picture: Path)
 
 
 def panned(page: Page) -> dict[str, Any]:
-    """Return the frames a second while the map is dragged about, and the longest wait for one."""
+    """Return the frames per second while the map is dragged, and the longest frame."""
     before = middle(page)
     x, y = MIDDLE["x"] + MIDDLE["width"] / 2, MIDDLE["y"] + MIDDLE["height"] / 2
     page._mouse("mouseMoved", x, y)
@@ -113,7 +113,7 @@ def panned(page: Page) -> dict[str, Any]:
 
 @contextmanager
 def in_lab(folder: Path, peers: Peers) -> Iterator[str]:
-    """Serve a folder by JupyterLab."""
+    """Serve a folder with JupyterLab."""
     options = ["--ServerApp.token=", "--ServerApp.password=", "--no-browser", "--allow-root", "--port=0"]
     told = folder / "lab.log"
     with told.open("w") as log:
@@ -136,7 +136,7 @@ def in_lab(folder: Path, peers: Peers) -> Iterator[str]:
 
 
 def look(viewer: Viewer, folder: Path, entry: str, peers: Peers, limit: float, picture: Path) -> dict[str, Any]:
-    """Open what was made in a fresh browser and measure it."""
+    """Open the output in a fresh browser and measure it."""
     host = in_lab(folder, peers) if viewer.in_notebook else served(folder)
     with (
         host as address,
@@ -163,9 +163,9 @@ def look(viewer: Viewer, folder: Path, entry: str, peers: Peers, limit: float, p
 
 
 def measure(name: str, path: Path, peers: Peers, home: Path, limit: float, repeats: int, pictures: Path) -> dict:
-    """Return what a viewer makes of a map: the best of some visits, as the machine may do other things besides."""
+    """Return the measurements of a viewer: the best of several visits, as the machine may be busy."""
     viewer = VIEWERS[name]
-    result: dict[str, Any] = {"viewer": name, "licence": viewer.licence, "load": round(os.getloadavg()[0], 1)}
+    result: dict[str, Any] = {"viewer": name, "license": viewer.license, "load": round(os.getloadavg()[0], 1)}
     with tempfile.TemporaryDirectory(dir=home) as made:
         folder = Path(made)
         began = time.monotonic()

@@ -23,7 +23,7 @@ _STAGE = re.compile(r"^([a-z][a-z ]*): (?:.* in )?[\d.]+ s\b")
 
 @dataclass
 class Group:
-    """A memory cgroup that holds one process each in groups of their own, all with the same limit.
+    """A memory cgroup with one child group per process, all with the same limit.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Group:
 
     @classmethod
     def make(cls, limit_bytes: int) -> Group:
-        """Make one, wherever this machine lets us.
+        """Create the cgroup where this machine permits it.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class Group:
         else:
             own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
             parent = _CGROUPS / own
-            # A group with processes of its own cannot divide its memory among others: ask the one above.
+            # A group with processes cannot have child groups with limits: try its parent.
             while parent != _CGROUPS and "memory" not in (parent / "cgroup.subtree_control").read_text().split():
                 parent = parent.parent
             if "memory" not in (parent / "cgroup.controllers").read_text().split():
@@ -65,7 +65,7 @@ class Group:
         return group
 
     def seat(self, number: int) -> Path:
-        """Make the group of one process and return the file that takes its id."""
+        """Create the group of one process and return the file to write its id to."""
         place = self.path / str(number)
         place.mkdir()
         if self.version == 1:
@@ -78,14 +78,14 @@ class Group:
         return place / "cgroup.procs"
 
     def take_in(self, pids: Sequence[int]) -> None:
-        """Give every process that is not seated yet a group of its own."""
+        """Move every process without a group into its own group."""
         for pid in pids:
             if pid not in self.members:
                 with contextlib.suppress(OSError):  # it has ended
                     self.seat(pid).write_text(str(pid))
 
     def told(self) -> dict[str, Any]:
-        """Return what the kernel counted."""
+        """Return the counters of the kernel."""
         peak, kills, refused = 0, 0, 0
         for place in self.members.values():
             if self.version == 1:
@@ -107,7 +107,7 @@ class Group:
         }
 
     def remove(self) -> None:
-        """Remove the groups; their processes have ended."""
+        """Remove the groups, after their processes have ended."""
         for place in [*self.members.values(), self.path]:
             place.rmdir()
 
@@ -119,7 +119,7 @@ def _numbers(path: Path) -> dict[str, int]:
 
 @dataclass
 class Peaks:
-    """The most that was seen, in bytes."""
+    """The maximum of several measures, in bytes."""
 
     rss: int = 0
     anonymous: int = 0
@@ -127,7 +127,7 @@ class Peaks:
     disk: int = 0
 
     def see(self, rss: int = 0, anonymous: int = 0, pss_in_sum: int = 0, disk: int = 0) -> None:
-        """Keep what is more than before."""
+        """Update the maximum."""
         self.rss, self.anonymous = max(self.rss, rss), max(self.anonymous, anonymous)
         self.pss_in_sum, self.disk = max(self.pss_in_sum, pss_in_sum), max(self.disk, disk)
 
@@ -160,7 +160,7 @@ class Reads:
 
 
 class Watcher:
-    """Watches one command: call `look` again and again while it runs."""
+    """Watches one command: call `look` repeatedly while it runs."""
 
     def __init__(self, pid: int, group: Group | None, log: Path, folder: Path, source_device: str | None) -> None:
         self.pid, self.group, self.log, self.folder, self.source_device = pid, group, log, folder, source_device
@@ -174,7 +174,7 @@ class Watcher:
         self._disk_at = 0.0
 
     def look(self) -> None:
-        """Take one sample of everything."""
+        """Take one sample of all measures."""
         pids = [self.pid, *(child.pid for child in _children(self.pid))]
         if self.group is not None:
             self.group.take_in(pids)
@@ -204,7 +204,7 @@ class Watcher:
         return self.by_process[pid]
 
     def _count(self, pids: Sequence[int]) -> None:
-        """Add up the reads. What an ended process has read, Linux adds to the process that waited for it."""
+        """Add up the reads. Linux adds the reads of an ended process to the process that waited for it."""
         calls = disks = written = 0
         for pid in pids:
             with contextlib.suppress(OSError):
@@ -234,7 +234,7 @@ class Watcher:
                 self._end_stage(found[1])
 
     def _end_stage(self, name: str) -> None:
-        """Close a stage; one whose end is seen together with the end before it shares that sample."""
+        """Close a stage; a stage whose end is detected together with the previous end shares that sample."""
         now = time.monotonic()
         disk = disk_bytes(self.folder)
         for peaks in (self.whole, self.stage_peaks):
@@ -247,7 +247,7 @@ class Watcher:
         self.stage_began, self.stage_first, self.stage_peaks = now, self.reads, Peaks()
 
     def figures(self) -> dict[str, Any]:
-        """Return all that was seen, the rest after the last stage as the stage "rest"."""
+        """Return all measurements; the time after the last stage is the stage "rest"."""
         self._end_stages()
         self._end_stage("rest")
         return {
@@ -263,7 +263,7 @@ class Watcher:
 def watched(
     command: Sequence[str], *, out: Path, log: Path, folder: Path, limit_bytes: int | None, source_device: str | None
 ) -> dict[str, Any]:
-    """Run a command to its end and return its exit code and what it used.
+    """Run a command to its end and return its exit code and the resources that it used.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def watched(
 
 
 def disk_bytes(folder: Path) -> int:
-    """Return what the files of a folder take on disk."""
+    """Return the disk usage of the files of a folder."""
     return sum(s.st_blocks * 512 for s in _stats(folder))
 
 
@@ -329,7 +329,7 @@ def _children(pid: int) -> list[Any]:
 
 
 def _command(pid: int) -> str:
-    """Return the first words of what a process runs, without directories."""
+    """Return the first words of the command of a process, without directories."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]
     return " ".join(word.decode(errors="replace").rpartition("/")[2] for word in words).strip()
 
@@ -340,5 +340,5 @@ def _kilobytes(path: Path) -> dict[str, int]:
 
 
 def _device_bytes(device: str | None) -> int | None:
-    """Return the bytes read from a block device since it was made."""
+    """Return the bytes read from a block device since it was created."""
     return None if device is None else int(Path(f"/sys/block/{device}/stat").read_text().split()[2]) * 512

@@ -1,7 +1,7 @@
-"""What MkDocs does beside its own: pages from elsewhere in the repository, links between all, nothing from afar.
+"""Hooks of MkDocs: add pages from outside docs/, convert links, and reject external resources.
 
-The pages are written for a code host, where links lead through the repository. Here each link is led to the page that
-the file has become.
+The pages are written for a code host, where links point to files of the repository. Each link to a file is replaced by
+one to the page that is made from it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "benchmarks/results"
-# Where in the repository a page of the site comes from, when it is not in docs/.
-_HOMES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "benchmarks/README.md": None}
+# Files outside docs/ that become pages, with the names of these pages; None keeps the name.
+_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "benchmarks/README.md": None}
 _FENCE_OR_LINK = re.compile(
     r"(?P<fence>^ *(?P<mark>```+|~~~+).*?^ *(?P=mark) *$)"
     r"|\[(?P<text>[^\]]*)\]\((?P<target>(?!https?:|mailto:|#)[^)\s#]+)(?P<anchor>#[^)\s]*)?\)",
@@ -29,8 +29,8 @@ _FENCE_OR_LINK = re.compile(
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that are not in docs/, and the notebooks as they were last run."""
-    pages = {page or home: (ROOT / home).read_text() for home, page in _HOMES.items()}
+    """Add the pages from outside docs/, and the notebooks with their stored outputs."""
+    pages = {page or file: (ROOT / file).read_text() for file, page in _PAGES.items()}
     results = sorted((ROOT / RESULTS).glob("*.md"))
     pages |= {f"{RESULTS}/{file.name}": file.read_text() for file in results}
     titles = [(file.name, file.read_text().split("\n", 1)[0].lstrip("# ")) for file in results]
@@ -41,7 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
         read = nbformat.read(notebook, as_version=4)
         resources: dict[str, Any] = {"unique_key": notebook.stem, "output_files_dir": f"{notebook.stem}_files"}
         body, resources = MarkdownExporter().from_notebook_node(read, resources)
-        body = body.replace(' border="1" class="dataframe"', "")  # the site's own look of tables
+        body = body.replace(' border="1" class="dataframe"', "")  # the theme has its own style for tables
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=body))
         for name, image in resources["outputs"].items():
             files.append(File.generated(config, f"notebooks/{name}", content=image))
@@ -49,53 +49,56 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Lead links through the repository to pages of the site; of files that are none, only the words stay."""
-    here = page.file.src_uri
-    homes = {site: home for home, site in _HOMES.items() if site}
-    home = homes.get(here, here if here.startswith(("benchmarks/", "notebooks/")) else f"docs/{here}")
+    """Convert links to files into links to pages; links to other files become plain text."""
+    page_path = page.file.src_uri
+    files_of_pages = {site: file for file, site in _PAGES.items() if site}
+    is_outside = page_path.startswith(("benchmarks/", "notebooks/"))
+    file_path = files_of_pages.get(page_path, page_path if is_outside else f"docs/{page_path}")
 
-    def lead(found: re.Match[str]) -> str:
-        target = found["target"]
+    def convert(match: re.Match[str]) -> str:
+        target = match["target"]
         if target is None or files.get_file_from_path(
-            posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+            posixpath.normpath(posixpath.join(posixpath.dirname(page_path), target))
         ):
-            return found[0]
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(file_path), target))
         if not (ROOT / path).exists():
-            raise PluginError(f"{home}: the link to {target} leads nowhere")
+            raise PluginError(f"{file_path}: the target of the link {target} does not exist")
         site = _page_of(path)
         if files.get_file_from_path(site) is None:
-            return found["text"]
-        return f"[{found['text']}]({posixpath.relpath(site, posixpath.dirname(here) or '.')}{found['anchor'] or ''})"
+            return match["text"]
+        return (
+            f"[{match['text']}]({posixpath.relpath(site, posixpath.dirname(page_path) or '.')}{match['anchor'] or ''})"
+        )
 
-    return _FENCE_OR_LINK.sub(lead, markdown)
+    return _FENCE_OR_LINK.sub(convert, markdown)
 
 
 def _page_of(path: str) -> str:
-    """Return which page of the site a file of the repository has become, if any."""
+    """Return the page of the site that is made from a file, if any."""
     if path == RESULTS:
         return f"{RESULTS}/index.md"
-    return _HOMES.get(path) or path.removeprefix("docs/").replace(".ipynb", ".md")
+    return _PAGES.get(path) or path.removeprefix("docs/").replace(".ipynb", ".md")
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Refuse a page that would fetch anything from elsewhere."""
-    found = _Fetched()
-    found.feed(output)
-    if found.afar:
-        raise PluginError(f"{page.file.src_uri} fetches {', '.join(sorted(found.afar))}: keep it beside the page")
+    """Reject a page that loads anything from another host."""
+    parser = _ExternalResources()
+    parser.feed(output)
+    if parser.urls:
+        raise PluginError(f"{page.file.src_uri} loads {', '.join(sorted(parser.urls))}: store it in the repository")
     return output
 
 
-class _Fetched(HTMLParser):
-    """Collects what a page makes a browser fetch from another host."""
+class _ExternalResources(HTMLParser):
+    """Collects the addresses on other hosts that a page makes a browser load."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.afar: set[str] = set()
+        self.urls: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        url = given.get("src") or (given.get("href") if tag == "link" and given.get("rel") != "canonical" else None)
+        values = dict(attrs)
+        url = values.get("src") or (values.get("href") if tag == "link" and values.get("rel") != "canonical" else None)
         if url and re.match(r"(https?:)?//", url):
-            self.afar.add(url)
+            self.urls.add(url)

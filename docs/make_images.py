@@ -1,8 +1,8 @@
-"""Make the pictures of the documentation, and the figures beside them, from maps that are made here and now.
+"""Make the pictures of the documentation, and the numbers that its pages quote, from newly computed maps.
 
 python docs/make_images.py
 
-Writes docs/images/. Takes some minutes.
+Writes to docs/images/. Takes several minutes.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.plotting.raster import draw
 
-HERE = Path(__file__).parent
-IMAGES = HERE / "images"
-PACKAGES = HERE.parent / "notebooks/packages.parquet"
-KEPT = ["name", "section", "text"]
+DOCS = Path(__file__).parent
+IMAGES = DOCS / "images"
+PACKAGES = DOCS.parent / "notebooks/packages.parquet"
+METADATA_COLUMNS = ["name", "section", "text"]
 PANEL = (640, 540)
 
 
-def panels(name: str, *drawn: dict[str, Any]) -> None:
-    """Draw pictures side by side; each is given as the arguments of `draw`."""
+def panels(name: str, *pictures: dict[str, Any]) -> None:
+    """Draw pictures side by side; each is described by the arguments of `draw`."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [draw(**one, size=PANEL, legend=False, path=Path(folder) / f"{i}.png") for i, one in enumerate(drawn)]
+        files = [
+            draw(**picture, size=PANEL, legend=False, path=Path(folder) / f"{i}.png")
+            for i, picture in enumerate(pictures)
+        ]
         images = [Image.open(file).convert("RGB") for file in files]
     columns = 2 if len(images) != 3 else 3
     rows = -(-len(images) // columns)
@@ -59,59 +62,59 @@ def hero(packages: Map) -> None:
         save(Image.open(file).convert("RGB"), "packages.png")
 
 
-def growing(sections: Any) -> None:
-    """The layout after some of its epochs, by a checkpoint after every one."""
-    wanted, seen = (1, 20, 60), {}
+def layout_over_time(sections: Any) -> None:
+    """Draw the layout after several epochs, with a checkpoint after every one."""
+    epochs, checkpoints = (1, 20, 60), {}
     driver._CHECKPOINT_SECONDS, driver._CHECKPOINT_COST, driver._BATCH_SECONDS = 0.0, 0, 0.0
     with tempfile.TemporaryDirectory() as workspace:
 
-        def look(event: Event) -> None:
-            if isinstance(event, CheckpointWritten) and event.epoch in wanted:
-                seen[event.epoch] = np.load(Path(workspace) / checkpoint_file(event.epoch, 0))[:, :2]
+        def read_checkpoint(event: Event) -> None:
+            if isinstance(event, CheckpointWritten) and event.epoch in epochs:
+                checkpoints[event.epoch] = np.load(Path(workspace) / checkpoint_file(event.epoch, 0))[:, :2]
 
-        nomad = NomadProjection(workspace=workspace, keep_stages=True, callbacks=[look]).fit(PACKAGES)
+        nomad = NomadProjection(workspace=workspace, keep_stages=True, callbacks=[read_checkpoint]).fit(PACKAGES)
         rows = np.load(Path(workspace) / shard_file(0, "rows"))
     titles = {1: "after 1 epoch", 20: "after 20 epochs", 60: "after 60 epochs"}
-    shown = []
+    layouts = []
     for epoch, title in titles.items():
         positions = np.empty_like(nomad.embedding_)
-        positions[rows] = seen[epoch]
-        shown.append((positions, title))
-    shown.append((nomad.embedding_, f"after {nomad.diagnostics_['epochs']} epochs, the last"))
-    panels("layout.png", *({**columns(p), "color": sections, "title": title} for p, title in shown))
+        positions[rows] = checkpoints[epoch]
+        layouts.append((positions, title))
+    layouts.append((nomad.embedding_, f"after {nomad.diagnostics_['epochs']} epochs, the last"))
+    panels("layout.png", *({**columns(p), "color": sections, "title": title} for p, title in layouts))
 
 
-def divided() -> None:
-    """Cells, and the shards that are made of them."""
+def cells_and_shards() -> None:
+    """Draw cells, and the shards that they are assigned to."""
     with tempfile.TemporaryDirectory() as workspace:
         nomad = NomadProjection(n_shards=4, workspace=workspace, keep_stages=True).fit(PACKAGES)
         shards = np.empty(len(nomad.embedding_), "<U8")
         for s in range(4):
             shards[np.load(Path(workspace) / shard_file(s, "rows"))] = f"shard {s}"
-    # Seven colours that everybody can tell apart, dealt to the cells in turn.
+    # Seven colors that color-blind readers can distinguish, assigned to the cells in turn.
     cells = np.char.add("cell ", (nomad.cell_labels_ % 7).astype(str))
     n_cells = nomad.cell_labels_.max() + 1
-    at = columns(nomad.embedding_)
+    xy = columns(nomad.embedding_)
     panels(
         "cells.png",
-        {**at, "color": cells, "title": f"{n_cells} cells in seven colours"},
-        {**at, "color": shards, "title": "the same cells in four shards"},
+        {**xy, "color": cells, "title": f"{n_cells} cells in seven colors"},
+        {**xy, "color": shards, "title": "the same cells in four shards"},
     )
 
 
 def common_neighbors(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
-    """Return the share of the k nearest that two layouts have in common."""
-    found = [NearestNeighbors(n_neighbors=k).fit(p).kneighbors(return_distance=False) for p in (a, b)]
-    return float(np.mean([len(set(i) & set(j)) / k for i, j in zip(*found, strict=True)]))
+    """Return the share of the k nearest rows that two layouts have in common."""
+    neighbors = [NearestNeighbors(n_neighbors=k).fit(p).kneighbors(return_distance=False) for p in (a, b)]
+    return float(np.mean([len(set(i) & set(j)) / k for i, j in zip(*neighbors, strict=True)]))
 
 
-def figures_of(scores: Scores) -> dict[str, float]:
+def values_of(scores: Scores) -> dict[str, float]:
     labels = {} if scores.labels is None else {"label accuracy": scores.labels.value}
     return {f"NP@{k}": e.value for k, e in scores.neighbors.items()} | {"RTA": scores.triplets.value} | labels
 
 
 def seeds(first: Map, sections: Any) -> dict[str, Any]:
-    """Two maps of the same data that differ by the seed only."""
+    """Draw two maps of the same data with different seeds, and compare them."""
     maps = [first.positions, NomadProjection(random_state=1).fit_transform(PACKAGES)]
     panels(
         "seeds.png",
@@ -119,25 +122,25 @@ def seeds(first: Map, sections: Any) -> dict[str, Any]:
     )
     return {
         "common neighbors": common_neighbors(*maps),
-        "scores": [figures_of(score(PACKAGES, p, labels=sections)) for p in maps],
+        "scores": [values_of(score(PACKAGES, p, labels=sections)) for p in maps],
     }
 
 
 def noise() -> dict[str, float]:
-    """A map of data without any structure."""
+    """Draw maps of data without any structure, and score one."""
     data = np.random.default_rng(0).normal(size=(10_000, 48)).astype(np.float32)
     layout = NomadProjection().fit_transform(data)
     few = NomadProjection(n_neighbors=3).fit_transform(data)
     panels(
         "noise.png",
-        {**columns(layout), "title": "noise, 15 neighbours"},
-        {**columns(few), "title": "noise, 3 neighbours"},
+        {**columns(layout), "title": "noise, 15 neighbors"},
+        {**columns(few), "title": "noise, 3 neighbors"},
     )
-    return figures_of(score(data, layout))
+    return values_of(score(data, layout))
 
 
 def widths() -> dict[str, Any]:
-    """Groups in the plane, of which width and distance are known, and their map."""
+    """Draw groups in the plane with known widths and distances, and their map, and measure both."""
     rng = np.random.default_rng(0)
     names, centers, spread = ["narrow", "middle", "wide", "far"], [[0, 0], [25, 0], [70, 0], [400, 0]], [1, 3, 9, 3]
     data = np.concatenate([rng.normal(c, s, (2500, 2)) for c, s in zip(centers, spread, strict=True)])
@@ -149,24 +152,24 @@ def widths() -> dict[str, Any]:
         {**columns(layout), "color": labels, "title": "their map"},
     )
 
-    def of(positions: np.ndarray) -> dict[str, float]:
+    def measure(positions: np.ndarray) -> dict[str, float]:
         middle = {n: np.median(positions[labels == n], axis=0) for n in names}
         width = {n: float(np.median(np.linalg.norm(positions[labels == n] - middle[n], axis=1))) for n in names}
         gap = {f"to {n}": float(np.linalg.norm(middle[n] - middle["middle"])) for n in ("narrow", "wide", "far")}
         return {n: w / width["middle"] for n, w in width.items()} | {n: g / gap["to narrow"] for n, g in gap.items()}
 
-    return {"data": of(data), "map": of(layout)}
+    return {"data": measure(data), "map": measure(layout)}
 
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     draw_architecture.main()
-    packages = NomadProjection(random_state=0).fit(PACKAGES, metadata_columns=KEPT).map_
+    packages = NomadProjection(random_state=0).fit(PACKAGES, metadata_columns=METADATA_COLUMNS).map_
     sections = packages.table.column("section")
     hero(packages)
     figures = {"seeds": seeds(packages, sections), "noise": noise(), "widths": widths()}
-    divided()
-    growing(sections)
+    cells_and_shards()
+    layout_over_time(sections)
     text = json.dumps(figures, indent=1, default=float)
     (IMAGES / "figures.json").write_text(text + "\n")
     print(text)

@@ -1,7 +1,7 @@
-"""Every block of code in the docs and the README runs, in the order of its page, on real data.
+"""Every code block in the docs and the README runs, in the order of its page, on real data.
 
-What cannot run here says so in a comment before the block, by one of a few reasons. What only exists elsewhere has a
-stand-in of the same kind on this machine: an S3 server, a scheduler and workers in processes of their own.
+A block that cannot run in a test is preceded by a comment with one of a few reasons. External services are replaced by
+local ones of the same kind: an S3 server, a scheduler and workers in separate processes.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ ROWS = 800
 
 REASONS = {"needs a GPU", "installs from the network", "needs a cluster of another kind"}
 RUN = {"python", "sh", "console"}
-SHOWN = {"output", "text"}  # what a block before it prints, and lines with placeholders
+SHOWN = {"output", "text"}  # the output of the previous block, and lines with placeholders
 BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n+)?^(?P<fence>```+)(?P<language>\w*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
-SERVES = re.compile(r"dask (scheduler|worker) ")
+SERVICE = re.compile(r"dask (scheduler|worker) ")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language, why it is not run, if so, and the line it begins at."""
+    """A code block with its language, the reason if it is not run, and its first line."""
 
     language: str
     code: str
@@ -71,18 +71,18 @@ def name_of(page: Any) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def test_every_block_says_what_it_is():
+def test_every_block_has_a_known_language():
     for page, block in ALL:
         assert block.language in RUN | SHOWN, f"{name_of(page)}:{block.line} is a block of {block.language!r}"
     for page in PAGES:
         fences = re.findall(r"^ *```", page.read_text(), re.MULTILINE)
-        assert len(fences) == 2 * len(blocks_of(page)), f"{name_of(page)} has a block that is not seen"
+        assert len(fences) == 2 * len(blocks_of(page)), f"{name_of(page)} has a block that is not recognized"
 
 
-def test_what_is_not_run_has_one_of_a_few_reasons():
+def test_every_block_that_is_not_run_has_a_known_reason():
     assert {block.reason for _, block in ALL if block.reason} == REASONS
     markers = sum(page.read_text().count("<!-- not run:") for page in PAGES)
-    assert markers == sum(block.reason is not None for _, block in ALL), "a marker stands before no block"
+    assert markers == sum(block.reason is not None for _, block in ALL), "a marker is not followed by a block"
 
 
 def test_only_lines_with_placeholders_are_text():
@@ -93,7 +93,7 @@ def test_only_lines_with_placeholders_are_text():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages take for granted: packages of Debian, by the names that the pages give them."""
+    """A folder with the files that the pages use: Debian packages, under the names on the pages."""
     folder = tmp_path_factory.mktemp("prepared")
     table = pq.read_table(ROOT / "notebooks/packages.parquet").slice(0, ROWS)
     (folder / "embeddings").mkdir()
@@ -110,24 +110,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Runner:
-    """Runs the blocks of one page in a folder, with stand-ins for what is elsewhere."""
+    """Runs the blocks of one page in a folder, with local replacements of external services."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = dict(os.environ) | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         self.vectors = np.load(folder / "shared/embeddings.npy").astype(np.float32)
         self.names: dict[str, Any] = {"__name__": "docs", "X": self.vectors}
-        self.serving: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self.services: list[tuple[subprocess.Popen[bytes], Path]] = []
         self.port = 0
 
-    def here(self, text: str) -> str:
-        """Put what is on this machine in the place of what is elsewhere."""
+    def localize(self, text: str) -> str:
+        """Replace external addresses and paths by local ones."""
         text = re.sub(r"\b(10\.0\.0\.1|scheduler):8786", f"127.0.0.1:{self.port}", text)
-        text = text.replace("6000x5000", "1200x1000")  # a poster of few rows, in a fifth of the time
+        text = text.replace("6000x5000", "1200x1000")  # a smaller poster, in a fifth of the time
         return text.replace("10.0.0.1", "127.0.0.1").replace("/shared/", f"{self.folder}/shared/")
 
     def run(self, block: Block) -> str:
-        """Run a block and return what it printed."""
+        """Run a block and return its output."""
         if block.language == "python":
             return self._python(block)
         code = block.code
@@ -144,14 +144,14 @@ class Runner:
             self._serve(f"dask worker 127.0.0.1:{self.port} --nthreads 1 --no-nanny")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(self.here(block.code), f"line {block.line}", "exec"), self.names)
+            exec(compile(self.localize(block.code), f"line {block.line}", "exec"), self.names)
         return printed.getvalue()
 
     def _command(self, command: str) -> str:
-        if SERVES.match(command):
+        if SERVICE.match(command):
             self._serve(command)
             return ""
-        command = self.here(command)
+        command = self.localize(command)
         if found := re.match(r"export (\w+)=(.*)", command):
             self.environment[found[1]] = found[2]
             return ""
@@ -169,28 +169,28 @@ class Runner:
         return done.stdout
 
     def _serve(self, command: str) -> None:
-        """Start a scheduler or a worker, and wait until it is there."""
+        """Start a scheduler or a worker, and wait until it is ready."""
         if command.startswith("dask scheduler"):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 self.port = free.getsockname()[1]
             host = "" if "--host" in command else " --host 127.0.0.1"
             command += f"{host} --port {self.port} --dashboard-address 127.0.0.1:0"
-            sign = "Scheduler at:"
+            ready_message = "Scheduler at:"
         else:
             command = re.sub(r"--nthreads \d+", "--nthreads 1", command) + " --no-dashboard"
-            sign = "Registered to:"
-        log = self.folder / f"serving-{len(self.serving)}.log"
+            ready_message = "Registered to:"
+        log = self.folder / f"service-{len(self.services)}.log"
         process = subprocess.Popen(
-            ["bash", "-euc", f"exec {self.here(command)}"],
+            ["bash", "-euc", f"exec {self.localize(command)}"],
             cwd=self.folder, env=self.environment, stdout=log.open("wb"), stderr=subprocess.STDOUT,
         )  # fmt: skip
-        self.serving.append((process, log))
-        wait_until(lambda: sign in log.read_text() or process.poll() is not None, 120, command)
+        self.services.append((process, log))
+        wait_until(lambda: ready_message in log.read_text() or process.poll() is not None, 120, command)
         assert process.poll() is None, f"{command}\n{log.read_text()}"
 
     def _view(self, command: str) -> str:
-        """Open the page that a command serves, then end it as Ctrl-C does."""
+        """Open the page that a command serves, then stop the command like Ctrl-C."""
         process = subprocess.Popen(
             ["bash", "-euc", f"exec {command}"],
             cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -198,22 +198,22 @@ class Runner:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
-            with urllib.request.urlopen(address, timeout=30) as answer:
-                assert b"<html" in answer.read()
+            with urllib.request.urlopen(address, timeout=30) as response:
+                assert b"<html" in response.read()
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=120)
-            assert process.returncode == 0, said
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
         finally:
             kill_tree(process.pid)
         return f"{address}\n"
 
     def close(self) -> None:
-        """End what still serves."""
+        """Stop all services."""
         from distributed import default_client
 
         with contextlib.suppress(ValueError):
             default_client().close()
-        for process, _ in reversed(self.serving):
+        for process, _ in reversed(self.services):
             kill_tree(process.pid)
             process.wait()
 
@@ -234,8 +234,8 @@ def runner(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_page(page: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)
-    made = any("-o map.parquet" in block.code for block in blocks if not block.reason)
-    if not made:  # then the page takes the map as given
+    creates_map = any("-o map.parquet" in block.code for block in blocks if not block.reason)
+    if not creates_map:  # then the page assumes that there is one
         shutil.copy(runner.folder / "shared/map.parquet", runner.folder)
     with contextlib.ExitStack() as stack:
         if any("s3://" in block.code for block in blocks):
@@ -255,16 +255,16 @@ def test_page(page: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def write_certificates(folder: Path) -> None:
-    """Write a certificate that is its own authority, and its key."""
+    """Write a self-signed certificate and its key."""
     from distributed.security import Security
 
-    made = Security.temporary()
-    (folder / "ca.pem").write_text(made.tls_ca_file)
-    (folder / "cert.pem").write_text(made.tls_scheduler_cert)
-    (folder / "key.pem").write_text(made.tls_scheduler_key)
+    security = Security.temporary()
+    (folder / "ca.pem").write_text(security.tls_ca_file)
+    (folder / "cert.pem").write_text(security.tls_scheduler_cert)
+    (folder / "key.pem").write_text(security.tls_scheduler_key)
 
 
-def test_the_figures_on_reading_maps_are_those_that_were_measured() -> None:
+def test_numbers_on_reading_maps_are_those_that_were_measured() -> None:
     page = (ROOT / "docs/reading.md").read_text()
     figures = json.loads((ROOT / "docs/images/figures.json").read_text())
     first, second = figures["seeds"]["scores"]

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, say what their text says, and are stored with what they showed."""
+"""The notebooks run from top to bottom, show what their text says, and are stored with their outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
 LARGEST_PICTURE = 300_000  # bytes
-# Where a class of ours comes back under another name: variable in the notebook, and what it is.
+# Variables of a notebook that are instances of our classes, with the class.
 OURS = {
     "nomad": "nomad_dask.NomadProjection",
     "nomad.map_": "nomad_dask.Map",
@@ -35,7 +35,7 @@ class Ran:
         assert [path.name for path in folder.iterdir()] == ["packages.parquet"]
 
     def cell(self, code: str) -> str:
-        """Return what the first cell with this code printed and gave, as text."""
+        """Return the output of the first cell with this code, as text."""
         cell = next(cell for cell in self.cells if code in cell.source)
         texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
         return "\n".join(texts)
@@ -52,7 +52,7 @@ def numbers(text: str) -> list[float]:
 
 
 def row(text: str, name: str) -> list[float]:
-    """Return the figures of a row of a frame, which may be shown in several parts; intervals are left out."""
+    """Return the numbers of a row of a data frame, which may be shown in several parts, without intervals."""
     shown = re.sub(r"\([^)]*\)", "", text)
     return [x for line in shown.splitlines() if line.startswith(name) for x in numbers(line)]
 
@@ -79,7 +79,7 @@ def test_larger_than_memory(tmp_path: Path) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/status", address)
     assert "[(0, 'CPU'), (1, 'CPU')]" in ran.cell("exchanged_bytes")
     assert ran.cell("np.array_equal") == "(True, ['sample', 'cells', 'shards', 'neighbors', 'layout'])"
-    assert len(ast.literal_eval(ran.cell("client.run(peak)"))) == 2
+    assert len(ast.literal_eval(ran.cell("client.run(peak_memory)"))) == 2
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_judging_a_map(tmp_path: Path) -> None:
     of_map, of_axes, drawn = row(ran.cell("PCA(2"), "NP@10")
     assert of_map > 5 * of_axes > 5 * drawn
     assert abs(row(ran.cell("PCA(2"), "RTA")[2] - 0.5) < 0.02
-    for cell in ("seed {seed}", "in_shards"):
+    for cell in ("seed {seed}", "sharded = "):
         assert max(row(ran.cell(cell), "NP@10")) - min(row(ran.cell(cell), "NP@10")) < 0.03
     in_one, in_both = numbers(ran.cell("in_both"))
     assert in_both > in_one + 0.05
@@ -103,7 +103,7 @@ def test_exploring(tmp_path: Path) -> None:
     ran = Ran("exploring.ipynb", tmp_path)
     assert ran.warned() == []
     assert ran.pictures() == 3
-    view = next(cell for cell in ran.cells if "found.explore(" in cell.source)
+    view = next(cell for cell in ran.cells if "map_.explore(" in cell.source)
     assert any("application/vnd.jupyter.widget-view+json" in out.get("data", {}) for out in view.outputs)
     assert "astronom" in ran.cell("view.selection(").lower()
     assert re.search(r"^other +9\d{3}$", ran.cell("value_counts()"), re.MULTILINE)
@@ -114,21 +114,21 @@ def test_exploring(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_rapids(tmp_path: Path) -> None:
     ran = Ran(ON_GPU, tmp_path)
-    assert "cupy.ndarray" in ran.cell("on_card)\ntype(layout)").replace("class ", "")
+    assert "cupy.ndarray" in ran.cell("X_gpu)\ntype(layout)").replace("class ", "")
     on_gpu, on_cpu = (numbers(line) for line in ran.cell("on_cpu = ").splitlines()[-2:])
     np_differs, rta_differs = (abs(a - b) for a, b in zip(on_gpu, on_cpu, strict=True))
     assert np_differs < 0.03
     assert rta_differs < 0.03
 
 
-def test_what_cannot_run_here_says_so_and_shows_nothing() -> None:
+def test_notebook_that_needs_a_gpu_says_so_and_has_no_outputs() -> None:
     notebook = nbformat.read(NOTEBOOKS / ON_GPU, as_version=4)
     assert "has not been run: there was no GPU" in notebook.cells[0].source
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if "outputs" in cell)
 
 
-def test_what_cannot_run_here_calls_what_there_is() -> None:
-    """Imports of ours are there, and calls fit their signatures; ruff finds names that nothing defines."""
+def test_notebook_that_needs_a_gpu_calls_existing_functions() -> None:
+    """Imports from the package exist, and calls match their signatures; ruff finds undefined names."""
     cells = nbformat.read(NOTEBOOKS / ON_GPU, as_version=4).cells
     tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
     known: dict[str, Any] = {name: resolved(path) for name, path in OURS.items()}
@@ -160,7 +160,7 @@ def resolved(path: str) -> Any:
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-def test_notebooks_are_stored_with_what_they_showed(path: Path) -> None:
+def test_notebooks_are_stored_with_their_outputs(path: Path) -> None:
     text = path.read_text()
     assert "/tmp/" not in text
     assert str(Path.home()) not in text

@@ -2,8 +2,8 @@
 
     python -m notebooks.run [NAME.ipynb ...]
 
-Without a name, all that can run here: rapids.ipynb needs a GPU. Each runs in a temporary directory with the data
-beside it, so that the files it writes are not left in the repository.
+Without a name, all that can run without a GPU, which excludes rapids.ipynb. Each runs in a temporary directory with a
+copy of the data, so that no files are left in the repository.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-HERE = Path(__file__).parent
-DATA = HERE / "packages.parquet"
-ON_GPU = "rapids.ipynb"
+NOTEBOOKS = Path(__file__).parent
+DATA = NOTEBOOKS / "packages.parquet"
+NEEDS_GPU = "rapids.ipynb"
 
 
 def run(path: Path, folder: Path) -> Any:
     """Return a notebook with the outputs of its cells, run in a folder that gets a copy of the data."""
     shutil.copy(DATA, folder)
-    # The commands of this environment, whether or not it was activated.
-    variables = dict(os.environ) | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    # The commands of this environment, whether or not it was activated. On a busy machine Dask warns that processes end
+    # slowly, which has nothing to do with the notebook.
+    variables = dict(os.environ) | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DASK_LOGGING__DISTRIBUTED": "error",
+    }
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -45,8 +49,8 @@ def run(path: Path, folder: Path) -> Any:
 
 
 def main(names: list[str]) -> None:
-    for path in [HERE / name for name in names] or sorted(HERE.glob("*.ipynb")):
-        if path.name != ON_GPU or names:
+    for path in [NOTEBOOKS / name for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")):
+        if path.name != NEEDS_GPU or names:
             with tempfile.TemporaryDirectory() as folder:
                 notebook = run(path, Path(folder))
             nbformat.write(notebook, path)

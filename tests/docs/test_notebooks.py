@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from notebooks.run import ON_GPU, run
+from notebooks.run import NEEDS_GPU, run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -113,7 +113,7 @@ def test_exploring(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_rapids(tmp_path: Path) -> None:
-    ran = Ran(ON_GPU, tmp_path)
+    ran = Ran(NEEDS_GPU, tmp_path)
     assert "cupy.ndarray" in ran.cell("X_gpu)\ntype(layout)").replace("class ", "")
     on_gpu, on_cpu = (numbers(line) for line in ran.cell("on_cpu = ").splitlines()[-2:])
     np_differs, rta_differs = (abs(a - b) for a, b in zip(on_gpu, on_cpu, strict=True))
@@ -122,14 +122,14 @@ def test_rapids(tmp_path: Path) -> None:
 
 
 def test_notebook_that_needs_a_gpu_says_so_and_has_no_outputs() -> None:
-    notebook = nbformat.read(NOTEBOOKS / ON_GPU, as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / NEEDS_GPU, as_version=4)
     assert "has not been run: there was no GPU" in notebook.cells[0].source
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if "outputs" in cell)
 
 
 def test_notebook_that_needs_a_gpu_calls_existing_functions() -> None:
     """Imports from the package exist, and calls match their signatures; ruff finds undefined names."""
-    cells = nbformat.read(NOTEBOOKS / ON_GPU, as_version=4).cells
+    cells = nbformat.read(NOTEBOOKS / NEEDS_GPU, as_version=4).cells
     tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
     known: dict[str, Any] = {name: resolved(path) for name, path in OURS.items()}
     for node in ast.walk(tree):
@@ -164,7 +164,7 @@ def test_notebooks_are_stored_with_their_outputs(path: Path) -> None:
     text = path.read_text()
     assert "/tmp/" not in text
     assert str(Path.home()) not in text
-    if path.name == ON_GPU:
+    if path.name == NEEDS_GPU:
         return
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "python notebooks/run.py"

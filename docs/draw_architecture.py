@@ -22,6 +22,8 @@ IMAGES = ROOT / "docs" / "images"
 
 # The second drawing opens these packages; of the others it shows only the functions that these call.
 OPENED = ("estimator", "pipeline")
+# The field of a stage that has its function: where it is passed on, the functions of all stages run.
+STAGE_FUNCTION = "function"
 # Packages that handle no rows: the second drawing leaves them out.
 SUPPORT = ("errors", "params", "utils", "storage", "callbacks")
 
@@ -270,14 +272,7 @@ def _module(module: str) -> tuple[dict[str, str], dict[str, ast.stmt]]:
     if file is None:
         raise ValueError(f"{module} is not a module.")
     tree = ast.parse(file.read_text())
-    defined: dict[str, ast.stmt] = {}
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            defined[node.name] = node
-        elif isinstance(node, ast.Assign):
-            defined |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            defined[node.target.id] = node
+    defined: dict[str, ast.stmt] = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     return imported_names(tree), defined
 
 
@@ -292,6 +287,31 @@ def _definition(module: str, name: str) -> tuple[str, str, ast.stmt | None] | No
         return imported[name], "", None
     origin, _, original = imported[name].rpartition(".")
     return _definition(origin, original) if module_file(origin) else None
+
+
+def _resolve(module: str, node: ast.AST) -> tuple[str, str, ast.stmt] | None:
+    """Return the module, name and definition of a name, or of an attribute of a module; None for anything else."""
+    found = None
+    if isinstance(node, ast.Name):
+        found = _definition(module, node.id)
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        owner = _definition(module, node.value.id)
+        found = _definition(owner[0], node.attr) if owner and owner[2] is None else None
+    return (found[0], found[1], found[2]) if found and found[2] is not None else None
+
+
+def _stage_functions() -> Iterator[tuple[str, str, ast.stmt]]:
+    """Yield the functions of the stages, in the order of their table."""
+    for package in OPENED:
+        for file in sorted((ROOT / PACKAGE / package).glob("*.py")):
+            for statement in ast.parse(file.read_text()).body:
+                if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+                    continue
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.keyword) and node.arg == STAGE_FUNCTION:
+                        found = _resolve(f"{PACKAGE}.{package}.{file.stem}", node.value)
+                        if found:
+                            yield found
 
 
 class _Walker:
@@ -319,21 +339,16 @@ class _Walker:
         self, module: str, node: ast.stmt, owner: ast.ClassDef | None
     ) -> Iterator[tuple[str, str, ast.stmt, ast.ClassDef | None]]:
         names = [child for child in ast.walk(node) if isinstance(child, (ast.Name, ast.Attribute))]
+        compared = [child.left for child in ast.walk(node) if isinstance(child, ast.Compare)]
         for child in sorted(names, key=lambda child: (child.lineno, child.col_offset)):
-            if isinstance(child, ast.Name):
-                found = _definition(module, child.id)
-            elif not isinstance(child.value, ast.Name):
-                continue
-            elif child.value.id in ("self", "cls") and owner:
+            if found := _resolve(module, child):
+                yield *found, None
+            elif isinstance(child, ast.Attribute) and child.attr == STAGE_FUNCTION and child not in compared:
+                yield from ((*found, None) for found in _stage_functions())
+            elif isinstance(child, ast.Attribute) and owner and ast.unparse(child.value) in ("self", "cls"):
                 for method in owner.body:
                     if isinstance(method, ast.FunctionDef) and method.name == child.attr:
                         yield module, f"{owner.name}.{method.name}", method, owner
-                continue
-            else:
-                found = _definition(module, child.value.id)
-                found = _definition(found[0], child.attr) if found and found[2] is None else None
-            if found and found[2] is not None:
-                yield found[0], found[1], found[2], None
 
 
 def calls_of_fit() -> list[Call]:

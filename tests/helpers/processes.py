@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.helpers.runs import WARM
 
 NOMAD = str(Path(sys.executable).with_name("nomad-dask"))
 
@@ -27,24 +30,79 @@ def wait_until(true: Callable[[], Any], seconds: float = 60.0, what: str = "it")
     return found
 
 
+class ForkedCommand:
+    """``dask scheduler`` or ``dask worker``, forked from a process that has imported what they need: like a Popen."""
+
+    def __init__(self, name: str, arguments: tuple[str, ...], log: Path, environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([WARM])
+        self._process = context.Process(target=_run_command, args=(name, arguments, log, environment))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"{self.pid} still runs after {timeout} s")
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _run_command(name: str, arguments: tuple[str, ...], log: Path, environment: dict[str, str]) -> None:
+    import dask.config
+    from distributed.cli import dask_scheduler, dask_worker
+
+    from tests.helpers import warm_worker  # noqa: F401 - the forking process is silent about what it cannot import
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(log.parent)
+    with log.open("wb") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    dask.config.refresh()
+    {"scheduler": dask_scheduler, "worker": dask_worker}[name].main(list(arguments))
+
+
+DaskProcess = subprocess.Popen[bytes] | ForkedCommand
+
+
+def start_dask(
+    name: str, arguments: tuple[str, ...], log: Path, environment: dict[str, str], before: tuple[str, ...] | None = None
+) -> DaskProcess:
+    """Start ``dask scheduler`` or ``dask worker``: from new, as people do, if there is something to put before it."""
+    if before is None:
+        return ForkedCommand(name, arguments, log, environment)
+    command = (*before, sys.executable, "-m", "dask", name, *arguments)
+    with log.open("wb") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=log.parent)
+
+
 @dataclass
 class Scheduler:
     """A scheduler and workers, each a process of its own, without nannies unless asked for."""
 
-    process: subprocess.Popen[bytes]
+    process: DaskProcess
     address: str
     folder: Path
     environment: dict[str, str]
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    from_new: bool
+    workers: list[DaskProcess] = field(default_factory=list)
 
-    def add_worker(self, *options: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    def add_worker(self, *options: str, before: tuple[str, ...] = ()) -> DaskProcess:
         """Start a worker; `before` is put before its command, such as ``unshare``."""
-        log = (self.folder / f"worker-{len(self.workers)}.log").open("wb")
+        from_new = self.from_new or before or "--preload" in options
         options = ("--host", "127.0.0.1", "--no-dashboard", "--nthreads", "1", "--memory-limit", "2GiB", *options)
         if "--nanny" not in options:
             options = (*options, "--no-nanny")
-        command = (*before, sys.executable, "-m", "dask", "worker", self.address, *options)
-        worker = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=self.folder)
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        worker = start_dask("worker", (self.address, *options), log, self.environment, before if from_new else None)
         self.workers.append(worker)
         return worker
 
@@ -60,17 +118,20 @@ class Scheduler:
 def scheduler_process(
     folder: Path, n_workers: int = 0, options: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[Scheduler]:
-    """Give a scheduler in a process of its own, and end it and its workers, frozen ones too."""
+    """Give a scheduler in a process of its own, and end it and its workers, frozen ones too.
+
+    With an environment, and with what is preloaded, processes are started from new; others are forked.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "scheduler.json"
     variables = dict(os.environ) | dict(environment or {})
-    with (folder / "scheduler.log").open("wb") as log:
-        command = (sys.executable, "-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *options)
-        command = (*command, "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
-        if "--host" not in options:
-            command = (*command, "--host", "127.0.0.1")
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, cwd=folder)
-    started = Scheduler(process, "", folder, variables)
+    arguments = ("--port", "0", "--no-dashboard", *options)
+    arguments = (*arguments, "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
+    if "--host" not in options:
+        arguments = (*arguments, "--host", "127.0.0.1")
+    from_new = environment is not None
+    process = start_dask("scheduler", arguments, folder / "scheduler.log", variables, () if from_new else None)
+    started = Scheduler(process, "", folder, variables, from_new)
     try:
         wait_until(lambda: file.exists() and file.read_text().strip().endswith("}"), what="the scheduler's file")
         started.address = json.loads(file.read_text())["address"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from nomad_dask.pipeline.collect import Layout
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.run import project
 from nomad_dask.sources import open_source
+
+# Workers are forked from a process that has imported it.
+WARM = "tests.helpers.warm_worker"
 
 
 def blobs(n: int, n_dims: int = 20, n_blobs: int = 8, seed: int = 0) -> np.ndarray:
@@ -61,18 +65,28 @@ def cluster_of(client: Any) -> Cluster:
 
 @contextmanager
 def worker_processes(n: int, **more: Any) -> Iterator[Any]:
-    """Give a client of a cluster of processes, one thread each."""
+    """Give a client of a cluster of processes, one thread each.
+
+    They are forked from a process that has imported what they need, which spares seconds for each.
+    """
     import dask.config
     from distributed import Client, LocalCluster
+    from distributed.utils import get_mp_context
 
-    with (
+    settings = {
         # Or Dask closes the nanny of a worker that is gone again 15 s after it was lost.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
-        LocalCluster(
-            n_workers=n, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
-            memory_limit="2GiB", silence_logs=50, **more,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
+        "distributed.deploy.lost-worker-timeout": "1 day",
+        "distributed.worker.multiprocessing-method": "forkserver",
+    }
+    with dask.config.set(settings):
+        get_mp_context().set_forkserver_preload([WARM])
+        with (
+            LocalCluster(
+                n_workers=n, threads_per_worker=1, processes=True, host="127.0.0.1",
+                dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
+                # Forked processes have the environment that was there when the first of them was started.
+                memory_limit="2GiB", silence_logs=50, env=dict(os.environ), **more,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):  # fmt: skip
+            yield client

@@ -21,9 +21,16 @@ TURNS = 20
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     with worker_processes(3) as started:
         yield started
+
+
+@pytest.fixture
+def client(cluster: Any) -> Any:
+    """All workers, started again by their nannies if the last test has killed them."""
+    cluster.wait_for_workers(3, timeout=60)
+    return cluster
 
 
 def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.0, fails_at: int = -1) -> Any:
@@ -104,24 +111,23 @@ def test_a_task_that_fails_stops_the_others(client):
 
 
 @pytest.mark.parametrize("how_many", [1, 2])
-def test_killed_workers_stop_the_others(how_many):
+def test_killed_workers_stop_the_others(client, how_many):
     """The task of a killed one runs again elsewhere, where nobody expects it: that one is stopped, too."""
-    with worker_processes(3) as client:
-        pids, homes = client.run(os.getpid), addresses(client)
+    pids, homes = client.run(os.getpid), addresses(client)
 
-        def kill() -> None:
-            for address in homes[:how_many]:
-                os.kill(pids[address], signal.SIGKILL)
+    def kill() -> None:
+        for address in homes[:how_many]:
+            os.kill(pids[address], signal.SIGKILL)
 
-        threading.Timer(0.5, kill).start()
-        slow = {f"of_{number}": (0.1,) for number in range(3)}
-        assert run(client, "killed", homes, **slow) == ["stopped"] * 3
+    threading.Timer(0.5, kill).start()
+    slow = {f"of_{number}": (0.1,) for number in range(3)}
+    assert run(client, f"killed {how_many}", homes, **slow) == ["stopped"] * 3
 
 
 def test_a_worker_that_is_frozen_for_a_while_is_waited_for(client):
     pids, homes = client.run(os.getpid), addresses(client)
     frozen = pids[homes[1]]
     threading.Timer(0.3, os.kill, (frozen, signal.SIGSTOP)).start()
-    threading.Timer(4.0, os.kill, (frozen, signal.SIGCONT)).start()
+    threading.Timer(2.5, os.kill, (frozen, signal.SIGCONT)).start()
     slow = {f"of_{number}": (0.05,) for number in range(3)}
     assert run(client, "frozen", homes, **slow) == expected(3)

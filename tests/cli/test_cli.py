@@ -98,25 +98,25 @@ def test_fit_writes_a_row_for_each_row_and_prints_the_paths(
     assert not path.with_name("map.parquet.nomad").exists()
 
 
-def test_fit_json_is_one_object_and_v_writes_a_line_a_stage(data: Path, tmp_path: Path) -> None:
+def test_fit_json_is_one_object_and_v_writes_a_line_a_stage(call: Call, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "map.parquet"
     options = ["--neighbors", 8, "--epochs", 20, "--set", "coarse_init=never", "--set", "n_probes=2", "--seed", 3]
-    done = run("fit", data, "-o", path, *options, "--json", "-v")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    code, out, err = call("fit", data, "-o", path, *options, "--json", "-v")
+    assert code == 0, err
+    result = json.loads(out)
     expected = Params(n_neighbors=8, n_epochs=20, coarse_init="never", n_probes=2, random_state=3)
     assert result["params"] == expected.as_dict()
     assert (result["map"], result["plot"], result["rows"], result["dims"]) == (str(path), None, N, DIMS)
     assert {"sample", "cells", "shards", "neighbors", "layout"} <= result["seconds"].keys()
-    assert re.search(r"^layout: 20 epochs in [\d.]+ s", done.stderr, re.MULTILINE)
+    assert re.search(r"^layout: 20 epochs in [\d.]+ s", err, re.MULTILINE)
 
 
-def test_the_same_seed_gives_the_same_file_content(data: Path, tmp_path: Path) -> None:
-    tables = []
-    for name in ("a.parquet", "b.parquet"):
-        assert run("fit", data, "-o", tmp_path / name, "--epochs", 30, "--seed", 5).returncode == 0
-        tables.append(pq.read_table(tmp_path / name))
-    assert tables[0].equals(tables[1])
+def test_the_same_seed_gives_the_same_file_content(call: Call, data: Path, tmp_path: Path) -> None:
+    """In two processes."""
+    options = ["--epochs", 30, "--seed", 5]
+    assert run("fit", data, "-o", tmp_path / "a.parquet", *options).returncode == 0
+    assert call("fit", data, "-o", tmp_path / "b.parquet", *options)[0] == 0
+    assert pq.read_table(tmp_path / "a.parquet").equals(pq.read_table(tmp_path / "b.parquet"))
 
 
 def test_score_of_a_map_with_labels_kept_or_in_the_input(
@@ -320,11 +320,11 @@ def test_a_folder_without_write_permission_is_refused(call: Call, data: Path, tm
     assert_refused(call("fit", data, "-o", tmp_path / "map.parquet"), "cannot be written")
 
 
-def test_overwrite_replaces(data: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces(call: Call, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "map.parquet"
     path.write_text("old")
-    done = run("fit", data, "-o", path, "--epochs", 5, "--overwrite")
-    assert done.returncode == 0, done.stderr
+    code, _, err = call("fit", data, "-o", path, "--epochs", 5, "--overwrite")
+    assert code == 0, err
     assert pq.read_table(path).num_rows == N
 
 
@@ -417,11 +417,28 @@ def test_the_unexpected_is_one_line_and_exit_code_1(call: Call, data: Path, monk
 # Interruption
 
 
+LONG = ["--epochs", "1500", "--seed", "7"]
+
+
+@pytest.fixture(scope="module")
+def more_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("more") / "vectors.parquet", clusters(2000)[0])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(more_data: Path) -> pa.Table:
+    path = more_data.with_name("whole.parquet")
+    whole = run("fit", more_data, "-o", path, *LONG)
+    assert whole.returncode == 0, whole.stderr
+    return pq.read_table(path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
-    vectors, _ = clusters(2000)
-    data = write(tmp_path / "vectors.parquet", vectors)
-    command = ["fit", str(data), "-o", "map.parquet", "--epochs", "1500", "--seed", "7"]
+def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(
+    more_data: Path, uninterrupted: pa.Table, tmp_path: Path, how: signal.Signals
+) -> None:
+    command = ["fit", str(more_data), "-o", "map.parquet", *LONG]
     child = subprocess.Popen(
         [PROGRAM, *command, "-v"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -446,9 +463,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(tmp_path: P
     resumed = run(*again, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "neighbors: done in an earlier run" in resumed.stderr
-    whole = run(*command[:3], "whole.parquet", *command[4:], cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    assert pq.read_table(tmp_path / "map.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert pq.read_table(tmp_path / "map.parquet").equals(uninterrupted)
 
 
 def stages(workspace: Path) -> set[str]:

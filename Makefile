@@ -27,8 +27,9 @@ docs: .venv/docs.stamp ## Build the site of the documentation, in site/
 notebooks: .venv/dev.stamp ## Run the notebooks and keep what they show
 	$(BIN)/python -m notebooks.run
 
+# Four processes on two cores too: the longest tests mostly wait.
 test: .venv/dev.stamp ## Run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-rapids: .venv-rapids/rapids.stamp ## Check what we call in RAPIDS, in .venv-rapids (5 GB)
 	.venv-rapids/bin/python -m pytest tests/backends/gpu/contract tests/backends/test_devices.py

@@ -42,7 +42,9 @@ def _lacks() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` without a card."""
+    """Begin with files of slow tests, that none is left to one process at the end; skip `gpu` without a card."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     on_card = [item for item in items if item.get_closest_marker("gpu")]
     lacks = _lacks() if on_card else None
     for item in on_card if lacks else []:

@@ -21,7 +21,7 @@ from tests.helpers.processes import scheduler_process
 from tests.helpers.runs import blobs, make_map
 
 # A test that takes longer is called a hang.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 EPOCHS = 30
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_size": 50}
 
@@ -63,8 +63,8 @@ class Freezer:
 
 
 def test_a_frozen_worker_of_an_own_cluster_is_replaced(data, undisturbed, monkeypatch):
-    """By its scheduler, which waits for heartbeats no longer than five seconds here."""
-    monkeypatch.setattr("nomad_dask.cluster.connection.WORKER_TTL_SECONDS", 5)
+    """By its scheduler, which waits for heartbeats no longer than eight seconds here."""
+    monkeypatch.setattr("nomad_dask.cluster.connection.WORKER_TTL_SECONDS", 8)
     freezer = Freezer(10)
     with connect(n_workers=2) as own:
 

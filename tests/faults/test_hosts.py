@@ -21,7 +21,7 @@ from tests.helpers.runs import Heard, blobs, make_map
 
 # A test that takes longer is called a hang. The longest wait in it is that for a worker to be called lost.
 LOST_SECONDS = 6
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 EPOCHS = 30
 SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_size": 50}

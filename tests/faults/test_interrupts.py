@@ -20,7 +20,7 @@ from tests.helpers.processes import command_line, descendants, stages_done, wait
 from tests.helpers.runs import blobs, cluster_of, make_map, worker_processes
 
 # A test that takes longer is called a hang.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("whom", ["driver", "group"])

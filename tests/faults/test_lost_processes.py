@@ -20,7 +20,7 @@ from tests.helpers.processes import command_line, descendants, scheduler_process
 from tests.helpers.runs import blobs, make_map
 
 # A test that takes longer is called a hang.
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 EPOCHS = 40
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_size": 50}
 

@@ -20,7 +20,7 @@ from nomad_dask.errors import ClusterError
 from tests.helpers.runs import Heard, blobs, cluster_of, make_map, worker_processes
 
 # A test that takes longer is called a hang.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 EPOCHS = 40
 SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_size": 50}
 

@@ -66,7 +66,7 @@ def neighbors(card: Card, n: int, scratch: Path, tell: Tell, matrix: int = 8192)
     def search(n_probes: int | None) -> Any:
         primitives = backend.create_search(vectors, offsets, cells.centroids, 0, _HOST_BYTES, n)
         how = {"n_probes": n_probes, "target_recall": TARGET_RECALL}
-        return find_neighbors(primitives, N_NEIGHBORS, **how, seed=0, advance=lambda done: None), primitives
+        return find_neighbors(primitives, N_NEIGHBORS, **how, seed=0, on_progress=lambda done: None), primitives
 
     (found, primitives), seconds = waited(card, lambda: search(None))
     record["n_probes"], record["recall_told"] = found.n_probes, found.recall

@@ -105,7 +105,9 @@ def neighbors(n: int) -> dict[str, float]:
 
         def search() -> Any:
             primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 30, n)
-            return find_neighbors(primitives, 15, n_probes=None, target_recall=0.95, seed=0, advance=lambda done: None)
+            return find_neighbors(
+                primitives, 15, n_probes=None, target_recall=0.95, seed=0, on_progress=lambda done: None
+            )
 
         found = search()
         seconds = least(search, repeats=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.halo import nearest_cells
+from nomad_dask.neighbors.nearest_cells import nearest_cells
 
 # A map of n points needs about √n of room: this much is given at once (standard deviation over √n), the
 # rest grows (algorithm §4b; there as a factor on the coarse map, whose own size depends on its epochs).

@@ -17,8 +17,9 @@ from nomad_dask.cluster.p2p import ExchangeAborted, PeerExchange
 from nomad_dask.layout.initialization import density_scale, interpolate_init, pca_init
 from nomad_dask.layout.schedule import Schedule, is_exchange_epoch
 from nomad_dask.layout.shard_summary import RemoteCharges, ShardSummary, Summary, merge_summaries
-from nomad_dask.neighbors.halo import halo_region, load_cell_catalog, open_vectors
-from nomad_dask.neighbors.stage import load_graph, patch_counts
+from nomad_dask.neighbors.cell_catalog import load_cell_catalog
+from nomad_dask.neighbors.halo import halo_region, open_vectors
+from nomad_dask.neighbors.shard_graph import load_graph, load_patch_counts
 from nomad_dask.partition.clustering import load_partition
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
@@ -215,7 +216,7 @@ def _load(run: RunContext, run_id: str, shard: int) -> _ShardState:
     with worker_backend(run.device, worker_threads(run.shard_threads)) as backend:
         layout = backend.create_layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(positions, velocity)
-    counts = patch_counts(run)
+    counts = load_patch_counts(run)
     live = _ShardState(run_id, shard, layout, counts.reshape(-1), RemoteCharges.of_others(shard, counts, dim), epoch, z)
     get_worker_state().get(LoadedShards)[str(run.workspace), shard] = live
     return live

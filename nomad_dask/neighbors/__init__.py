@@ -1,1 +1,1 @@
-"""Nearest neighbours within a shard, and the graph made of them."""
+"""The nearest neighbors of a shard's rows, also across shards, and the neighbor graph."""

@@ -1,4 +1,4 @@
-"""From neighbours to the graph of attraction: weights by rank, and symmetry."""
+"""From neighbors to the graph of attraction: weights by rank, and symmetrization."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Edges:
 
     Attributes
     ----------
-    indptr, indices : ndarray of int64 (rows + 1,), int32 (edges,)
-    weights : ndarray of float32 (edges,)
+    indptr, indices : ndarray of int64 (n_rows + 1,), int32 (n_edges,)
+    weights : ndarray of float32 (n_edges,)
         a_ij = p(j|i) + p(i|j).
-    conditional_p : ndarray of float32 (edges,) or None
-        p(j|i), where it was asked for.
+    conditional_p : ndarray of float32 (n_edges,) or None
+        p(j|i), if requested.
     """
 
     indptr: np.ndarray
@@ -27,7 +27,7 @@ class Edges:
 
 
 def rank_weights(k: int, kind: str) -> np.ndarray:
-    """Return the weight (k,) float64 of a neighbour by its rank, nearest first, summing to 1.
+    """Return the weight (k,) float64 of a neighbor by its rank, nearest first; the weights sum to 1.
 
     'log' 1/log2(rank+1), 'inverse' 1/rank, 'softmax-inverse' the softmax of 1/rank (the paper), 'uniform'.
     """
@@ -42,9 +42,9 @@ def rank_weights(k: int, kind: str) -> np.ndarray:
 
 
 def neighbor_weights(ids: np.ndarray, kind: str) -> np.ndarray:
-    """Return p(j|i) (rows, k) float32 of the neighbours found, nearest first, -1 where none was found.
+    """Return p(j|i) (n_rows, k) float32 of neighbors, nearest first, where -1 means none.
 
-    See `rank_weights` for `kind`; renormalised over the neighbours found.
+    See `rank_weights` for `kind`; the weights of each row are normalized over the neighbors it has.
     """
     k = ids.shape[1]
     weights = np.where(ids >= 0, rank_weights(max(k, 1), kind)[:k], 0).astype(np.float32)
@@ -57,25 +57,25 @@ def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_conditional_p: bo
 
     Parameters
     ----------
-    ids : ndarray of int32 (rows, k)
-        Neighbours; -1 for none.
-    weights : ndarray of float32 (rows, k)
+    ids : ndarray of int32 (n_rows, k)
+        Neighbors; -1 for none.
+    weights : ndarray of float32 (n_rows, k)
         p(j|i) of each.
     with_conditional_p : bool
-        Keep p(j|i) beside the sum of both directions, at twice the memory.
+        Whether to return p(j|i) besides the sum of both directions, at twice the memory.
     """
     import scipy.sparse as sp
 
     n = len(ids)
-    found = ids >= 0
-    indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
-    # Both directions in one matrix: real parts are p(j|i), imaginary ones p(i|j).
-    kind, turn = (np.complex64, np.complex64(1j)) if with_conditional_p else (np.float32, np.float32(1))
-    one_way = sp.csr_array((weights[found].astype(kind, copy=False), ids[found], indptr), shape=(n, n))
-    other_way = one_way.T.tocsr()
-    other_way.data *= turn
-    both = one_way + other_way
-    del one_way, other_way
+    is_edge = ids >= 0
+    indptr = np.concatenate([[0], np.cumsum(is_edge.sum(axis=1))])
+    # Both directions in one matrix: the real part is p(j|i), the imaginary part p(i|j).
+    dtype, rotation = (np.complex64, np.complex64(1j)) if with_conditional_p else (np.float32, np.float32(1))
+    directed = sp.csr_array((weights[is_edge].astype(dtype, copy=False), ids[is_edge], indptr), shape=(n, n))
+    transposed = directed.T.tocsr()
+    transposed.data *= rotation
+    both = directed + transposed
+    del directed, transposed
     both.sort_indices()
     return Edges(
         both.indptr.astype(np.int64),

@@ -1,4 +1,4 @@
-"""The nearest neighbours of a shard's rows, as well as asked for and no better: a probe, then rounds."""
+"""The neighbor search of a shard: a probe of the nearest cells, then NN-descent rounds up to a target recall."""
 
 from __future__ import annotations
 
@@ -8,71 +8,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nomad_dask.backends.base import CellSearch
+from nomad_dask.neighbors.neighbor_lists import MAX_CANDIDATES, NeighborLists, SearchState
+from nomad_dask.neighbors.search_tuning import choose_probes, measure_recall
 
 SAMPLE_ROWS = 200
-"""Rows whose true neighbours are found, to measure recall."""
+"""Rows with known true neighbors, to measure recall."""
 SMALL_SHARD = 2048
-"""Up to this many rows every row is compared with every other."""
-SCREEN_AXES = 127
-"""Axes of the screen: with the column of the rest a multiple of eight."""
-ROUNDS_COST = 5000
-"""Screened pairs a row that take as long as two rounds."""
+"""Up to this many rows the search is exhaustive."""
+FILTER_AXES = 127
+"""Axes of the filter: with the column of the residual norm a multiple of eight."""
 MAX_ROUNDS = 8
-FAN = 10
-"""Neighbours of a neighbour that a round tries, each way round."""
-WIDE_FAN = 20
-"""The same, once rounds have stopped to gain."""
+WIDE_MAX_CANDIDATES = 20
+"""`MAX_CANDIDATES` after a round with little gain."""
 MIN_GAIN = 0.002
-"""Recall that a round must bring for the next to be like it."""
-
-
-@dataclass(frozen=True)
-class NeighborLists:
-    """The nearest rows found so far for some rows.
-
-    Attributes
-    ----------
-    ids : ndarray (rows, k) int32
-        Row positions within what is searched, nearest first; -1 where fewer were found.
-    distances : ndarray (rows, k) float32
-        Squared distances, inf where the id is -1.
-    fresh : ndarray (rows, k) uint8
-        1 for the entries that the last step brought.
-    """
-
-    ids: np.ndarray
-    distances: np.ndarray
-    fresh: np.ndarray
-
-
-@dataclass(frozen=True)
-class SearchState:
-    """How far a search has come.
-
-    Attributes
-    ----------
-    recall : float
-        Share of the true neighbours of a sample of rows that were found; 1.0 for an exhaustive search.
-    n_probes : int
-        Cells searched for each row.
-    rounds : int
-        Rounds that tried the neighbours of neighbours.
-    fan : int
-        Neighbours of a neighbour that the next round tries, each way round.
-    more : bool
-        Whether another round is worth its time.
-    """
-
-    recall: float
-    n_probes: int
-    rounds: int = 0
-    fan: int = FAN
-    more: bool = False
+"""Recall that a round must add for the next one to have as few candidates."""
 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """What a search found, as in `NeighborLists`, and how, as in `SearchState`."""
+    """The result of a search: see `NeighborLists` and `SearchState`."""
 
     ids: np.ndarray
     distances: np.ndarray
@@ -82,30 +36,35 @@ class Neighbors:
 
 
 class NeighborSearch:
-    """The search for the neighbours of a shard's rows, itself excluded.
+    """The search for the neighbors of a shard's rows; a row is not its own neighbor.
 
     Parameters
     ----------
-    primitives : Searcher
+    primitives : CellSearch
         The backend's primitives over the rows.
     n_neighbors : int
-        Neighbours wanted; n - 1 when there are fewer rows.
+        Number of neighbors; n_rows - 1 when there are fewer rows.
     n_probes : int or None
-        Cells searched for each row, exactly, in all dimensions and without rounds. None chooses probes and
-        rounds by `target_recall`.
+        Cells searched for each row, without a filter and without rounds. With None, probes and rounds follow from
+        `target_recall`.
     target_recall : float
-        Share of true neighbours to find when `n_probes` is None.
+        Share of true neighbors to find when `n_probes` is None.
     seed : int
-        Decides the sampled rows.
+        Seed of the sample on which recall is measured.
+
+    Attributes
+    ----------
+    k : int
+        Length of the lists.
     """
 
     def __init__(
         self, primitives: CellSearch, n_neighbors: int, *, n_probes: int | None, target_recall: float, seed: int
     ) -> None:
-        n, n_queries = primitives.vectors.n_rows, primitives.n_queries
+        n_rows, n_queries = primitives.vectors.n_rows, primitives.n_queries
         self.primitives, self.target_recall = primitives, target_recall
-        self.k = k = min(n_neighbors, n - 1)
-        if n_probes is None and n <= SMALL_SHARD:
+        self.k = k = min(n_neighbors, n_rows - 1)
+        if n_probes is None and n_rows <= SMALL_SHARD:
             n_probes = primitives.n_cells
         rng = np.random.default_rng(seed)
         self._sample = np.sort(rng.choice(n_queries, min(n_queries, SAMPLE_ROWS), replace=False)).astype(np.int32)
@@ -119,77 +78,76 @@ class NeighborSearch:
             if self._n_probes < primitives.n_cells:
                 self._true_distances = primitives.brute_force(self._sample, k)[1]
         else:
-            self._choose()
+            self._tune()
 
-    def _choose(self) -> None:
-        """Choose the screen, the probes and whether rounds follow, by what they find of a sample."""
+    def _tune(self) -> None:
+        """Choose the filter, the probes and whether rounds follow, by what they find for a sample."""
         primitives, k, sample = self.primitives, self.k, self._sample
-        primitives.build_filter(SCREEN_AXES if primitives.vectors.n_dims > 1.5 * SCREEN_AXES else None)
+        primitives.build_filter(FILTER_AXES if primitives.vectors.n_dims > 1.5 * FILTER_AXES else None)
         true_ids, self._true_distances = primitives.brute_force(sample, k)
         primitives.calibrate_filter(sample, true_ids, self._true_distances)
-        few = slice(None, None, 4)
+        every_fourth = slice(None, None, 4)
         self._can_refine = primitives.can_refine(k)
         self._n_probes, n_candidates = choose_probes(
             primitives.cell_ranks(sample, true_ids),
-            primitives.filter_ranks(sample[few], true_ids[few]),
+            primitives.filter_ranks(sample[every_fourth], true_ids[every_fourth]),
             self.target_recall,
             primitives.mean_probed_rows,
             self._can_refine,
         )
-        # Beyond that more axes would be cheaper.
+        # With more candidates than this, more axes would be cheaper.
         self._n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)
 
     def load(self) -> None:
-        """Take the rows into memory again, after `unload`."""
+        """Load the rows into memory again after `unload`."""
         if self.k > 0:
             self.primitives.load()
 
     def unload(self) -> None:
-        """Give the memory of the rows back until `load`; what was chosen stays."""
+        """Free the memory of the rows until `load`; the tuned settings stay."""
         self.primitives.unload()
 
-    def probe(self, advance: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
-        """Search the nearest cells of each row; `advance` is told the number of rows done so far."""
+    def probe(self, on_progress: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
+        """Search the nearest cells of each row; `on_progress` receives the number of rows done so far."""
         n_queries = self.primitives.n_queries
         if self.k <= 0:
-            none = NeighborLists(*(np.empty((n_queries, 0), kind) for kind in (np.int32, np.float32, np.uint8)))
-            return none, SearchState(1.0, 0)
-        ids, distances = self.primitives.probe(self.k, self._n_probes, self._n_candidates, advance)
+            empty = NeighborLists(*(np.empty((n_queries, 0), dtype) for dtype in (np.int32, np.float32, np.uint8)))
+            return empty, SearchState(1.0, 0)
+        ids, distances = self.primitives.probe(self.k, self._n_probes, self._n_candidates, on_progress)
         ids, distances = ids[:n_queries], distances[:n_queries]
         recall = self._recall(distances)
-        more = self._can_refine and recall < self.target_recall
-        return NeighborLists(ids, distances, np.ones(ids.shape, np.uint8)), SearchState(
-            recall, self._n_probes, more=more
-        )
+        needs_round = self._can_refine and recall < self.target_recall
+        lists = NeighborLists(ids, distances, np.ones(ids.shape, np.uint8))
+        return lists, SearchState(recall, self._n_probes, needs_round=needs_round)
 
-    def refine(self, lists: NeighborLists, effort: SearchState) -> tuple[NeighborLists, SearchState]:
-        """Let each row try the neighbours of its neighbours, once.
+    def refine(self, lists: NeighborLists, state: SearchState) -> tuple[NeighborLists, SearchState]:
+        """Do one NN-descent round: each row tries the neighbors of its neighbors.
 
         Parameters
         ----------
-        lists : Lists
-            Of all rows, those that are only found included, or of the rows that are searched for.
-        effort : Effort
-            What the last step returned.
+        lists : NeighborLists
+            Of all rows of the shard and, with a halo, of the rows of the halo.
+        state : SearchState
+            Returned by the last step.
         """
-        n_queries, fan = self.primitives.n_queries, effort.fan
-        found = NeighborLists(*(part[:n_queries] for part in self.primitives.refine(
-            lists.ids, lists.distances, lists.fresh, fan, self.k + 5
-        )))  # fmt: skip
-        recall, rounds = self._recall(found.distances), effort.rounds + 1
-        more = recall < self.target_recall and rounds < MAX_ROUNDS
-        if recall - effort.recall < MIN_GAIN:
-            more = more and fan == FAN
-            fan = WIDE_FAN
-            found.fresh[:] = 1  # pairs that the narrow rounds left out have not been tried
-        return found, replace(effort, recall=recall, rounds=rounds, fan=fan, more=more)
+        n_queries, max_candidates = self.primitives.n_queries, state.max_candidates
+        arrays = self.primitives.refine(lists.ids, lists.distances, lists.is_new, max_candidates, self.k + 5)
+        refined = NeighborLists(*(array[:n_queries] for array in arrays))
+        recall, rounds = self._recall(refined.distances), state.rounds + 1
+        needs_round = recall < self.target_recall and rounds < MAX_ROUNDS
+        if recall - state.recall < MIN_GAIN:
+            needs_round = needs_round and max_candidates == MAX_CANDIDATES
+            max_candidates = WIDE_MAX_CANDIDATES
+            refined.is_new[:] = 1  # pairs beyond the smaller number of candidates have not been tried
+        state = replace(state, recall=recall, rounds=rounds, max_candidates=max_candidates, needs_round=needs_round)
+        return refined, state
 
-    def complete(self, advance: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
-        """Probe, then refine as long as it is worth it: for rows without others around them."""
-        lists, effort = self.probe(advance)
-        while effort.more:
-            lists, effort = self.refine(lists, effort)
-        return lists, effort
+    def run(self, on_progress: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
+        """Probe, then refine while it is worthwhile: the whole search of a shard without a halo."""
+        lists, state = self.probe(on_progress)
+        while state.needs_round:
+            lists, state = self.refine(lists, state)
+        return lists, state
 
     def _recall(self, distances: np.ndarray) -> float:
         if self._true_distances is None:
@@ -204,53 +162,9 @@ def find_neighbors(
     n_probes: int | None,
     target_recall: float,
     seed: int,
-    advance: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> Neighbors:
-    """Search a shard without others around it, to the end; see `NeighborSearch` for the parameters."""
+    """Run the whole search of a shard without a halo; see `NeighborSearch` for the parameters."""
     search = NeighborSearch(primitives, n_neighbors, n_probes=n_probes, target_recall=target_recall, seed=seed)
-    lists, effort = search.complete(advance)
-    return Neighbors(lists.ids, lists.distances, effort.recall, effort.n_probes, effort.rounds)
-
-
-def measure_recall(found: np.ndarray, true: np.ndarray) -> float:
-    """Return the share of `found` distances (m, k) that are within the true k-th; ties count as found."""
-    return float((found <= true[:, -1:] * np.float32(1 + 1e-6)).mean())
-
-
-def choose_probes(
-    cell_ranks: np.ndarray,
-    filter_ranks: np.ndarray,
-    target_recall: float,
-    probed_rows: float,
-    can_refine: bool,
-) -> tuple[int, int]:
-    """Choose how many cells to probe and how many rows the screen keeps, for the least time.
-
-    Parameters
-    ----------
-    cell_ranks, filter_ranks : ndarray
-        For the true neighbours of sampled rows: the nearer cells than theirs, and the rows that the screen
-        takes for nearer.
-    target_recall : float
-        Share of true neighbours to find.
-    probed_rows : float
-        Rows met by one probe.
-    can_refine : bool
-        Whether rounds may follow.
-
-    Returns
-    -------
-    n_probes, n_candidates : int
-        Either enough by themselves, or, where that takes longer than rounds, a start for rounds.
-    """
-    may_lose = 1 - target_recall
-    enough = _covering(cell_ranks, 1 - (0.75 if can_refine else 0.5) * may_lose)
-    start = _covering(cell_ranks, 1 - 2.3 * may_lose)
-    if can_refine and (enough - start) * probed_rows > ROUNDS_COST:
-        return start, _covering(filter_ranks, target_recall)
-    return enough, _covering(filter_ranks, 1 - 0.25 * may_lose)
-
-
-def _covering(ranks: np.ndarray, share: float) -> int:
-    """Return the least number below which `share` of the ranks are."""
-    return int(np.quantile(ranks, max(share, 0.0), method="inverted_cdf")) + 1
+    lists, state = search.run(on_progress)
+    return Neighbors(lists.ids, lists.distances, state.recall, state.n_probes, state.rounds)

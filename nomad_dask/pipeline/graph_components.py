@@ -8,7 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.cluster import Cluster
-from nomad_dask.neighbors.stage import graph_file
+from nomad_dask.neighbors.graph_files import graph_file
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.workspace import Workspace
 

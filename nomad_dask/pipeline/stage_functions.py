@@ -12,9 +12,12 @@ from nomad_dask.callbacks.events import prefix_coarse_events
 from nomad_dask.cluster import assign_shards
 from nomad_dask.layout.optimize import optimize_layout
 from nomad_dask.neighbors import nn_descent_rounds
-from nomad_dask.neighbors import stage as neighbors
-from nomad_dask.neighbors.halo import load_cell_catalog
-from nomad_dask.neighbors.search import SearchState
+from nomad_dask.neighbors.cell_catalog import load_cell_catalog
+from nomad_dask.neighbors.cross_shard_edges import build_cross_shard_edges
+from nomad_dask.neighbors.graph_builder import build_graph, uses_halo
+from nomad_dask.neighbors.list_files import LISTS_FOLDER
+from nomad_dask.neighbors.neighbor_lists import SearchState
+from nomad_dask.neighbors.patches import build_patches
 from nomad_dask.params import Params
 from nomad_dask.partition.clustering import fit_cells_stage
 from nomad_dask.partition.sampling import copy_rows, draw_sample
@@ -91,7 +94,7 @@ def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
     artifacts = context.cluster.run(merge_runs, [(*job, n_blocks) for job in context.jobs()])
     context.workspace.remove(RUNS_FOLDER)
     cells = load_cell_catalog(run)
-    sizes = [cells.counts[a:b].sum() for a, b in zip(cells.edges[:-1], cells.edges[1:], strict=True)]
+    sizes = [cells.counts[slice(*cells.cells_of(shard))].sum() for shard in range(run.plan.n_shards)]
     facts = {
         "n_cells": len(cells.counts),
         "largest_cell": int(cells.counts.max()),
@@ -103,14 +106,14 @@ def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
 def run_neighbors(context: StageContext, on_progress: Progress) -> StageResult:
     """Find the neighbors of every row, and build the graph of each shard and its edges to other shards."""
     cluster, jobs = context.cluster, context.jobs()
-    if neighbors.uses_halo(context.run):
+    if uses_halo(context.run):
         states = _search_across_shards(context, on_progress)
-        graphs = cluster.run(neighbors.build_graph, [(*job, state) for job, state in zip(jobs, states, strict=True)])
+        graphs = cluster.run(build_graph, [(*job, state) for job, state in zip(jobs, states, strict=True)])
     else:
-        graphs = cluster.run(neighbors.build_graph, jobs, on_progress)
-    patches = cluster.run(neighbors.build_patches, jobs)
-    cross_edges = cluster.run(neighbors.build_cross_shard_edges, jobs)
-    context.workspace.remove(nn_descent_rounds.FOLDER)
+        graphs = cluster.run(build_graph, jobs, on_progress)
+    patches = cluster.run(build_patches, jobs)
+    cross_edges = cluster.run(build_cross_shard_edges, jobs)
+    context.workspace.remove(LISTS_FOLDER)
     components = graph_components(context.run.without_vectors(), cluster)
     artifacts = [a for of_shard in (*(made for made, _ in graphs), *patches, *cross_edges) for a in of_shard]
     return StageResult(artifacts, _combine_facts([facts for _, facts in graphs]) | components)
@@ -131,9 +134,9 @@ def _search_across_shards(context: StageContext, on_progress: Progress) -> list[
     addresses = assign_shards(len(shards), cluster.workers())
     try:
         states = cluster.run(nn_descent_rounds.probe_shard, context.jobs(), on_progress, addresses)
-        while any(state.more for state in states):
+        while any(state.needs_round for state in states):
             snapshot = tuple(states)
-            unfinished = [s for s in shards if snapshot[s].more]
+            unfinished = [s for s in shards if snapshot[s].needs_round]
             jobs = [(run, s, snapshot) for s in unfinished]
             workers = [addresses[s] for s in unfinished]
             refined = cluster.run(nn_descent_rounds.nn_descent_round, jobs, workers=workers)

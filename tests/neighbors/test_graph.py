@@ -13,7 +13,7 @@ from nomad_dask.params import AFFINITIES
 
 @pytest.mark.parametrize("kind", AFFINITIES)
 @pytest.mark.parametrize("k", [1, 2, 15, 1000])
-def test_rank_weights_sum_to_one_and_fall(kind, k):
+def test_rank_weights_sum_to_one_and_decrease(kind, k):
     weights = rank_weights(k, kind)
     assert weights.shape == (k,)
     assert weights.sum() == pytest.approx(1, abs=1e-12)
@@ -32,50 +32,50 @@ def test_rank_weights_are_the_formulas():
 
 @st.composite
 def neighbors(draw: st.DrawFn) -> np.ndarray:
-    """Ids (n, k) of other rows without repetition, -1 at the end where fewer were found."""
+    """Ids (n, k) of distinct other rows, -1 at the end where there are fewer."""
     n = draw(st.integers(1, 25))
     k = draw(st.integers(0, 6))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     ids = np.full((n, k), -1, np.int32)
     for i in range(n):
-        found = draw(st.integers(0, min(k, n - 1)))
-        ids[i, :found] = rng.choice(np.delete(np.arange(n), i), found, replace=False)
+        n_neighbors = draw(st.integers(0, min(k, n - 1)))
+        ids[i, :n_neighbors] = rng.choice(np.delete(np.arange(n), i), n_neighbors, replace=False)
     return ids
 
 
 @given(ids=neighbors(), kind=st.sampled_from(AFFINITIES))
-def test_weights_are_renormalised_over_the_neighbours_found(ids, kind):
+def test_weights_are_normalized_over_the_neighbors_of_a_row(ids, kind):
     weights = neighbor_weights(ids, kind)
     assert weights.dtype == np.float32
     assert weights.shape == ids.shape
-    for row, found in zip(weights, ids >= 0, strict=True):
-        assert (row[~found] == 0).all()
-        if found.any():
-            expected = rank_weights(ids.shape[1], kind)[: found.sum()]
-            np.testing.assert_allclose(row[found], expected / expected.sum(), rtol=1e-6)
+    for row, has_neighbor in zip(weights, ids >= 0, strict=True):
+        assert (row[~has_neighbor] == 0).all()
+        if has_neighbor.any():
+            expected = rank_weights(ids.shape[1], kind)[: has_neighbor.sum()]
+            np.testing.assert_allclose(row[has_neighbor], expected / expected.sum(), rtol=1e-6)
 
 
 @given(ids=neighbors(), seed=st.integers(0, 100))
 def test_the_graph_is_p_and_its_transpose(ids, seed):
     n = len(ids)
-    given = np.where(ids >= 0, np.random.default_rng(seed).uniform(0.1, 1, ids.shape), 0).astype(np.float32)
+    conditional_p = np.where(ids >= 0, np.random.default_rng(seed).uniform(0.1, 1, ids.shape), 0).astype(np.float32)
     p = np.zeros((n, n))
-    for i, (row, weights) in enumerate(zip(ids, given, strict=True)):
+    for i, (row, weights) in enumerate(zip(ids, conditional_p, strict=True)):
         for j, weight in zip(row, weights, strict=True):
             if j >= 0:
                 p[i, j] = weight
-    graph = symmetric_graph(ids, given)
+    graph = symmetric_graph(ids, conditional_p)
     assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)
     assert (graph.weights.dtype, graph.conditional_p.dtype) == (np.float32, np.float32)
     assert graph.indptr[0] == 0
     assert graph.indptr[-1] == len(graph.indices) == len(graph.weights) == len(graph.conditional_p)
-    a, forward = np.zeros((n, n)), np.zeros((n, n))
+    a, directed = np.zeros((n, n)), np.zeros((n, n))
     for i in range(n):
         part = slice(graph.indptr[i], graph.indptr[i + 1])
-        assert (np.diff(graph.indices[part]) > 0).all(), "sorted, none twice"
+        assert (np.diff(graph.indices[part]) > 0).all(), "columns are sorted and distinct"
         a[i, graph.indices[part]] = graph.weights[part]
-        forward[i, graph.indices[part]] = graph.conditional_p[part]
+        directed[i, graph.indices[part]] = graph.conditional_p[part]
     np.testing.assert_allclose(a, p + p.T, rtol=1e-6)
-    np.testing.assert_allclose(forward, p, rtol=1e-6)
+    np.testing.assert_allclose(directed, p, rtol=1e-6)
     np.testing.assert_array_equal(a > 0, (p + p.T) > 0)
     np.testing.assert_array_equal(a, a.T)

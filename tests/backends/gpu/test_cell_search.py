@@ -40,7 +40,7 @@ def gpu(vectors, offsets, means, free=HELD, n_queries=None, memory_bytes=1 << 28
 
 
 def find(search, k=15, n_probes=None, target_recall=0.95, advance=lambda done: None):
-    return find_neighbors(search, k, n_probes=n_probes, target_recall=target_recall, seed=0, advance=advance)
+    return find_neighbors(search, k, n_probes=n_probes, target_recall=target_recall, seed=0, on_progress=advance)
 
 
 def blobs(n, d, seed=0, rank=12, per_cell=50):

@@ -125,7 +125,7 @@ def test_neighbors(backends, tmp_path, n, d):
     def search(backend, **how):
         primitives = backend.create_search(vectors, offsets, centroids, 0, 1 << 30, n)
         how = {"n_probes": None, "target_recall": 0.95, **how}
-        return find_neighbors(primitives, 15, seed=0, advance=lambda done: None, **how)
+        return find_neighbors(primitives, 15, seed=0, on_progress=lambda done: None, **how)
 
     assert overlap(search(backends[1], n_probes=len(centroids)).ids[sample], true) > 0.9995
     cpu, gpu = (search(backend, n_probes=4) for backend in backends)

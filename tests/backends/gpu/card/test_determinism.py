@@ -57,7 +57,7 @@ def test_neighbors(backend, x, tmp_path):
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(x))], cache_bytes=1 << 30)
         primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 30, len(x))
         found = find_neighbors(
-            primitives, 15, n_probes=None, target_recall=0.95, seed=0, advance=lambda done: None
+            primitives, 15, n_probes=None, target_recall=0.95, seed=0, on_progress=lambda done: None
         )  # fmt: skip
         results.append((found.ids, found.distances, np.array(found.recall)))
     assert_all_equal(results)

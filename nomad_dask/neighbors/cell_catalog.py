@@ -1,0 +1,56 @@
+"""The cells of all shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nomad_dask.partition.shard_files import shard_file
+from nomad_dask.planning.run_context import RunContext
+
+
+@dataclass(frozen=True)
+class CellCatalog:
+    """The cells of all shards, numbered shard by shard.
+
+    Attributes
+    ----------
+    centroids : ndarray of float32 (n_cells, n_dims)
+    counts : ndarray of int64 (n_cells,)
+        Rows of each cell.
+    shard_offsets : ndarray of int64 (n_shards + 1,)
+        Shard s owns the cells ``shard_offsets[s]`` to ``shard_offsets[s + 1]``.
+    starts : ndarray of int64 (n_cells,)
+        First row of each cell within its shard.
+    """
+
+    centroids: np.ndarray
+    counts: np.ndarray
+    shard_offsets: np.ndarray
+    starts: np.ndarray
+
+    def shard_of(self, cells: np.ndarray) -> np.ndarray:
+        """Return the shard of each cell."""
+        return np.asarray(np.searchsorted(self.shard_offsets, cells, side="right") - 1)
+
+    def cells_of(self, shard: int) -> tuple[int, int]:
+        """Return the first cell of a shard, and the one after its last."""
+        return int(self.shard_offsets[shard]), int(self.shard_offsets[shard + 1])
+
+    def global_starts(self) -> np.ndarray:
+        """Return the first row of each cell, with rows numbered through all shards in the order of their cells."""
+        starts: np.ndarray = np.cumsum(self.counts) - self.counts
+        return starts
+
+
+def load_cell_catalog(run: RunContext) -> CellCatalog:
+    """Read the cells of all shards."""
+    shards = range(run.plan.n_shards)
+    offsets = [np.load(run.file(shard_file(s, "cell_offsets"))) for s in shards]
+    return CellCatalog(
+        np.concatenate([np.load(run.file(shard_file(s, "centroids"))) for s in shards]),
+        np.concatenate([np.diff(o) for o in offsets]),
+        np.concatenate([[0], np.cumsum([len(o) - 1 for o in offsets])]).astype(np.int64),
+        np.concatenate([o[:-1] for o in offsets]),
+    )

@@ -1,0 +1,93 @@
+"""Edges between shards: each shard writes its directed edges, then combines those of both directions by patch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nomad_dask.neighbors.cell_catalog import CellCatalog
+from nomad_dask.neighbors.graph_files import CROSS_SHARD_FILES, OUTGOING_FILES, graph_file
+from nomad_dask.neighbors.halo import HaloRegion
+from nomad_dask.neighbors.shard_graph import load_patch_counts
+from nomad_dask.partition.shard_files import shard_file
+from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.manifest import Artifact
+from nomad_dask.storage.workspace import Workspace
+
+
+def save_outgoing_edges(
+    workspace: Workspace,
+    catalog: CellCatalog,
+    region: HaloRegion,
+    shard: int,
+    ids: np.ndarray,
+    weights: np.ndarray,
+) -> list[Artifact]:
+    """Write the directed edges of a shard's rows into other shards, sorted by shard.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    catalog : CellCatalog
+    region : HaloRegion
+    shard : int
+    ids : ndarray of int32 (n_rows, k)
+        Neighbors in other shards, as positions in the region; -1 elsewhere.
+    weights : ndarray of float32 (n_rows, k)
+        p(j|i).
+    """
+    rows, ranks = np.nonzero(ids >= 0)
+    positions = ids[rows, ranks]
+    region_cells = np.searchsorted(region.offsets, positions, side="right") - 1
+    cells = region.cells[region_cells]
+    target_rows = positions - region.offsets[region_cells] + catalog.starts[cells]
+    owners = catalog.shard_of(cells)
+    order = np.argsort(owners, kind="stable")
+    arrays = (
+        rows[order].astype(np.int32),
+        target_rows[order].astype(np.int32),
+        weights[rows, ranks][order],
+        np.searchsorted(owners[order], np.arange(len(catalog.shard_offsets))).astype(np.int64),
+    )
+    return [workspace.save(graph_file(shard, name), array) for name, array in zip(OUTGOING_FILES, arrays, strict=True)]
+
+
+def linked_shards(run: RunContext, shard: int) -> list[int]:
+    """Return the shards with which a shard has edges."""
+    return [s for s in range(run.plan.n_shards) if s != shard] if run.params.cross_shard_attraction else []
+
+
+def load_directed_edges(run: RunContext, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the directed edges from one shard to another: source rows, target rows, p(target|source)."""
+    source_rows, target_rows, weights, offsets = (
+        np.load(run.file(graph_file(source, name)), mmap_mode="r") for name in OUTGOING_FILES
+    )
+    part = slice(int(offsets[target]), int(offsets[target + 1]))
+    return np.array(source_rows[part]), np.array(target_rows[part]), np.array(weights[part])
+
+
+def build_cross_shard_edges(run: RunContext, shard: int) -> list[Artifact]:
+    """Sum the attraction of a shard's rows to each patch of other shards, over edges in both directions."""
+    import scipy.sparse as sp
+
+    counts = load_patch_counts(run)
+    n_rows = int(np.load(run.file(shard_file(shard, "cell_offsets")))[-1])
+    rows, patches = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    weights = [np.zeros(0, np.float32)]
+    for other in linked_shards(run, shard):
+        patch_of_row = np.load(run.file(graph_file(other, "patch_of_row")))
+        first_patch = other * counts.shape[1]
+        rows_out, other_rows_out, weights_out = load_directed_edges(run, shard, other)
+        other_rows_in, rows_in, weights_in = load_directed_edges(run, other, shard)
+        rows += [rows_out, rows_in]
+        patches += [first_patch + patch_of_row[r].astype(np.int64) for r in (other_rows_out, other_rows_in)]
+        weights += [weights_out, weights_in]
+    edges = sp.coo_array(
+        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(patches))),
+        shape=(n_rows, counts.size),
+    ).tocsr()
+    edges.sum_duplicates()
+    arrays = (edges.indptr.astype(np.int64), edges.indices.astype(np.int32), edges.data.astype(np.float32))
+    workspace = Workspace(run.workspace)
+    return [
+        workspace.save(graph_file(shard, name), array) for name, array in zip(CROSS_SHARD_FILES, arrays, strict=True)
+    ]

@@ -1,0 +1,15 @@
+"""Names of the artifacts of a shard's graph."""
+
+from __future__ import annotations
+
+GRAPH_FILES = ("indptr", "indices", "weights")
+PATCH_FILES = ("patch_of_row", "patch_counts")
+CROSS_SHARD_FILES = ("cross_indptr", "cross_patches", "cross_weights")
+# Directed edges into other shards, sorted by the target shard: row, row of the target, p(target|row), and where the
+# edges into each shard begin.
+OUTGOING_FILES = ("out_from", "out_to", "out_weights", "out_edges")
+
+
+def graph_file(shard: int, name: str) -> str:
+    """Return the name of an artifact of a shard's graph."""
+    return f"graph/{shard:04d}.{name}.npy"

@@ -1,0 +1,58 @@
+"""Read the graph of a shard for its layout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nomad_dask.backends.base import ShardGraph
+from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
+from nomad_dask.neighbors.graph_files import PATCH_FILES, graph_file
+from nomad_dask.neighbors.nearest_cells import nearest_cells
+from nomad_dask.partition.shard_files import shard_file
+from nomad_dask.planning.run_context import RunContext
+
+
+def load_graph(run: RunContext, shard: int) -> ShardGraph:
+    """Read the graph of a shard."""
+    indptr = np.load(run.file(graph_file(shard, "indptr")))
+    indices, weights = (_load_edges(run, shard, name) for name in ("indices", "weights"))
+    patch_of_row, patch_counts = (np.load(run.file(graph_file(shard, name))) for name in PATCH_FILES)
+    cross_indptr = np.load(run.file(graph_file(shard, "cross_indptr")))
+    cross_patches, cross_weights = (_load_edges(run, shard, name) for name in ("cross_patches", "cross_weights"))
+    with_conditional_p = run.params.normalization == "point"
+    return ShardGraph(
+        cell_offsets=np.load(run.file(shard_file(shard, "cell_offsets"))),
+        patch_of_row=patch_of_row,
+        patch_counts=patch_counts,
+        first_patch=shard * len(patch_counts),
+        sampled_cells=_sampled_cells(load_cell_catalog(run), shard, run.params.n_sampled_cells),
+        indptr=indptr,
+        indices=indices,
+        weights=weights,
+        conditional_p=np.load(run.file(graph_file(shard, "conditional_p"))) if with_conditional_p else None,
+        cross_indptr=cross_indptr,
+        cross_patches=cross_patches,
+        cross_weights=cross_weights,
+    )
+
+
+def load_patch_counts(run: RunContext) -> np.ndarray:
+    """Return the number of rows (n_shards, n_patches) float32 in each patch of each shard."""
+    shards = range(run.plan.n_shards)
+    return np.stack([np.load(run.file(graph_file(s, "patch_counts"))) for s in shards]).astype(np.float32)
+
+
+def _load_edges(run: RunContext, shard: int, name: str) -> np.ndarray:
+    """Read an array of edges, or map its file if the edges do not fit in memory."""
+    return np.asarray(np.load(run.file(graph_file(shard, name)), mmap_mode=None if run.plan.edges_in_memory else "r"))
+
+
+def _sampled_cells(catalog: CellCatalog, shard: int, n_sampled: int) -> np.ndarray:
+    """Return for each cell of a shard its nearest cells (n_cells, n_sampled) there, itself first; -1 fills up."""
+    first, last = catalog.cells_of(shard)
+    sampled = np.full((last - first, n_sampled), -1, np.int64)
+    if n_sampled > 1:
+        nearest = nearest_cells(catalog.centroids[first:last], 0, last - first, n_sampled)
+        sampled[:, : nearest.shape[1]] = nearest
+    sampled[:, 0] = np.arange(last - first)
+    return sampled

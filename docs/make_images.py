@@ -20,7 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 import nomad_dask.layout.optimize as driver
 from nomad_dask import Map, NomadProjection
 from nomad_dask.callbacks import CheckpointWritten, Event
-from nomad_dask.layout.worker import checkpoint_file
+from nomad_dask.layout.checkpoint import checkpoint_file
 from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.plotting.raster import draw

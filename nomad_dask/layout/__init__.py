@@ -1,1 +1,1 @@
-"""The layout: one shard, one epoch, and the loop over all of them."""
+"""The layout: schedule, initial positions, the state of a shard on its worker, and the loop over epochs."""

@@ -1,4 +1,4 @@
-"""Ctrl-C during the layout: the first lets the epochs under way end, so that nothing of them is lost."""
+"""Ctrl-C during the layout: the first one lets the running epochs finish, so that their work is kept."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from types import FrameType
 
 @contextmanager
 def graceful_interrupt() -> Iterator[threading.Event]:
-    """Give an event that is set by the first Ctrl-C; the second does what a first one does elsewhere.
+    """Yield an event that the first Ctrl-C sets; the second one is handled by the previous handler.
 
-    Only the main thread hears of signals: in any other the event is never set, and so it is where signals are
-    not Python's to handle.
+    Only the main thread receives signals: in other threads, and where Python does not handle SIGINT, the event is
+    never set.
     """
-    asked = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield asked
+    interrupted = threading.Event()
+    previous_handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous_handler):
+        yield interrupted
         return
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            before(number, frame)
-        asked.set()
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            previous_handler(number, frame)
+        interrupted.set()
 
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, handle)
     try:
-        yield asked
+        yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

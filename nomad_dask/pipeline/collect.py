@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nomad_dask._version import __version__
-from nomad_dask.layout.schedule import schedule
-from nomad_dask.layout.worker import checkpoint_file
+from nomad_dask.layout.checkpoint import checkpoint_file
+from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.sources.base import Source
@@ -90,7 +90,7 @@ def load_partial(path: Path, source: Source, params: Params) -> Layout | None:
     if checkpoint is None:
         return None
     plan = workspace.about["plan"]
-    epoch, n_epochs = checkpoint["epoch"], schedule(params, source.n_rows, plan["coarse_rows"] > 0).n_epochs
+    epoch, n_epochs = checkpoint["epoch"], make_schedule(params, source.n_rows, plan["coarse_rows"] > 0).n_epochs
     positions, cell_labels = collect_positions(workspace, plan["n_shards"], epoch)
     diagnostics: dict[str, Any] = {"n_shards": plan["n_shards"]}
     for name, record in workspace.stages().items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nomad_dask.layout.schedule import schedule
+from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.pipeline import stage_functions as functions
 from nomad_dask.pipeline.stage import Stage, Workload
 from nomad_dask.planning import disk_space, gpu_memory, host_memory
@@ -25,7 +25,7 @@ def _n_rows(run: RunContext) -> int:
 
 
 def _n_epochs(run: RunContext) -> int:
-    return schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0).n_epochs
+    return make_schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0).n_epochs
 
 
 def _cells_work(load: Workload) -> float:

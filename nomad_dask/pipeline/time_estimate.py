@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from nomad_dask.errors import NomadWarning
-from nomad_dask.layout.schedule import schedule
+from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params
 from nomad_dask.pipeline.stage import Workload
 from nomad_dask.pipeline.stages import stages_of_run
@@ -42,11 +42,11 @@ def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "
         return Workload(n_rows, n_cells, sample_rows, n_epochs, slowdown)
 
     coarse_rows = plan.coarse_rows
-    n_epochs = schedule(params, plan.n_rows, refining=coarse_rows > 0).n_epochs
+    n_epochs = make_schedule(params, plan.n_rows, refining=coarse_rows > 0).n_epochs
     seconds = extrapolate(workload(plan.n_rows, plan.n_cells, plan.sample_rows, n_epochs))
     if not coarse_rows:
         return seconds
-    coarse_epochs = schedule(params.replace(n_epochs=None), coarse_rows, refining=False).n_epochs
+    coarse_epochs = make_schedule(params.replace(n_epochs=None), coarse_rows, refining=False).n_epochs
     coarse_sample = min(coarse_rows, plan.sample_rows)
     coarse = extrapolate(workload(coarse_rows, _n_cells(coarse_rows, params), coarse_sample, coarse_epochs))
     of_stage = {

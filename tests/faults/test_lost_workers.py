@@ -174,14 +174,14 @@ def test_killed_during_the_coarse_map(client, monkeypatch):
 
 def test_workers_lost_again_and_again_are_given_up(x, client, tmp_path, monkeypatch):
     """Something must be wrong with them; what was done is kept."""
-    monkeypatch.setattr("nomad_dask.layout.optimize._MOST_LOSSES", 2)
+    monkeypatch.setattr("nomad_dask.layout.distributed_layout._MAX_LOSSES", 2)
     monkeypatch.setattr("nomad_dask.layout.optimize._CHECKPOINT_SECONDS", 1e9)  # one would begin the count anew
     monkeypatch.setattr("nomad_dask.layout.optimize._BATCH_SECONDS", 0.0)
     asked = []
 
     def run(self: Cluster, task: Any, jobs: Any, *args: Any, **more: Any) -> Any:
-        if task.__name__ == "run_epochs" and jobs[0][6] >= 3:
-            asked.append(jobs[0][6])
+        if task.__name__ == "run_epochs" and jobs[0][3].start >= 3:
+            asked.append(jobs[0][3].start)
             os.kill(sorted(client.run(os.getpid).values())[0], signal.SIGKILL)
         return plain(self, task, jobs, *args, **more)
 

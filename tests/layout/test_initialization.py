@@ -1,4 +1,4 @@
-"""Where rows start: along the axes, or in the picture of a coarse map."""
+"""Initial positions: along the principal axes, or from a coarse map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from sklearn.cluster import KMeans
 
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.layout.initialization import density_scale, interpolate_init, pca_init
+from nomad_dask.layout.coarse_init import density_scale, interpolate_init
+from nomad_dask.layout.initialization import pca_init
 from tests.helpers.runs import blobs
 
 
@@ -19,7 +20,7 @@ def rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("init_std", [1e-4, 1.0, 7.0])
 @pytest.mark.parametrize("std", [1e-9, 3.0, 1e9])
-def test_the_first_axis_is_as_wide_as_asked(init_std, std):
+def test_the_first_axis_has_the_requested_deviation(init_std, std):
     coordinates = rng().normal(size=(5000, 2)) * [std, std / 4]
     start = pca_init(coordinates.astype(np.float32), std, init_std, rng())
     assert start.dtype == np.float32
@@ -28,28 +29,28 @@ def test_the_first_axis_is_as_wide_as_asked(init_std, std):
 
 
 @pytest.mark.parametrize("std", [0.0, 2.0])
-def test_rows_that_are_all_alike_start_apart_but_near(std):
+def test_identical_rows_start_at_distinct_nearby_points(std):
     start = pca_init(np.zeros((300, 3), np.float32), std, 1.0, rng())
     assert len(np.unique(start, axis=0)) == 300
     assert np.abs(start).max() < 1e-3
 
 
-def test_rows_far_out_are_held_in_their_direction():
+def test_outliers_are_moved_closer_in_their_direction():
     coordinates = np.float32([[1e9, 0], [0, -1e12], [1, 1]])
     start = pca_init(coordinates, 1.0, 2.0, rng())
     np.testing.assert_allclose(start, [[20, 0], [0, -20], [2, 2]], atol=1e-2)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_room_grows_with_the_rows(dim):
+def test_the_scale_grows_with_the_rows(dim):
     coarse = rng().normal(size=(1000, dim)) * 5
-    a, b = density_scale(coarse, 100_000), density_scale(coarse, 100_000 * 2**dim)
-    assert b == pytest.approx(2 * a)
-    assert density_scale(coarse * 3, 100_000) == pytest.approx(a / 3)
+    scale, larger = density_scale(coarse, 100_000), density_scale(coarse, 100_000 * 2**dim)
+    assert larger == pytest.approx(2 * scale)
+    assert density_scale(coarse * 3, 100_000) == pytest.approx(scale / 3)
     assert np.isfinite(density_scale(np.zeros((10, dim)), 100_000))
 
 
-def stored(folder: Path, n_anchors: int, resident: bool) -> tuple:
+def make_shard(folder: Path, n_anchors: int, resident: bool) -> tuple:
     x = blobs(600, n_dims=8)
     cells = KMeans(12, n_init=1, random_state=0).fit(x)
     x = x[np.argsort(cells.labels_, kind="stable")]
@@ -67,21 +68,21 @@ def stored(folder: Path, n_anchors: int, resident: bool) -> tuple:
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("n_anchors", [600, 60, 3, 1])
 def test_rows_start_at_the_weighted_mean_of_the_nearest_anchors(tmp_path, n_anchors, resident):
-    """Where the nearest anchors lie in the nearest cells, that is nearly everywhere."""
-    x, vectors, offsets, centroids, anchors, positions = stored(tmp_path, n_anchors, resident)
+    """If the nearest anchors are in the nearest cells, as they are for nearly all rows."""
+    x, vectors, offsets, centroids, anchors, positions = make_shard(tmp_path, n_anchors, resident)
     start = interpolate_init(vectors, offsets, centroids, anchors, positions, 2.0, rng())
     assert start.dtype == np.float32
-    gaps = ((x[:, None].astype(np.float64) - x[anchors]) ** 2).sum(axis=2)
+    distances = ((x[:, None].astype(np.float64) - x[anchors]) ** 2).sum(axis=2)
     m = min(4, n_anchors)
-    nearest = np.argsort(gaps, axis=1)[:, :m]
+    nearest = np.argsort(distances, axis=1)[:, :m]
     weights = 1 / np.arange(1, m + 1)
     expected = 2 * (positions[nearest] * (weights / weights.sum())[:, None]).sum(axis=1)
-    right = np.linalg.norm(start - expected, axis=1) < 3.5  # the jitter has a deviation of 0.5
-    assert right.mean() > 0.98
+    is_close = np.linalg.norm(start - expected, axis=1) < 3.5  # the jitter has a standard deviation of 0.5
+    assert is_close.mean() > 0.98
 
 
-def test_all_cells_are_tried_when_anchors_are_few(tmp_path):
-    _, vectors, offsets, centroids, _, _ = stored(tmp_path, 5, resident=True)
+def test_all_cells_are_searched_when_anchors_are_few(tmp_path):
+    _, vectors, offsets, centroids, _, _ = make_shard(tmp_path, 5, resident=True)
     anchors, positions = np.array([599]), np.float32([[7, -3]])
     start = interpolate_init(vectors, offsets, centroids, anchors, positions, 1.0, rng())
     assert np.abs(start - [7, -3]).max() < 4

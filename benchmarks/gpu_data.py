@@ -8,7 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.errors import InputError
-from nomad_dask.sources.cuda import DeviceSource
+from nomad_dask.sources.device import DeviceSource
 from nomad_dask.sources.fingerprint import digest_of
 
 # Rows generated at once: each number takes 8 bytes while it is drawn.

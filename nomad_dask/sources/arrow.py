@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from nomad_dask.errors import InputError, suggest
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.fingerprint import sampled_digest
-from nomad_dask.sources.validation import check_shape
+from nomad_dask.sources.validation import check_shape, missing_value_error, row_length_error
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def first_length(batch: pa.RecordBatch, vectors: VectorColumns, name: str) -> in
         return len(vectors.names)
     lengths = pc.list_value_length(batch.column(vectors.names[0]).slice(0, 1))
     if lengths.null_count:
-        raise _null(0, name)
+        raise missing_value_error(0, name)
     return int(lengths[0].as_py())
 
 
@@ -143,7 +143,7 @@ def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, star
     columns = [batch.column(n) for n in vectors.names]
     for column in columns:
         if column.null_count:
-            raise _null(start + _first_null(column), name)
+            raise missing_value_error(start + _first_null(column), name)
     if not vectors.lists:
         out = np.empty((batch.num_rows, n_dims), vectors.dtype)
         for j, column in enumerate(columns):
@@ -153,10 +153,10 @@ def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, star
     lengths = _numbers(pc.list_value_length(lists))
     other = np.flatnonzero(lengths != n_dims)
     if other.size:
-        raise ragged(start + int(other[0]), int(lengths[other[0]]), n_dims, name)
+        raise row_length_error(start + int(other[0]), int(lengths[other[0]]), n_dims, name)
     values = lists.flatten()  # unlike .values, minds the offset of a slice
     if values.null_count:
-        raise _null(start + _first_null(values) // n_dims, name)
+        raise missing_value_error(start + _first_null(values) // n_dims, name)
     return _numbers(values).reshape(len(lists), n_dims)
 
 
@@ -170,15 +170,6 @@ def _numbers(array: pa.Array) -> np.ndarray:
 
 def _first_null(array: pa.Array) -> int:
     return int(pc.index(array.is_valid(), False).as_py())
-
-
-def _null(row: int, name: str) -> InputError:
-    return InputError(f"{name}: row {row} has a missing value (null). Remove the row or fill it in.")
-
-
-def ragged(row: int, length: int, n_dims: int, name: str) -> InputError:
-    """Return the error for a row of another length than the first."""
-    return InputError(f"{name}: row {row} has {length} values, row 0 has {n_dims}. All vectors must be of one length.")
 
 
 class TableSource(Source):

@@ -68,7 +68,7 @@ def _open(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source
     if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
         return _open_parquet([_existing(p) for p in x], column, metadata_columns, f"{x[0]} and {len(x) - 1} more")
     if _is_on_device(x):
-        from nomad_dask.sources.cuda import open_device
+        from nomad_dask.sources.open_device import open_device
 
         return open_device(x, column, metadata_columns)
     library = library_of(x)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nomad_dask.errors import InputError, suggest
-from nomad_dask.sources.arrow import VectorColumns, ragged, rows_of
+from nomad_dask.sources.arrow import VectorColumns, rows_of
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.fingerprint import sampled_digest
-from nomad_dask.sources.validation import check_shape, native_dtype
+from nomad_dask.sources.validation import check_shape, missing_value_error, native_dtype, row_length_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,9 +152,7 @@ def frame_rows(frame: pd.DataFrame, columns: FrameColumns, n_dims: int, start: i
     else:
         missing = numbers.isna().to_numpy().any(axis=1)
         if missing.any():
-            raise InputError(
-                f"{name}: row {start + int(np.argmax(missing))} has a missing value. Remove the row or fill it in."
-            )
+            raise missing_value_error(start + int(np.argmax(missing)), name)
         values = numbers.to_numpy(columns.dtype)
     return np.ascontiguousarray(values)
 
@@ -173,7 +171,7 @@ def _stack(cells: Sequence[Any], dtype: np.dtype[Any], n_dims: int, start: int, 
         if not _is_list(cell):
             raise InputError(f"{name}: row {start + i} is {cell!r}, not a vector. Remove the row or fill it in.")
         if len(cell) != n_dims:
-            raise ragged(start + i, len(cell), n_dims, name)
+            raise row_length_error(start + i, len(cell), n_dims, name)
         try:
             np.copyto(out[i], cell, casting="same_kind")
         except (TypeError, ValueError) as error:

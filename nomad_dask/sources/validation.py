@@ -55,6 +55,16 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
+def missing_value_error(row: int, name: str) -> InputError:
+    """Return the error for a row with a missing value."""
+    return InputError(f"{name}: row {row} has a missing value (null). Remove the row or fill it in.")
+
+
+def row_length_error(row: int, length: int, n_dims: int, name: str) -> InputError:
+    """Return the error for a row whose length differs from the first row's."""
+    return InputError(f"{name}: row {row} has {length} values, row 0 has {n_dims}. All vectors must be of one length.")
+
+
 def check_finite(rows: np.ndarray, start: int, name: str) -> None:
     """Check that a block of rows has no NaN and no infinity.
 

@@ -11,7 +11,8 @@ from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.errors import InputError
 from nomad_dask.sources import validation as host_rows
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.cuda import CudfColumns, DeviceSource, cudf_vectors
+from nomad_dask.sources.cudf import CudfColumns, cudf_vectors
+from nomad_dask.sources.device import DeviceSource
 from nomad_dask.sources.npy import NpySource
 from nomad_dask.sources.parquet import ParquetSource
 

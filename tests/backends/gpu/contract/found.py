@@ -24,7 +24,7 @@ WITH_OBJECTS = (
     PACKAGE / "backends/devices.py",
     PACKAGE / "backends/kmeans_tree.py",
     PACKAGE / "backends/pca.py",
-    PACKAGE / "sources/cuda.py",
+    *(PACKAGE / f"sources/{name}.py" for name in ("cudf", "cupy", "dask_cudf", "dask_cupy", "device", "open_device")),
     PACKAGE / "maps.py",
     *(file for file in BESIDE if file.stem not in ("gpu", "gpu_report")),
 )

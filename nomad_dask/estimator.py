@@ -314,11 +314,11 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _take(self, X: Any, source: Source, metadata_columns: Sequence[str], found: Layout) -> None:
         """Keep a map, whole or partial."""
-        from nomad_dask.maps import map_in_memory
+        from nomad_dask.maps import run_map
 
         self.embedding_ = found.positions
         self.cell_labels_ = found.cell_labels
-        self.map_ = map_in_memory(found.positions, found.cell_labels, source, metadata_columns, found.metadata)
+        self.map_ = run_map(found.positions, found.cell_labels, source, metadata_columns, found.metadata)
         self.diagnostics_ = found.diagnostics
         self.n_epochs_ = found.n_epochs
         self.n_features_in_ = source.n_dims

@@ -78,7 +78,7 @@ def test_dask_has_the_same_rows_in_the_same_order(a_map):
 
 def test_only_the_columns_asked_for_are_read(a_map, tmp_path):
     a_map.to_parquet(tmp_path / "m.parquet")
-    read = read_map(tmp_path / "m.parquet", columns=["value"], also=["cell", "nothing"])
+    read = read_map(tmp_path / "m.parquet", columns=["value"], optional_columns=["cell", "nothing"])
     assert read.table.column_names == ["cell", "value"]
     with pytest.raises(InputError, match=r"no column 'valeu'.*Did you mean 'value'"):
         read_map(tmp_path / "m.parquet", columns=["valeu"])
@@ -87,9 +87,9 @@ def test_only_the_columns_asked_for_are_read(a_map, tmp_path):
 def test_what_is_no_map_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"The frame has no column 'y'"):
         as_map(pd.DataFrame({"x": [1.0]}))
-    with pytest.raises(InputError, match="are no numbers"):
+    with pytest.raises(InputError, match="are not numbers"):
         as_map(pa.table({"x": ["a"], "y": ["b"]}))
-    with pytest.raises(InputError, match="A list is no map"):
+    with pytest.raises(InputError, match="A list is not a map"):
         as_map([1, 2])
     with pytest.raises(MissingInputError):
         as_map(tmp_path / "none.parquet")

@@ -37,7 +37,7 @@ CELLS = np.arange(N, dtype=np.int32) % 13
 
 @pytest.mark.parametrize("block_rows", [1 << 18, 100, N])
 def test_what_is_written_is_read(positions, table, tmp_path, monkeypatch, block_rows):
-    monkeypatch.setattr("nomad_dask.maps._BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("nomad_dask.maps.table.BLOCK_ROWS", block_rows)
     metadata = {"version": "1", "params": Params().as_dict(), "diagnostics": {"recall": 0.5, "loss": None}}
     write_map(tmp_path / "m.parquet", positions, CELLS, open_source(table), ["name", "id", "group"], metadata)
     found = read_map(tmp_path / "m.parquet")
@@ -104,7 +104,7 @@ def test_what_is_no_map_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         read_map(tmp_path / "text.parquet")
     pq.write_table(pa.table({"x": [1.0], "yy": [2.0]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"has no column 'y', so it is no map\. Did you mean 'yy'"):
+    with pytest.raises(InputError, match=r"has no column 'y', so it is not a map\. Did you mean 'yy'"):
         read_map(tmp_path / "t.parquet")
     whole = tmp_path / "whole.parquet"
     pq.write_table(pa.table({"x": np.arange(5000.0), "y": np.arange(5000.0)}), whole)

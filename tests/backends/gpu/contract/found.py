@@ -25,7 +25,8 @@ WITH_OBJECTS = (
     PACKAGE / "backends/kmeans_tree.py",
     PACKAGE / "backends/pca.py",
     *(PACKAGE / f"sources/{name}.py" for name in ("cudf", "cupy", "dask_cudf", "dask_cupy", "device", "open_device")),
-    PACKAGE / "maps.py",
+    PACKAGE / "maps/convert.py",
+    PACKAGE / "maps/open.py",
     *(file for file in BESIDE if file.stem not in ("gpu", "gpu_report")),
 )
 OTHER_MODULES = {"da", "dask", "heapq", "importlib", "json", "math", "np", "os", "pa", "pq", "re", "threading"}

@@ -1,0 +1,104 @@
+"""Maps from files, tables and frames, and from the result of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nomad_dask.errors import InputError
+from nomad_dask.maps.map import Map
+from nomad_dask.maps.parquet import read_table, table_metadata
+from nomad_dask.maps.table import input_columns, row_blocks, split_table
+from nomad_dask.utils.array_types import library_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nomad_dask.sources.base import Source
+
+
+def read_map(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, optional_columns: Sequence[str] = ()
+) -> Map:
+    """Read a map, or any Parquet file with the columns ``x`` and ``y``.
+
+    Parameters
+    ----------
+    path : path-like
+    columns : sequence of str, optional
+        Columns to read besides the positions; None reads all.
+    optional_columns : sequence of str
+        Further columns, read if they exist.
+
+    Raises
+    ------
+    MissingInputError
+        The file does not exist.
+    InputError
+        The file is not a Parquet file, has no positions, or lacks one of `columns`.
+    """
+    return _map_of_table(read_table(path, columns, optional_columns), repr(os.fspath(path)))
+
+
+def as_map(x: Any) -> Map:
+    """Return any object that holds a map as a `Map`.
+
+    Parameters
+    ----------
+    x : Map, path-like, pyarrow.Table, or data frame of pandas, cuDF or Polars
+        With the columns ``x`` and ``y``, and optionally ``z``.
+
+    Raises
+    ------
+    MissingInputError
+        The file does not exist.
+    InputError
+        The object has no positions, or cannot be read.
+    """
+    import pyarrow as pa
+
+    if isinstance(x, Map):
+        return x
+    if isinstance(x, str | os.PathLike):
+        return read_map(x)
+    library = library_of(x)
+    if library == "pandas":
+        return _map_of_table(pa.Table.from_pandas(x, preserve_index=False), "The frame")
+    if library in ("cudf", "polars"):
+        return _map_of_table(x.to_arrow(), "The frame")
+    if isinstance(x, pa.Table):
+        return _map_of_table(x, "The table")
+    raise InputError(f"A {type(x).__name__} is not a map: give a map, its path, an Arrow table or a data frame.")
+
+
+def run_map(
+    positions: np.ndarray,
+    cell_labels: np.ndarray,
+    source: Source,
+    metadata_columns: Sequence[str],
+    metadata: dict[str, Any],
+) -> Map:
+    """Return the result of a run as the map that `nomad_dask.maps.write_map` would write.
+
+    Parameters
+    ----------
+    positions : ndarray of float32 (n, dim)
+    cell_labels : ndarray of int32 (n,)
+    source : Source
+        Provides the columns to carry along.
+    metadata_columns : sequence of str
+    metadata : dict
+        Plain values that describe the run.
+    """
+    import pyarrow as pa
+
+    blocks = [input_columns(cell_labels, source, metadata_columns, a, b) for a, b in row_blocks(len(positions))]
+    return Map(positions, pa.concat_tables(blocks), metadata)
+
+
+def _map_of_table(table: pa.Table, name: str) -> Map:
+    positions, columns = split_table(table, name)
+    return Map(positions, columns, table_metadata(table))

@@ -1,0 +1,112 @@
+"""The columns of a map: positions first, then the cell, then the columns carried along from the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nomad_dask.errors import InputError, suggest
+from nomad_dask.utils.array_types import AXES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nomad_dask.sources.base import Source
+
+BLOCK_ROWS = 1 << 18
+
+
+def row_blocks(n_rows: int) -> Iterator[tuple[int, int]]:
+    """Yield the row ranges in which a map is written; an empty map has one empty range."""
+    for start in range(0, max(1, n_rows), BLOCK_ROWS):
+        yield start, min(start + BLOCK_ROWS, n_rows)
+
+
+def check_metadata_columns(metadata_columns: Sequence[str]) -> None:
+    """Check that no column to carry along has the name of one of the map's own columns.
+
+    Raises
+    ------
+    InputError
+        A name is reserved.
+    """
+    for name in metadata_columns:
+        if name in (*AXES, "cell"):
+            raise InputError(f"The column {name!r} cannot be kept, the map has its own: rename it in the source.")
+
+
+def build_table(positions: np.ndarray, columns: pa.Table) -> pa.Table:
+    """Return the table of a map, or of some of its rows.
+
+    Parameters
+    ----------
+    positions : ndarray of float32 (n, dim)
+    columns : pyarrow.Table (n)
+        The other columns.
+    """
+    import pyarrow as pa
+
+    table = pa.table({axis: _arrow_array(values) for axis, values in zip(AXES, positions.T, strict=False)})
+    for field, column in zip(columns.schema, columns.columns, strict=True):
+        table = table.append_column(field, column)
+    return table
+
+
+def split_table(table: pa.Table, name: str) -> tuple[np.ndarray, pa.Table]:
+    """Return the positions (n, dim) as float32, and the other columns.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+    name : str
+        Name of the table in error messages.
+
+    Raises
+    ------
+    InputError
+        The columns ``x`` and ``y`` are missing or are not numbers.
+    """
+    axes = [axis for axis in AXES if axis in table.column_names]
+    if axes[:2] != ["x", "y"]:
+        missing = "x" if "x" not in axes else "y"
+        raise InputError(
+            f"{name} has no column {missing!r}, so it is not a map. {suggest(missing, table.column_names)}"
+        )
+    try:
+        positions = np.stack([table.column(axis).to_numpy() for axis in axes], axis=1).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The positions of {name} are not numbers ({error}): give a map.") from error
+    return positions, table.drop_columns(axes)
+
+
+def input_columns(
+    cell_labels: np.ndarray, source: Source, metadata_columns: Sequence[str], start: int, stop: int
+) -> pa.Table:
+    """Return the columns beside the positions for rows `start` to `stop` of an input.
+
+    Parameters
+    ----------
+    cell_labels : ndarray of int32 (n_rows,)
+    source : Source
+        The input, which provides `metadata_columns`.
+    metadata_columns : sequence of str
+    start, stop : int
+    """
+    import pyarrow as pa
+
+    table = pa.table({"cell": _arrow_array(cell_labels[start:stop])})
+    if metadata_columns:
+        carried = source.columns(list(metadata_columns), start, stop)
+        for name in metadata_columns:
+            table = table.append_column(carried.schema.field(name), carried.column(name))
+    return table
+
+
+def _arrow_array(numbers: np.ndarray) -> pa.Array:
+    """Return numbers as an Arrow array. Unlike `pyarrow.array`, this does not import pandas."""
+    import pyarrow as pa
+
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(numbers))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), buffers)

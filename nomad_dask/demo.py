@@ -149,7 +149,7 @@ def run_demo(folder: str | os.PathLike[str], *, device: str = "auto", emit: Emit
     found = read_map(map_path)
     packages = found.table.column("package")
     with stage_progress(emit, "score", source.n_rows, "rows") as advance:
-        scores = score(source, found.positions, labels=packages, metric=params.metric, advance=advance)
+        scores = score(source, found.positions, labels=packages, metric=params.metric, on_progress=advance)
     title = f"{source.n_rows:,} docstrings"
     draw(
         found.positions[:, 0],

@@ -83,7 +83,7 @@ def score(
             metric=scored.metadata.get("params", {}).get("metric", "euclidean"),
             n_queries=options.queries,
             random_state=options.random_state,
-            advance=advance,
+            on_progress=advance,
         )
     if options.as_json:
         output.write_json(scores.as_dict())

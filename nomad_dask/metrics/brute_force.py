@@ -1,4 +1,4 @@
-"""Exact distances from some queries to rows that stream past in blocks, and the nearest of them."""
+"""Exact distances from queries to rows that are read in blocks, and the nearest rows of each query."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from nomad_dask.utils.threads import Threads
 
 QUERIES_AT_ONCE = 128
-_GATHERED = 1 << 17  # float64 values of differences held at once by a thread: they stay in its cache
-_MEASURED = 1024  # rows of a block measured at most for one query
+_CACHED_VALUES = 1 << 17  # float64 differences that a thread computes at once, so that they stay in its cache
+_MAX_MEASURED = 1024  # rows of a block that are measured for one query, unless k is larger
 
 
 def pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Return the squared distances between rows ``a[i]`` and ``b[j]`` in float64, `a` being float64."""
     out = np.empty(i.size)
-    step = max(1, _GATHERED // a.shape[1])
+    step = max(1, _CACHED_VALUES // a.shape[1])
     for s in range(0, i.size, step):
         difference = a[i[s : s + step]]
         difference -= b[j[s : s + step]]
@@ -23,7 +23,7 @@ def pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -
 
 
 class StreamingDistances:
-    """Exact squared distances from queries to chosen rows, collected as the rows stream past.
+    """Exact squared distances from queries to chosen rows, collected block by block.
 
     Attributes
     ----------
@@ -51,16 +51,16 @@ class StreamingDistances:
 
 
 class StreamingKNN:
-    """The k nearest rows of each query among the rows offered so far.
+    """The k nearest rows of each query among all rows compared so far.
 
-    A matrix product in float32 bounds every distance from below; only rows whose bound lies within the k-th
-    distance found so far are measured in float64. So the answer is exact, unless over a thousand rows of one
-    block are as near as the k-th to float32 rounding: then the thousand that seem nearest are measured.
+    A matrix product in float32 bounds every distance from below; only rows whose bound is within the k-th
+    distance found so far are measured in float64. The result is exact, unless more than a thousand rows of one
+    block are as near as the k-th to float32 rounding: then only the thousand with the lowest bounds are measured.
 
     Attributes
     ----------
     distances : ndarray of shape (n_queries, k), float64
-        Squared, ascending; infinity where fewer than k rows were offered.
+        Squared, ascending; infinity where fewer than k rows were compared.
     ids : ndarray of shape (n_queries, k), int64
         Their row numbers.
     """
@@ -71,7 +71,7 @@ class StreamingKNN:
         self.distances = np.full((own.size, k), np.inf)
         self.ids = np.full((own.size, k), -1)
         self._own = own
-        # Held by float32 exactly, so that rows of either precision are moved by the same amount.
+        # Exact in float32, so that rows of either precision are shifted by the same amount.
         self._center = np.median(queries, axis=0).astype(np.float32)
         centered = queries - self._center
         self._scale = 1 / (np.sqrt(np.einsum("ij,ij->", centered, centered) / own.size) or 1.0)
@@ -79,35 +79,36 @@ class StreamingKNN:
         self._norms = np.einsum("ij,ij->i", centered, centered)
         self._minus_twice = (-2 * centered).astype(np.float32)
         # |error| of |q|² + |x|² − 2q·x in float32 is below slack·(|q|² + |x|²): Higham, Accuracy and
-        # Stability of Numerical Algorithms, §3.1, with room for the casts.
+        # Stability of Numerical Algorithms, §3.1, with a margin for the casts.
         self._slack = 2 * (queries.shape[1] + 16) * float(np.finfo(np.float32).eps)
 
-    def offer(self, rows: np.ndarray, ids: np.ndarray, pool: Threads) -> None:
-        """Compare `rows`, whose row numbers `ids` ascend from one call to the next, with every query."""
+    def update(self, rows: np.ndarray, ids: np.ndarray, pool: Threads) -> None:
+        """Compare every query with `rows`; their row numbers `ids` ascend, also from one call to the next."""
         centered = (rows - self._center).astype(np.float32, copy=False)
         centered *= np.float32(self._scale)
         norms = np.einsum("ij,ij->i", centered, centered)
         low_norms = norms * np.float32(1 - self._slack)
-        spread = norms * np.float32(2 * self._slack)  # from the lower bound to the upper, but for |q|²
-        most = max(_MEASURED, self.k)
+        spread = norms * np.float32(2 * self._slack)  # from the lower bound to the upper, without the term in |q|²
+        max_measured = max(_MAX_MEASURED, self.k)
 
         def work(a: int, b: int) -> None:
             bounds = self._minus_twice[a:b] @ centered.T
             bounds += low_norms
-            at = np.searchsorted(ids, self._own[a:b])
-            at[at == ids.size] = 0
-            mine = np.flatnonzero(ids[at] == self._own[a:b])
-            bounds[mine, at[mine]] = np.inf
+            # A query is not its own neighbor.
+            column = np.searchsorted(ids, self._own[a:b])
+            column[column == ids.size] = 0
+            itself = np.flatnonzero(ids[column] == self._own[a:b])
+            bounds[itself, column[itself]] = np.inf
             limit = self.distances[a:b, -1] * self._scale**2 - self._norms[a:b] * (1 - self._slack)
             near_enough = bounds <= limit.astype(np.float32)[:, None]
             for i in np.flatnonzero(np.count_nonzero(near_enough, axis=1) > 2 * self.k + 16):
-                # The k-th of the upper bounds is a narrower limit, found when too many pass the first.
+                # Too many pass the first limit; the k-th of the upper bounds is a narrower one.
                 kth = np.partition(bounds[i] + spread, min(self.k, ids.size) - 1)[min(self.k, ids.size) - 1]
                 near_enough[i] &= bounds[i] <= kth + 2 * self._slack * self._norms[a + i]
-                if np.count_nonzero(near_enough[i]) > most:
+                if np.count_nonzero(near_enough[i]) > max_measured:
                     near_enough[i] = False
-                    near_enough[i, np.argpartition(bounds[i], most)[:most]] = True
-            near_enough[mine, at[mine]] = False
+                    near_enough[i, np.argpartition(bounds[i], max_measured)[:max_measured]] = True
+            near_enough[itself, column[itself]] = False
             query, row = np.divmod(np.flatnonzero(near_enough), ids.size)
             if query.size:
                 exact = pair_distances(self.queries, query + a, rows, row)
@@ -117,7 +118,7 @@ class StreamingKNN:
             pool.run(work, len(self.queries), QUERIES_AT_ONCE)
 
     def _merge(self, a: int, b: int, query: np.ndarray, distances: np.ndarray, ids: np.ndarray) -> None:
-        """Put new rows, in order of query and row number, among the nearest of queries `a` to `b`."""
+        """Merge new rows, in order of query and row number, into the nearest rows of queries `a` to `b`."""
         counts = np.bincount(query, minlength=b - a)
         column = np.arange(query.size) - np.repeat(np.cumsum(counts) - counts, counts) + self.k
         shape = (b - a, self.k + int(counts.max()))

@@ -9,13 +9,14 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.errors import InputError, ResourceError
-from nomad_dask.metrics import scores
+from nomad_dask.metrics import measure
+from nomad_dask.metrics.sample import random_pairs
 from nomad_dask.metrics.scores import score
 from nomad_dask.sources.base import Source
 
 
 class Rows(Source):
-    """An array as a source, with breaks if wanted."""
+    """An array as a source, optionally with chunk boundaries."""
 
     def __init__(self, X, breaks=()):
         self.X, self._breaks = X, breaks
@@ -117,7 +118,7 @@ def test_triplets_equal_a_loop_over_the_same_triplets():
     rng = np.random.default_rng(1)
     chosen = np.sort(rng.choice(60, 20, replace=False))
     dx, dy = pairwise_distances(X.astype(np.float64)), pairwise_distances(Y.astype(np.float64))
-    pairs = scores._random_pairs(rng, chosen, 60, 10)
+    pairs = random_pairs(rng, chosen, 60, 10)
     agree = []
     for a, ends in zip(chosen, pairs, strict=True):
         agree += [(dx[a, b] < dx[a, c]) == (dy[a, b] < dy[a, c]) for b, c in ends]
@@ -127,7 +128,7 @@ def test_triplets_equal_a_loop_over_the_same_triplets():
 
 def test_triplets_have_three_different_rows_each_as_likely():
     rng = np.random.default_rng(0)
-    pairs = scores._random_pairs(rng, np.arange(4), 4, 30_000)
+    pairs = random_pairs(rng, np.arange(4), 4, 30_000)
     for own in range(4):
         counts = np.zeros((4, 4))
         np.add.at(counts, (pairs[own, :, 0], pairs[own, :, 1]), 1)
@@ -175,7 +176,7 @@ def test_blocks_do_not_matter(seed, n, d, block, grid):
     labels = np.round(Y[:, 0]).astype(int)
     with pytest.MonkeyPatch.context() as patch:
         whole = score(Rows(X), Y, labels=labels, n_queries=50, n_triplets=100, random_state=seed)
-        patch.setattr(scores, "_BLOCK_ROWS", block)
+        patch.setattr(measure, "_MAX_BLOCK_ROWS", block)
         source = Rows(X, breaks=(n // 3, n // 2))
         parts = score(source, Y, labels=labels, n_queries=50, n_triplets=100, random_state=seed)
     assert source.largest <= block
@@ -282,7 +283,7 @@ def test_k_without_a_choice_is_left_out():
 def test_progress_and_plain_values():
     X, Y = noisy_map(11, n=500)
     done = []
-    got = score(Rows(X, breaks=(200,)), Y, labels=[1] * 500, n_queries=10, advance=done.append, max_bytes=1 << 18)
+    got = score(Rows(X, breaks=(200,)), Y, labels=[1] * 500, n_queries=10, on_progress=done.append, max_bytes=1 << 18)
     assert done[-1] == 500
     assert done == sorted(set(done))
     plain = got.as_dict()

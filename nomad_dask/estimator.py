@@ -1,19 +1,21 @@
-"""`NomadProjection`: the scikit-learn face. It passes on what it is given and keeps what comes back."""
+"""`NomadProjection`: the scikit-learn estimator. It passes its parameters to the pipeline and keeps the results."""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._set_output import _get_output_config
-from sklearn.utils.validation import _check_feature_names
+from sklearn.utils._set_output import _get_output_config  # no public function reads this setting
+from sklearn.utils.validation import validate_data
 
-from nomad_dask.callbacks.events import combined_snapshot_request, fan_out
-from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, ResourceError
+from nomad_dask.callbacks.events import Emit, combined_snapshot_request, fan_out
+from nomad_dask.errors import ClusterError, InputError, Interrupted, ResourceError
 from nomad_dask.params import Params
 from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.tempdir import TemporaryWorkspace
@@ -22,17 +24,7 @@ if TYPE_CHECKING:
     from nomad_dask.pipeline.collect import Layout
     from nomad_dask.sources.base import Source
 
-_NOT_PARAMS = {
-    "random_state",
-    "device",
-    "client",
-    "n_workers",
-    "workspace",
-    "callbacks",
-    "verbose",
-    "memory_limit",
-    "keep_stages",
-}
+_METHOD_PARAMS = {f.name for f in fields(Params)} - {"random_state"}
 
 
 class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -42,46 +34,46 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     ----------
     {params}
     random_state : int, RandomState or None, default=0
-        Seed of everything random. The same int gives the same map, at full thread count. None draws one,
-        which is kept in ``seed_``.
+        Random seed. The same int gives the same map, with any number of threads. None draws a seed and stores it in
+        ``seed_``.
     device : {{'auto', 'cpu', 'gpu'}}, default='auto'
         Where to compute.
     client : distributed.Client or None, default=None
-        Dask cluster to run on; None starts an embedded one.
+        Dask cluster to run on; None starts an embedded cluster.
     n_workers : int or None, default=None
-        Workers of the embedded cluster. None or 1 is this process with all its cores.
+        Number of workers of the embedded cluster. None or 1 runs in this process, on all its cores.
     workspace : path-like or None, default=None
-        Directory that keeps what each stage made, so that a fit that was stopped goes on where it was.
+        Directory that keeps the results of each stage, so that a stopped fit can be resumed.
     memory_limit : int, str or None, default=None
-        Memory that each process may use, in bytes or such as ``'2GB'``. None takes what its worker has.
+        Memory that each process may use, in bytes or as text such as ``'2GB'``. None uses all memory of its worker.
     keep_stages : bool, default=False
-        Keep in the workspace what no later stage needs, too.
+        Keep files in the workspace that no later stage reads.
     callbacks : sequence of callable or None, default=None
-        Each is called with every event of `nomad_dask.callbacks`, such as `nomad_dask.LiveMap`. One that is a context
-        manager is entered for the time of the fit.
+        Each is called with every event of `nomad_dask.callbacks`, such as `nomad_dask.LiveMap`. A callback that is a
+        context manager is entered for the duration of the fit.
     verbose : bool, default=False
         Show progress bars.
 
     Attributes
     ----------
     embedding_ : ndarray of float32 (n_samples, n_components)
-        The map, rows in the order of the input.
+        The map, with rows in input order.
     cell_labels_ : ndarray of int32 (n_samples,)
         K-Means cell of each row.
     map_ : nomad_dask.maps.Map
-        Positions, cells and the columns to keep: to draw, to explore in a notebook, and to give to others.
+        Positions, cells and the columns carried along from the input, to plot, explore, convert or write.
     diagnostics_ : dict
-        What was measured during the fit: ``recall`` of the neighbour search, ``imbalance`` of the shards,
-        ``components`` of the neighbour graph and the share of rows ``outside_largest`` of them, whether
-        ``kmeans_converged``, ``loss``, bytes exchanged.
+        Measurements of the fit: ``recall`` of the neighbor search, ``imbalance`` of the shards, number of
+        ``components`` of the neighbor graph and the share of rows ``outside_largest``, whether
+        ``kmeans_converged``, the final ``loss``, and bytes exchanged.
     n_epochs_ : int
-        Epochs of the layout that the map has behind it.
+        Number of layout epochs done.
     is_complete_ : bool
-        False for the map of a fit that was stopped: the layout is partial, and ``fit(X, resume=True)`` goes on.
+        False after a fit that was stopped: the layout is partial, and ``fit(X, resume=True)`` continues it.
     seed_ : int
         The seed that was used.
     n_features_in_ : int
-        Dimensions of the input.
+        Number of dimensions of the input.
 
     References
     ----------
@@ -170,7 +162,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
-        """Return an estimator with the settings of the paper, to reproduce it and to compare."""
+        """Return an estimator with the settings of the paper (arXiv 2505.15511), changed by keyword arguments."""
         settings = Params.paper().as_dict()
         del settings["random_state"]
         return cls(**(settings | changes))
@@ -184,77 +176,53 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         metadata_columns: Sequence[str] = (),
         resume: bool = False,
     ) -> Self:
-        """Make the map of X.
+        """Compute the map of X.
 
-        Ctrl-C, or the stop button of a notebook, stops it. During the layout the epochs under way are ended first,
-        and the estimator has the partial map. What was done is kept for ``fit(X, resume=True)``: in the workspace,
-        or without one until the estimator is fitted anew or goes.
+        Ctrl-C or the stop button of a notebook stops the fit. If the layout has started, it first completes the
+        current epochs, and the estimator holds the partial map. Completed work is kept for ``fit(X, resume=True)``:
+        in the workspace, or else in a temporary directory until the estimator is fitted again or deleted.
 
         Parameters
         ----------
         X : array-like (n_samples, n_features), path, data frame or Dask collection
-            Whatever `nomad_dask.sources.open_source` opens. Larger than memory is fine for files and Dask.
+            Any input of `nomad_dask.sources.open_source`. Files and Dask collections may be larger than memory.
         y : None
-            Not used.
+            Ignored.
         column : str, optional
-            Column of the vectors, when a file or data frame has several that could be it.
+            Column of vectors, if a file or data frame has several candidates.
         metadata_columns : sequence of str
-            Columns of a file or data frame to carry to ``map_``.
+            Columns of a file or data frame to carry along to ``map_``.
         resume : bool
-            Go on with the fit of the same X that was stopped, to the map it would have made.
+            Continue a stopped fit of the same X; the result is the same as without the interruption.
 
         Raises
         ------
         InputError
-            Parameters out of range, or data that cannot be mapped; rows are named. Nothing to resume.
+            A parameter is out of range, the data cannot be mapped (rows are named), or there is nothing to resume.
         Interrupted
-            It was stopped.
+            The fit was stopped.
         """
-        from contextlib import AbstractContextManager, ExitStack
-
         from nomad_dask.maps import check_metadata_columns
-        from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
-        from nomad_dask.pipeline.run import project
         from nomad_dask.sources import open_source
 
-        seed = self._seed(resume)
-        names = self.get_params(deep=False).keys() - _NOT_PARAMS
-        params = Params(**{name: getattr(self, name) for name in names}, random_state=seed)
+        params = self._method_params(self._draw_seed(resume))
         check_metadata_columns(metadata_columns)
         source = open_source(X, column=column, metadata_columns=metadata_columns)
-        place = self._place(resume)
-        listeners = list(self.callbacks or ())
+        workspace = self._workspace_path(resume)
         try:
-            with ExitStack() as shown:
-                for listener in self.callbacks or ():
-                    if isinstance(listener, AbstractContextManager):
-                        shown.enter_context(listener)
-                if self.verbose and not any(getattr(listener, "shows_progress", False) for listener in listeners):
-                    from nomad_dask.callbacks.progress_bars import progress_bars
-
-                    listeners.append(shown.enter_context(progress_bars()))
-                result = project(
-                    source,
-                    params,
-                    cluster=ClusterOptions(
-                        client=self.client,
-                        n_workers=self.n_workers,
-                        device=self.device,
-                        memory_limit=self.memory_limit,
-                    ),
-                    workspace=WorkspaceOptions(place, resume=resume, keep_stages=self.keep_stages),
-                    emit=fan_out(listeners),
-                    snapshot_request=combined_snapshot_request(listeners),
-                )
-        except (Interrupted, ClusterError, ResourceError) as stop:
-            self._stopped(stop, X, source, metadata_columns, params, place)
+            layout = self._project(source, params, workspace, resume)
+        except (Interrupted, ClusterError, ResourceError) as error:
+            progress = self._store_partial(X, source, metadata_columns, params, workspace)
+            if progress is None:
+                raise
+            raise type(error)(f"{error} {progress}; fit(X, resume=True) continues the fit.") from error
         except BaseException:
             if not resume:
-                self._forget_place()
+                self._drop_temporary_workspace()
             raise
-        self._forget_place()
-        self._take(X, source, metadata_columns, result)
-        self.seed_, self.is_complete_ = seed, True
+        self._drop_temporary_workspace()
+        self._store(X, source, metadata_columns, layout)
+        self.seed_, self.is_complete_ = params.random_state, True
         return self
 
     def fit_transform(
@@ -266,73 +234,26 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         metadata_columns: Sequence[str] = (),
         resume: bool = False,
     ) -> Any:
-        """Make the map of X and return it: float32 (n_samples, n_components). See `fit`.
+        """Compute the map of X and return it: float32 (n_samples, n_components). See `fit`.
 
-        A CuPy array gives a CuPy array, and a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and the
-        same index, unless `set_output` asks for another kind. Everything else gives a NumPy array.
+        Returns a CuPy array for a CuPy array, and for a cuDF frame one with the columns ``x``, ``y`` (and ``z``) and
+        the same index. For everything else it returns a NumPy array. `set_output` overrides this.
         """
         from nomad_dask.utils.array_types import to_output_type
 
         layout = self.fit(X, y, column=column, metadata_columns=metadata_columns, resume=resume).embedding_
         return to_output_type(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
-    def _place(self, resume: bool) -> Path:
-        """Return the workspace: the one given, else one that is kept until the map is done."""
-        if not resume:
-            self._forget_place()
-            if self.workspace is None:
-                self._kept = TemporaryWorkspace(self)
-        kept = getattr(self, "_kept", None)
-        place = Path(self.workspace) if self.workspace is not None else None if kept is None else kept.workspace
-        if place is None or (resume and not (place / MANIFEST).exists()):
-            where = "" if place is None else f" in {place}"
-            raise InputError(f"There is nothing to resume{where}: no fit was stopped. Leave resume out to start one.")
-        return place
+    def _method_params(self, seed: int) -> Params:
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name in _METHOD_PARAMS}
+        return Params(**settings, random_state=seed)
 
-    def _forget_place(self) -> None:
-        if hasattr(self, "_kept"):
-            self._kept.drop()
-            del self._kept
-
-    def _stopped(
-        self, stop: NomadError, X: Any, source: Source, metadata_columns: Sequence[str], params: Params, place: Path
-    ) -> NoReturn:
-        """Take what there is of the map, and say how to go on."""
-        from nomad_dask.pipeline.collect import load_partial
-
-        if not (place / MANIFEST).exists():
-            self._forget_place()
-            raise stop
-        self.seed_ = params.random_state
-        found = load_partial(place, source, params)
-        how = "Nothing of the layout is there yet"
-        if found is not None:
-            self._take(X, source, metadata_columns, found)
-            self.is_complete_ = False
-            how = f"embedding_ and map_ are as after {found.n_epochs} of {found.n_planned_epochs} epochs of the layout"
-        raise type(stop)(f"{stop} {how}; fit(X, resume=True) goes on.") from stop
-
-    def _take(self, X: Any, source: Source, metadata_columns: Sequence[str], found: Layout) -> None:
-        """Keep a map, whole or partial."""
-        from nomad_dask.maps import run_map
-
-        self.embedding_ = found.positions
-        self.cell_labels_ = found.cell_labels
-        self.map_ = run_map(found.positions, found.cell_labels, source, metadata_columns, found.metadata)
-        self.diagnostics_ = found.diagnostics
-        self.n_epochs_ = found.n_epochs
-        self.n_features_in_ = source.n_dims
-        _check_feature_names(self, X, reset=True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy must not take the workspace with it, nor remove it when it goes.
-        return {name: value for name, value in super().__getstate__().items() if name != "_kept"}
-
-    def _seed(self, resume: bool) -> int:
-        if resume and hasattr(self, "seed_") and not isinstance(self.random_state, numbers.Integral):
-            return int(self.seed_)  # that of the fit that was stopped: another one would be drawn
+    def _draw_seed(self, resume: bool) -> int:
+        """Return the seed of a fit: the given one, the one of the stopped fit, or a new one."""
         if isinstance(self.random_state, numbers.Integral):
             return int(self.random_state)
+        if resume and hasattr(self, "seed_"):
+            return int(self.seed_)
         try:
             return int(check_random_state(self.random_state).randint(2**31 - 1))
         except ValueError as error:
@@ -340,21 +261,105 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 f"random_state={self.random_state!r} is not accepted: give a whole number, a RandomState or None."
             ) from error
 
+    def _project(self, source: Source, params: Params, workspace: Path, resume: bool) -> Layout:
+        from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
+        from nomad_dask.pipeline.run import project
+
+        cluster = ClusterOptions(
+            client=self.client, n_workers=self.n_workers, device=self.device, memory_limit=self.memory_limit
+        )
+        options = WorkspaceOptions(workspace, resume=resume, keep_stages=self.keep_stages)
+        with self._open_listeners() as listeners:
+            return project(
+                source,
+                params,
+                cluster=cluster,
+                workspace=options,
+                emit=fan_out(listeners),
+                snapshot_request=combined_snapshot_request(listeners),
+            )
+
+    @contextmanager
+    def _open_listeners(self) -> Iterator[list[Emit]]:
+        """Yield the callbacks, entered if they are context managers, and progress bars if `verbose` is set."""
+        listeners = list(self.callbacks or ())
+        with ExitStack() as stack:
+            for listener in self.callbacks or ():
+                if isinstance(listener, AbstractContextManager):
+                    stack.enter_context(listener)
+            if self.verbose and not any(getattr(listener, "shows_progress", False) for listener in listeners):
+                from nomad_dask.callbacks.progress_bars import progress_bars
+
+                listeners.append(stack.enter_context(progress_bars()))
+            yield listeners
+
+    def _workspace_path(self, resume: bool) -> Path:
+        """Return the given workspace, or else a temporary one that is kept until the map is complete."""
+        if not resume:
+            self._drop_temporary_workspace()
+            if self.workspace is None:
+                self._temporary_workspace = TemporaryWorkspace(self)
+        path = None
+        if self.workspace is not None:
+            path = Path(self.workspace)
+        elif hasattr(self, "_temporary_workspace"):
+            path = self._temporary_workspace.path
+        if path is None or (resume and not (path / MANIFEST).exists()):
+            location = "" if path is None else f" in {path}"
+            raise InputError(f"There is nothing to resume{location}: no fit was stopped. Omit resume to start a fit.")
+        return path
+
+    def _drop_temporary_workspace(self) -> None:
+        if hasattr(self, "_temporary_workspace"):
+            self._temporary_workspace.drop()
+            del self._temporary_workspace
+
+    def _store_partial(
+        self, X: Any, source: Source, metadata_columns: Sequence[str], params: Params, workspace: Path
+    ) -> str | None:
+        """Store the partial map of a stopped fit, and describe it; None if the fit had not started."""
+        from nomad_dask.pipeline.collect import load_partial
+
+        if not (workspace / MANIFEST).exists():
+            self._drop_temporary_workspace()
+            return None
+        self.seed_ = params.random_state
+        layout = load_partial(workspace, source, params)
+        if layout is None:
+            return "The layout has not started"
+        self._store(X, source, metadata_columns, layout)
+        self.is_complete_ = False
+        return f"embedding_ and map_ are those after {layout.n_epochs} of {layout.n_planned_epochs} epochs"
+
+    def _store(self, X: Any, source: Source, metadata_columns: Sequence[str], layout: Layout) -> None:
+        """Store a complete or partial layout in the fitted attributes."""
+        from nomad_dask.maps import run_map
+
+        self.embedding_ = layout.positions
+        self.cell_labels_ = layout.cell_labels
+        self.map_ = run_map(layout.positions, layout.cell_labels, source, metadata_columns, layout.metadata)
+        self.diagnostics_ = layout.diagnostics
+        self.n_epochs_ = layout.n_epochs
+        validate_data(self, X, reset=True, skip_check_array=True)  # sets feature_names_in_
+        self.n_features_in_ = source.n_dims  # of the vectors; the data frame may hold them in one column
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The temporary workspace belongs to this object: a copy must neither use nor remove it.
+        return {name: value for name, value in super().__getstate__().items() if name != "_temporary_workspace"}
+
     @property
     def _n_features_out(self) -> int:
         return int(self.embedding_.shape[1])
 
 
-def _document(cls: type) -> None:
-    """Fill the parameters' texts in from `Params`, where they are written once."""
-    from dataclasses import fields
-
+def _document_params(cls: type) -> None:
+    """Insert the documentation of the parameters of `Params`, which is written only there."""
     texts = [
         f"{f.name} : {f.type}, default={f.default!r}\n        {f.metadata['doc']}"
         for f in fields(Params)
-        if f.name != "random_state"
+        if f.name in _METHOD_PARAMS
     ]
     cls.__doc__ = (cls.__doc__ or "").format(params="\n    ".join(texts))
 
 
-_document(NomadProjection)
+_document_params(NomadProjection)

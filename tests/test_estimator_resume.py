@@ -58,7 +58,7 @@ class CtrlC:
 
 def test_a_stopped_layout_is_there_and_goes_on(x, plain, epoch_by_epoch, places):
     nomad = NomadProjection(**SETTINGS, callbacks=[CtrlC(EpochDone)])
-    with pytest.raises(Interrupted, match=r"after 1 of 30 epochs of the layout; fit\(X, resume=True\) goes on"):
+    with pytest.raises(Interrupted, match=r"after 1 of 30 epochs; fit\(X, resume=True\) continues the fit"):
         nomad.fit(x)
     assert (nomad.n_epochs_, nomad.is_complete_, nomad.diagnostics_["epochs"]) == (1, False, 1)
     assert nomad.embedding_.shape == plain.shape
@@ -100,7 +100,7 @@ def test_the_partial_map_is_the_layout_at_that_epoch(x, epoch_by_epoch, monkeypa
 
 def test_stopped_before_the_layout_there_is_no_map(x, plain, places):
     nomad = NomadProjection(**SETTINGS, callbacks=[CtrlC(StageAdvanced)])
-    with pytest.raises(Interrupted, match="Nothing of the layout is there yet"):
+    with pytest.raises(Interrupted, match="The layout has not started"):
         nomad.fit(x)
     assert not hasattr(nomad, "embedding_")
     np.testing.assert_array_equal(nomad.set_params(callbacks=None).fit_transform(x, resume=True), plain)

@@ -1,4 +1,4 @@
-"""Where a fit without a workspace works, so that it can be resumed after it was stopped."""
+"""The temporary workspace of a fit that was given none, so that it can be resumed after it was stopped."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 
 class TemporaryWorkspace:
-    """A temporary directory that goes with its owner, or when it is dropped, or when Python ends.
+    """A temporary directory, removed together with its owner, by `drop`, or when Python exits.
 
     Parameters
     ----------
     owner : object
-        When nothing refers to it any more, the directory is removed.
+        The directory is removed when this object is garbage-collected.
 
     Attributes
     ----------
-    workspace : Path
-        A place in it, not made yet.
+    path : Path
+        A path in the directory, which does not exist yet.
     """
 
     def __init__(self, owner: object) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="nomad-"))
-        self.workspace = folder / "workspace"
-        self.drop = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+        directory = Path(tempfile.mkdtemp(prefix="nomad-"))
+        self.path = directory / "workspace"
+        self.drop = weakref.finalize(owner, shutil.rmtree, directory, ignore_errors=True)

@@ -124,7 +124,7 @@ def test_interrupted_from_the_notebook_and_going_on(jupyter):
 
     reply = running.run("nomad = estimator(LiveMap(interval=1000.0), slow)\nnomad.fit(x)", interrupt)
     assert reply.get("ename") == "Interrupted", reply
-    assert "fit(X, resume=True) goes on" in reply["evalue"]
+    assert "fit(X, resume=True) continues the fit" in reply["evalue"]
     epochs = int(running.run("print(nomad.n_epochs_)")["text"])
     assert 1 <= epochs < EPOCHS
     state = running.widgets[stops[0]]

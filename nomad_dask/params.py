@@ -1,4 +1,4 @@
-"""`Params`: every setting of the method, documented once and validated once."""
+"""`Params`: all settings of the method, with their documentation and validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COARSE_INITS = ("auto", "always", "never")
 
 @dataclass(frozen=True)
 class _Range:
-    """Accepted values of a number: `low` to `high`, both included unless `open_low`."""
+    """Accepted values of a number: `low` to `high`, both included unless `open_low` is set."""
 
     kind: type
     low: float
@@ -41,14 +41,14 @@ class _Range:
         if isinstance(value, bool) or not isinstance(value, number):
             raise InputError(f"{name}={value!r} is not accepted: give {self.describe()}.")
         inside = (value > self.low if self.open_low else value >= self.low) and value <= self.high  # type: ignore[operator]
-        if not inside:  # NaN fails every comparison, so it lands here too
+        if not inside:  # also for NaN, which fails every comparison
             raise InputError(f"{name}={value!r} is out of range: give {self.describe()}.")
         return self.kind(value)
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """Accepted values of a name."""
+    """Accepted values of a string."""
 
     values: tuple[str, ...]
 
@@ -60,7 +60,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Flag:
-    """A yes or no."""
+    """True or False."""
 
     def check(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -78,20 +78,20 @@ def _choice(default: str, doc: str, values: tuple[str, ...]) -> Any:
 
 @dataclass(frozen=True)
 class Params:
-    """Every setting of the method. `Params.describe` gives the text of each."""
+    """All settings of the method. `Params.describe` returns the documentation of each."""
 
-    n_neighbors: int = _number(15, "Neighbours of each row that attract it.", int, 1, 1000)
+    n_neighbors: int = _number(15, "Number of neighbors that attract each row.", int, 1, 1000)
     n_components: int = _number(2, "Dimensions of the map.", int, 2, 3)
     metric: str = _choice("euclidean", "Distance between rows: 'euclidean' or 'cosine'.", METRICS)
-    preset: str = _choice("default", "Epochs and learning rate together: 'fast', 'default' or 'best'.", PRESETS)
-    random_state: int = _number(0, "Seed of everything random; the same seed gives the same map.", int, 0, 2**63 - 1)
+    preset: str = _choice("default", "Number of epochs and learning rate: 'fast', 'default' or 'best'.", PRESETS)
+    random_state: int = _number(0, "Random seed; the same seed gives the same map.", int, 0, 2**63 - 1)
 
     n_epochs: int | None = _number(
-        None, "Steps of the layout; None takes the preset's.", int, 1, 100_000, optional=True
+        None, "Epochs of the layout; None uses the value of the preset.", int, 1, 100_000, optional=True
     )
     learning_rate: float | None = _number(
         None,
-        "Step size at the start; None takes the preset's.",
+        "Step size at the start; None uses the value of the preset.",
         float,
         0,
         1e6,
@@ -99,25 +99,30 @@ class Params:
         open_low=True,
     )
     momentum: float | None = _number(
-        None, "Share of the last step that is kept; None takes the preset's.", float, 0, 0.999, optional=True
+        None,
+        "Share of the last step that is added to the next; None uses the value of the preset.",
+        float,
+        0,
+        0.999,
+        optional=True,
     )
     learning_rate_end: float = _number(
-        0.02, "The learning rate falls linearly to this share of its start.", float, 0, 1
+        0.02, "The learning rate decreases linearly to this share of its initial value.", float, 0, 1
     )
     max_step_norm: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True)
     init_std: float = _number(
-        1.0, "Standard deviation of the starting positions on the first axis.", float, 0, open_low=True
+        1.0, "Standard deviation of the initial positions on the first axis.", float, 0, open_low=True
     )
     late_exaggeration: float = _number(
         1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
 
     affinity: str = _choice(
-        "log", "Weight of a neighbour by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", AFFINITIES
+        "log", "Weight of a neighbor by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", AFFINITIES
     )
     normalization: str = _choice(
         "global",
-        "Normaliser of the noise: one for all points ('global') or one a point ('point').",
+        "Normalization of the noise: shared by all points ('global') or per point ('point').",
         NORMALIZATIONS,
     )
     repulsion_method: str = _choice(
@@ -127,50 +132,54 @@ class Params:
     )
     n_noise: int | None = _number(
         None,
-        "Noise points |M| of the loss for normalization='point'; None takes all rows.",
+        "Noise points |M| of the loss for normalization='point'; None uses all rows.",
         int,
         1,
         optional=True,
     )
     n_negatives: int = _number(
-        16, "Sampled negatives per exact cell for repulsion_method='means'; 0 takes means only.", int, 0, 10_000
+        16, "Negative samples per sampled cell for repulsion_method='means'; 0 uses means only.", int, 0, 10_000
     )
     n_sampled_cells: int = _number(
-        1, "Cells sampled instead of averaged for repulsion_method='means': the own and the nearest.", int, 1, 64
+        1,
+        "Cells sampled instead of averaged for repulsion_method='means': the point's own and the nearest.",
+        int,
+        1,
+        64,
     )
     mesh_spacing: float = _number(0.7, "Spacing of the repulsion mesh in map units.", float, 0, 10, open_low=True)
 
     n_cells: int | None = _number(
-        None, "K-Means cells; None takes one per `cell_size` rows.", int, 1, 10_000_000, optional=True
+        None, "Number of K-Means cells; None uses one per `cell_size` rows.", int, 1, 10_000_000, optional=True
     )
-    cell_size: int = _number(250, "Mean rows of a cell when `n_cells` is None.", int, 1)
+    cell_size: int = _number(250, "Mean number of rows per cell if `n_cells` is None.", int, 1)
     n_probes: int | None = _number(
         None,
-        "Nearest cells searched for the neighbours of a row; None finds it by `target_recall`.",
+        "Nearest cells searched for the neighbors of a row; None chooses it by `target_recall`.",
         int,
         1,
         100_000,
         optional=True,
     )
     target_recall: float = _number(
-        0.95, "Share of true neighbours that the search must find, measured on a sample.", float, 0, 1
+        0.95, "Share of the true neighbors that the search must find, measured on a sample.", float, 0, 1
     )
     n_shards: int | None = _number(
-        None, "Shards laid out side by side; None takes one per worker.", int, 1, 100_000, optional=True
+        None, "Number of shards, laid out in parallel; None uses one per worker.", int, 1, 100_000, optional=True
     )
     cross_shard_attraction: bool = field(
         default=True,
         metadata={
-            "doc": "Let neighbours that other shards own attract, through the means of their patches.",
+            "doc": "Attract rows to neighbors in other shards, through the means of their patches.",
             "check": _Flag(),
         },
     )
     sync_every: int = _number(
-        1, "Epochs after which shards hear of each other; 2 halves the waiting on a slow network.", int, 1, 4
+        1, "Epochs between exchanges of shard summaries; 2 halves the waiting on a slow network.", int, 1, 4
     )
     coarse_init: str = _choice(
         "auto",
-        "Lay out a random part first and start from it: 'auto' (above 200,000 rows), 'always', 'never'.",
+        "Start from the layout of a random part of the rows: 'auto' (above 200,000 rows), 'always', 'never'.",
         COARSE_INITS,
     )
 
@@ -180,14 +189,14 @@ class Params:
 
     @classmethod
     def describe(cls) -> dict[str, str]:
-        """Return the documentation of every setting by its name."""
+        """Return the documentation of all settings by name."""
         return {f.name: f.metadata["doc"] for f in fields(cls)}
 
     @classmethod
     def paper(cls, **changes: Any) -> Params:
-        """Return the settings of the paper (arXiv 2505.15511), to reproduce it and to compare.
+        """Return the settings of the paper (arXiv 2505.15511), changed by keyword arguments.
 
-        Its learning rate is n/10 on the mean loss, which is 0.1 on our sum over rows.
+        The paper uses a learning rate of n/10 for the mean loss, which is 0.1 for the sum over rows used here.
         """
         settings: dict[str, Any] = {
             "n_neighbors": 8,
@@ -207,7 +216,7 @@ class Params:
         return cls(**(settings | changes))
 
     def replace(self, **changes: Any) -> Params:
-        """Return a copy with some settings changed, validated again."""
+        """Return a copy with some settings changed and validated."""
         return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:

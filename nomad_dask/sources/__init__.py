@@ -1,4 +1,4 @@
-"""Where vectors come from: `open_source` takes files, arrays and data frames alike."""
+"""Sources of vectors: `open_source` opens files, arrays and data frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors in the columns of Arrow data: which columns hold them, and how they become rows."""
+"""Vectors in the columns of Arrow data: choosing the columns, and converting them to rows."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class VectorColumns:
     Attributes
     ----------
     names : tuple of str
-        One column of lists, or several of numbers.
+        One column of lists, or one column of numbers per dimension.
     lists : bool
-        Which of both.
+        Whether the vectors are one column of lists.
     dtype : numpy.dtype
         Element type of the rows.
     """
@@ -42,16 +42,16 @@ def find_vectors(schema: pa.Schema, column: str | None, metadata_columns: Sequen
     ----------
     schema : pyarrow.Schema
     column : str or None
-        A column of lists of numbers. None takes the only one there is, or else all columns when all are
-        numbers; columns to `metadata_columns` are left aside.
+        A column of lists of numbers. None chooses the only such column, or else all columns if all are numbers;
+        `metadata_columns` are not considered.
     metadata_columns : sequence of str
     name : str
-        How messages call the data.
+        Name of the data in messages.
 
     Raises
     ------
     InputError
-        No such column, none that can be it, or more than one.
+        The column does not exist or cannot hold vectors, or several columns could hold them.
     """
     types: dict[str, Any] = {field.name: field.type for field in schema}
     if len(types) < len(schema.names):
@@ -70,7 +70,7 @@ def find_vectors(schema: pa.Schema, column: str | None, metadata_columns: Sequen
     if len(candidates) > 1:
         raise InputError(
             f"{name} has {len(candidates)} columns of vectors ({', '.join(map(repr, candidates))}): "
-            "say which with column=."
+            "choose one with column=."
         )
     if candidates:
         return VectorColumns((candidates[0],), True, elements[candidates[0]])
@@ -78,17 +78,17 @@ def find_vectors(schema: pa.Schema, column: str | None, metadata_columns: Sequen
 
 
 def _number_columns(types: dict[str, Any], metadata_columns: Sequence[str], name: str) -> VectorColumns:
-    """Take all columns not kept as the vectors, which asks that all are numbers."""
+    """Choose all columns except `metadata_columns`; all must be numbers."""
     numbers = {n: _number_type(t) for n, t in types.items() if n not in metadata_columns}
     others = [f"{n!r} ({types[n]})" for n, dtype in numbers.items() if dtype is None]
     if others:
         shown = ", ".join(others[:10]) + (", …" if len(others) > 10 else "")
         raise InputError(
             f"{name} has no column of lists of numbers, and not all its columns are numbers: {shown}. "
-            "Name the column of vectors with column=, or set these aside with metadata_columns=."
+            "Name the column of vectors with column=, or list these columns in metadata_columns=."
         )
     if not numbers:
-        raise InputError(f"{name} has no column left to take vectors from: keep fewer columns.")
+        raise InputError(f"{name} has no column left to take vectors from: list fewer columns in metadata_columns=.")
     return VectorColumns(tuple(numbers), False, np.result_type(*numbers.values()))
 
 
@@ -97,12 +97,12 @@ def _is_list(t: Any) -> bool:
 
 
 def _number_type(t: Any) -> Any:
-    """Return the NumPy type of an Arrow type of numbers, None for other types."""
+    """Return the NumPy dtype of a numeric Arrow type, None for other types."""
     return np.dtype(t.to_pandas_dtype()) if pa.types.is_integer(t) or pa.types.is_floating(t) else None
 
 
 def first_length(batch: pa.RecordBatch, vectors: VectorColumns, name: str) -> int:
-    """Return the number of dimensions, by the first row of the data."""
+    """Return the number of dimensions, from the first row of the data."""
     if not vectors.lists:
         return len(vectors.names)
     lengths = pc.list_value_length(batch.column(vectors.names[0]).slice(0, 1))
@@ -114,17 +114,17 @@ def first_length(batch: pa.RecordBatch, vectors: VectorColumns, name: str) -> in
 def rows_of(
     batches: Iterable[pa.RecordBatch], vectors: VectorColumns, n_rows: int, n_dims: int, start: int, name: str
 ) -> np.ndarray:
-    """Return the vectors of consecutive batches as one array; of a single batch without a copy.
+    """Return the vectors of consecutive batches as one array; a single batch is not copied.
 
     Parameters
     ----------
     batches : iterable of RecordBatch
-        Together `n_rows` rows, the first of which is row `start` of the data.
+        They have `n_rows` rows in total; the first is row `start` of the data.
 
     Raises
     ------
     InputError
-        A row of another length, or with a missing value. It is named.
+        A row has another length or a missing value; the message gives its number.
     """
     out: np.ndarray | None = None
     done = 0
@@ -154,14 +154,14 @@ def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, star
     other = np.flatnonzero(lengths != n_dims)
     if other.size:
         raise row_length_error(start + int(other[0]), int(lengths[other[0]]), n_dims, name)
-    values = lists.flatten()  # unlike .values, minds the offset of a slice
+    values = lists.flatten()  # unlike .values, respects the offset of a slice
     if values.null_count:
         raise missing_value_error(start + _first_null(values) // n_dims, name)
     return _numbers(values).reshape(len(lists), n_dims)
 
 
 def _numbers(array: pa.Array) -> np.ndarray:
-    """Return numbers without nulls as a view. `Array.to_numpy` does the same, but imports pandas for it."""
+    """Return numbers without nulls as a view. Unlike `Array.to_numpy`, this does not import pandas."""
     dtype = _number_type(array.type)
     if len(array) == 0:
         return np.empty(0, dtype)
@@ -184,7 +184,7 @@ class TableSource(Source):
     Raises
     ------
     InputError
-        No rows, or no column that holds vectors.
+        The table has no rows or no column of vectors.
     """
 
     shareable = False
@@ -194,7 +194,7 @@ class TableSource(Source):
         self._table = table
         self.vectors = find_vectors(table.schema, column, metadata_columns, name)
         check_shape((table.num_rows, 1), name)
-        # The first batch may be without rows.
+        # The first batches may be empty.
         first = next(b for b in table.select(list(self.vectors.names)).to_batches() if b.num_rows)
         n_dims = first_length(first, self.vectors, name)
         self.n_rows, self.n_dims = check_shape((table.num_rows, n_dims), name)
@@ -214,7 +214,7 @@ class TableSource(Source):
         return sampled_digest(self)
 
     def column_names(self) -> list[str]:
-        """Return all columns but those of the vectors."""
+        """Return the names of all columns that do not hold the vectors."""
         return [n for n in self._table.schema.names if n not in self.vectors.names]
 
     def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class _LazySource(Source):
-    """Partitions of rows that are computed one by one; every thread keeps its last one.
+    """Partitions of rows that are computed one at a time; each thread keeps its last one.
 
-    A graph that holds no results of a cluster can be computed by whoever has it, in one thread: the
-    workers of the map are the parallelism. One that holds such results needs the client.
+    A graph without futures can be computed by any process that receives it, in a single thread: parallelism comes
+    from the workers of the run. A graph with futures can only be computed through the client.
     """
 
     def __init__(self, collection: Any, lengths: Sequence[int], name: str) -> None:
         self.name = name
-        self.shareable = not _holds_futures(collection)
+        self.shareable = not _has_futures(collection)
         self._collection = collection
         self._edges = np.cumsum([0, *lengths])
         self._last = PerThread()
@@ -38,14 +38,14 @@ class _LazySource(Source):
 
     @abstractmethod
     def _partition(self, i: int) -> Any:
-        """Return the i-th partition, lazily."""
+        """Return the i-th partition as a lazy collection."""
 
     def slice_rows(self, start: int, stop: int) -> Self:
-        """Keep of the graph only what the rows need: data in the graph of others would travel with every task."""
+        """Keep only the part of the graph that the rows need: tasks must not carry the data of other partitions."""
         if not self.shareable:
             return self
         part = copy.copy(self)
-        part._parts = {i: _alone(self._partition(i)) for i, *_ in self._pieces(start, stop)}
+        part._parts = {i: _isolate(self._partition(i)) for i, *_ in self._pieces(start, stop)}
         part._collection = None
         part._last = PerThread()
         return part
@@ -54,7 +54,7 @@ class _LazySource(Source):
         """Return the i-th partition, computed."""
         last = self._last.__dict__
         if last.get("index") != i:
-            last.clear()  # before the next one is there, so that only one is held
+            last.clear()  # before computing the next one, so that only one is in memory
             lazy = self._partition(i) if self._parts is None else self._parts[i]
             scheduler = {"scheduler": "synchronous"} if self.shareable else {}
             value = with_retries(lambda: lazy.compute(**scheduler), f"partition {i} of {self.name}")
@@ -62,13 +62,13 @@ class _LazySource(Source):
             if len(value) != expected:
                 raise InputError(
                     f"partition {i} of {self.name} has {len(value)} rows, {expected} expected: it does not "
-                    "compute to the same rows each time. Write it to a file and give its path."
+                    "produce the same rows each time. Write it to a file and give its path."
                 )
             last.update(index=i, value=value)
         return last["value"]
 
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """Return what a range of rows takes of each partition: its number, its first row, begin and end."""
+        """Return the overlap of a row range with each partition: index and first row of the partition, start, stop."""
         return [
             (i, int(low), max(start, int(low)), min(stop, int(high)))
             for i, (low, high) in enumerate(zip(self._edges[:-1], self._edges[1:], strict=True))
@@ -81,7 +81,7 @@ class _LazySource(Source):
 
 
 class DaskArraySource(_LazySource):
-    """Rows of a Dask array. Nothing is computed at opening, unless the lengths of its chunks are unknown.
+    """Rows of a Dask array. Opening it computes nothing, unless the lengths of its chunks are unknown.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class DaskArraySource(_LazySource):
     Raises
     ------
     InputError
-        Not two-dimensional, empty, or of a type that is not accepted.
+        The array is not two-dimensional, is empty, or has a dtype that is not accepted.
     """
 
     def __init__(self, array: Any, name: str = "the Dask array") -> None:
@@ -99,7 +99,7 @@ class DaskArraySource(_LazySource):
             check_shape(array.shape, name)
         self.dtype = native_dtype(array.dtype, name)
         if any(np.isnan(size) for size in array.shape):
-            array = array.copy()  # the lengths are set in place, which is not ours to do to the user's array
+            array = array.copy()  # the lengths are set in place; leave the user's array unchanged
             array.compute_chunk_sizes()
         self.n_rows, self.n_dims = check_shape(array.shape, name)
         super().__init__(array.rechunk({1: -1}), array.chunks[0], name)
@@ -113,7 +113,7 @@ class DaskArraySource(_LazySource):
         if len(pieces) == 1:
             i, low, a, b = pieces[0]
             rows = np.ascontiguousarray(self._compute(i)[a - low : b - low], dtype=self.dtype).view()
-            rows.flags.writeable = False  # it may be the partition that is held
+            rows.flags.writeable = False  # it may be a view of the cached partition
             return rows
         out = np.empty((stop - start, self.n_dims), self.dtype)
         for i, low, a, b in pieces:
@@ -121,12 +121,12 @@ class DaskArraySource(_LazySource):
         return out
 
     def fingerprint(self) -> str:
-        """Digest the name that Dask gives the array by what it is made of."""
+        """Digest the name that Dask computes from the array's definition."""
         return digest_of(["dask array", self._collection.name, self.n_rows, self.n_dims, self.dtype.str])
 
 
 class DaskFrameSource(_LazySource):
-    """Rows of a Dask data frame. Opening computes the lengths of its partitions and looks at the first row.
+    """Rows of a Dask data frame. Opening it computes the lengths of its partitions and reads the first row.
 
     Parameters
     ----------
@@ -137,20 +137,20 @@ class DaskFrameSource(_LazySource):
     Raises
     ------
     InputError
-        No rows, or no column that holds vectors.
+        The frame has no rows or no column of vectors.
     """
 
     def __init__(
         self, frame: Any, column: str | None, metadata_columns: Sequence[str], name: str = "the Dask data frame"
     ) -> None:
-        # One column is enough to count rows. One that is not of vectors is cheaper to read.
-        cheap = (
+        # One column is enough to count rows, and one that holds no vectors is cheaper to read.
+        count_column = (
             next((c for c in frame.columns if str(c) in metadata_columns), frame.columns[0])
             if len(frame.columns)
             else None
         )
         check_shape((1, len(frame.columns)), name)
-        lengths = frame[[cheap]].map_partitions(len).compute()
+        lengths = frame[[count_column]].map_partitions(len).compute()
         super().__init__(frame, [int(n) for n in lengths], name)
         check_shape((int(self._edges[-1]), 1), name)
         first = self._compute(int(np.argmax(np.diff(self._edges) > 0)))
@@ -170,13 +170,13 @@ class DaskFrameSource(_LazySource):
         return out
 
     def fingerprint(self) -> str:
-        """Digest the token that Dask gives the frame by what it is made of."""
+        """Digest the token that Dask computes from the frame's definition."""
         from dask.base import tokenize
 
         return digest_of(["dask frame", tokenize(self._collection), self._columns.vectors])
 
     def column_names(self) -> list[str]:
-        """Return all columns but those of the vectors."""
+        """Return the names of all columns that do not hold the vectors."""
         return list(self._columns.others)
 
     def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:
@@ -190,16 +190,16 @@ class DaskFrameSource(_LazySource):
         return pa.concat_tables(parts, promote_options="permissive")
 
 
-def _alone(partition: Any) -> Any:
-    """Return one partition as a delayed value whose graph holds nothing else."""
+def _isolate(partition: Any) -> Any:
+    """Return one partition as a delayed value whose graph contains no other partition."""
     delayed = partition.to_delayed(optimize_graph=True)
     return delayed.item() if isinstance(delayed, np.ndarray) else delayed[0]
 
 
-def _holds_futures(collection: Any) -> bool:
-    """Tell whether a collection's graph refers to results on a cluster."""
+def _has_futures(collection: Any) -> bool:
+    """Return whether a collection's graph refers to results on a cluster."""
     if "distributed" not in sys.modules:
-        return False  # nobody can have made one
+        return False  # without distributed, there are no futures
     from distributed import futures_of
 
     return bool(futures_of(collection))  # type: ignore[no-untyped-call]

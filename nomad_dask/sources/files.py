@@ -1,4 +1,4 @@
-"""What sources in files have in common: they read again what failed, and notice files that change."""
+"""What sources in files share: failed reads are retried, and files that change are detected."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from nomad_dask.sources import fsspec
 from nomad_dask.sources.base import Source, describe_rows
 from nomad_dask.sources.retry import translate_io_errors, with_retries
 
-# Files that are looked at together: what they cost is waiting.
-_AT_ONCE = 16
+# Files that are examined concurrently, as most of the time is spent waiting.
+_MAX_THREADS = 16
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 class FileStat(NamedTuple):
-    """What tells whether a file is still the one that was opened.
+    """Size and modification stamp of a file, to detect changes after it was opened.
 
     Attributes
     ----------
     size : int
-        Bytes.
+        In bytes.
     stamp : str
-        Time of the last change, or the tag that the storage gave it.
+        Time of the last modification, or the tag assigned by the storage.
     """
 
     size: int
@@ -39,7 +39,7 @@ class FileStat(NamedTuple):
 
 
 def absolute(path: str | Path) -> str:
-    """Return the path that every worker can open: absolute, or the URL as its storage spells it."""
+    """Return a path that every worker can open: absolute, or the URL in the canonical form of its storage."""
     if not fsspec.is_url(path):
         return str(Path(path).absolute())
     fs, inner = fsspec.filesystem(str(path))
@@ -47,68 +47,68 @@ def absolute(path: str | Path) -> str:
 
 
 def local_path(url: str) -> str:
-    """Return the path of a ``file://`` URL, with or without percent signs for special characters."""
+    """Return the path of a ``file://`` URL, with or without percent-encoded characters."""
     path = url.partition("://")[2]
     path = path.removeprefix("localhost") if path.startswith("localhost/") else path
     return path if Path(path).exists() else unquote(path)
 
 
 def file_stat(path: str) -> FileStat:
-    """Look at a file.
+    """Return the size and stamp of a file.
 
     Raises
     ------
     MissingInputError, InputError
-        It does not exist, or may not be looked at.
+        The file does not exist, or access is denied.
     """
     if fsspec.is_url(path):
         return remote_file_stat(fsspec.info(path), path)
     with translate_io_errors(path):
-        found = Path(path).stat()
-    return FileStat(found.st_size, str(found.st_mtime_ns))
+        stat = Path(path).stat()
+    return FileStat(stat.st_size, str(stat.st_mtime_ns))
 
 
-def remote_file_stat(found: dict[str, Any], url: str) -> FileStat:
-    """Return the state in what a storage tells of an object."""
-    return FileStat(fsspec.size(found, url), fsspec.stamp(found))
+def remote_file_stat(info: dict[str, Any], url: str) -> FileStat:
+    """Return the size and stamp of an object from the information that its storage returned."""
+    return FileStat(fsspec.size(info, url), fsspec.stamp(info))
 
 
 def open_binary(path: str, size: int) -> BinaryIO:
-    """Open a file for reading, buffered; behind a URL one of `size` bytes by ranges."""
+    """Open a file for buffered reading; an object behind a URL, of `size` bytes, is read by ranges."""
     if fsspec.is_url(path):
         return cast("BinaryIO", io.BufferedReader(fsspec.RangeFile(path, size), 1 << 16))
     return Path(path).open("rb")
 
 
-def for_each(look: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Return ``look(item)`` for all items in order, several at once when there are many."""
+def for_each(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """Return ``function(item)`` for all items in order, computed concurrently if there are many."""
     if len(items) < 4:
-        return [look(item) for item in items]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(look, items))
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_MAX_THREADS) as pool:
+        return list(pool.map(function, items))
 
 
 class FileSource(Source):
-    """Vectors in files, on disk or behind URLs, which have to stay as they are while they are read.
+    """Vectors in files, on disk or behind URLs, which must not change while they are read.
 
-    After every read its files are looked at again: those of another size or time than at the opening are an
-    error that names them. What failed is read again, see `nomad_dask.sources.retry`.
+    After every read, the size and stamp of its files are compared with those at opening; a difference is an error
+    that names the file. Failed reads are retried, see `nomad_dask.sources.retry`.
     """
 
     _given_fingerprint: str | None = None
-    _made_fingerprint: str | None = None
+    _computed_fingerprint: str | None = None
 
     @abstractmethod
     def _read(self, start: int, stop: int) -> Any:
-        """Read rows, without looking twice."""
+        """Read rows, without the check for changes."""
 
     @abstractmethod
     def _states(self, start: int, stop: int) -> Iterable[tuple[str, FileStat]]:
-        """Return the files that hold the rows, as they were at the opening."""
+        """Return the files that hold the rows, with their size and stamp at opening."""
 
     @abstractmethod
     def _fingerprint(self) -> str:
-        """Make the fingerprint."""
+        """Compute the fingerprint."""
 
     def read(self, start: int, stop: int) -> Any:
         """Read a range of rows.
@@ -116,62 +116,64 @@ class FileSource(Source):
         Raises
         ------
         InputError
-            A file has changed, or cannot be read after several tries.
+            A file has changed, or cannot be read after several attempts.
         MissingInputError
             A file is gone.
         """
-        return self._steady(lambda: self._read(start, stop), start, stop)
+        return self._read_unchanged(lambda: self._read(start, stop), start, stop)
 
     def fingerprint(self) -> str:
-        """Return the digest, made once by each process."""
+        """Return the digest, computed once in each process."""
         if self._given_fingerprint is not None:
             return self._given_fingerprint
-        if self._made_fingerprint is None:
-            self._made_fingerprint = with_retries(self._fingerprint, self.name)
-        return self._made_fingerprint
+        if self._computed_fingerprint is None:
+            self._computed_fingerprint = with_retries(self._fingerprint, self.name)
+        return self._computed_fingerprint
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process makes it of what it sees itself.
-        return {name: value for name, value in self.__dict__.items() if name != "_made_fingerprint"}
+        # Another process computes it from the files that it sees.
+        return {name: value for name, value in self.__dict__.items() if name != "_computed_fingerprint"}
 
     def check_unchanged(self) -> None:
-        """Check that this process sees all files as they were when they were opened.
+        """Check that this process sees all files unchanged since they were opened.
 
         Raises
         ------
         InputError
-            One has changed, or may not be looked at.
+            A file has changed, or access is denied.
         MissingInputError
-            One is not there.
+            A file does not exist.
         """
         self._check_unchanged(0, self.n_rows)
 
-    def _steady(self, read: Callable[[], _R], start: int, stop: int) -> _R:
-        def once() -> _R:
+    def _read_unchanged(self, read: Callable[[], _R], start: int, stop: int) -> _R:
+        """Call `read` with retries, and check afterwards that the files of the rows have not changed."""
+
+        def read_once() -> _R:
             try:
-                found = read()
+                result = read()
             except Exception:
-                self._check_unchanged(start, stop)  # a better reason than what came of it
+                self._check_unchanged(start, stop)  # a change explains the failure better
                 raise
             self._check_unchanged(start, stop)
-            return found
+            return result
 
-        return with_retries(once, describe_rows(self, start, stop))
+        return with_retries(read_once, describe_rows(self, start, stop))
 
     def _check_unchanged(self, start: int, stop: int) -> None:
-        def check(known: tuple[str, FileStat]) -> None:
-            path, before = known
+        def check(opened: tuple[str, FileStat]) -> None:
+            path, before = opened
             try:
                 now = file_stat(path)
             except MissingInputError as error:
                 raise MissingInputError(
-                    f"{path} is gone since it was opened: put it back, and see that every worker has it."
+                    f"{path} is gone since it was opened: put it back, and check that every worker can see it."
                 ) from error
             if now != before:
                 raise InputError(
                     f"{path} has changed since it was opened ({before.size} bytes, {before.stamp} then; {now.size} "
-                    f"bytes, {now.stamp} now): leave it as it is while it is read, and start again. Copies on "
-                    "several hosts have to keep their times (cp -p, rsync -t)."
+                    f"bytes, {now.stamp} now): do not change it while it is read, and start again. Copies on "
+                    "several hosts must preserve modification times (cp -p, rsync -t)."
                 )
 
         for_each(check, list(self._states(start, stop)))

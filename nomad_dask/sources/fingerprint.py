@@ -1,4 +1,4 @@
-"""Fingerprints: digests that change with the data and cost little, however large it is."""
+"""Fingerprints: digests that change with the data, and are cheap to compute at any size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.files import file_stat, open_binary
 
-_PIECE = 1 << 16
+_PART_BYTES = 1 << 16
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 12
 
@@ -25,27 +25,27 @@ def digest_of(parts: Iterable[object]) -> str:
 def file_digest(path: str | Path, size: int | None = None) -> str:
     """Return a digest of a file's size and of 64 KiB at its beginning, middle and end.
 
-    Names and times are left out: a file that was moved or copied is the same data.
+    Names and times are excluded, so that a moved or copied file has the same digest.
 
     Parameters
     ----------
     path : path-like, or a URL
     size : int, optional
-        Bytes of the file, where that is known.
+        Size of the file in bytes, if known.
     """
-    place = str(path)
-    size = file_stat(place).size if size is None else size
+    location = str(path)
+    size = file_stat(location).size if size is None else size
     h = hashlib.blake2b(digest_size=16)
     h.update(size.to_bytes(8, "little"))
-    with open_binary(place, size) as f:
-        for position in sorted({0, max(0, size // 2 - _PIECE // 2), max(0, size - _PIECE)}):
+    with open_binary(location, size) as f:
+        for position in sorted({0, max(0, size // 2 - _PART_BYTES // 2), max(0, size - _PART_BYTES)}):
             f.seek(position)
-            h.update(f.read(_PIECE))
+            h.update(f.read(_PART_BYTES))
     return h.hexdigest()
 
 
 def sampled_digest(source: Source) -> str:
-    """Return a digest of shape, dtype and about 1 MiB of rows, evenly spread; the same for equal data."""
+    """Return a digest of shape, dtype and about 1 MiB of evenly spaced rows; equal data have equal digests."""
     rows = max(1, _SAMPLE_BYTES // (source.n_dims * source.dtype.itemsize))
     last = max(0, source.n_rows - rows)
     h = hashlib.blake2b(digest_size=16)

@@ -15,35 +15,35 @@ from nomad_dask.errors import InputError
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, open_binary
 from nomad_dask.sources.fingerprint import file_digest
-from nomad_dask.sources.fsspec import PIECE, read_ranges
+from nomad_dask.sources.fsspec import REQUEST_BYTES, read_ranges
 from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
 from nomad_dask.storage.atomic import atomic_write, write_npy_header
 
-_PIECES_AT_ONCE = 4
+_CONCURRENT_REQUESTS = 4
 
 
 class _NpyRows(FileSource):
-    """Rows of a ``.npy`` file, wherever it is.
+    """Rows of a ``.npy`` file, on disk or behind a URL.
 
     Parameters
     ----------
     path : path-like or str
     fingerprint : str, optional
-        The fingerprint to give, when the file is a copy of another source.
+        Fingerprint to return instead of the file's own, if the file is a copy of another source.
 
     Raises
     ------
     InputError
-        Not a ``.npy`` file, truncated, of Python objects, not two-dimensional, empty, or of a type
-        that is not accepted.
+        The file is not a ``.npy`` file, is truncated, or contains Python objects; or the array is not
+        two-dimensional, is empty, or has a dtype that is not accepted.
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: str | None = None) -> None:
         self.name = str(path)
-        self._place = absolute(os.fspath(path))
+        self._location = absolute(os.fspath(path))
         self._given_fingerprint = fingerprint
-        self._state = with_retries(lambda: file_stat(self._place), self.name)
+        self._stat = with_retries(lambda: file_stat(self._location), self.name)
         shape, self.fortran_order, self.stored_dtype, self.offset = with_retries(self._header, self.name)
         if self.stored_dtype.hasobject:
             raise InputError(
@@ -53,34 +53,34 @@ class _NpyRows(FileSource):
         self.dtype = native_dtype(self.stored_dtype, self.name)
         self.n_rows, self.n_dims = check_shape(shape, self.name)
         expected = self.offset + self.n_rows * self.n_dims * self.dtype.itemsize
-        if self._state.size < expected:
+        if self._stat.size < expected:
             raise InputError(
                 f"{self.name} is truncated: {expected} bytes expected for shape "
-                f"({self.n_rows}, {self.n_dims}) of {self.dtype}, {self._state.size} found. Copy or write it again."
+                f"({self.n_rows}, {self.n_dims}) of {self.dtype}, {self._stat.size} found. Copy or write it again."
             )
 
     def _header(self) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-        with open_binary(self._place, self._state.size) as f:
+        with open_binary(self._location, self._stat.size) as f:
             return *_read_header(f, self.name), f.tell()
 
     def _states(self, start: int, stop: int) -> Iterable[tuple[str, FileStat]]:
-        return [(self._place, self._state)]
+        return [(self._location, self._stat)]
 
     def _fingerprint(self) -> str:
-        """Digest some of the file."""
-        return file_digest(self._place, self._state.size)
+        """Digest parts of the file."""
+        return file_digest(self._location, self._stat.size)
 
     def _position(self, row: int, column: int = 0) -> int:
-        """Return where an element is in the file."""
-        place = column * self.n_rows + row if self.fortran_order else row * self.n_dims + column
-        return self.offset + place * self.dtype.itemsize
+        """Return the byte position of an element in the file."""
+        index = column * self.n_rows + row if self.fortran_order else row * self.n_dims + column
+        return self.offset + index * self.dtype.itemsize
 
 
 class NpySource(_NpyRows):
-    """Rows of a ``.npy`` file on a disk that the workers see.
+    """Rows of a ``.npy`` file on a disk that all workers can read.
 
-    C-ordered files are read with plain file reads, not through a memory map, whose pages would count
-    as the process's memory.
+    C-ordered files are read with plain file reads, not through a memory map, whose pages would count as memory
+    of the process.
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: str | None = None) -> None:
@@ -88,29 +88,29 @@ class NpySource(_NpyRows):
         super().__init__(path, fingerprint)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        """Read a range from the file; of a Fortran-ordered one through a memory map."""
+        """Read a range of rows; a Fortran-ordered file is read through a memory map."""
         if self.fortran_order:
             columns = np.memmap(self.path, self.stored_dtype, "r", self.offset, (self.n_rows, self.n_dims), order="F")
             return np.array(columns[start:stop], dtype=self.dtype, order="C")
         rows = np.empty((stop - start, self.n_dims), self.stored_dtype)
-        # Not np.fromfile, which takes a disk that fails for the end of the file.
-        whole: Any = rows.reshape(-1).view(np.uint8)
-        view = memoryview(whole)
+        # Not np.fromfile, which treats a disk error as the end of the file.
+        row_bytes: Any = rows.reshape(-1).view(np.uint8)
+        view = memoryview(row_bytes)
         with self.path.open("rb", buffering=0) as f:
             f.seek(self._position(start))
             done = 0
             while done < len(view):
-                came = f.readinto(view[done:])
-                if not came:
+                n_read = f.readinto(view[done:])
+                if not n_read:
                     raise OSError(f"{self.path} ends before row {stop}")
-                done += came
+                done += n_read
         return rows.astype(self.dtype, copy=False)
 
 
 class RemoteNpySource(_NpyRows):
-    """Rows of a ``.npy`` file behind a URL, of which only the bytes of the rows asked for are fetched.
+    """Rows of a ``.npy`` file behind a URL; only the bytes of the requested rows are fetched.
 
-    Of a Fortran-ordered file they are one range for every column.
+    In a Fortran-ordered file, these are one range per column.
     """
 
     def _read(self, start: int, stop: int) -> np.ndarray:
@@ -119,23 +119,23 @@ class RemoteNpySource(_NpyRows):
             return np.empty((0, self.n_dims), self.dtype)
         if self.fortran_order:
             columns = [(self._position(start, j), self._position(stop, j)) for j in range(self.n_dims)]
-            found = [np.frombuffer(part, self.stored_dtype) for part in read_ranges(self._place, columns)]
-            return np.ascontiguousarray(np.stack(found, axis=1), dtype=self.dtype)
+            parts = [np.frombuffer(part, self.stored_dtype) for part in read_ranges(self._location, columns)]
+            return np.ascontiguousarray(np.stack(parts, axis=1), dtype=self.dtype)
         rows = np.empty((stop - start, self.n_dims), self.stored_dtype)
         view = rows.reshape(-1).view(np.uint8)
         first, last = self._position(start), self._position(stop)
-        pieces = [(a, min(a + PIECE, last)) for a in range(first, last, PIECE)]
-        # A few at once: they are held until they are copied.
-        for i in range(0, len(pieces), _PIECES_AT_ONCE):
-            some = pieces[i : i + _PIECES_AT_ONCE]
-            for (a, b), content in zip(some, read_ranges(self._place, some), strict=True):
+        ranges = [(a, min(a + REQUEST_BYTES, last)) for a in range(first, last, REQUEST_BYTES)]
+        # A few at a time, as their contents are in memory until they are copied.
+        for i in range(0, len(ranges), _CONCURRENT_REQUESTS):
+            batch = ranges[i : i + _CONCURRENT_REQUESTS]
+            for (a, b), content in zip(batch, read_ranges(self._location, batch), strict=True):
                 view[a - first : b - first] = np.frombuffer(content, np.uint8)
         return rows.astype(self.dtype, copy=False)
 
 
 def _read_header(f: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read the header of a ``.npy`` file: shape, Fortran order, dtype."""
-    # Version 3 exists for field names in Unicode only, and there are no fields here.
+    # Version 3 is only for structured arrays with Unicode field names.
     readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     try:
         version = npy_format.read_magic(f)
@@ -150,20 +150,20 @@ def _read_header(f: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtyp
 
 
 def copy_to_npy(source: Source, path: Path, max_rows: int) -> NpySource:
-    """Copy a source into a ``.npy`` file, block by block, whole or not at all.
+    """Copy a source to a ``.npy`` file atomically, block by block.
 
     Parameters
     ----------
     source : Source
     path : Path
-        Written or replaced.
+        File to write; an existing file is replaced.
     max_rows : int
         Rows read at once.
 
     Returns
     -------
     NpySource
-        Over the file, with the fingerprint of the original. It has no columns: they stay with `source`.
+        Source of the file, with the fingerprint of the original. It has no columns; read them from `source`.
     """
     fingerprint = source.fingerprint()
     with atomic_write(path) as partial, partial.open("wb") as f:

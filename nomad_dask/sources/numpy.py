@@ -15,17 +15,17 @@ from nomad_dask.sources.validation import ACCEPTED, check_shape, native_dtype
 
 
 class ArraySource(Source):
-    """Rows of a NumPy array, read as views wherever its layout allows.
+    """Rows of a NumPy array, read as views if its memory layout allows.
 
     Parameters
     ----------
     array : ndarray (n_rows, n_dims)
-        Kept as it is, not copied.
+        Not copied.
 
     Raises
     ------
     InputError
-        Not two-dimensional, empty, or of a type that is not accepted.
+        The array is not two-dimensional, is empty, has masked values, or has a dtype that is not accepted.
     """
 
     shareable = False
@@ -39,10 +39,10 @@ class ArraySource(Source):
         self.dtype = native_dtype(self._array.dtype, name)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return a view where type and layout allow, else a copy."""
+        """Return a read-only view if dtype and memory layout allow, else a copy."""
         rows = np.ascontiguousarray(self._array[start:stop], dtype=self.dtype)
         if np.may_share_memory(rows, self._array):
-            rows.flags.writeable = False  # what is seen here belongs to the user
+            rows.flags.writeable = False  # a view of the user's data
         return rows
 
     def fingerprint(self) -> str:
@@ -51,7 +51,7 @@ class ArraySource(Source):
 
 
 def open_array(x: Any, name: str | None = None) -> Source:
-    """Open anything that NumPy makes an array of: arrays, objects with ``__array__``, lists of rows.
+    """Open anything that NumPy converts to an array: arrays, objects with ``__array__``, lists of rows.
 
     A memory map of a whole ``.npy`` file is opened by its path, so that every worker can read it.
     """
@@ -64,24 +64,24 @@ def open_array(x: Any, name: str | None = None) -> Source:
         array = x if isinstance(x, np.ndarray) else np.asarray(x)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{name} is no array of rows of one length ({error}): {ACCEPTED}, in two dimensions."
+            f"{name} is not an array of rows of one length ({error}): {ACCEPTED}, in two dimensions."
         ) from error
     return ArraySource(array, name)
 
 
 def _mapped_file(x: np.memmap[Any, Any]) -> NpySource | None:
-    """Return the ``.npy`` file that a memory map shows whole and unchanged, if there is one."""
-    if x.filename is None or x.mode == "c":  # None for what is computed from a map
+    """Return the ``.npy`` file that a memory map covers completely and in order, or None."""
+    if x.filename is None or x.mode == "c":  # arrays computed from a memory map have no file name
         return None
     try:
         source = NpySource(Path(x.filename))
     except (InputError, FileNotFoundError):
-        return None  # a map of a raw file
-    # Views keep the file's name and offset. Of its shape, only one with its strides shows the file as it is.
-    whole = (
+        return None  # a memory map of a raw file
+    # Views keep the name and offset of the file; only one with its shape and order covers it.
+    covers_file = (
         (source.n_rows, source.n_dims) == x.shape
         and source.stored_dtype == x.dtype
         and source.offset == x.offset
         and x.flags["F_CONTIGUOUS" if source.fortran_order else "C_CONTIGUOUS"]
     )
-    return source if whole else None
+    return source if covers_file else None

@@ -1,4 +1,4 @@
-"""`open_source`: from whatever the user has to a source of vectors."""
+"""`open_source`: a source of vectors for any input that is accepted."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def open_source(x: Any, column: str | None = None, metadata_columns: Sequence[str] = ()) -> Source:
-    """Open vectors, wherever they are.
+    """Open vectors in files, behind URLs or in memory.
 
     Parameters
     ----------
     x : path-like, list of path-like, array-like, data frame or Source
         A ``.npy`` file; a Parquet file, a directory of them, a pattern with ``*``, ``?`` or ``[ ]``, or a
         list of them; a directory of a zarr array; a URL of any of these, such as ``s3://bucket/x.npy``;
-        anything that NumPy makes a two-dimensional array of; a pandas or Polars frame or an Arrow table; a
-        CuPy array or a cuDF frame, which stay in GPU memory; a Dask array or data frame, on GPUs too.
-        Files of a directory or a pattern are taken in the order of their names, numbers by value.
+        anything that NumPy converts to a two-dimensional array; a pandas or Polars frame or an Arrow table; a
+        CuPy array or a cuDF frame, which stay in GPU memory; a Dask array or data frame, also on GPUs.
+        Files of a directory or a pattern are sorted by name, with numbers by value.
     column : str, optional
-        The column that holds the vectors, of data that has columns. Found by itself when only one can be it.
+        The column that holds the vectors, for data with columns. Not required if there is only one candidate.
     metadata_columns : sequence of str
-        Columns to carry to the map; none of them holds vectors.
+        Columns to carry along to the map; they do not hold vectors.
 
     Returns
     -------
@@ -43,9 +43,9 @@ def open_source(x: Any, column: str | None = None, metadata_columns: Sequence[st
     Raises
     ------
     MissingInputError
-        A path that does not exist.
+        A path does not exist.
     InputError
-        Data that cannot be mapped, or columns that are not there.
+        The data cannot be mapped, or a column does not exist.
     """
     if isinstance(metadata_columns, str):
         raise InputError(
@@ -53,10 +53,10 @@ def open_source(x: Any, column: str | None = None, metadata_columns: Sequence[st
             f"such as [{metadata_columns!r}]."
         )
     source = _open(x, column, metadata_columns)
-    known = source.column_names()
-    for wanted in metadata_columns:
-        if wanted not in known:
-            raise InputError(f"{source.name} has no column {wanted!r} to keep. {suggest(wanted, known)}")
+    available = source.column_names()
+    for name in metadata_columns:
+        if name not in available:
+            raise InputError(f"{source.name} has no column {name!r} to keep. {suggest(name, available)}")
     return source
 
 
@@ -66,7 +66,7 @@ def _open(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source
     if isinstance(x, (str, os.PathLike)):
         return _open_path(x, column, metadata_columns)
     if isinstance(x, (list, tuple)) and x and all(isinstance(p, (str, os.PathLike)) for p in x):
-        return _open_parquet([_existing(p) for p in x], column, metadata_columns, f"{x[0]} and {len(x) - 1} more")
+        return _open_parquet([_check_exists(p) for p in x], column, metadata_columns, f"{x[0]} and {len(x) - 1} more")
     if _is_on_device(x):
         from nomad_dask.sources.open_device import open_device
 
@@ -92,11 +92,11 @@ def _open(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source
         )
     from nomad_dask.sources.numpy import open_array
 
-    _no_column(column, f"the {type(x).__name__}")
+    _refuse_column(column, f"the {type(x).__name__}")
     return open_array(x)
 
 
-def _no_column(column: str | None, name: str) -> None:
+def _refuse_column(column: str | None, name: str) -> None:
     if column is not None:
         raise InputError(f"column={column!r} was given, but {name} has no columns: leave it out.")
 
@@ -110,7 +110,7 @@ def _open_dask(x: Any, column: str | None, metadata_columns: Sequence[str]) -> S
     from nomad_dask.sources import dask
 
     if hasattr(x, "chunks"):
-        _no_column(column, "the Dask array")
+        _refuse_column(column, "the Dask array")
         return dask.DaskArraySource(x)
     if hasattr(x, "partitions") and hasattr(x, "columns") and x.ndim == 2:
         return dask.DaskFrameSource(x, column, metadata_columns)
@@ -136,56 +136,55 @@ def _open_path(x: str | os.PathLike[str], column: str | None, metadata_columns: 
         x = local_path(url)
     path = Path(x)
     if not path.exists() and re.search(r"[*?\[]", str(path)):
-        found = _in_order(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
-        if not found:
+        files = _sort_by_name(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not files:
             raise MissingInputError(f"no file matches {x}: check the pattern.")
-        return _open_parquet(found, column, metadata_columns, str(x))
-    _existing(path)
+        return _open_parquet(files, column, metadata_columns, str(x))
+    _check_exists(path)
     if path.is_dir():
         return _open_directory(path, column, metadata_columns)
     with translate_io_errors(str(path)), path.open("rb") as f:
         magic = f.read(6)
-    kind = _kind(path.suffix, magic, str(x))
-    if kind == "parquet":
+    if _file_format(path.suffix, magic, str(x)) == "parquet":
         return _open_parquet([path], column, metadata_columns, str(x))
     from nomad_dask.sources.npy import NpySource
 
-    _no_column(column, str(x))
+    _refuse_column(column, str(x))
     return NpySource(path)
 
 
-def _kind(suffix: str, magic: bytes, name: str) -> str:
-    """Return what kind of file it is, by its name or else by its first bytes."""
+def _file_format(suffix: str, magic: bytes, name: str) -> str:
+    """Return the format of a file, from its suffix or else its first bytes."""
     if suffix in _PARQUET_SUFFIXES or magic.startswith(b"PAR1"):
         return "parquet"
     if suffix == ".npy" or magic == b"\x93NUMPY":
         return "npy"
     raise InputError(
-        f"{name} is neither a .npy nor a Parquet file: write the vectors as one of them, "
+        f"{name} is neither a .npy nor a Parquet file: write the vectors in one of these formats, "
         "as with numpy.save or DataFrame.to_parquet."
     )
 
 
 def _open_url(url: str, column: str | None, metadata_columns: Sequence[str]) -> Source:
-    """Open what is not on a disk, by fsspec."""
+    """Open a URL through fsspec."""
     from nomad_dask.sources import fsspec
 
     if re.search(r"[*?\[]", url) and fsspec.protocol_of(url) not in ("http", "https"):
-        found = fsspec.match(url)
-        if not found:
+        objects = fsspec.match(url)
+        if not objects:
             raise MissingInputError(f"no object matches {url}: check the pattern.")
-        return _open_remote_parquet(found, column, metadata_columns, url)
-    about = fsspec.info(url)
-    if about["type"] == "directory":
+        return _open_remote_parquet(objects, column, metadata_columns, url)
+    info = fsspec.info(url)
+    if info["type"] == "directory":
         return _open_remote_directory(url.rstrip("/"), column, metadata_columns)
-    size = fsspec.size(about, url)
+    size = fsspec.size(info, url)
     suffix = PurePosixPath(url.partition("?")[0]).suffix
     magic = b"" if suffix in (".npy", *_PARQUET_SUFFIXES) else _first_bytes(url, size)
-    if _kind(suffix, magic, url) == "parquet":
-        return _open_remote_parquet({url: about}, column, metadata_columns, url)
+    if _file_format(suffix, magic, url) == "parquet":
+        return _open_remote_parquet({url: info}, column, metadata_columns, url)
     from nomad_dask.sources.npy import RemoteNpySource
 
-    _no_column(column, url)
+    _refuse_column(column, url)
     return RemoteNpySource(url)
 
 
@@ -201,27 +200,26 @@ def _open_remote_directory(url: str, column: str | None, metadata_columns: Seque
     if any(fsspec.exists(f"{url}/{name}") for name in _ZARR_FILES):
         from nomad_dask.sources.zarr import ZarrSource
 
-        _no_column(column, url)
+        _refuse_column(column, url)
         return ZarrSource(url)
-    everything = fsspec.find(url)
-    found = {
-        u: about
-        for u, about in everything.items()
+    objects = {
+        u: info
+        for u, info in fsspec.find(url).items()
         if u.endswith(_PARQUET_SUFFIXES) and not any(part.startswith((".", "_")) for part in u[len(url) :].split("/"))
     }
-    if not found:
-        raise InputError(f"{url} holds no Parquet files and is no zarr array: give a directory of either.")
-    return _open_remote_parquet(found, column, metadata_columns, url)
+    if not objects:
+        raise InputError(f"{url} contains no Parquet files and is not a zarr array: give a directory of either.")
+    return _open_remote_parquet(objects, column, metadata_columns, url)
 
 
 def _open_remote_parquet(
-    found: Mapping[str, dict[str, Any]], column: str | None, metadata_columns: Sequence[str], name: str
+    objects: Mapping[str, dict[str, Any]], column: str | None, metadata_columns: Sequence[str], name: str
 ) -> Source:
     from nomad_dask.sources.files import remote_file_stat
     from nomad_dask.sources.parquet import RemoteParquetSource
 
-    urls = _in_order(found)
-    states = [remote_file_stat(found[url], url) for url in urls]
+    urls = _sort_by_name(objects)
+    states = [remote_file_stat(objects[url], url) for url in urls]
     return RemoteParquetSource(urls, column, metadata_columns, name, states)
 
 
@@ -229,21 +227,21 @@ def _open_directory(path: Path, column: str | None, metadata_columns: Sequence[s
     if any((path / name).exists() for name in _ZARR_FILES):
         from nomad_dask.sources.zarr import ZarrSource
 
-        _no_column(column, str(path))
+        _refuse_column(column, str(path))
         return ZarrSource(path)
-    found = _in_order(p for p in path.rglob("*") if p.suffix in _PARQUET_SUFFIXES and _is_data(p, path))
-    if not found:
-        raise InputError(f"{path} holds no Parquet files and is no zarr array: give a directory of either.")
-    return _open_parquet(found, column, metadata_columns, str(path))
+    files = _sort_by_name(p for p in path.rglob("*") if p.suffix in _PARQUET_SUFFIXES and _is_data(p, path))
+    if not files:
+        raise InputError(f"{path} contains no Parquet files and is not a zarr array: give a directory of either.")
+    return _open_parquet(files, column, metadata_columns, str(path))
 
 
 def _is_data(file: Path, folder: Path) -> bool:
-    """Leave out what writers hide or leave beside the data."""
+    """Return whether a file holds data; writers hide others by names that begin with a dot or underscore."""
     return file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
-def _in_order(paths: Iterable[_P]) -> list[_P]:
-    """Sort by name, numbers by value: Dask writes part.9.parquet before part.10.parquet."""
+def _sort_by_name(paths: Iterable[_P]) -> list[_P]:
+    """Sort paths with numbers by value: Dask writes part.9.parquet before part.10.parquet."""
     pieces = re.compile(r"(\d+)")
     return sorted(paths, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s) for s in pieces.split(str(p))])
 
@@ -255,17 +253,18 @@ def _open_parquet(
 
     remote = [is_url(p) for p in paths]
     if any(remote) and not all(remote):
-        raise InputError(f"{name}: some are paths and some are URLs, give all files in one place.")
+        raise InputError(f"{name}: give either paths or URLs, not both.")
     kind: Any = RemoteParquetSource if all(remote) else ParquetSource
     source: Source = kind(paths, column, metadata_columns, name)
     return source
 
 
-def _existing(place: str | os.PathLike[str]) -> str | Path:
-    if is_url(place):
-        url = str(place)
+def _check_exists(location: str | os.PathLike[str]) -> str | Path:
+    """Return a URL, or the path of an existing file or directory."""
+    if is_url(location):
+        url = str(location)
         return Path(local_path(url)) if protocol_of(url) in ("file", "local") else url
-    path = Path(place)
+    path = Path(location)
     if path.exists():
         return path
     folder = path.parent

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrameColumns:
-    """Which columns of a data frame hold the vectors, and which are beside them.
+    """The columns of a data frame that hold the vectors, and the others.
 
-    Columns are known by their position, as labels need not be text.
+    Columns are identified by position, because labels may be of any type.
 
     Attributes
     ----------
     vectors : tuple of int
-        One column of lists, or several of numbers.
+        One column of lists, or one column of numbers per dimension.
     lists : bool
-        Which of both.
+        Whether the vectors are one column of lists.
     dtype : numpy.dtype
     others : dict of str to int
-        Position by name of the columns beside.
+        Positions of the other columns, by name.
     """
 
     vectors: tuple[int, ...]
@@ -48,38 +48,39 @@ def find_columns(frame: pd.DataFrame, column: str | None, metadata_columns: Sequ
     Parameters
     ----------
     frame : DataFrame
-        The whole, or its beginning.
+        The data, or its first rows.
     column : str or None
-        A column of lists or arrays of numbers. None takes all columns when all are numbers, or else the
-        only one of lists; columns to `metadata_columns` are left aside.
+        A column of lists or arrays of numbers. None chooses all columns if all are numbers, or else the only column
+        of lists; `metadata_columns` are not considered.
 
     Raises
     ------
     InputError
-        No such column, none that can be it, or more than one.
+        The column does not exist or cannot hold vectors, or several columns could hold them.
     """
     labels = [str(label) for label in frame.columns]
     if column is not None:
         if labels.count(column) != 1:
             raise InputError(f"{name} has {labels.count(column)} columns {column!r}. {suggest(column, labels)}")
-        at = labels.index(column)
-        return FrameColumns((at,), True, _list_type(frame, at, name), _others(labels, (at,)))
-    free = [i for i, label in enumerate(labels) if label not in metadata_columns]
-    numbers = {i: dtype for i in free if (dtype := _number_type(frame.dtypes.iloc[i])) is not None}
-    if free and len(numbers) == len(free):
+        position = labels.index(column)
+        list_type = _list_type(frame, position, name)
+        return FrameColumns((position,), True, list_type, _others(labels, (position,)))
+    candidates = [i for i, label in enumerate(labels) if label not in metadata_columns]
+    numbers = {i: dtype for i in candidates if (dtype := _number_type(frame.dtypes.iloc[i])) is not None}
+    if candidates and len(numbers) == len(candidates):
         common = native_dtype(np.result_type(*numbers.values()), name)
-        return FrameColumns(tuple(free), False, common, _others(labels, free))
-    lists = [i for i in free if _holds_lists(frame, i)]
+        return FrameColumns(tuple(candidates), False, common, _others(labels, candidates))
+    lists = [i for i in candidates if _holds_lists(frame, i)]
     if len(lists) == 1:
         return FrameColumns((lists[0],), True, _list_type(frame, lists[0], name), _others(labels, lists))
     if lists:
         named = ", ".join(repr(labels[i]) for i in lists)
-        raise InputError(f"{name} has {len(lists)} columns of vectors ({named}): say which with column=.")
-    rest = [f"{labels[i]!r} ({frame.dtypes.iloc[i]})" for i in free if i not in numbers]
+        raise InputError(f"{name} has {len(lists)} columns of vectors ({named}): choose one with column=.")
+    others = [f"{labels[i]!r} ({frame.dtypes.iloc[i]})" for i in candidates if i not in numbers]
     raise InputError(
         f"{name} has no column of lists of numbers, and not all its columns are numbers: "
-        f"{', '.join(rest[:10]) or 'none is left'}. Name the column of vectors with column=, or set these "
-        "aside with metadata_columns=."
+        f"{', '.join(others[:10]) or 'none is left'}. Name the column of vectors with column=, or list these "
+        "columns in metadata_columns=."
     )
 
 
@@ -88,28 +89,28 @@ def _others(labels: Sequence[str], vectors: Sequence[int]) -> dict[str, int]:
 
 
 def _number_type(dtype: Any) -> np.dtype[Any] | None:
-    """Return the NumPy type of a column of numbers, nullable ones included; None for other columns."""
-    known = getattr(dtype, "numpy_dtype", dtype)
-    return known if isinstance(known, np.dtype) and known.kind in "iuf" else None
+    """Return the NumPy dtype of a numeric column, also of a nullable one; None for other columns."""
+    numpy_dtype = getattr(dtype, "numpy_dtype", dtype)
+    return numpy_dtype if isinstance(numpy_dtype, np.dtype) and numpy_dtype.kind in "iuf" else None
 
 
 def _is_list(cell: Any) -> bool:
     return isinstance(cell, (list, tuple, np.ndarray))
 
 
-def _holds_lists(frame: pd.DataFrame, at: int) -> bool:
-    return len(frame) > 0 and _is_list(frame.iat[0, at])
+def _holds_lists(frame: pd.DataFrame, position: int) -> bool:
+    return len(frame) > 0 and _is_list(frame.iat[0, position])
 
 
-def _list_type(frame: pd.DataFrame, at: int, name: str) -> np.dtype[Any]:
-    """Return the element type of a column of lists, by its first row; lists of Python are float64."""
-    label, dtype = frame.columns[at], frame.dtypes.iloc[at]
+def _list_type(frame: pd.DataFrame, position: int, name: str) -> np.dtype[Any]:
+    """Return the element type of a column of lists, from its first row; Python lists are read as float64."""
+    label, dtype = frame.columns[position], frame.dtypes.iloc[position]
     check_shape((len(frame), 1), name)
-    cell: Any = frame.iat[0, at]
+    cell: Any = frame.iat[0, position]
     if not _is_list(cell):
         hint = (
-            " Dask turns columns of objects into text unless told otherwise: "
-            "dask.config.set({'dataframe.convert-string': False}) before the frame is made."
+            " Dask converts object columns to strings by default: call "
+            "dask.config.set({'dataframe.convert-string': False}) before the frame is created."
             if isinstance(cell, str)
             else ""
         )
@@ -126,7 +127,7 @@ def _list_type(frame: pd.DataFrame, at: int, name: str) -> np.dtype[Any]:
 
 
 def count_dims(frame: pd.DataFrame, columns: FrameColumns) -> int:
-    """Return the number of dimensions, by the first row."""
+    """Return the number of dimensions, from the first row."""
     if not columns.lists:
         return len(columns.vectors)
     first: Any = frame.iat[0, columns.vectors[0]]
@@ -134,12 +135,12 @@ def count_dims(frame: pd.DataFrame, columns: FrameColumns) -> int:
 
 
 def frame_rows(frame: pd.DataFrame, columns: FrameColumns, n_dims: int, start: int, name: str) -> np.ndarray:
-    """Return the vectors of a piece of a frame, whose first row is row `start` of the whole.
+    """Return the vectors of a slice of a frame whose first row is row `start` of the data.
 
     Raises
     ------
     InputError
-        A row of another length, of no list, or with a missing value. It is named.
+        A row is not a list, or has another length or a missing value; the message gives its number.
     """
     if columns.lists:
         cells = frame.iloc[:, columns.vectors[0]]
@@ -158,7 +159,7 @@ def frame_rows(frame: pd.DataFrame, columns: FrameColumns, n_dims: int, start: i
 
 
 def _arrow_rows(cells: pd.Series[Any], dtype: np.dtype[Any], n_dims: int, start: int, name: str) -> np.ndarray:
-    """Return the vectors of a column that pandas keeps as Arrow lists."""
+    """Return the vectors of a column that pandas stores as Arrow lists."""
     import pyarrow as pa
 
     table = pa.table({"vectors": cells.array.__arrow_array__()})
@@ -176,13 +177,13 @@ def _stack(cells: Sequence[Any], dtype: np.dtype[Any], n_dims: int, start: int, 
             np.copyto(out[i], cell, casting="same_kind")
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"{name}: row {start + i} cannot be read as {dtype} ({error}). Give all rows one type."
+                f"{name}: row {start + i} cannot be read as {dtype} ({error}). Use one dtype for all rows."
             ) from error
     return out
 
 
 def frame_table(frame: pd.DataFrame, columns: FrameColumns, names: Sequence[str], name: str) -> pa.Table:
-    """Return some columns beside the vectors as an Arrow table, without the index."""
+    """Return some of the other columns as an Arrow table, without the index."""
     import pyarrow as pa
 
     part = frame.iloc[:, [columns.others[n] for n in names]]
@@ -206,7 +207,7 @@ class FrameSource(Source):
     Raises
     ------
     InputError
-        No rows, or no column that holds vectors.
+        The frame has no rows or no column of vectors.
     """
 
     shareable = False
@@ -220,9 +221,9 @@ class FrameSource(Source):
         self.dtype = self._columns.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return a view of columns of one type, or a copy."""
+        """Return a read-only view if all columns have one dtype, else a copy."""
         rows = frame_rows(self._frame.iloc[start:stop], self._columns, self.n_dims, start, self.name)
-        rows.flags.writeable = False  # a frame of one type is read as a view
+        rows.flags.writeable = False  # it may be a view of the frame
         return rows
 
     def fingerprint(self) -> str:
@@ -230,7 +231,7 @@ class FrameSource(Source):
         return sampled_digest(self)
 
     def column_names(self) -> list[str]:
-        """Return all columns but those of the vectors."""
+        """Return the names of all columns that do not hold the vectors."""
         return list(self._columns.others)
 
     def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:

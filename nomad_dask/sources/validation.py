@@ -1,4 +1,4 @@
-"""What vectors must be: two-dimensional, of numbers, not empty, finite."""
+"""Checks of vectors: two-dimensional, numeric, not empty, finite."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def native_dtype(dtype: Any, name: str) -> np.dtype[Any]:
     Raises
     ------
     InputError
-        Anything but float16, float32, float64 and integers.
+        The dtype is not float16, float32, float64 or an integer.
     """
-    known: np.dtype[Any] = np.dtype(dtype)
-    if known.kind == "c":
-        raise InputError(f"Complex data not supported: {name} has dtype {known}, {ACCEPTED}. Give real numbers.")
-    if known.kind not in "iuf" or known.itemsize > 8:
-        raise InputError(f"{name} has dtype {known}, {ACCEPTED}: convert it, as with X.astype('float32').")
-    return known.newbyteorder("=")
+    checked: np.dtype[Any] = np.dtype(dtype)
+    if checked.kind == "c":
+        raise InputError(f"Complex data not supported: {name} has dtype {checked}, {ACCEPTED}. Give real numbers.")
+    if checked.kind not in "iuf" or checked.itemsize > 8:
+        raise InputError(f"{name} has dtype {checked}, {ACCEPTED}: convert it, as with X.astype('float32').")
+    return checked.newbyteorder("=")
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
@@ -33,7 +33,8 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     Raises
     ------
     InputError
-        Not two-dimensional, no rows or no columns. The wording is scikit-learn's, as its checks ask.
+        The shape is not two-dimensional, or has no rows or no columns. The wording is that of scikit-learn, whose
+        estimator checks require it.
     """
     if len(shape) < 2:
         raise InputError(
@@ -72,21 +73,21 @@ def check_finite(rows: np.ndarray, start: int, name: str) -> None:
     ----------
     rows : ndarray (n, n_dims)
     start : int
-        Number of the first of them in the whole.
+        Row number of the first of them in the data.
     name : str
-        How messages call the source.
+        Name of the source in messages.
 
     Raises
     ------
     InputError
-        Names the first row that has one.
+        A value is not finite; the message gives the row and column of the first one.
     """
-    if _surely_finite(rows):
+    if _is_surely_finite(rows):
         return
     finite = np.isfinite(rows)
     bad = np.flatnonzero(~finite.all(axis=1))
     if bad.size == 0:
-        return  # only the sum had overflowed
+        return  # only the sum overflowed
     first = int(bad[0])
     column = int(np.argmin(finite[first]))
     what = "NaN" if np.isnan(rows[first, column]) else "infinity"
@@ -96,11 +97,11 @@ def check_finite(rows: np.ndarray, start: int, name: str) -> None:
     )
 
 
-def _surely_finite(rows: np.ndarray) -> bool:
-    """Tell in one quick pass that all is finite; False means that a closer look is needed."""
+def _is_surely_finite(rows: np.ndarray) -> bool:
+    """Return True if one fast pass shows that all values are finite; False requires a full check."""
     if rows.dtype.kind != "f" or rows.size == 0:
         return True
-    if rows.dtype == np.float16:  # sums of float16 are slow and overflow; its bits tell as well
+    if rows.dtype == np.float16:  # sums of float16 are slow and overflow; check the exponent bits instead
         magnitude = rows.view(np.uint16) & 0x7FFF
         return bool(magnitude.max() < 0x7C00)
     with np.errstate(over="ignore", invalid="ignore"):

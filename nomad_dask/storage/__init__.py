@@ -1,1 +1,1 @@
-"""The workspace on disk: artifacts written whole or not at all, one manifest, locks, temporary directories."""
+"""The workspace on disk: atomically written artifacts, a manifest, locks and temporary directories."""

@@ -1,4 +1,4 @@
-"""One run at a time in a workspace: a lock that ends with its process, and says who holds it."""
+"""A lock that allows one run at a time in a workspace, ends with its process, and records its owner."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class LockOwner:
-    """The process that works in a workspace, as it has written itself down.
+    """The process that holds the lock of a workspace, as recorded in the lock file.
 
     Attributes
     ----------
     host : str
     pid : int
     since : float
-        When it began, in seconds since 1970.
+        Time at which it acquired the lock, in seconds since 1970.
     """
 
     host: str
@@ -34,47 +34,47 @@ class LockOwner:
     since: float
 
     def __str__(self) -> str:
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host}, since {began}"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {since}"
 
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a directory for one run; it is made when missing, and removed if nothing was put there.
+    """Lock a directory for one run. It is created if missing, and removed if it is empty at the end.
 
-    The lock is the kernel's and ends with the process, however that ends: what a killed one left is no obstacle.
+    The kernel releases the lock when the process ends in any way, so the file of a killed process does not block.
 
     Raises
     ------
     WorkspaceError
-        Another process, or another run of this one, works there.
+        The directory is in use by another process, or by another run of this process.
     InputError
-        The directory cannot be made, or not be written.
+        The directory cannot be created or written.
     """
-    made = not path.exists()
+    is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = path / LOCK
         descriptor = _acquire(file)
     except OSError as error:
-        raise InputError(f"The workspace {str(path)!r} cannot be made ({error}): give another directory.") from error
+        raise InputError(f"The workspace {str(path)!r} cannot be created ({error}): give another directory.") from error
     try:
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         os.ftruncate(descriptor, 0)
-        # On a full disk nobody learns who holds it; it holds all the same.
+        # On a full disk the owner is not recorded, but the lock is held.
         with suppress(OSError):
-            os.write(descriptor, json.dumps(holder).encode())
+            os.write(descriptor, json.dumps(owner).encode())
         yield
     finally:
         file.unlink(missing_ok=True)
         os.close(descriptor)
-        if made:
+        if is_new:
             with suppress(OSError):
                 path.rmdir()
 
 
 def _acquire(file: Path) -> int:
-    """Return an open file that is locked and still the one of that name."""
+    """Return the descriptor of the locked file, which still has this name."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -83,35 +83,35 @@ def _acquire(file: Path) -> int:
                 return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
-            who = read_lock_owner(file.parent) or "another process"
+            owner = read_lock_owner(file.parent) or "another process"
             raise WorkspaceError(
-                f"{file.parent} is in use by {who}: wait until it ends, or give another workspace."
+                f"{file.parent} is in use by {owner}: wait until it ends, or give another workspace."
             ) from error
         except OSError as error:
             os.close(descriptor)
             raise WorkspaceError(
-                f"{file.parent} cannot be locked ({error}): give a workspace on a file system with locks."
+                f"{file.parent} cannot be locked ({error}): give a workspace on a file system that supports locks."
             ) from error
-        os.close(descriptor)  # its holder removed it in between
+        os.close(descriptor)  # the previous owner removed the file in the meantime
 
 
 def read_lock_owner(path: Path) -> LockOwner | None:
-    """Return who has written itself down as the holder of a workspace; it may have been killed since."""
+    """Return the recorded owner of a workspace, which may have been killed since, or None."""
     try:
-        known = json.loads((path / LOCK).read_text())
-        return LockOwner(str(known["host"]), int(known["pid"]), float(known["since"]))
+        owner = json.loads((path / LOCK).read_text())
+        return LockOwner(str(owner["host"]), int(owner["pid"]), float(owner["since"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def is_running(holder: LockOwner) -> bool | None:
-    """Return whether a holder still runs; None when it is on another host, where that cannot be seen."""
-    if holder.host != socket.gethostname():
+def is_running(owner: LockOwner) -> bool | None:
+    """Return whether an owner still runs; None if it is on another host, where this is unknown."""
+    if owner.host != socket.gethostname():
         return None
     import psutil
 
     try:
-        # A process that began later has only been given the same number.
-        return bool(psutil.Process(holder.pid).create_time() < holder.since + 1)
+        # A process that started later reuses the number.
+        return bool(psutil.Process(owner.pid).create_time() < owner.since + 1)
     except psutil.NoSuchProcess:
         return False

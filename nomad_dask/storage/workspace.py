@@ -61,7 +61,7 @@ class Workspace:
         elif identity is not None and manifest["identity"] != as_json(identity):
             differences = describe_differences(manifest["identity"], as_json(identity))
             raise WorkspaceError(
-                f"{self.path} belongs to another run ({differences}): give another workspace, or --overwrite it."
+                f"{self.path} belongs to another run ({differences}): give another workspace, or pass --overwrite."
             )
         self._manifest: dict[str, Any] = manifest
         if about is not None and self.about != as_json(about):

@@ -1,4 +1,4 @@
-"""Sizes and durations as text for people."""
+"""Sizes and durations as readable text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a process may use: of the machine, and of the control group it runs in."""
+"""Memory available to a process, limited by the machine and by its control groups."""
 
 from __future__ import annotations
 
@@ -13,50 +13,53 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def parse_bytes(size: int | str | None) -> int | None:
-    """Return a number of bytes, from such a number or a text such as ``"2GB"`` or ``"1.5 GiB"``.
+    """Return a number of bytes from a number or a text such as ``"2GB"`` or ``"1.5 GiB"``.
 
     Raises
     ------
     InputError
+        The text is not a size, or the size is zero.
     """
     if size is None:
         return None
     text = str(size).strip().lower()
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmgt]?i?)b?", text)
-    if isinstance(size, bool) or found is None or found[2] not in _UNITS or float(found[1]) == 0:
-        raise InputError(f"memory={size!r} is not a size: give one such as 2GB, 1.5GiB or a number of bytes.")
-    return int(float(found[1]) * _UNITS[found[2]])
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmgt]?i?)b?", text)
+    if isinstance(size, bool) or match is None or match[2] not in _UNITS or float(match[1]) == 0:
+        raise InputError(
+            f"memory_limit={size!r} is not accepted: give a size such as 2GB, 1.5GiB or a number of bytes."
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def trim_memory() -> None:
-    """Return what this process has freed to the system, which glibc keeps for the next time.
+    """Return memory that this process has freed, and glibc keeps for reuse, to the system.
 
-    Between stages that is worth its few milliseconds; Dask's own way, a low threshold, costs a third of the layout.
+    This takes a few milliseconds between stages. Dask's own method, a low trim threshold, slows the layout by a third.
     """
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Return the memory in bytes that this process can still take, of the machine and of its control groups.
+    """Return the memory in bytes that this process can still allocate, within the machine and its control groups.
 
     Parameters
     ----------
     root : Path
-        Of the file system, for tests.
+        Root of the file system, for tests.
     """
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *_rooms_of_groups(root)])
+    return min([int(psutil.virtual_memory().available), *_available_in_groups(root)])
 
 
-def _rooms_of_groups(root: Path) -> list[int]:
-    """Return what is left below the limit of each memory control group of this process, of both versions."""
+def _available_in_groups(root: Path) -> list[int]:
+    """Return the memory left below the limit of each memory control group of this process, of cgroup v1 and v2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
-    rooms = []
+    available = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -67,22 +70,22 @@ def _rooms_of_groups(root: Path) -> list[int]:
         else:
             continue
         group = top / path.lstrip("/")
-        # A container sees its own group at the top, under whatever path.
+        # In a container, its own group is at the top, whatever the path says.
         for folder in {top, group, *(p for p in group.parents if p.is_relative_to(top))}:
-            room = _room(folder, *names)
-            if room is not None:
-                rooms.append(room)
-    return rooms
+            left = _available_in_group(folder, *names)
+            if left is not None:
+                available.append(left)
+    return available
 
 
-def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
-    """Return the limit of a group less what is in use and cannot be taken back; None without a limit."""
+def _available_in_group(folder: Path, limit_file: str, usage_file: str, cache_key: str) -> int | None:
+    """Return the limit of a group less its usage without reclaimable cache, or None if it has no limit."""
     try:
-        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        limit, used = (folder / limit_file).read_text().strip(), int((folder / usage_file).read_text())
         stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    # The first version writes a number near 2**63 for none.
-    if most == "max" or int(most) >= 1 << 60:
+    # cgroup v1 reports a number near 2**63 for no limit.
+    if limit == "max" or int(limit) >= 1 << 60:
         return None
-    return max(0, int(most) - max(0, used - int(stats.get(cache, 0))))
+    return max(0, int(limit) - max(0, used - int(stats.get(cache_key, 0))))

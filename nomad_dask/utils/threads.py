@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 class Threads:
     """A pool that runs one function over the chunks of a range.
 
-    Numba's own parallel loops are not used: their layers spin while others work, may not be entered
-    from two threads at once, and tie the order of sums to the number of threads.
+    Numba's parallel loops are not used: their threading layers spin while idle, cannot be entered from two threads
+    at once, and make the order of sums depend on the number of threads.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Threads:
                 future.result()
         except BaseException:
             for future in futures:
-                future.cancel()  # queued chunks would only keep a failed process alive
+                future.cancel()  # queued chunks would delay the error
             raise
 
     def close(self) -> None:

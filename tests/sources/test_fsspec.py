@@ -140,7 +140,7 @@ def test_missing(tmp_path, x, on, protocol):
         open_source(f"{base}/*.parquet")
     with pytest.raises(MissingInputError):
         open_source([f"{base}/a.parquet", f"{base}/b.parquet"])
-    with pytest.raises(InputError, match="holds no Parquet files and is no zarr array"):
+    with pytest.raises(InputError, match="contains no Parquet files and is not a zarr array"):
         open_source(base)
 
 
@@ -217,7 +217,7 @@ except InputError as error:
     [
         ("s3://data/x.npy", "s3fs", "pip install 'nomad-dask[s3]'"),
         ("gs://data/x.npy", "gcsfs", "pip install gcsfs"),
-        ("nothing://data/x.npy", "none", "a URL that fsspec knows"),
+        ("nothing://data/x.npy", "none", "a URL that fsspec supports"),
     ],
 )
 def test_protocols_without_a_package(url, missing, said):

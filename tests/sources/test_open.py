@@ -62,7 +62,7 @@ def test_zarr_not_installed(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be read as a zarr array"):
         open_source(tmp_path / "x.zarr")
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(InputError, match=r"pip install nomad-dask\[zarr\]"):
+    with pytest.raises(InputError, match=r"pip install 'nomad-dask\[zarr\]'"):
         open_source(tmp_path / "x.zarr")
 
 

@@ -87,7 +87,7 @@ def test_column_is_found_by_itself_when_only_one_can_be_it(tmp_path, x):
 
 def test_two_candidates_are_named(tmp_path, x):
     path = written(tmp_path / "x.parquet", list_table(x, w=list_table(x[:, :2], "fixed")["v"]))
-    with pytest.raises(InputError, match="2 columns of vectors \\('v', 'w'\\): say which with column="):
+    with pytest.raises(InputError, match="2 columns of vectors \\('v', 'w'\\): choose one with column="):
         open_source(path)
     assert open_source(path, column="w").n_dims == 2
     assert open_source(path, column="v").column_names() == ["w"]
@@ -203,7 +203,7 @@ def test_missing_and_foreign_files(tmp_path, x):
     with pytest.raises(MissingInputError, match="no file matches"):
         open_source(tmp_path / "*.parq")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no Parquet files and is no zarr array"):
+    with pytest.raises(InputError, match="contains no Parquet files and is not a zarr array"):
         open_source(tmp_path / "empty")
     for content in (b"", b"PAR1", b"some text that is long enough", path.read_bytes()[:-50]):
         (tmp_path / "other.parquet").write_bytes(content)
@@ -315,8 +315,8 @@ def test_very_many_small_files(tmp_path, x, monkeypatch):
     for i in range(1, 5_000):
         (tmp_path / f"part.{i}.parquet").hardlink_to(first)
     footers, opened = [], []
-    footer_of, open_file = parquet._footer_of, parquet._open_file
-    monkeypatch.setattr(parquet, "_footer_of", lambda path, state: footers.append(path) or footer_of(path, state))
+    footer_of, open_file = parquet._read_footer, parquet._open_file
+    monkeypatch.setattr(parquet, "_read_footer", lambda path, state: footers.append(path) or footer_of(path, state))
     monkeypatch.setattr(
         parquet, "_open_file", lambda path, *more: opened.append(path) or open_file(path, *more)
     )  # fmt: skip

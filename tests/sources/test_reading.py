@@ -160,7 +160,7 @@ source = pickle.load(open(sys.argv[1], "rb"))
 try:
     source.read(0, 1)
 except InputError as error:
-    assert "the ndarray is held in the memory of another process" in str(error)
+    assert "the ndarray is in the memory of another process" in str(error)
     open(sys.argv[1], "wb").write(pickle.dumps(source))
 """
     run_python(code, tmp_path / "source")

@@ -79,7 +79,7 @@ def test_a_directory_that_was_there_stays(tmp_path):
 
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"), hold_lock(tmp_path / "file" / "w"):
+    with pytest.raises(InputError, match="cannot be created"), hold_lock(tmp_path / "file" / "w"):
         pass
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is: sizes as people write them, and limits of control groups of both versions."""
+"""Sizes as text, and available memory with limits of control groups, versions 1 and 2."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "GB", "2 GB of it", "-1GB", "0", 0, "1e9", "2XB", True, "nan"])
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(InputError, match="give one such as 2GB"):
+def test_what_is_not_a_size_is_refused(text):
+    with pytest.raises(InputError, match="give a size such as 2GB"):
         parse_bytes(text)
 
 
 def groups(root: Path, lines: str, files: dict[str, object]) -> Path:
-    """Make what a process sees of its control groups."""
+    """Create the files in which a process sees its control groups."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(lines)
     for name, value in files.items():

@@ -4,7 +4,7 @@ import type { AnyModel } from "@anywidget/types";
 import { createElement } from "./elements";
 import { MapCanvas } from "./mapCanvas";
 import { createProgressPanel } from "./progressPanel";
-import type { Figures, Frame, LiveMapState } from "./state";
+import type { ProgressState, Frame, LiveMapState } from "./state";
 
 /** Shows a widget in an element; returns the function that stops its updates. */
 function render({ model, el }: { model: AnyModel<LiveMapState>; el: HTMLElement }): () => void {
@@ -19,8 +19,8 @@ function render({ model, el }: { model: AnyModel<LiveMapState>; el: HTMLElement 
   const mapCanvas = new MapCanvas(canvas, size);
 
   const updatePanel = (): void => {
-    const figures = model.get("figures");
-    if (isNotEmpty<Figures>(figures)) panel.replaceChildren(...createProgressPanel(figures));
+    const progress = model.get("figures");
+    if (isNotEmpty<ProgressState>(progress)) panel.replaceChildren(...createProgressPanel(progress));
   };
   const updateMap = (): void => {
     const frame = model.get("frame");

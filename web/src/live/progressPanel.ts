@@ -3,43 +3,43 @@
 import { createElement } from "./elements";
 import { formatDuration, formatNumber } from "./format";
 import { createLossCurve } from "./lossCurve";
-import type { Figures, StageStatus, WorkerStatus } from "./state";
+import type { ProgressState, StageStatus, WorkerStatus } from "./state";
 
 const STATE_LABELS = { running: "Running", finished: "Finished", stopped: "Stopped", failed: "Failed" };
 /** Of more shards only the number is shown. */
 const MAX_LISTED_SHARDS = 8;
 
 /** Returns the elements of the panel. */
-export function createProgressPanel(figures: Figures): Node[] {
-  const elements: Node[] = [createHead(figures)];
-  if (figures.said) elements.push(createElement("p", "nomad-message", figures.said));
-  elements.push(createElement("table", "nomad-stages", ...figures.stages.map(createStageRow)));
-  const lastLoss = figures.losses.at(-1);
-  if (lastLoss && figures.epoch) {
-    const [epoch, nEpochs] = figures.epoch;
+export function createProgressPanel(progress: ProgressState): Node[] {
+  const elements: Node[] = [createHead(progress)];
+  if (progress.said) elements.push(createElement("p", "nomad-message", progress.said));
+  elements.push(createElement("table", "nomad-stages", ...progress.stages.map(createStageRow)));
+  const lastLoss = progress.losses.at(-1);
+  if (lastLoss && progress.epoch) {
+    const [epoch, nEpochs] = progress.epoch;
     elements.push(createElement("div", "nomad-label", `loss ${lastLoss[1].toFixed(4)}, epoch ${epoch} of ${nEpochs}`));
-    elements.push(createLossCurve(figures.losses, nEpochs));
+    elements.push(createLossCurve(progress.losses, nEpochs));
   }
-  if (figures.workers.length) {
-    elements.push(createElement("table", "nomad-workers", ...figures.workers.map(createWorkerRow)));
+  if (progress.workers.length) {
+    elements.push(createElement("table", "nomad-workers", ...progress.workers.map(createWorkerRow)));
   }
-  for (const address of figures.lost) {
+  for (const address of progress.lost) {
     elements.push(createElement("div", "nomad-lost", `worker ${address} was lost`));
   }
   // Other schemes, such as javascript:, would run code.
-  if (figures.dashboard && /^https?:\/\//.test(figures.dashboard)) elements.push(createLink(figures.dashboard));
+  if (progress.dashboard && /^https?:\/\//.test(progress.dashboard)) elements.push(createLink(progress.dashboard));
   return elements;
 }
 
-function createHead(figures: Figures): HTMLElement {
+function createHead(progress: ProgressState): HTMLElement {
   const head = createElement(
     "div",
     "nomad-head",
-    createElement("strong", "", STATE_LABELS[figures.state]),
-    createElement("span", "", formatDuration(figures.seconds)),
+    createElement("strong", "", STATE_LABELS[progress.state]),
+    createElement("span", "", formatDuration(progress.seconds)),
   );
   // A button would have no effect: the kernel reads messages of widgets only after the cell has finished.
-  if (figures.state === "running") {
+  if (progress.state === "running") {
     head.append(createElement("span", "nomad-hint", "interrupt the kernel to stop"));
   }
   return head;

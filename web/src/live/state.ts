@@ -1,7 +1,7 @@
 // The traits of the widget, as nomad_dask.callbacks.live sends them.
 
 /** See `ProgressState.as_dict`. */
-export interface Figures {
+export interface ProgressState {
   state: "running" | "finished" | "stopped" | "failed";
   /** Why the fit ended; empty unless it failed. */
   said: string;
@@ -51,7 +51,7 @@ export interface Frame {
 
 export interface LiveMapState {
   /** Empty until the fit starts. */
-  figures: Figures | Record<string, never>;
+  figures: ProgressState | Record<string, never>;
   /** Empty until the first snapshot. */
   frame: Frame | Record<string, never>;
   data: DataView | null;

@@ -1,4 +1,4 @@
-"""The screen of the neighbour search: few dimensions in which most rows can be told to be far."""
+"""The filter of the neighbor search: a few dimensions that suffice to exclude most rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class PcaFilter:
-    """Where the screen looks from.
+    """Projection to a few axes, with the length of the residual.
 
     Attributes
     ----------
     mean : ndarray (d,) float32
         Mean of the rows.
     axes : ndarray (d, p) float32 or None
-        Orthonormal axes; None takes all dimensions as they are.
+        Orthonormal axes; None keeps all dimensions.
     """
 
     mean: np.ndarray
@@ -30,37 +30,37 @@ class PcaFilter:
 
     @property
     def n_columns(self) -> int:
-        """Columns of a screened row: its coordinates and the length of the rest."""
+        """Columns of a projected row: its coordinates and the length of its residual."""
         return (self.mean.size if self.axes is None else self.axes.shape[1]) + 1
 
     def project(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows (n, d) in the screen, ``(n, n_columns)`` float32."""
-        screened = np.zeros((len(rows), self.n_columns), np.float32)
+        """Return projected rows (n, n_columns) float32 of rows (n, d)."""
+        projected = np.zeros((len(rows), self.n_columns), np.float32)
         if self.axes is None:
-            np.subtract(rows, self.mean, out=screened[:, :-1])
-            return screened
+            np.subtract(rows, self.mean, out=projected[:, :-1])
+            return projected
         for start in range(0, len(rows), BLOCK_ROWS):
-            centred = rows[start : start + BLOCK_ROWS] - self.mean
-            inside = centred @ self.axes
-            rest = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", inside, inside)
-            screened[start : start + BLOCK_ROWS, :-1] = inside
-            screened[start : start + BLOCK_ROWS, -1] = np.sqrt(np.maximum(rest, 0))
-        return screened
+            centered = rows[start : start + BLOCK_ROWS] - self.mean
+            coordinates = centered @ self.axes
+            residual = np.einsum("ij,ij->i", centered, centered) - np.einsum("ij,ij->i", coordinates, coordinates)
+            projected[start : start + BLOCK_ROWS, :-1] = coordinates
+            projected[start : start + BLOCK_ROWS, -1] = np.sqrt(np.maximum(residual, 0))
+        return projected
 
 
 def principal_axes(rows: np.ndarray, n_axes: int, rng: np.random.Generator) -> np.ndarray:
-    """Return orthonormal axes (d, n_axes) near the leading principal ones, by subspace iteration."""
+    """Return orthonormal axes (d, n_axes) close to the leading principal axes, by subspace iteration."""
     basis = rng.standard_normal((rows.shape[1], min(rows.shape[1], n_axes + 8))).astype(np.float32)
     for _ in range(2):
         basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
-    inside = rows @ basis
-    order = np.linalg.eigh((inside.T @ inside).astype(np.float64))[1][:, ::-1]
+    coordinates = rows @ basis
+    order = np.linalg.eigh((coordinates.T @ coordinates).astype(np.float64))[1][:, ::-1]
     axes = np.linalg.qr(basis @ order[:, :n_axes].astype(np.float32))[0]
     return np.ascontiguousarray(axes)
 
 
 class BlockCache:
-    """The screened pieces of cells used last, up to a number of bytes."""
+    """The most recently used blocks of projected rows, up to a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -69,7 +69,7 @@ class BlockCache:
         self._lock = threading.Lock()
 
     def get(self, key: int, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the piece known by `key`, made where it is not kept."""
+        """Return the block of `key`; call `make` if it is not in the cache."""
         with self._lock:
             block = self._blocks.get(key)
             if block is not None:

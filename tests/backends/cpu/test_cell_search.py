@@ -69,7 +69,7 @@ def test_screen_ranks_count_the_nearer_rows(searcher, rows):
     ids, distances = searcher.brute_force(picked, 10)
     searcher.calibrate_filter(picked, ids, distances)
     assert 0 <= searcher.correlation <= 1
-    screened = searcher._screened_rows(np.arange(2500)).astype(np.float64)
+    screened = searcher._filtered.gather_projected(np.arange(2500)).astype(np.float64)
     a, b = screened[picked, None], screened[None]
     D = ((a[..., :-1] - b[..., :-1]) ** 2).sum(axis=2) + a[..., -1] ** 2 + b[..., -1] ** 2
     D -= 2 * float(searcher.correlation) * a[..., -1] * b[..., -1]
@@ -90,7 +90,7 @@ def test_cell_ranks_count_the_nearer_cells(searcher, rows):
 
 def test_the_screen_is_a_lower_bound(searcher, rows):
     searcher.build_filter(20)
-    screened = searcher._screened_rows(np.arange(300))
+    screened = searcher._filtered.gather_projected(np.arange(300))
     bounds = ((screened[:, None] - screened[None]) ** 2).sum(axis=2)
     true = ((rows[:300, None] - rows[None, :300]) ** 2).sum(axis=2)
     assert (bounds <= true + 1e-3 * true.mean()).all()

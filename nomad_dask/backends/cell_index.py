@@ -1,4 +1,4 @@
-"""What the neighbour searches of all backends know of rows that are sorted by cell."""
+"""Rows sorted by cell, as the neighbor searches of all backends use them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
 
-# The cells to probe for a row are chosen among this many cells around its own, at least.
+# The cells to probe for a row are chosen among at least this many cells around its own.
 NEAR_CELLS = 64
 
 
@@ -20,11 +20,11 @@ class CellIndex:
     cell_offsets : ndarray (R + 1,) int64
         Cell c owns rows ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
     centroids : ndarray (R, d) float32
-        Means of the cells; those of empty cells are not looked at.
+        Means of the cells; those of empty cells are ignored.
     memory_bytes : int
-        Host memory to stay within, the results apart.
+        Limit of host memory, besides the results.
     n_queries : int, optional
-        The first so many rows (whole cells) are searched for; the others are only found. None takes all.
+        The first `n_queries` rows (whole cells) are searched for; all rows can be neighbors. None searches for all.
     """
 
     def __init__(
@@ -46,26 +46,26 @@ class CellIndex:
 
     @property
     def mean_probed_rows(self) -> float:
-        """Rows that a probe of one cell meets in the mean: large cells are met more often."""
+        """Mean number of rows in a probed cell; large cells are probed more often."""
         return float((self._sizes.astype(np.float64) ** 2).sum() / self._sizes.sum())
 
     def _cell_of(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first, rows, side="right") - 1
 
-    def _tour_of_cells(self, places: np.ndarray) -> np.ndarray:
-        """Return the cells to search for, so that near ones come after one another: halves of halves.
+    def _tour_of_cells(self, centers: np.ndarray) -> np.ndarray:
+        """Return the cells to search for in an order that keeps near ones together, by recursive bisection.
 
         Parameters
         ----------
-        places : ndarray (n_cells, axes)
-            Where the cells are.
+        centers : ndarray (n_cells, axes)
+            Positions of the cells.
         """
         parts = [np.arange(int(np.searchsorted(self._first, self.n_queries)))]
         while any(len(part) > 2 for part in parts):
-            halves: list[np.ndarray] = []
+            smaller: list[np.ndarray] = []
             for part in parts:
-                widest = int(places[part].var(axis=0).argmax())
-                order = part[np.argsort(places[part, widest], kind="stable")]
-                halves += [order[: len(order) // 2], order[len(order) // 2 :]] if len(part) > 2 else [part]
-            parts = halves
+                widest = int(centers[part].var(axis=0).argmax())
+                order = part[np.argsort(centers[part, widest], kind="stable")]
+                smaller += [order[: len(order) // 2], order[len(order) // 2 :]] if len(part) > 2 else [part]
+            parts = smaller
         return np.concatenate(parts)

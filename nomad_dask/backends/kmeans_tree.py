@@ -1,4 +1,4 @@
-"""K-Means cells in a tree of two levels: what is the same whichever library clusters a group of rows.
+"""K-Means cells in a tree of two levels, shared by all backends.
 
 scikit-learn's and cuML's `KMeans` have neither the tree, without which assignment costs rows × cells, nor bounds on
 the sizes of cells, which the neighbor search needs.
@@ -17,7 +17,7 @@ from nomad_dask.backends.base import CellTree
 PARENTS_TRIED = 3
 # A cell is tiny below, and oversized above, this multiple of the mean size.
 TINY, OVERSIZED = 1 / 8, 4
-# Rows from which the parents are made, per parent.
+# Rows per parent to which the parents are fitted.
 _ROWS_PER_PARENT = 256
 
 
@@ -27,7 +27,7 @@ class Clusterer(Protocol):
     Attributes
     ----------
     max_flat_cells : int
-        Up to this many cells one level is as quick as a tree.
+        Up to this many cells one level is as fast as a tree.
     """
 
     max_flat_cells: int
@@ -49,7 +49,7 @@ def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer) -> CellTre
     """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
     n = len(sample)
     n_cells = min(n_cells, n)
-    # Distances are computed from products, which far from the origin would lose their digits.
+    # Distances are computed from products, which lose precision far from the origin.
     center = sample.mean(axis=0)
     rows = clusterer.upload(sample - center)
     max_rows = max(OVERSIZED * n / n_cells, 2)
@@ -58,10 +58,10 @@ def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer) -> CellTre
         return CellTree(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
     n_parents = round(np.sqrt(n_cells))
     parents = clusterer.fit(rows[:: max(1, n // (n_parents * _ROWS_PER_PARENT))], n_parents)
-    children, used = [], []
+    children, used_parents = [], []
     for parent, members in clusterer.groups(rows, parents):
         k = max(1, round(n_cells * len(members) / n))
         children.append(clusterer.fit_bounded(members, k, max_rows))
-        used.append(parent)
+        used_parents.append(parent)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in children])]).astype(np.int64)
-    return CellTree(np.concatenate(children) + center, parents[used] + center, offsets)
+    return CellTree(np.concatenate(children) + center, parents[used_parents] + center, offsets)

@@ -1,34 +1,34 @@
-"""Device memory of a shard's layout: formulas that the plan needs where there is no GPU."""
+"""Device memory of a shard's layout, as formulas that need no GPU."""
 
 from __future__ import annotations
 
 
 def mesh_device_bytes(n_nodes: int, dim: int) -> int:
-    """Return the device memory of a mesh of `n_nodes` nodes before padding, while its kernel is made.
+    """Return the device memory of a mesh of `n_nodes` nodes before padding, while its kernel is computed.
 
     Two int64 meshes; on the padded mesh three float32 arrays (charges, spectrum, potential), cuFFT's work
-    area, the kernel (half), and passing arrays from which the kernel is made (three and a half).
+    area, the kernel (half), and temporary arrays of the kernel's computation (three and a half).
     """
     padded = n_nodes * (1 << dim) * 4
     return 2 * 8 * n_nodes + 8 * padded
 
 
 def layout_device_bytes(n_rows: int, n_edges: int, n_nodes: int, n_patches: int, dim: int = 2) -> int:
-    """Return about what the layout of a shard takes on the device, at its most.
+    """Return an estimate of the peak device memory of a shard's layout.
 
     Parameters
     ----------
     n_rows : int
-        Of the shard.
+        Rows of the shard.
     n_edges : int
-        Of the shard's graph, both ways and those to patches of other shards; about ``2·n_neighbors`` a row.
+        Edges of the shard's graph in both directions, and to patches of other shards; about ``2·n_neighbors`` per row.
     n_nodes : int
-        Of the mesh before padding.
+        Nodes of the mesh before padding.
     n_patches : int
-        Of all shards.
+        Patches of all shards.
     dim : int
     """
     rows = n_rows * (3 * dim * 4 + 2 * 8 + 4)  # positions twice, velocity; offsets of edges; order of the patches
-    edges = (n_edges + n_rows) * 8  # packed, and filled up to an even number a row
+    edges = (n_edges + n_rows) * 8  # packed, and padded to an even number per row
     patches = n_patches * ((1 << dim) * (dim + 1) * 4 + (dim + 2) * 4 + 2 * dim * 4 + 8)
     return rows + edges + patches + mesh_device_bytes(n_nodes, dim) + (1 << 20)

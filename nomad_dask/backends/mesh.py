@@ -1,4 +1,4 @@
-"""The mesh over a map: where it lies, how fine it is, and the transform of the kernel on it."""
+"""The mesh over a map: its position and spacing, and the transform of the kernel on it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-# A larger map gets a wider spacing: the memory of a mesh is bounded.
+# The mesh of a larger map gets a wider spacing, so that its memory is bounded.
 MAX_MESH_NODES = 1 << 26
-# Up to this many pairs the plain sum is as quick as a mesh, and exact where points are few and far apart.
+# Up to this many pairs the plain sum is as fast as a mesh, and exact where points are few and far apart.
 DIRECT_PAIRS = 1 << 20
 _MIN_NODES_ACROSS = 40
-# But never finer than a 32nd: below that K is flat between nodes, and rounding is all that a mesh would see.
-_MOST_STEPS = 20
+# But never finer than a 32nd of the spacing: K is then flat between nodes, and a mesh would show rounding errors only.
+_MAX_STEPS = 20
 _MARGIN = 3
-# A few far-flung points do not widen the mesh of a map of this many rows: it covers four times the box of
-# 99.8 % of a sample.
-_ROWS_TO_HOLD = 1000
+# From this many sampled rows on, a few outlying points do not enlarge the mesh: it covers four times the box of 99.8 %
+# of the sample.
+_MIN_ROWS_TO_CLAMP = 1000
 _SAMPLE_ROWS = 5000
-_OUTER_SHARE = 0.001
+_OUTLIER_FRACTION = 0.001
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Mesh:
     origin : tuple of float
         Position of node (0, 0[, 0]).
     spacing : float
-        Distance of neighbouring nodes, in map units.
+        Distance of neighboring nodes, in map units.
     shape : tuple of int
         Nodes along each axis.
     """
@@ -48,11 +48,11 @@ def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: in
     """Return a mesh over the box from `low` to `high` (dim,).
 
     A small map gets a finer mesh, so that it is at least 40 nodes across; one of more than `max_nodes`
-    gets a wider one. Spacing and shape move in steps, so that the kernel's transform is made seldom.
+    gets a wider one. Spacing and shape change in steps, so that the kernel's transform is rarely recomputed.
     """
     span = np.maximum(high - low, 1e-6)
     steps = math.ceil(4 * math.log2(_MIN_NODES_ACROSS * spacing / float(span.max())))
-    steps = min(max(steps, 0), _MOST_STEPS)
+    steps = min(max(steps, 0), _MAX_STEPS)
     spacing = spacing * 2 ** (-steps / 4)
     nodes = float(np.prod(span / spacing + 2 * _MARGIN))
     if nodes > max_nodes:
@@ -64,13 +64,13 @@ def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: in
 
 
 def _rounded(nodes: int) -> int:
-    """Round up to a size in steps of a few percent whose double is quick to transform."""
+    """Round up, in steps of a few percent, to a size whose double is fast to transform."""
     step = max(4, 2 ** (nodes.bit_length() - 5))
     return int(scipy.fft.next_fast_len(-(-nodes // step) * step, real=True))
 
 
 def sample_step(n_rows: int) -> int:
-    """Return the step at which the points that `held_box` looks at are taken."""
+    """Return the step between the points of the sample for `held_box`."""
     return max(1, n_rows // _SAMPLE_ROWS)
 
 
@@ -79,8 +79,8 @@ def held_box(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners (dim,) float64 of the box that the mesh covers.
 
-    A few far-flung points do not widen it: beyond four times the box of 99.8 % of the points they are
-    held at its edge.
+    A few outlying points do not enlarge it: beyond four times the box of 99.8 % of the points they are
+    clamped to its edge.
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ def held_box(
     sample : ndarray (m, dim)
         Every `sample_step`-th point.
     remote : ndarray (r, dim)
-        Charges of other shards, all of them within.
+        Charges of other shards; the box contains all of them.
     """
-    if len(sample) >= _ROWS_TO_HOLD:
-        outer = int(_OUTER_SHARE * len(sample))
+    if len(sample) >= _MIN_ROWS_TO_CLAMP:
+        outer = int(_OUTLIER_FRACTION * len(sample))
         inner = np.partition(sample, [outer, len(sample) - 1 - outer], axis=0)
         inner_low, inner_high = inner[outer], inner[-1 - outer]
         reach = 2 * np.maximum(inner_high - inner_low, 1e-3)
@@ -121,14 +121,14 @@ def kernel_transform(
     Parameters
     ----------
     padded : tuple of int
-        Nodes along each axis: twice those of a mesh whose points all feel each other.
+        Nodes along each axis: twice those of a mesh on which all points interact.
     spacing : float
     kernel : callable
         K of squared distances, in map units.
     xp : module
-        NumPy or what stands for it where the transform is wanted.
+        NumPy, or the array module of the device on which to compute the transform.
     rfftn : callable
-        Its real transform.
+        Real transform of `xp`'s arrays.
     """
     squared = xp.zeros(padded, xp.float32)
     transfer = xp.ones([1] * len(padded), xp.float32)
@@ -140,7 +140,7 @@ def kernel_transform(
         along = [1] * len(padded)
         along[axis] = -1
         squared += (wrapped**2).astype(xp.float32).reshape(along)
-        # Two splines, one on the way in and one on the way out, hence the square.
+        # Squared, for two splines: one deposits charges, the other reads the potential.
         transfer = transfer * (((4 + 2 * xp.cos(angles)) / 6) ** 2).astype(xp.float32).reshape(along)
     spectrum = rfftn(kernel(squared))
     return xp.ascontiguousarray(spectrum.real / transfer)

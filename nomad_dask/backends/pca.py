@@ -12,8 +12,8 @@ from nomad_dask.backends.base import PrincipalAxes
 _OVERSAMPLING = 8
 _N_ITERATIONS = 4
 _MEDIAN_ROWS = 2000
-# Rows whose distance from the median is above this quantile are pulled in to it, so that a few rows at 1e6 do not
-# decide the axes.
+# Rows whose distance from the median is above this quantile are moved to it, so that a few rows at 1e6 do not
+# determine the axes.
 _CLIP_QUANTILE = 0.98
 _TINY = 1e-30
 
@@ -33,7 +33,7 @@ class ArrayTransfer(Protocol):
 def fit_axes(
     sample: np.ndarray, n_axes: int, seed: int, arrays: ArrayTransfer, squared_norms: Callable[[Any], Any]
 ) -> PrincipalAxes:
-    """Return the leading principal axes of a sample; directions without any variance are filled with zeros.
+    """Return the leading principal axes of a sample; axes without any variance are zeros.
 
     Subspace iteration (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithm 4.4) on the sample itself: a full
     decomposition of the covariance would cost n_dims³.

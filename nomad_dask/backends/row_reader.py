@@ -1,4 +1,4 @@
-"""Rows on disk, sorted by cell, read by ranges as float32."""
+"""Rows on disk, sorted by cell, read in ranges as float32."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
-_HOLD_ROWS = 1 << 16
+_LOAD_CHUNK = 1 << 16
 
 
 def normalized(rows: np.ndarray) -> np.ndarray:
-    """Scale rows to unit length, in place; a row of zeros stays what it is."""
+    """Scale rows to unit length, in place; rows of zeros are left as they are."""
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     lengths[lengths == 0] = 1
     rows /= lengths[:, None]
@@ -21,16 +21,16 @@ def normalized(rows: np.ndarray) -> np.ndarray:
 
 
 def to_float32(rows: np.ndarray, metric: str) -> np.ndarray:
-    """Return rows as the method sees them: float32, of unit length for cosine. The input stays as it is."""
+    """Return rows as float32, scaled to unit length for cosine; the input is not modified."""
     return normalized(rows.astype(np.float32)) if metric == "cosine" else rows.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
 class RowFile:
-    """A C-ordered ``.npy`` file that is read by ranges of rows, its header read once.
+    """A C-ordered ``.npy`` file, read in ranges of rows.
 
-    Reads are plain ones: the pages of a memory map would count as the memory of the process. Headers are
-    parsed by Python's compiler, which in CPython 3.11 must not run in several threads at once.
+    Files are not memory-mapped: the pages of a map would count as memory of the process. The header is read once:
+    NumPy parses it with Python's compiler, which in CPython 3.11 must not run in several threads at once.
     """
 
     path: Path
@@ -47,33 +47,32 @@ class RowFile:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop`."""
         width = int(np.prod(self.row_shape))
-        place = self.offset + int(start) * width * self.dtype.itemsize
-        flat = np.fromfile(self.path, self.dtype, count=(int(stop) - int(start)) * width, offset=place)
+        position = self.offset + int(start) * width * self.dtype.itemsize
+        flat = np.fromfile(self.path, self.dtype, count=(int(stop) - int(start)) * width, offset=position)
         return flat.reshape(-1, *self.row_shape)
 
 
 class ShardVectors:
-    """Vectors of a shard in cell order, followed by those of the cells of other shards around it.
+    """Vectors of a shard in cell order, followed by those of its halo: cells of other shards around it.
 
     Parameters
     ----------
     parts : sequence of (Path, int, int)
-        File, first row and the row after the last of each stretch. The files are C-ordered ``.npy`` files
-        of equal width.
+        File, first row and end of each range of rows. The files are C-ordered ``.npy`` files of equal width.
     metric : {'euclidean', 'cosine'}
         With 'cosine' rows are scaled to unit length as they are read.
     cache_bytes : int
-        Memory that `load` may take to keep all rows as float32.
+        Memory that `load` may use to keep all rows as float32.
     """
 
     def __init__(self, parts: Sequence[tuple[Path, int, int]], metric: str = "euclidean", cache_bytes: int = 0) -> None:
         self.metric = metric
         files = {path: RowFile.open(path) for path in {path for path, _, _ in parts}}
         self._parts = [(files[path], int(a), int(b)) for path, a, b in parts]
-        self._edges = np.concatenate([[0], np.cumsum([b - a for _, a, b in self._parts])])
-        self.n_rows = int(self._edges[-1])
+        self._offsets = np.concatenate([[0], np.cumsum([b - a for _, a, b in self._parts])])
+        self.n_rows = int(self._offsets[-1])
         self.n_dims = int(self._parts[0][0].row_shape[0])
-        self._resident_bytes = cache_bytes
+        self._cache_bytes = cache_bytes
         self._all: np.ndarray | None = None
 
     @property
@@ -87,9 +86,9 @@ class ShardVectors:
         Parameters
         ----------
         run : callable, optional
-            Calls a function of two row numbers for so many rows, in chunks of so many, such as `Threads.run`.
+            Calls a function of a range of rows for all chunks of a number of rows, such as `Threads.run`.
         """
-        if self.resident or self.n_rows * self.n_dims * 4 > self._resident_bytes:
+        if self.resident or self.n_rows * self.n_dims * 4 > self._cache_bytes:
             return
         rows = np.empty((self.n_rows, self.n_dims), np.float32)
 
@@ -99,26 +98,26 @@ class ShardVectors:
         if run is None:
             fill(0, self.n_rows)
         else:
-            run(fill, self.n_rows, _HOLD_ROWS)
+            run(fill, self.n_rows, _LOAD_CHUNK)
         self._all = rows
 
     def unload(self) -> None:
-        """Give the memory of `load` back."""
+        """Free the memory of `load`."""
         self._all = None
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         if start == stop:
             return np.empty((0, self.n_dims), np.float32)
-        pieces = []
-        first = int(np.searchsorted(self._edges, start, side="right")) - 1
-        for (file, begin, _), edge, end in zip(
-            self._parts[first:], self._edges[first:], self._edges[first + 1 :], strict=False
+        ranges = []
+        first = int(np.searchsorted(self._offsets, start, side="right")) - 1
+        for (file, first_row, _), part_start, part_stop in zip(
+            self._parts[first:], self._offsets[first:], self._offsets[first + 1 :], strict=False
         ):
-            if edge >= stop:
+            if part_start >= stop:
                 break
-            low, high = max(start, int(edge)), min(stop, int(end))
-            pieces.append(file.read(begin + low - int(edge), begin + high - int(edge)))
-        rows = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
+            low, high = max(start, int(part_start)), min(stop, int(part_stop))
+            ranges.append(file.read(first_row + low - int(part_start), first_row + high - int(part_start)))
+        rows = np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
         return to_float32(rows, self.metric)
 
     def read(self, start: int, stop: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the layouts of all backends agree on, so that their maps and losses can be compared."""
+"""Definitions shared by the layouts of all backends, so that their maps and losses can be compared."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-# Rows in which the attraction part of the loss is measured, at most.
-_LOSS_ROWS = 8192
+# Maximum number of rows in which the attraction part of the loss is measured.
+_MAX_LOSS_ROWS = 8192
 
 
 def loss_stride(n_rows: int) -> int:
     """Return the step between the rows of a shard in which the loss is measured."""
-    return max(1, math.ceil(n_rows / _LOSS_ROWS))
+    return max(1, math.ceil(n_rows / _MAX_LOSS_ROWS))
 
 
 def invert_sampled_cells(sampled_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,12 +14,12 @@ from nomad_dask.utils.threads import Threads
 
 _N_ITERATIONS = 8
 _CHUNK = 4096
-# Up to this many cells one level is as quick.
+# Up to this many cells one level is as fast as a tree.
 MAX_FLAT_CELLS = 1024
 
 
 @njit(nogil=True, cache=True)
-def _add_up(rows, labels, sums, counts):  # type: ignore[no-untyped-def]
+def _sum_cells(rows, labels, sums, counts):  # type: ignore[no-untyped-def]
     for i in range(rows.shape[0]):
         c = labels[i]
         counts[c] += 1
@@ -32,22 +32,22 @@ def nearest(rows: np.ndarray, centroids: np.ndarray, pool: Threads) -> np.ndarra
     labels = np.empty(len(rows), np.int32)
     half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
 
-    def part(a: int, b: int) -> None:
-        labels[a:b] = (half_norms - rows[a:b] @ centroids.T).argmin(axis=1)
+    def find_nearest(start: int, stop: int) -> None:
+        labels[start:stop] = (half_norms - rows[start:stop] @ centroids.T).argmin(axis=1)
 
-    pool.run(part, len(rows), _CHUNK)
+    pool.run(find_nearest, len(rows), _CHUNK)
     return labels
 
 
 def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) -> np.ndarray:
-    """Return up to `k` centroids; cells that stay tiny are re-seeded inside the largest ones."""
+    """Return up to `k` centroids; cells that stay tiny are re-seeded in the largest ones."""
     n = len(rows)
     k = min(k, n)
     centroids = rows[np.sort(rng.choice(n, k, replace=False))].copy()
     for iteration in range(_N_ITERATIONS):
         labels = nearest(rows, centroids, pool)
         sums, counts = np.zeros((k, rows.shape[1])), np.zeros(k, np.int64)
-        _add_up(rows, labels, sums, counts)
+        _sum_cells(rows, labels, sums, counts)
         centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)
         if iteration < _N_ITERATIONS - 2:
             tiny = np.flatnonzero(counts < TINY * n / k)
@@ -61,7 +61,7 @@ def _lloyd(rows: np.ndarray, k: int, rng: np.random.Generator, pool: Threads) ->
 def _split_oversized(
     rows: np.ndarray, centroids: np.ndarray, limit: float, rng: np.random.Generator, pool: Threads
 ) -> np.ndarray:
-    """Split cells of more than `limit` rows in two, again and again, while their rows differ."""
+    """Split cells of more than `limit` rows in two, repeatedly, unless their rows are identical."""
     labels = nearest(rows, centroids, pool)
     cells = [np.flatnonzero(labels == c) for c in range(len(centroids))]
     done: list[np.ndarray] = []
@@ -71,12 +71,12 @@ def _split_oversized(
         if len(members) <= limit:
             done.append(center)
             continue
-        halves = _lloyd(rows[members], 2, rng, pool)
-        sides = nearest(rows[members], halves, pool)
-        if len(halves) < 2 or not 0 < sides.sum() < len(members):
-            done.append(center)  # rows that are all alike cannot be split by distance
+        children = _lloyd(rows[members], 2, rng, pool)
+        child_of_row = nearest(rows[members], children, pool)
+        if len(children) < 2 or not 0 < child_of_row.sum() < len(members):
+            done.append(center)  # identical rows cannot be split by distance
             continue
-        work += [(halves[0], members[sides == 0]), (halves[1], members[sides == 1])]
+        work += [(children[0], members[child_of_row == 0]), (children[1], members[child_of_row == 1])]
     return np.array(done, np.float32)
 
 
@@ -115,33 +115,42 @@ def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> Cel
 
 def assign(rows: np.ndarray, cells: CellTree, pool: Threads) -> np.ndarray:
     """Return the cell (rows,) int32 of each row: the nearest among the children of the nearest parents."""
-    middle = cells.parents.mean(axis=0)
-    centroids, parents = cells.centroids - middle, cells.parents - middle
+    center = cells.parents.mean(axis=0)
+    centroids, parents = cells.centroids - center, cells.parents - center
     if len(parents) <= PARENTS_TRIED:
-        return nearest(rows.astype(np.float32, copy=False) - middle, centroids, pool)
+        return nearest(rows.astype(np.float32, copy=False) - center, centroids, pool)
+    centered = CellTree(centroids, parents, cells.offsets)
     labels = np.empty(len(rows), np.int32)
     half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
-    parent_norms = np.einsum("ij,ij->i", parents, parents) / 2
+    half_parent_norms = np.einsum("ij,ij->i", parents, parents) / 2
 
-    def part(a: int, b: int) -> None:
-        block = rows[a:b].astype(np.float32, copy=False) - middle
-        far = parent_norms - block @ parents.T
-        tried = np.argpartition(far, PARENTS_TRIED - 1, axis=1)[:, :PARENTS_TRIED].ravel()
-        order = np.argsort(tried, kind="stable")
-        edges = np.searchsorted(tried[order], np.arange(len(parents) + 1))
-        best = np.full(b - a, np.inf, np.float32)
-        found = labels[a:b]
-        for p in range(len(parents)):
-            asking = order[edges[p] : edges[p + 1]] // PARENTS_TRIED
-            if not len(asking):
-                continue
-            first, last = cells.offsets[p], cells.offsets[p + 1]
-            gaps = half_norms[first:last] - block[asking] @ centroids[first:last].T
-            at = gaps.argmin(axis=1)
-            gap = gaps[np.arange(len(asking)), at]
-            better = gap < best[asking]
-            best[asking[better]] = gap[better]
-            found[asking[better]] = first + at[better]
+    def assign_chunk(start: int, stop: int) -> None:
+        block = rows[start:stop].astype(np.float32, copy=False) - center
+        labels[start:stop] = _nearest_in_tree(block, centered, half_norms, half_parent_norms)
 
-    pool.run(part, len(rows), _CHUNK)
+    pool.run(assign_chunk, len(rows), _CHUNK)
+    return labels
+
+
+def _nearest_in_tree(
+    rows: np.ndarray, cells: CellTree, half_norms: np.ndarray, half_parent_norms: np.ndarray
+) -> np.ndarray:
+    """Return the nearest cell (rows,) int32 among the children of each row's nearest parents."""
+    labels = np.empty(len(rows), np.int32)
+    best = np.full(len(rows), np.inf, np.float32)
+    to_parents = half_parent_norms - rows @ cells.parents.T
+    tried = np.argpartition(to_parents, PARENTS_TRIED - 1, axis=1)[:, :PARENTS_TRIED].ravel()
+    order = np.argsort(tried, kind="stable")
+    offsets = np.searchsorted(tried[order], np.arange(len(cells.parents) + 1))
+    for parent in range(len(cells.parents)):
+        members = order[offsets[parent] : offsets[parent + 1]] // PARENTS_TRIED
+        if not len(members):
+            continue
+        first, last = cells.offsets[parent], cells.offsets[parent + 1]
+        distances = half_norms[first:last] - rows[members] @ cells.centroids[first:last].T
+        child = distances.argmin(axis=1)
+        distance = distances[np.arange(len(members)), child]
+        nearer = distance < best[members]
+        best[members[nearer]] = distance[nearer]
+        labels[members[nearer]] = first + child[nearer]
     return labels

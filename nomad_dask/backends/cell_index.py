@@ -52,7 +52,7 @@ class CellIndex:
     def _cell_of(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first, rows, side="right") - 1
 
-    def _tour_of_cells(self, centers: np.ndarray) -> np.ndarray:
+    def _order_cells(self, centers: np.ndarray) -> np.ndarray:
         """Return the cells to search for in an order that keeps near ones together, by recursive bisection.
 
         Parameters

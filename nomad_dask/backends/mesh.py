@@ -43,6 +43,11 @@ class Mesh:
     spacing: float
     shape: tuple[int, ...]
 
+    @property
+    def upper(self) -> tuple[float, ...]:
+        """Last position with a full stencil along each axis, in mesh units; points beyond are clamped to it."""
+        return tuple(size - 2.001 for size in self.shape)
+
 
 def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: int) -> Mesh:
     """Return a mesh over the box from `low` to `high` (dim,).
@@ -70,11 +75,11 @@ def _rounded(nodes: int) -> int:
 
 
 def sample_step(n_rows: int) -> int:
-    """Return the step between the points of the sample for `held_box`."""
+    """Return the step between the points of the sample for `clamped_box`."""
     return max(1, n_rows // _SAMPLE_ROWS)
 
 
-def held_box(
+def clamped_box(
     low: np.ndarray, high: np.ndarray, sample: np.ndarray, remote: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners (dim,) float64 of the box that the mesh covers.

@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 
+# Lower limits of a row's Z_i and of Z, and of a shard's part of Z, so that no division is by zero. The CUDA kernels
+# repeat the values.
+MIN_Z = 1e-12
+MIN_SHARD_Z = 1e-9
 # Maximum number of rows in which the attraction part of the loss is measured.
 _MAX_LOSS_ROWS = 8192
 

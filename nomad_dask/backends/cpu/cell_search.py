@@ -74,7 +74,7 @@ class CpuCellSearch(CellIndex):
         self.reach = np.float32(np.inf)
         self._centers = pca_filter.project(self._centroids)[:, :-1].copy()
         self._center_norms = np.einsum("ij,ij->i", self._centers, self._centers)
-        self._cells_in_order = self._tour_of_cells(self._centers)
+        self._cells_in_order = self._order_cells(self._centers)
         self.load()
 
     def load(self) -> None:

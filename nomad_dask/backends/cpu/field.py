@@ -15,7 +15,7 @@ from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.mesh_kernels import mesh_frame, mesh_kernels
 from nomad_dask.backends.cpu.mesh_solver import MeshSolver, is_large
 from nomad_dask.backends.cpu.mesh_tiles import whole_blocks
-from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, choose_mesh, held_box, sample_step
+from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, choose_mesh, clamped_box, sample_step
 from nomad_dask.utils.threads import Threads
 
 _GATHER_CHUNK = 1 << 13
@@ -96,7 +96,7 @@ class Field:
         """
         low, high = np.empty(self._dim, np.float32), np.empty(self._dim, np.float32)
         self._kernels.extent(points, low, high)
-        low, high = held_box(low, high, points[:: sample_step(len(points))], remote)
+        low, high = clamped_box(low, high, points[:: sample_step(len(points))], remote)
         mesh = choose_mesh(low, high, self._spacing, self._max_nodes)
         return whole_blocks(mesh) if is_large(mesh) else mesh
 

@@ -11,7 +11,7 @@ from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.patch_moments import patch_moments
 from nomad_dask.backends.mesh import MAX_MESH_NODES
-from nomad_dask.backends.shard_layout import loss_stride
+from nomad_dask.backends.shard_layout import MIN_SHARD_Z, MIN_Z, loss_stride
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import Threads
 
@@ -110,7 +110,7 @@ class CpuShardLayout:
             factor = 1.0
         z_all = _z_of_all_shards(z_sum, remote, n / graph.n_rows)
         loss = self._attraction_loss(remote) if step.measure_loss else None
-        return EpochResult(z_sum, loss), graph.weights, factor * n / max(z_all, 1e-12)
+        return EpochResult(z_sum, loss), graph.weights, factor * n / max(z_all, MIN_Z)
 
     def _normalize_per_point(self, step: StepParams, remote: RemoteState) -> tuple[EpochResult, np.ndarray, float]:
         """Compute R for L = −Σ p log[q/(q+Z_i)]; return the result, the weights of attraction and R's factor."""
@@ -121,7 +121,7 @@ class CpuShardLayout:
             z = self._potential - f32(1)
         else:
             z, z_sum = self._compute_cell_means(step.epoch, remote, np.ones(n_rows, np.float32))
-        weights, row_weights, loss = self._point_coefficients(np.maximum(z, f32(1e-12)).astype(np.float64) * noise)
+        weights, row_weights, loss = self._point_coefficients(np.maximum(z, f32(MIN_Z)).astype(np.float64) * noise)
         if self._params.repulsion_method == "field":
             # Row i repels m through its own normalizer (S_i) and through that of m (S_m): two fields.
             through_own = self._repulsion * row_weights[:, None]
@@ -160,12 +160,12 @@ class CpuShardLayout:
             self._repulsion,
         )
         self._repulsion *= f32(-0.5)
-        return max(total - self._graph.n_rows, 1e-9)
+        return max(total - self._graph.n_rows, MIN_SHARD_Z)
 
     def _compute_cell_means(self, epoch: int, remote: RemoteState, row_weights: np.ndarray) -> tuple[np.ndarray, float]:
         """Write R by cell means and samples; return Z_i (n_rows,) and their sum."""
         z = self._cell_means.evaluate(self._positions, row_weights, remote, epoch, self._repulsion)
-        return z, max(float(z.sum(dtype=np.float64)), 1e-9)
+        return z, max(float(z.sum(dtype=np.float64)), MIN_SHARD_Z)
 
     def _edges(self, weights: np.ndarray, remote: RemoteState) -> Edges:
         """Return the edges of the shard with these weights (n_edges,) float32."""

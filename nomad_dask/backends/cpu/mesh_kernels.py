@@ -26,7 +26,7 @@ class MeshFrame(NamedTuple):
     inverse_spacing : float32
         Turns map units into mesh units.
     upper : ndarray of float32 (dim,)
-        Last position with a full stencil, in mesh units; points outside are clamped to 1 and `upper`.
+        `Mesh.upper`, to which points beyond are clamped, as those below 1 are to 1.
     strides : ndarray of int64 (dim,)
         Distance of neighboring nodes along each axis in the flat mesh.
     """
@@ -39,8 +39,12 @@ class MeshFrame(NamedTuple):
 
 def mesh_frame(mesh: Mesh) -> MeshFrame:
     """Return the coordinates of a mesh."""
-    upper = np.array([s - 2.001 for s in mesh.shape], np.float32)
-    return MeshFrame(np.asarray(mesh.origin, np.float32), np.float32(1 / mesh.spacing), upper, flat_strides(mesh.shape))
+    return MeshFrame(
+        np.asarray(mesh.origin, np.float32),
+        np.float32(1 / mesh.spacing),
+        np.array(mesh.upper, np.float32),
+        flat_strides(mesh.shape),
+    )
 
 
 def flat_strides(shape: tuple[int, ...]) -> np.ndarray:

@@ -307,7 +307,7 @@ class GpuCellSearch(CellIndex):
         """Return the rows to search for, cell by cell, so that successive cells are near each other."""
         axes = projection.fit_axes(self._centroids, min(_ORDER_AXES, self.vectors.n_dims), self.seed, self.runtime)
         coordinates = projection.project(self._centroids, axes, self.runtime)
-        cells = self._tour_of_cells(coordinates)
+        cells = self._order_cells(coordinates)
         return expand_ranges(self._first[cells], self._sizes[cells])
 
 

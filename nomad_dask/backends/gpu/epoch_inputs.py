@@ -69,7 +69,7 @@ def make_frame(mesh: Mesh, scale: float) -> np.ndarray:
     dim, padded = len(mesh.shape), padded_shape(mesh)
     frame["origin"][0, :dim] = mesh.origin
     frame["inverse"] = np.float32(1 / mesh.spacing)
-    frame["upper"][0, :dim] = [size - 2.001 for size in mesh.shape]  # the last coordinate with a full stencil
+    frame["upper"][0, :dim] = mesh.upper
     frame["shape"][0, :dim] = mesh.shape
     frame["stride"][0, :dim] = [math.prod(mesh.shape[a + 1 :]) for a in range(dim)]
     frame["padded_stride"][0, :dim] = [math.prod(padded[a + 1 :]) for a in range(dim)]

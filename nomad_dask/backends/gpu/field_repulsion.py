@@ -8,7 +8,7 @@ from typing import Any
 from nomad_dask.backends.gpu.device_shard import DeviceShard, RowForces
 from nomad_dask.backends.gpu.direct_sum import DirectSum, prefers_direct_sum
 from nomad_dask.backends.gpu.mesh_field import MeshField
-from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, held_box
+from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, clamped_box
 
 
 class FieldRepulsion:
@@ -42,7 +42,7 @@ class FieldRepulsion:
         """Return the mesh that covers the map, with its arrays allocated; None if a direct sum is preferable."""
         shard = self._shard
         low, high = shard.report.host_bounds()
-        low, high = held_box(low, high, shard.report.host_sample(), shard.remote.bounds)
+        low, high = clamped_box(low, high, shard.report.host_sample(), shard.remote.bounds)
         mesh = choose_mesh(low, high, self._spacing, MAX_MESH_NODES)
         n_charges = shard.n_rows + len(shard.remote.points)
         if prefers_direct_sum(shard.n_rows, n_charges, math.prod(mesh.shape), shard.dim):

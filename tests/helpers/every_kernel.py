@@ -1,9 +1,9 @@
-"""Launches every kernel of the package, the way the package does, and checks that none was left out.
+"""Launches every kernel as the package does, and checks that none is missing.
 
     compute-sanitizer --tool memcheck python -m tests.helpers.every_kernel
 
-`test_sanitizer.py` runs it so. Sizes are small and odd: the tools slow kernels down a hundredfold, and what
-reads beyond an array does so at its end.
+`test_card_sanitizer.py` runs it in this way. Sizes are small and odd: the tools make kernels a hundred times slower,
+and reads beyond an array happen at its end.
 """
 
 from __future__ import annotations

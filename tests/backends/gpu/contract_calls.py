@@ -1,9 +1,9 @@
 """Every call that the package and the benchmark of a GPU make into RAPIDS and CuPy.
 
-A line has the full name, how many arguments are given by position, and the names of the others.
+A line has the full name, the number of positional arguments, and the names of the keyword arguments.
 
-The one place where they are listed: `test_table.py` holds it against the source, `test_signatures.py` against the
-installed packages. A call that was added or changed is told by `test_table.py`, as the line to put here.
+This is the only list of them: `test_contract_table.py` compares it with the source, `test_contract_signatures.py` with
+the installed packages. For a new or changed call, `test_contract_table.py` prints the line to add here.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ METHODS = [
     ("rmm.mr.TrackingResourceAdaptor.get_allocated_bytes", 0, ""),
     ("rmm.mr.TrackingResourceAdaptor.get_upstream", 0, ""),
 ]
-"""Methods of objects, which the source does not name: those of its calls that can be theirs."""
+"""Methods of objects, whose types the source does not name: the calls that may be of these types."""
 
 ATTRIBUTES = [
     "cudf.DataFrame.columns",
@@ -179,7 +179,7 @@ ATTRIBUTES = [
     "rmm.mr.PoolMemoryResource",
     "rmm.mr.TrackingResourceAdaptor",
 ]
-"""What is read and not called."""
+"""Attributes that are read and not called."""
 
 PASSED_ON = {"dask_cuda.LocalCUDACluster": "distributed.LocalCluster"}
-"""Where the arguments go that a function takes by ``**kwargs``; nowhere else may any of ours."""
+"""Functions that pass ``**kwargs`` on, and to which; only these may receive arguments that they do not name."""

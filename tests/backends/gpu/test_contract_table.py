@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.gpu.contract.calls import ATTRIBUTES, FUNCTIONS, METHODS, PASSED_ON
-from tests.backends.gpu.contract.found import Form, constants_read, functions_called, methods_called, own_names
+from tests.backends.gpu.contract_calls import ATTRIBUTES, FUNCTIONS, METHODS, PASSED_ON
+from tests.backends.gpu.contract_source import Form, constants_read, functions_called, methods_called, own_names
 
-TABLE = Path(__file__).with_name("calls.py").name
+TABLE = Path(__file__).with_name("contract_calls.py").name
 BUILTIN = {
     name
     for kind in (
@@ -69,7 +69,7 @@ def test_every_attribute_that_is_read_is_in_the_table():
 
 
 def test_the_search_finds_calls_under_every_name_a_module_goes_by(tmp_path, monkeypatch):
-    from tests.backends.gpu.contract import found
+    from tests.backends.gpu import contract_source
 
     (tmp_path / "code.py").write_text(
         "import cudf as frames\n"
@@ -81,8 +81,8 @@ def test_the_search_finds_calls_under_every_name_a_module_goes_by(tmp_path, monk
         "    frames.read_parquet(1, columns=2); KMeans(n_clusters=3); plan(1); xp.zeros(1, 2); self.runtime.xp.sum(1)\n"
         "    rmm.mr.get_current_device_resource(); xp.ones\n"
     )
-    monkeypatch.setattr(found, "PACKAGE", tmp_path)
-    monkeypatch.setattr(found, "BESIDE", ())
+    monkeypatch.setattr(contract_source, "PACKAGE", tmp_path)
+    monkeypatch.setattr(contract_source, "BESIDE", ())
     assert {str(form) for form in functions_called()} == {
         '("cudf.read_parquet", 1, "columns"),',
         '("cuml.cluster.KMeans", 0, "n_clusters"),',
@@ -95,11 +95,11 @@ def test_the_search_finds_calls_under_every_name_a_module_goes_by(tmp_path, monk
 
 
 def test_arguments_that_cannot_be_read_off_are_refused(tmp_path, monkeypatch):
-    from tests.backends.gpu.contract import found
+    from tests.backends.gpu import contract_source
 
     (tmp_path / "code.py").write_text("import cupy\ncupy.zeros(*shape)\n")
-    monkeypatch.setattr(found, "PACKAGE", tmp_path)
-    monkeypatch.setattr(found, "BESIDE", ())
+    monkeypatch.setattr(contract_source, "PACKAGE", tmp_path)
+    monkeypatch.setattr(contract_source, "BESIDE", ())
     with pytest.raises(AssertionError, match="write it out"):
         functions_called()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.backends.gpu.contract.calls import ATTRIBUTES, FUNCTIONS, METHODS, PASSED_ON
+from tests.backends.gpu.contract_calls import ATTRIBUTES, FUNCTIONS, METHODS, PASSED_ON
 
 pytest.importorskip("cupy", reason="RAPIDS is not installed: make test-rapids")
 pytest.importorskip("cuml", reason="RAPIDS is not installed: make test-rapids")

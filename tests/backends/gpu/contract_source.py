@@ -11,7 +11,7 @@ import nomad_dask
 
 PACKAGE = Path(nomad_dask.__file__).parent
 # What calls them beside the package: the benchmark of a GPU.
-BESIDE = tuple(sorted((Path(__file__).parents[4] / "benchmarks").glob("gpu*.py")))
+BESIDE = tuple(sorted((Path(__file__).parents[3] / "benchmarks").glob("gpu*.py")))
 LIBRARIES = {
     "cudf", "cuml", "cupy", "cupy_backends", "cuvs", "dask_cuda", "dask_cudf", "distributed_ucxx", "kvikio",
     "pylibraft", "pynvml", "raft_dask", "rmm",

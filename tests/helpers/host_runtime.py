@@ -21,6 +21,7 @@ import numpy as np
 import scipy.fft
 from sklearn.cluster import KMeans
 
+from nomad_dask.backends.base import Backend
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.runtime import count_blocks
@@ -178,3 +179,8 @@ class HostRuntime:
 def dask_setup(worker: Any) -> None:
     """Put the host runtime in place in a Dask worker."""
     PROCESS_RUNTIME.set(HostRuntime())
+
+
+def is_emulated(backend: Backend) -> bool:
+    """Return whether a backend runs GPU kernels on the host, for which data must be small."""
+    return isinstance(getattr(backend, "runtime", None), HostRuntime)

@@ -37,32 +37,6 @@ def true_distances(rows, picked):
     return D
 
 
-@pytest.mark.parametrize("n_axes", [None, 20])
-def test_exact_is_exact_with_any_screen(searcher, rows, n_axes):
-    searcher.build_filter(n_axes)
-    picked = np.arange(7, 2500, 250, dtype=np.int32)
-    ids, distances = searcher.brute_force(picked, 10)
-    D = true_distances(rows, picked)
-    order = np.argsort(D, axis=1)[:, :10]
-    np.testing.assert_array_equal(ids, order)
-    np.testing.assert_allclose(distances, np.take_along_axis(D, order, axis=1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("n_axes", [None, 20])
-def test_a_search_that_gave_its_memory_back_goes_on_as_before(searcher, n_axes):
-    searcher.build_filter(n_axes)
-    picked = np.arange(7, 2500, 250, dtype=np.int32)
-    searcher.calibrate_filter(picked, *searcher.brute_force(picked, 10))
-    can_refine = searcher.can_refine(10)
-    first = searcher.probe(10, 2, 30, lambda done: None)
-    searcher.unload()
-    assert not searcher.vectors.resident
-    searcher.load()
-    assert searcher.can_refine(10) == can_refine
-    for before, after in zip(first, searcher.probe(10, 2, 30, lambda done: None), strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
 def test_screen_ranks_count_the_nearer_rows(searcher, rows):
     searcher.build_filter(20)
     picked = np.arange(7, 2500, 250, dtype=np.int32)
@@ -76,16 +50,6 @@ def test_screen_ranks_count_the_nearer_rows(searcher, rows):
     D[np.arange(len(picked)), picked] = -np.inf
     expected = (D[:, None, :] < np.take_along_axis(D, ids, axis=1)[..., None] - 1e-3).sum(axis=2) - 1
     assert np.abs(searcher.filter_ranks(picked, ids) - expected).max() <= 1
-
-
-def test_cell_ranks_count_the_nearer_cells(searcher, rows):
-    searcher.build_filter(None)
-    picked = np.arange(0, 2500, 99, dtype=np.int32)
-    ids, _ = searcher.brute_force(picked, 5)
-    means = rows.reshape(25, 100, 150).mean(axis=1).astype(np.float64)
-    to_cells = ((rows[picked, None].astype(np.float64) - means) ** 2).sum(axis=2)
-    expected = (to_cells[:, None] < np.take_along_axis(to_cells, ids // 100, axis=1)[..., None]).sum(axis=2)
-    np.testing.assert_array_equal(searcher.cell_ranks(picked, ids), expected)
 
 
 def test_the_screen_is_a_lower_bound(searcher, rows):

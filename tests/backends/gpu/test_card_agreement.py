@@ -155,18 +155,6 @@ def test_cells(backends, n_cells):
     assert spreads[1] < 1.03 * spreads[0]
 
 
-def test_axes(backends):
-    rng = np.random.default_rng(0)
-    turn = np.linalg.qr(rng.normal(size=(100, 100)))[0]
-    x = (rng.normal(size=(20_000, 100)) * 0.8 ** np.arange(100) @ turn + 3).astype(np.float32)
-    cpu, gpu = (backend.fit_axes(x, 10, 0) for backend in backends)
-    np.testing.assert_allclose(gpu.components, cpu.components, atol=2e-3)
-    np.testing.assert_allclose(gpu.mean, cpu.mean, atol=1e-4)
-    assert gpu.std == pytest.approx(cpu.std, rel=1e-4)
-    expected, got = backends[0].project(x, cpu), backends[1].project(x, cpu)
-    np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
 # --- whole maps
 
 

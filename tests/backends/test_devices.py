@@ -1,6 +1,6 @@
-"""Where a map is computed: the choice, and what is said when a GPU is wanted and cannot be had.
+"""Where a map is computed: the choice of the device, and errors when a GPU is not available.
 
-Runs beside RAPIDS too, where another thing is missing: `make test-rapids`.
+Also runs with RAPIDS installed, where something else is missing: `make test-rapids`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ NOTHING = NoGpu("CuPy is not installed: pip install it")
 whats = st.sampled_from([H100, NOTHING])
 
 
-# --- what a process has
+# --- the GPU of a process
 
 
 @without_gpu
-def test_what_is_missing_here_is_said():
+def test_what_is_missing_is_reported():
     for found in (detect_gpu(), detect_gpu(with_memory=True), detect_worker_gpu()):
         assert isinstance(found, NoGpu)
         assert re.match(LACKS, found.lacks)
@@ -56,7 +56,7 @@ def test_what_is_missing_here_is_said():
 
 
 @without_gpu
-def test_a_gpu_that_is_wanted_and_cannot_be_had_is_an_error_that_says_what_to_do():
+def test_a_requested_gpu_that_is_not_available_is_an_error():
     with pytest.raises(InputError, match=rf"device='gpu' is not available here: {LACKS}.*or use device='cpu'\.$"):
         make_map(blobs(300), n_epochs=1, device="gpu")
     with pytest.raises(InputError, match="is not available here"), connect(device="gpu", n_workers=2):
@@ -64,13 +64,13 @@ def test_a_gpu_that_is_wanted_and_cannot_be_had_is_an_error_that_says_what_to_do
 
 
 @without_gpu
-def test_the_backend_itself_refuses_too():
+def test_the_backend_needs_a_gpu():
     with pytest.raises(ClusterError, match="device='gpu'"), BackendCache().use("gpu", 1):
         pass
 
 
 @pytest.mark.parametrize("device", ["tpu", "", "GPU", "cuda:0"])
-def test_what_is_no_device(device):
+def test_unknown_devices_are_refused(device):
     with pytest.raises(InputError, match="is not accepted: give one of auto, cpu, gpu") as caught:
         make_map(blobs(300), n_epochs=1, device=device)
     assert repr(device) in str(caught.value)
@@ -85,7 +85,7 @@ def test_without_a_gpu_auto_is_the_cpu(device):
         assert cluster.gpu_bytes() is None
 
 
-def test_the_cpu_asks_for_no_gpu_library():
+def test_the_cpu_imports_no_gpu_library():
     code = (
         "import sys\nfrom nomad_dask.cluster import connect\n"
         "with connect(device='cpu') as c: assert c.device == 'cpu'\n"
@@ -107,7 +107,7 @@ def test_workers_without_a_gpu_are_named():
             assert cluster.device == "cpu"
 
 
-# --- a choice for all workers
+# --- one device for all workers
 
 
 @given(found=st.dictionaries(st.text("abc", min_size=1), whats, min_size=1), device=st.sampled_from(["auto", "gpu"]))
@@ -145,10 +145,10 @@ def test_workers_on_one_gpu_share_its_memory():
     assert memory_share({"a": H100, "b": H100, "c": other}) == 35 << 30
 
 
-# --- memory, and what is told
+# --- memory, and events
 
 
-def test_a_plan_that_does_not_fit_on_the_gpu_says_what_is_missing():
+def test_a_plan_that_does_not_fit_on_the_gpu_is_refused():
     from nomad_dask.params import Params
     from nomad_dask.planning.planner import make_plan
     from tests.planning.test_plan import GIB, Shape
@@ -162,7 +162,7 @@ def test_a_plan_that_does_not_fit_on_the_gpu_says_what_is_missing():
     assert caught.value.exit_code == 3
 
 
-def test_gpu_memory_follows_rows_shards_and_neighbours():
+def test_gpu_memory_depends_on_rows_shards_and_neighbors():
     from nomad_dask.params import Params
     from nomad_dask.planning.planner import make_plan
     from tests.planning.test_plan import GIB, Shape
@@ -178,7 +178,7 @@ def test_gpu_memory_follows_rows_shards_and_neighbours():
     assert needed(50_000_000, 1) > 50_000_000 * (3 * 8 + 2 * 15 * 8)
 
 
-def test_where_every_shard_is_laid_out_is_told():
+def test_the_device_of_every_shard_is_reported():
     heard = Heard()
     with worker_processes(2) as client:
         addresses = sorted(client.scheduler_info()["workers"])
@@ -187,7 +187,7 @@ def test_where_every_shard_is_laid_out_is_told():
     assert [(p.shard, p.worker, p.device) for p in placed] == [(0, addresses[0], "CPU"), (1, addresses[1], "CPU")]
 
 
-def test_the_log_of_a_verbose_run_says_which_gpu_a_shard_is_on():
+def test_the_log_of_a_verbose_run_names_the_gpu_of_a_shard():
     written = io.StringIO()
     with progress_bars(written, verbose=True) as listen:
         listen(ShardPlaced(3, "tcp://a:1", str(H100)))

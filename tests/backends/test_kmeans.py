@@ -67,7 +67,7 @@ def test_the_tree_assigns_nearly_as_well(backend, monkeypatch):
 
 def test_no_cell_is_huge_and_few_are_tiny(backend):
     rng = np.random.default_rng(0)
-    n_cells = 30 if is_emulated(backend) else 60  # of 100 rows in the mean
+    n_cells = 30 if is_emulated(backend) else 60  # of 100 rows on average
     dense, sparse = (100 * n_cells * share // 6 for share in (5, 1))
     x = np.concatenate([rng.normal(size=(dense, 6)) * 0.05, 3 * rng.normal(size=(sparse, 6))]).astype(np.float32)
     cells = backend.fit_cells(x, n_cells, 0)

@@ -124,7 +124,7 @@ def test_any_sample_has_axes(backend, n, d, n_axes, kind, seed):
     assert np.isfinite(backend.project(x, axes)).all()
 
 
-def test_the_sample_stays_as_it_is(backend):
+def test_the_sample_is_not_modified(backend):
     x = rows(100, 5)
     before = x.copy()
     x.flags.writeable = False

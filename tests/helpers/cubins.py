@@ -1,4 +1,4 @@
-"""Compiles all kernels to machine code with no GPU, and tells what each needs.
+"""Compiles all kernels to machine code without a GPU, and lists the resources of each.
 
 ``python tests/helpers/cubins.py --output benchmarks/results/cubins.md``
 """
@@ -30,7 +30,7 @@ _WARPS = 64
 
 @dataclass(frozen=True)
 class Needs:
-    """What ptxas says of one kernel.
+    """The resources of one kernel, as reported by ptxas.
 
     Attributes
     ----------
@@ -48,15 +48,15 @@ class Needs:
 
     @property
     def occupancy(self) -> float:
-        """Part of a multiprocessor's warps that its registers admit."""
+        """Fraction of the warps of a multiprocessor that fit in its registers."""
         a_warp = -(-self.registers * 32 // _REGISTER_STEP) * _REGISTER_STEP
         return min(1.0, _REGISTER_FILE // (a_warp * BLOCK // 32) * (BLOCK // 32) / _WARPS)
 
 
 def compile_file(path: Path, architecture: str, dim: int) -> tuple[bytes, list[Needs]]:
-    """Return the cubin of one file of kernels, and the needs of each kernel in it.
+    """Return the cubin of one source file, and the resources of each kernel in it.
 
-    The text and the options are those that `CudaRuntime` hands to NVRTC.
+    The text and the options are those that `CudaRuntime` passes to NVRTC.
     """
     from cuda.core import Program, ProgramOptions
 
@@ -81,7 +81,7 @@ def _read_log(log: str, architecture: str, dim: int) -> list[Needs]:
 
 
 def compile_all() -> list[Needs]:
-    """Return the needs of all kernels on all architectures, in two and three dimensions."""
+    """Return the resources of all kernels on all architectures, in two and three dimensions."""
     files = sorted(set(kernel_files().values()))
     return [
         needs
@@ -93,7 +93,7 @@ def compile_all() -> list[Needs]:
 
 
 def table(all_needs: Iterable[Needs]) -> str:
-    """Render the needs as Markdown: a row a kernel and dimension, registers on each architecture."""
+    """Render the resources as Markdown: a row per kernel and dimension, a column per architecture."""
     found = {(n.kernel, n.dim, n.architecture): n for n in all_needs}
     columns = list(ARCHITECTURES)
     lines = [

@@ -1,7 +1,7 @@
-"""What stands for CuPy arrays and cuDF frames on a machine without GPU.
+"""Stand-ins for CuPy arrays and cuDF data frames on a machine without a GPU.
 
-They hold host memory, do what the sources ask of the real ones, and like those never become a NumPy array
-unasked. That the real ones do the same is tested where there is a GPU.
+They hold host memory, implement what the sources use, and like the originals refuse implicit conversion to NumPy.
+Tests on a GPU check that the originals behave in the same way.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def to_card(x):
     return Card(np.asarray(x))
 
 
-# Dask has the like for `cupy.ndarray`.
+# Dask registers the same for `cupy.ndarray`.
 concatenate_lookup.register(Card, lambda parts, axis=0: Card(np.concatenate([p.held for p in parts], axis=axis)))
 
 
@@ -125,7 +125,7 @@ class Column:
 
 
 class Frame:
-    """A data frame, as `cudf.DataFrame`; its columns may have labels that are no text."""
+    """A data frame, as `cudf.DataFrame`; column labels need not be strings."""
 
     __module__ = "cudf.core.dataframe"
     ndim = 2

@@ -30,8 +30,8 @@ _ROWS = 555
 _N_FAR = 13
 
 
-class Noting:
-    """A runtime that notes which kernels were launched, and for maps of how many dimensions."""
+class RecordingRuntime:
+    """A runtime that records the launched kernels and the dimensions of their maps."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
@@ -45,13 +45,13 @@ class Noting:
         self._runtime.launch(kernel, dim, n_items, *args)
 
     def kmeans(self, sample: Any, n_clusters: int, seed: int) -> Any:
-        """Start from rows: the library's kernels are not what is looked at."""
+        """Return rows: the kernels of the library are not tested."""
         return sample[:n_clusters].copy()
 
 
 @contextmanager
 def _by_mesh(wanted: bool) -> Iterator[None]:
-    """Let the field be taken from a mesh, or directly, however few the points are."""
+    """Use a mesh, or the direct sum, for any number of points."""
     original = field_repulsion.prefers_direct_sum
     field_repulsion.prefers_direct_sum = lambda *_: not wanted
     try:
@@ -61,7 +61,7 @@ def _by_mesh(wanted: bool) -> Iterator[None]:
 
 
 def lay_out(backend: GpuBackend, dim: int, normalization: str, repulsion: str, by_mesh: bool) -> None:
-    """Do epochs enough that captured launches are replayed."""
+    """Run enough epochs that captured launches are replayed."""
     params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=2)
     graph, positions = near_graph(_ROWS, n_far=_N_FAR), grown(_ROWS, dim)
     remote = remote_of(graph, dim, _N_FAR, 20.0)
@@ -75,7 +75,7 @@ def lay_out(backend: GpuBackend, dim: int, normalization: str, repulsion: str, b
 
 
 def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
-    """Make cells, sort rows into them, and search them; with `free` bytes of memory rows are streamed."""
+    """Fit cells, sort rows by cell, and search them; with `free` bytes of memory rows are streamed."""
     rng = np.random.default_rng(d)
     x = rng.normal(size=(517, d)).astype(np.float32)
     cells = backend.fit_cells(x, 23, 0)
@@ -94,13 +94,13 @@ def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
         if free is not None:
             del backend.runtime.free_bytes
     if ids.min() < 0:
-        raise ArithmeticError(f"rows of {d} dimensions were left without neighbours")
+        raise ArithmeticError(f"rows of {d} dimensions have no neighbors")
 
 
 def launch_all(runtime: Any) -> set[tuple[str, int]]:
-    """Launch every kernel on a runtime; return names and dimensions of those that were."""
-    noting = Noting(runtime)
-    backend = GpuBackend(noting)
+    """Launch every kernel on a runtime; return the names and dimensions of the launched kernels."""
+    recording = RecordingRuntime(runtime)
+    backend = GpuBackend(recording)
     for dim in (2, 3):
         for normalization in ("global", "point"):
             lay_out(backend, dim, normalization, "field", True)
@@ -110,17 +110,17 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
         search(backend, Path(folder), 24, None)
         search(backend, Path(folder), 25, 1 << 17)
         tree = kmeans.MAX_FLAT_CELLS
-        kmeans.MAX_FLAT_CELLS = 8  # so that assignment goes by the tree
+        kmeans.MAX_FLAT_CELLS = 8  # so that assignment uses the tree
         try:
             search(backend, Path(folder), 9, None)
         finally:
             kmeans.MAX_FLAT_CELLS = tree
-    noting.synchronize()
-    return noting.launched
+    recording.synchronize()
+    return recording.launched
 
 
 def missing(launched: set[tuple[str, int]]) -> list[str]:
-    """Return the kernels that were not launched in every dimension that they are for."""
+    """Return the kernels that were not launched for every dimension that they support."""
     wanted = {
         (name, dim) for name, path in kernel_files().items() for dim in (2, 3) if (path.stem, dim) != ("nearest", 3)
     }
@@ -132,7 +132,7 @@ def main() -> None:
 
     from nomad_dask.backends.gpu.cuda_runtime import CudaRuntime
 
-    # The tools know what was allocated by CUDA, not what a pool hands out of that.
+    # The tools track allocations of CUDA, not those from a pool.
     cupy.cuda.set_allocator(None)
     left_out = missing(launch_all(CudaRuntime()))
     if left_out:

@@ -1,4 +1,4 @@
-"""Data, graphs, workers and comparisons for the tests on a real card."""
+"""Data, graphs, workers and comparisons for the tests on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FASHION_VARIABLE = "NOMAD_FASHION_MNIST"
 
 
 def data_set(name: str) -> Any:
-    """Return vectors, or the file that has them; skips the test where they are not on this machine."""
+    """Return vectors, or the file that contains them; skip the test if they are not available."""
     from benchmarks import datasets
 
     if name == "mixture":
@@ -36,9 +36,9 @@ def data_set(name: str) -> Any:
 
 
 def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> ShardGraph:
-    """Make the graph of a shard whose rows have neighbours near in their order, a few none, one very many.
+    """Return the graph of a shard whose rows have nearby rows as neighbors; a few have none, one has very many.
 
-    Rows come in cells and patches of 50. With `n_far` patches of another shard, every third row is drawn to one.
+    Cells and patches have 50 rows. With `n_far` patches of another shard, every third row is attracted by one.
     """
     rng = np.random.default_rng(seed)
     steps = np.delete(np.arange(-20, 21), 20)
@@ -69,7 +69,7 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
 
 
 def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int = 0) -> RemoteState:
-    """Make up what is known of the other shard."""
+    """Return a random state of the other shard."""
     rng = np.random.default_rng(seed)
     moments = rng.uniform(-spread, spread, (n_far + len(graph.patch_counts), dim + 1))
     moments[:, dim] = rng.uniform(0, 4, len(moments))
@@ -83,7 +83,7 @@ def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int 
 
 
 def grown(n: int, dim: int, seed: int = 0) -> np.ndarray:
-    """Return positions as dense as those of a finished map, near rows near each other, a few far outside."""
+    """Return positions as dense as in a finished map; successive rows are near each other, a few are far outside."""
     rng = np.random.default_rng(seed)
     side = (n / 2) ** (1 / dim) * (1 if dim == 2 else 2)
     points = rng.random((n, dim)) * side
@@ -94,7 +94,7 @@ def grown(n: int, dim: int, seed: int = 0) -> np.ndarray:
 
 @contextmanager
 def gpu_workers(n: int, visible: str = "0") -> Iterator[Any]:
-    """Give a client of `n` worker processes that all see the same card."""
+    """Yield a client of `n` worker processes that all use the same GPU."""
     from distributed import Client, LocalCluster
 
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -114,7 +114,7 @@ def gpu_workers(n: int, visible: str = "0") -> Iterator[Any]:
 
 
 def assert_as_good(x: Any, ours: np.ndarray, theirs: np.ndarray, n_queries: int = 1000) -> tuple[Scores, Scores]:
-    """Check that NP@10 and RTA of a map lie in the confidence intervals of another's, on the same queries."""
+    """Check that NP@10 and RTA of a map are within the confidence intervals of another map, on the same queries."""
     got, expected = (score(x, positions, n_queries=n_queries) for positions in (ours, theirs))
     for mine, other in ((got.neighbors[10], expected.neighbors[10]), (got.triplets, expected.triplets)):
         assert other.low <= mine.value <= other.high, (mine, other)

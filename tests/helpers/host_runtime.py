@@ -1,4 +1,4 @@
-"""The GPU runtime on a machine without GPU: the same kernels, compiled by g++ and run on emulated blocks.
+"""The GPU runtime on a machine without a GPU: the same kernels, compiled with g++ and run on emulated blocks.
 
 In a Dask worker: ``dask worker --preload tests/helpers/host_runtime.py``.
 """
@@ -80,7 +80,7 @@ class _Scalar:
 
 
 def _argument(kernel: str, place: int, value: Any) -> _Argument:
-    """Describe an argument by its address, which must outlive the call."""
+    """Describe an argument by its address, which must stay valid during the call."""
     if value is None:
         return _Argument(ord("p"), 0, 0, 0, None)
     if isinstance(value, _Scalar):
@@ -110,14 +110,14 @@ class HostTransform:
 
 @dataclass(frozen=True)
 class HostRuntime:
-    """NumPy in place of CuPy, kernels on emulated blocks.
+    """NumPy instead of CuPy, and kernels on emulated blocks.
 
     Parameters
     ----------
     seed : int
         0 runs blocks and threads in order; any other number shuffles both.
     free : int
-        Bytes that `free_bytes` tells.
+        Bytes that `free_bytes` returns.
     """
 
     seed: int = 0
@@ -177,7 +177,7 @@ class HostRuntime:
 
 
 def dask_setup(worker: Any) -> None:
-    """Put the host runtime in place in a Dask worker."""
+    """Use the host runtime in a Dask worker."""
     PROCESS_RUNTIME.set(HostRuntime())
 
 

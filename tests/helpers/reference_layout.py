@@ -1,4 +1,4 @@
-"""The loss and its descent direction by brute force in float64, one sum at a time as the formulas say."""
+"""The loss and its descent direction in float64, by brute force from the formulas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass
 class Case:
-    """A small map: directed weights p(j|i), cells, and what the other shards are seen as."""
+    """A small map: directed weights p(j|i), cells, and the moments that represent the other shards."""
 
     y: np.ndarray
     p: np.ndarray
@@ -94,14 +94,14 @@ def finite_differences(case: Case, normalization: str, repulsion: str, h: float 
 
 
 def direction(case: Case, normalization: str, repulsion: str) -> np.ndarray:
-    """Return g by the closed formulas of the method."""
+    """Return the descent direction from the closed formulas of the method."""
     y, p = case.y, case.p
     apart = y[:, None, :] - y[None, :, :]
     q = kernel(y, y)
     z = noise(case, y, repulsion)
     if normalization == "global":
         a = p + p.T
-        pushes = np.full(len(y), case.n_total / z.sum())  # n/Z, the same for every row's normaliser
+        pushes = np.full(len(y), case.n_total / z.sum())  # n/Z, the same for every row's normalizer
     else:
         scale = case.n_noise / case.n_total
         z = z * scale

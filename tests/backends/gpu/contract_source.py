@@ -10,15 +10,15 @@ from pathlib import Path
 import nomad_dask
 
 PACKAGE = Path(nomad_dask.__file__).parent
-# What calls them beside the package: the benchmark of a GPU.
+# Files outside the package that call them: the benchmark of a GPU.
 BESIDE = tuple(sorted((Path(__file__).parents[3] / "benchmarks").glob("gpu*.py")))
 LIBRARIES = {
     "cudf", "cuml", "cupy", "cupy_backends", "cuvs", "dask_cuda", "dask_cudf", "distributed_ucxx", "kvikio",
     "pylibraft", "pynvml", "raft_dask", "rmm",
 }  # fmt: skip
-# How the code calls a module that it was handed.
+# Names of modules that are passed as arguments.
 HANDED = {"xp": "cupy", "_cupy": "cupy", "cupy": "cupy", "cuda": "cupy.cuda.runtime"}
-# Where objects of these libraries are at hand: methods called here may be theirs.
+# Files that use objects of these libraries: methods called here may be methods of these objects.
 WITH_OBJECTS = (
     *sorted((PACKAGE / "backends/gpu").glob("*.py")),
     PACKAGE / "backends/devices.py",
@@ -34,7 +34,7 @@ OTHER_MODULES = {"da", "dask", "heapq", "importlib", "json", "math", "np", "os",
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """One way to call something: how many arguments by position, and the names of the others."""
+    """A form of a call: the number of positional arguments, and the names of the keyword arguments."""
 
     name: str
     n_positional: int
@@ -52,7 +52,7 @@ def form_of(name: str, call: ast.Call) -> Form:
 
 
 def chain(node: ast.expr) -> list[str] | None:
-    """Return the names of ``a.b.c``; None of what is more than names."""
+    """Return the names of ``a.b.c``; None for other expressions."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -61,7 +61,7 @@ def chain(node: ast.expr) -> list[str] | None:
 
 
 class _Names:
-    """What the names of a file mean, by its imports and by plain assignments such as ``runtime = cupy.cuda``."""
+    """The meaning of the names in a file, from its imports and from assignments such as ``runtime = cupy.cuda``."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.meaning: dict[str, str] = {}
@@ -87,7 +87,7 @@ class _Names:
                             self.meaning[name.id] = said
 
     def of(self, node: ast.expr) -> str | None:
-        """Return the full name in a library, such as ``cupy.cuda.Stream``; None of everything else."""
+        """Return the full name in a library, such as ``cupy.cuda.Stream``; None for other expressions."""
         names = chain(node)
         if names is None:
             return None
@@ -113,7 +113,7 @@ def _parsed(files: Iterator[Path] | tuple[Path, ...]) -> Iterator[tuple[Path, as
 
 
 def functions_called() -> dict[Form, str]:
-    """Return every call of a function or class by its full name, and where one is."""
+    """Return the calls of functions and classes by full name, with one location of each."""
     found: dict[Form, str] = {}
     for file, tree in _parsed(_all_files()):
         names = _Names(tree)
@@ -124,7 +124,7 @@ def functions_called() -> dict[Form, str]:
 
 
 def constants_read() -> dict[str, str]:
-    """Return the full name of everything else that is taken out of a library, and where."""
+    """Return the full names of other attributes that are read from a library, with one location of each."""
     found: dict[str, str] = {}
     for file, tree in _parsed(_all_files()):
         names = _Names(tree)
@@ -139,7 +139,7 @@ def constants_read() -> dict[str, str]:
 
 
 def methods_called() -> dict[Form, str]:
-    """Return the calls of methods where objects of the libraries are at hand, and where one is."""
+    """Return the calls of methods in files that use objects of the libraries, with one location of each."""
     found: dict[Form, str] = {}
     for file, tree in _parsed(WITH_OBJECTS):
         names = _Names(tree)

@@ -1,4 +1,4 @@
-"""The benchmark of the GPU, done with the host in the place of a card: that it runs, counts and writes what it says."""
+"""The benchmark of the GPU, run on the host: its computations, counts and output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MACHINE = {
 
 
 class HostCard:
-    """`gpu_card.Card` on the host: its times are those of emulated kernels and mean nothing."""
+    """`gpu_card.Card` on the host: its times are those of emulated kernels and are meaningless."""
 
     runtime = HostRuntime()
 
@@ -40,8 +40,8 @@ class HostCard:
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """Give a list and what puts records into it, as they are at that time."""
+def recorder(monkeypatch):
+    """Return a list, and a function that appends a snapshot of a record to it."""
     records: list[dict[str, Any]] = []
     return records, lambda record: records.append(json.loads(json.dumps(record)))
 
@@ -60,8 +60,8 @@ def test_rows_follow_from_their_number_and_the_seed():
     assert (MixtureSource(5000, seed=1).read(0, 50) == x[:50]).mean() < 0.01
 
 
-def test_rows_are_bells_around_the_centres_of_their_groups():
-    """One group: mean and variance of every axis are known, and axes do not depend on one another."""
+def test_rows_are_normal_around_the_centers_of_their_groups():
+    """With one group, mean and variance of every axis are known, and axes are independent."""
     from benchmarks.gpu_data import MixtureSource
 
     source = MixtureSource(40_000, n_dims=8, n_groups=1)
@@ -99,7 +99,7 @@ def test_kernels():
         )  # fmt: skip
 
 
-def test_points_lie_as_in_a_map_and_edges_are_near_in_the_order_of_rows():
+def test_points_are_as_dense_as_in_a_map_and_edges_connect_nearby_rows():
     from benchmarks import gpu_kernels
 
     n = 20_000
@@ -124,13 +124,13 @@ def test_epochs(monkeypatch):
     assert found["bytes"] > 1500 * 8 * gpu_kernels.EDGES
 
 
-def test_neighbors(tmp_path, told, monkeypatch):
+def test_neighbors(tmp_path, recorder, monkeypatch):
     from benchmarks import gpu_vectors
 
     monkeypatch.setattr("nomad_dask.neighbors.search.SMALL_SHARD", 100)  # or every row is compared with all
-    records, tell = told
+    records, add_record = recorder
     n = 1000
-    gpu_vectors.neighbors(HostCard(), n, tmp_path, tell, matrix=64)
+    gpu_vectors.neighbors(HostCard(), n, tmp_path, add_record, matrix=64)
     made = records[-1]["methods"]
     assert made["nomad_dask, all distances"]["recall"] == 1
     assert records[-1]["n_probes"] < records[-1]["n_cells"]
@@ -145,7 +145,7 @@ def test_neighbors(tmp_path, told, monkeypatch):
     assert set(records[0]["methods"]) == {"nomad_dask"}
 
 
-def test_lists_of_others_are_read_with_or_without_the_row_itself():
+def test_lists_of_other_libraries_may_include_the_row_itself():
     from benchmarks.gpu_vectors import _without_themselves
 
     ids = np.array([[0, 2, 1], [2, 0, 1], [1, 0, 3], [3, 3, 0]])
@@ -153,7 +153,7 @@ def test_lists_of_others_are_read_with_or_without_the_row_itself():
     np.testing.assert_array_equal(_without_themselves(ids), [[2, 1], [2, 0], [1, 0], [2, 1]])
 
 
-def test_recall_counts_what_is_as_near_as_the_truth():
+def test_recall_counts_rows_as_near_as_the_true_neighbors():
     from benchmarks.gpu_vectors import _true_distances, recall_of
 
     x = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
@@ -164,13 +164,13 @@ def test_recall_counts_what_is_as_near_as_the_truth():
     assert recall_of(HostCard(), x, order[:, 15:30], true) == 0
 
 
-def test_whole_maps(tmp_path, told):
-    """On a worker process that has the host in the place of a card."""
+def test_whole_maps(tmp_path, recorder):
+    """On a worker process that runs the kernels on the host."""
     from benchmarks import gpu_vectors
 
-    records, tell = told
+    records, add_record = recorder
     with worker_processes(1, preload="tests.helpers.host_runtime") as client:
-        gpu_vectors.whole_map(800, tmp_path, tell, client, n_epochs=4)
+        gpu_vectors.whole_map(800, tmp_path, add_record, client, n_epochs=4)
     made, scored = records
     assert {"sample", "cells", "shards", "neighbors", "layout"} <= set(made["stages"])
     assert sum(made["stages"].values()) <= made["seconds"]
@@ -181,14 +181,14 @@ def test_whole_maps(tmp_path, told):
     assert not list(tmp_path.iterdir())
 
 
-# --- how measurements are run and written
+# --- running measurements and writing results
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", code]
 
 
-def test_a_measurement_that_takes_too_long_is_stopped_and_keeps_what_it_told(tmp_path):
+def test_a_measurement_that_times_out_keeps_its_partial_record(tmp_path):
     from benchmarks import gpu
 
     path = tmp_path / "told.json"
@@ -198,14 +198,14 @@ def test_a_measurement_that_takes_too_long_is_stopped_and_keeps_what_it_told(tmp
     assert record == {"a": 1, "ended": "stopped after 2 s"}
 
 
-def test_a_measurement_that_fails_says_why(tmp_path):
+def test_a_failed_measurement_reports_the_error(tmp_path):
     from benchmarks import gpu
 
     record = gpu.measured_apart(python("raise MemoryError('no room for it')"), tmp_path / "told.json", 60)
     assert record["ended"] == "failed with exit code 1: MemoryError: no room for it"
 
 
-def test_the_smaller_come_first():
+def test_smaller_tasks_run_first():
     from benchmarks import gpu
 
     tasks = gpu.tasks_of(["maps", "ceilings", "kernels"], None)
@@ -214,17 +214,17 @@ def test_the_smaller_come_first():
     assert gpu.tasks_of(["maps", "ceilings"], [5]) == [gpu.Task("ceilings", 0), gpu.Task("maps", 5)]
 
 
-def test_results_are_added_to_and_make_a_page(tmp_path, told, monkeypatch):
-    """Every part is measured, written, and a second time takes the place of the first."""
+def test_results_accumulate_and_are_rendered(tmp_path, recorder, monkeypatch):
+    """Every part is measured and written; a second measurement replaces the first."""
     from benchmarks import gpu, gpu_card, gpu_kernels
 
     monkeypatch.setattr(gpu_kernels, "_EPOCHS", 1)
     monkeypatch.setattr(gpu, "ceilings", lambda card: gpu_card.ceilings(card, 1 << 16, 32))
     results: dict[str, Any] = {"runs": [], "date": "today", "machine": MACHINE}
-    records, tell = told
+    records, add_record = recorder
     for part in ("ceilings", "kernels", "epochs", "kernels"):
         task = gpu.Task(part, 0 if part == "ceilings" else 700)
-        gpu.measure(HostCard(), task, tmp_path, tell)
+        gpu.measure(HostCard(), task, tmp_path, add_record)
         gpu.add(results, task, records[-1] | {"process_s": 1.0}, tmp_path, "gpu-host")
     scores = {"NP@10": {"value": 0.3, "low": 0.2, "high": 0.4}, "RTA": {"value": 0.7, "low": 0.6, "high": 0.8}}
     a_map = {"seconds": 9.0, "stages": {"layout": 3.0}, "epoch_s": 0.01, "diagnostics": {"recall": 0.96}}
@@ -247,7 +247,7 @@ def test_results_are_added_to_and_make_a_page(tmp_path, told, monkeypatch):
 
 
 @pytest.mark.skipif(isinstance(detect_gpu(), Gpu), reason="there is a GPU here")
-def test_without_a_card_it_says_so_and_writes_nothing(tmp_path):
+def test_without_a_gpu_it_exits_and_writes_nothing(tmp_path):
     from benchmarks import gpu
 
     with pytest.raises(SystemExit, match=r"measures a GPU.*(not installed|no NVIDIA driver)"):
@@ -256,7 +256,7 @@ def test_without_a_card_it_says_so_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("argv", [["--rows", "0"], ["--parts", "nothing"]])
-def test_what_cannot_be_measured(argv):
+def test_invalid_arguments_are_refused(argv):
     from benchmarks import gpu
 
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Blocks of rows on the device: the same rows and the same errors as on the host, by whatever way they come."""
+"""Blocks of rows on the device: the same rows and errors as on the host, whichever way they are read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def npy(folder: Path, x: np.ndarray) -> Path:
 
 
 def parquet(folder: Path, x: np.ndarray, **others: list) -> Path:
-    """Three files in a folder that looks like one of partitions, of row groups of 7 rows."""
+    """Three files with row groups of 7 rows, in a directory named like a partition."""
     (folder / "year=2020").mkdir()
     for i, part in enumerate(np.split(x, [20, 34])):
         lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), x.shape[1])
@@ -71,7 +71,7 @@ KINDS = {
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "i4"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_other_packages_rows_come_over_the_host(tmp_path, kind, dtype, monkeypatch):
+def test_without_optional_packages_rows_are_read_on_the_host(tmp_path, kind, dtype, monkeypatch):
     monkeypatch.setitem(sys.modules, "kvikio", None)
     monkeypatch.setitem(sys.modules, "cudf", None)
     x = (30 * X).astype(dtype)
@@ -89,7 +89,7 @@ def test_rows_on_the_device_stay_there():
 
 
 class Direct:
-    """`kvikio`, reading into memory of the host."""
+    """A stand-in for `kvikio` that reads into host memory."""
 
     def __init__(self, stop_short: int = 0) -> None:
         self.calls: list[tuple[int, int]] = []
@@ -117,7 +117,7 @@ class Direct:
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "u1"])
-def test_a_file_of_numbers_is_read_straight_to_the_device(tmp_path, monkeypatch, dtype):
+def test_an_npy_file_is_read_directly_to_the_device(tmp_path, monkeypatch, dtype):
     direct = Direct()
     monkeypatch.setitem(sys.modules, "kvikio", direct)
     x = np.abs(30 * X).astype(dtype)
@@ -130,10 +130,10 @@ def test_a_file_of_numbers_is_read_straight_to_the_device(tmp_path, monkeypatch,
     assert direct.calls == [((b - a) * width, 128 + a * width) for a, b in RANGES if b > a]
     for kind in ("fortran", "big endian"):
         np.testing.assert_array_equal(block_reader.read(open_source(KINDS[kind](tmp_path, x)), 5, 23, HOST), x[5:23])
-    assert len(direct.calls) == 5 + (dtype == "u1")  # a byte has no order of bytes
+    assert len(direct.calls) == 5 + (dtype == "u1")  # single bytes have no byte order
 
 
-def test_a_file_that_shrank_is_refused(tmp_path, monkeypatch):
+def test_a_truncated_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kvikio", Direct(stop_short=8))
     source = open_source(npy(tmp_path, X))
     with (tmp_path / "x.npy").open("r+b") as file:
@@ -143,7 +143,7 @@ def test_a_file_that_shrank_is_refused(tmp_path, monkeypatch):
 
 
 class Decoder:
-    """`cudf`, decoding with Arrow."""
+    """A stand-in for `cudf` that decodes with Arrow."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.calls: list[tuple[str, list[int]]] = []
@@ -196,7 +196,7 @@ def parquet_source(tmp_path_factory):
     return open_source(parquet(tmp_path_factory.mktemp("parts"), X))
 
 
-def test_what_does_not_fit_is_decoded_on_the_host(parquet_source, monkeypatch):
+def test_row_groups_that_do_not_fit_are_decoded_on_the_host(parquet_source, monkeypatch):
     decoder = Decoder()
     monkeypatch.setitem(sys.modules, "cudf", decoder)
     row_group = 7 * 5
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_decoded_is_named(parquet_source, monkeypatch):
         block_reader.read(parquet_source, 21, 24, HOST)
 
 
-def test_bad_rows_in_parquet_are_named_by_their_number_in_the_whole(tmp_path, monkeypatch):
+def test_bad_rows_in_parquet_are_named_by_their_number_in_the_source(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cudf", Decoder())
     pq.write_table(pa.table({"v": [[1.0, 2.0]] * 30 + [[3.0]] + [[1.0, 2.0]] * 10}), tmp_path / "x.parquet", 7)
     source = open_source(tmp_path / "x.parquet")
@@ -245,7 +245,7 @@ def test_rows_that_are_not_finite_are_named_as_on_the_host(dtype, bad):
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u1"])
-def test_working_rows_are_those_of_the_cpu(metric, dtype):
+def test_float32_rows_equal_those_of_the_cpu(metric, dtype):
     rows = np.abs(100 * X).astype(dtype)
     rows[7] = 0
     before = rows.copy()
@@ -255,7 +255,7 @@ def test_working_rows_are_those_of_the_cpu(metric, dtype):
     np.testing.assert_array_equal(rows, before)
 
 
-def test_rows_are_taken_in_the_order_asked_for():
+def test_rows_are_gathered_in_the_requested_order():
     order = np.array([3, 0, 3, 40])
     np.testing.assert_array_equal(block_reader.gather_to_host(X, order, HOST), X[order])
     np.testing.assert_array_equal(block_reader.gather_to_host(X[:, :2], order, HOST), X[order, :2])
@@ -263,20 +263,20 @@ def test_rows_are_taken_in_the_order_asked_for():
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.usefixtures("process_runtime")
-def test_the_stages_of_a_run_give_what_the_cpu_gives(tmp_path, metric):
+def test_sampling_and_shuffle_equal_those_of_the_cpu(tmp_path, metric):
     for cpu, gpu in compare_devices(tmp_path, metric):
         np.testing.assert_array_equal(gpu["sample"], cpu["sample"])
         np.testing.assert_array_equal(np.sort(gpu["rows"]), np.sort(cpu["rows"]))
         same = np.argsort(gpu["rows"]), np.argsort(cpu["rows"])
         np.testing.assert_array_equal(gpu["vectors"][same[0]], cpu["vectors"][same[1]])
         np.testing.assert_allclose(gpu["start"][same[0]], cpu["start"][same[1]], rtol=1e-4, atol=1e-4)
-        # A row between two centroids may go to either by a rounding.
+        # Rounding decides between two centroids that are equally near.
         assert (gpu["cells"][same[0]] == cpu["cells"][same[1]]).mean() > 0.99
         assert (np.diff(gpu["cells"]) >= 0).all()
 
 
 def compare_devices(folder: Path, metric: str) -> list[tuple[dict, dict]]:
-    """Draw a sample and write the blocks on both devices, with the cells that the CPU made."""
+    """Draw a sample and write the blocks on both devices, with the same cells."""
     np.save(folder / "x.npy", blobs(400, n_dims=7).astype(np.float64))
     source = open_source(folder / "x.npy")
     params = Params(metric=metric, cell_size=40)

@@ -1,4 +1,4 @@
-"""The card's results beside the CPU's: one step to float32 rounding, whole maps in quality."""
+"""Results on a GPU compared with the CPU: one step up to float32 rounding, whole maps in quality."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def backends():
     gpu.close()
 
 
-def test_the_card_is_seen():
+def test_the_gpu_is_detected():
     for found in (detect_gpu(with_memory=True), detect_worker_gpu()):
         assert isinstance(found, Gpu), found
         assert found.uuid.startswith("GPU-")
@@ -49,7 +49,7 @@ def test_the_card_is_seen():
 
 @pytest.mark.parametrize(("n", "dim", "normalization", "repulsion", "n_far"), STEPS)
 def test_one_step(backends, n, dim, normalization, repulsion, n_far):
-    """Each of three steps begins where the CPU is, so that rounding does not add up."""
+    """Each of three steps starts from the state of the CPU, so that rounding errors do not accumulate."""
     graph = near_graph(n, n_far=n_far)
     positions = grown(n, dim)
     spread = float(np.quantile(np.abs(positions), 0.9))
@@ -64,7 +64,7 @@ def test_one_step(backends, n, dim, normalization, repulsion, n_far):
         expected, got = (one.run_epoch(step, remotes[epoch // 2]) for one in (cpu, gpu))
         assert got.partition_sum == pytest.approx(expected.partition_sum, rel=1e-5)
         assert got.loss == pytest.approx(expected.loss, rel=1e-6)
-        # The worst of all rows may have thousands of edges, or a force that is the rest of two far larger ones.
+        # A row can have thousands of edges, or a force that is the difference of two much larger ones.
         for ours, theirs, digits in zip(gpu.copy_state(), cpu.copy_state(), (2e-7 * spread, 0), strict=True):
             apart = np.abs(ours - theirs)
             assert np.quantile(apart, 0.999) <= 1e-5 + digits
@@ -73,8 +73,8 @@ def test_one_step(backends, n, dim, normalization, repulsion, n_far):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_mesh_agrees_with_the_plain_sum(backends, dim, monkeypatch):
-    """Both ways of the card to one field; by float32 rounding and by the spacing of the mesh."""
+def test_the_mesh_agrees_with_the_direct_sum(backends, dim, monkeypatch):
+    """The two methods differ by float32 rounding and by the spacing of the mesh."""
     n = 30_000
     graph, positions = near_graph(n), grown(n, dim)
     states = []
@@ -94,7 +94,7 @@ def test_the_mesh_agrees_with_the_plain_sum(backends, dim, monkeypatch):
 
 
 def shard_of(folder, x, backend):
-    """Write rows sorted by the cells that the CPU finds; return them open, the offsets and means of the cells."""
+    """Write rows sorted by the cells of the CPU; return reader, rows, and offsets and centroids of the cells."""
     cells = backend.fit_cells(x, len(x) // 200, 0)
     labels = backend.assign(x, cells)
     order = np.argsort(labels, kind="stable")
@@ -117,7 +117,7 @@ def overlap(found, true):
 
 @pytest.mark.parametrize(("n", "d"), [(20_000, 64), (20_000, 65), (6_000, 784)])
 def test_neighbors(backends, tmp_path, n, d):
-    """All cells give the true neighbours; some cells what the CPU finds in them; a target is kept."""
+    """All cells give the true neighbors, some cells those of the CPU, and the target recall is reached."""
     vectors, x, offsets, centroids = shard_of(tmp_path, blobs(n, d, 40), backends[0])
     sample = np.arange(0, n, n // 300)
     true = brute(x, sample, 15)
@@ -139,7 +139,7 @@ def test_neighbors(backends, tmp_path, n, d):
 
 @pytest.mark.parametrize("n_cells", [100, 5000])
 def test_cells(backends, n_cells):
-    """As tight as those of the CPU, in one level and in a tree of two, and rows are in the nearest."""
+    """As compact as those of the CPU, in one level and in a tree of two; rows are assigned to the nearest cell."""
     x = blobs(60_000, 32, 40)
     spreads = []
     for backend in backends:

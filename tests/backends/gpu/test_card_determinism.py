@@ -1,4 +1,4 @@
-"""The same seed gives the same bits: stage by stage, so that a difference is found where it begins, and as a whole."""
+"""The same seed gives the same bits: in each stage, to locate a difference, and in whole maps."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_neighbors(backend, x, tmp_path):
     ],
 )
 def test_epochs(backend, n, dim, normalization, repulsion):
-    """Enough epochs that captured launches are replayed and the mesh changes its shape."""
+    """With enough epochs that captured launches are replayed and the mesh changes its shape."""
     graph, positions = near_graph(n, n_far=200), grown(n, dim) / 3
     params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=4)
     remotes = [remote_of(graph, dim, 200, 50.0, seed) for seed in range(4)]
@@ -82,18 +82,18 @@ def test_epochs(backend, n, dim, normalization, repulsion):
     for _ in range(TIMES):
         one = backend.create_layout(graph, params, 2 * n)
         one.load(positions, np.zeros_like(positions))
-        told = [
+        epochs = [
             one.run_epoch(StepParams(e, 0.5, 0.8, 5.0, 1.0, measure_loss=e % 5 == 0), remotes[e // 5])
             for e in range(20)
         ]
-        losses = [outcome.loss or 0.0 for outcome in told]
+        losses = [outcome.loss or 0.0 for outcome in epochs]
         results.append(
-            (*one.copy_state(), one.patch_moments(), np.array([t.partition_sum for t in told]), np.array(losses))
+            (*one.copy_state(), one.patch_moments(), np.array([t.partition_sum for t in epochs]), np.array(losses))
         )
     assert_all_equal(results)
 
 
-def test_a_replayed_graph_does_what_plain_launches_do(backend, monkeypatch):
+def test_a_replayed_graph_equals_direct_launches(backend, monkeypatch):
     n = 50_000
     graph, positions = near_graph(n, n_far=200), grown(n, 2) / 3
     remote = remote_of(graph, 2, 200, 50.0)

@@ -1,4 +1,4 @@
-"""Too little memory on the card: said before the work where it can be known, and never fatal to a worker."""
+"""Too little GPU memory: reported before the work where possible, and never fatal to a worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def x() -> np.ndarray:
 
 
 def limit_memory(size: int) -> None:
-    """Let CuPy have so many bytes and no more; 0 for all of them again."""
+    """Limit CuPy's memory pool to `size` bytes; 0 removes the limit."""
     import cupy
 
     pool = cupy.get_default_memory_pool()
@@ -36,8 +36,8 @@ def limit_memory(size: int) -> None:
 
 
 @pytest.mark.parametrize("stage", ["layout", "searcher", "fit_axes", "fit_cells", "assign", "project"])
-def test_out_of_memory_says_how_much_is_missing(stage, x, tmp_path):
-    """Then the same call is done in the same process, once there is memory again."""
+def test_out_of_memory_errors_report_the_missing_bytes(stage, x, tmp_path):
+    """The same call succeeds in the same process when memory is available again."""
     backend = GpuBackend(PROCESS_RUNTIME.get())
     n = len(x)
     np.save(tmp_path / "rows.npy", x)
@@ -88,9 +88,9 @@ def test_a_worker_out_of_memory_stays_usable(x, worker):
     assert list(worker.run(os.getpid).values()) == [pid]
 
 
-def test_a_card_that_others_fill_is_told_before_the_work(x, worker, tmp_path):
+def test_a_gpu_filled_by_other_processes_is_refused_before_the_work(x, worker, tmp_path):
     cupy = pytest.importorskip("cupy")
-    worker.run(detect_worker_gpu)  # which makes its context while there is room for one
+    worker.run(detect_worker_gpu)  # creates the context while it still fits
     held = cupy.cuda.memory.Memory(cupy.cuda.runtime.memGetInfo()[0] - (96 << 20))
     try:
         with pytest.raises(ResourceError, match=r"GPU memory on each of its workers.*bytes are missing"):

@@ -1,4 +1,4 @@
-"""What is on the card goes in and comes out as it is; files come to the card by KvikIO and cuDF."""
+"""Input and output on the GPU; files are read to the GPU with KvikIO and cuDF."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_cupy_in_cupy_out(nomad, x, expected):
 
 
 @pytest.mark.parametrize("make", ["fortran", "slice", "float64", "float16"])
-def test_other_cupy_arrays(nomad, x, make):
+def test_cupy_arrays_of_other_layouts_and_dtypes(nomad, x, make):
     cupy = pytest.importorskip("cupy")
     rows = {
         "fortran": lambda: cupy.asfortranarray(cupy.asarray(x)),
@@ -91,13 +91,13 @@ def test_cudf_in_cudf_out(nomad, x, expected):
     np.testing.assert_array_equal(layout.to_pandas().to_numpy(), expected)
 
 
-def test_columns_of_numbers_of_cudf(nomad, x, expected):
+def test_numeric_cudf_columns(nomad, x, expected):
     cudf = pytest.importorskip("cudf")
     frame = cudf.DataFrame({f"x{j}": x[:, j] for j in range(D)})
     np.testing.assert_array_equal(nomad.fit_transform(frame).to_pandas().to_numpy(), expected)
 
 
-def test_a_missing_value_of_cudf_is_named(nomad, x):
+def test_a_missing_cudf_value_is_named(nomad, x):
     cudf = pytest.importorskip("cudf")
     some = pa.array(x[:, 1], mask=np.arange(N) == 4321)
     frame = cudf.DataFrame.from_arrow(pa.table({"x0": x[:, 0], "x1": some}))
@@ -113,7 +113,7 @@ def test_a_list_of_another_length_is_named(nomad, x):
         nomad.fit_transform(cudf.DataFrame({"v": lists}))
 
 
-def test_scores_take_maps_and_labels_from_the_card(x, expected):
+def test_scores_accept_maps_and_labels_on_the_gpu(x, expected):
     cupy, cudf = pytest.importorskip("cupy"), pytest.importorskip("cudf")
     labels = np.arange(N) % 7
     wanted = score(x, expected, labels=labels, n_queries=200)
@@ -123,7 +123,7 @@ def test_scores_take_maps_and_labels_from_the_card(x, expected):
 
 
 @pytest.mark.parametrize("kind", ["cupy", "cudf"])
-def test_dask_collections_of_the_card(nomad, x, expected, kind):
+def test_dask_collections_on_the_gpu(nomad, x, expected, kind):
     import dask.array as da
 
     if kind == "cupy":
@@ -142,7 +142,7 @@ def test_dask_collections_of_the_card(nomad, x, expected, kind):
 
 
 class Counted:
-    """Stands in for a function and counts how often it gave something."""
+    """Wraps a function and counts the calls that do not return None."""
 
     def __init__(self, work: Any) -> None:
         self.work, self.given = work, 0
@@ -154,7 +154,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i4"])
-def test_npy_comes_by_kvikio(x, tmp_path, dtype, monkeypatch):
+def test_npy_is_read_with_kvikio(x, tmp_path, dtype, monkeypatch):
     cupy = pytest.importorskip("cupy")
     pytest.importorskip("kvikio")
     by_kvikio = Counted(block_reader._read_npy)
@@ -170,7 +170,7 @@ def test_npy_comes_by_kvikio(x, tmp_path, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("as_lists", [True, False])
-def test_parquet_is_decoded_on_the_card(x, tmp_path, as_lists, monkeypatch):
+def test_parquet_is_decoded_on_the_gpu(x, tmp_path, as_lists, monkeypatch):
     cupy = pytest.importorskip("cupy")
     pytest.importorskip("cudf")
     by_cudf = Counted(block_reader._read_parquet)

@@ -1,4 +1,4 @@
-"""No kernel reads or writes where it must not, races, or leaves threads behind at a barrier: by compute-sanitizer."""
+"""compute-sanitizer finds no invalid access, race or barrier error in any kernel."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LAUNCH_WRONG = (
 
 
 def sanitized(tool: str, kernels: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python under one of the tools, which looks at the kernels of these names; skips where it is not installed."""
+    """Run Python under one of the tools, which checks only these kernels; skip if it is not installed."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
     program = shutil.which("compute-sanitizer", path=os.pathsep.join(places))
     if program is None:
         pytest.skip("compute-sanitizer is not installed: it comes with the CUDA toolkit")
     command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS), "--print-limit", "20"]
-    # Libraries launch kernels too, and the runtime makes calls that fail by design: neither is looked at.
+    # Kernels of libraries, and calls of the runtime that fail by design, are not checked.
     command += [part for name in kernels for part in ("--kernel-name", f"kne={name}")]
     if tool == "memcheck":
         command += ["--report-api-errors", "no", "--padding", "64"]
@@ -51,7 +51,7 @@ def test_every_kernel_is_clean(tool):
 
 
 @pytest.mark.parametrize("tool", sorted(WRONG))
-def test_what_is_wrong_would_be_found(tool):
+def test_an_incorrect_kernel_is_reported(tool):
     done = sanitized(tool, ["wrong"], "-c", LAUNCH_WRONG.format(code=WRONG[tool]))
     assert done.returncode == FOUND_ERRORS, done.stdout[-3000:]
     assert "wrong" in done.stdout

@@ -1,4 +1,4 @@
-"""Two worker processes on one card: the map of two shards, and what becomes of it when one is killed."""
+"""Two worker processes on one GPU: a map of two shards, also when a worker is killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def two_shards(x: np.ndarray, workers: Any) -> np.ndarray:
     return make_map(x, client=workers, **SETTINGS).positions
 
 
-def test_both_share_the_card(workers):
+def test_both_workers_share_the_gpu(workers):
     cluster = Cluster(workers, in_process=False)
     cluster.choose_device("auto")
     assert cluster.device == "gpu"
@@ -67,11 +67,11 @@ def test_as_both_shards_on_one_worker(x, two_shards):
 
 
 def test_as_both_shards_on_an_embedded_cluster(x, two_shards):
-    """Whose memory comes from a pool of RMM."""
+    """Its memory comes from an RMM pool."""
     np.testing.assert_array_equal(make_map(x, n_workers=1, **SETTINGS).positions, two_shards)
 
 
-def test_a_killed_worker_costs_time_only(x, two_shards):
+def test_a_killed_worker_does_not_change_the_map(x, two_shards):
     heard = Heard()
     with gpu_workers(2) as client:
 

@@ -1,4 +1,4 @@
-"""The kernel of the paper's repulsion, run on the host: against the CPU's and sums in float64."""
+"""The kernel of the paper's repulsion, run on the host, against the CPU's kernel and sums in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.reference_layout import Case, draws, noise
 
 @dataclass
 class Shard:
-    """Own cells among the patches of all shards."""
+    """The cells of a shard among the patches of all shards."""
 
     case: Case  # in float64; its means are those of all patches, and its own cells the first
     points: np.ndarray
@@ -97,7 +97,7 @@ def by_cpu(shard: Shard, shares: np.ndarray) -> tuple:
 
 
 def exactly(shard: Shard, shares: np.ndarray) -> tuple:
-    """One sum at a time in float64, with the draws by Python's integers."""
+    """Sums in float64, with the draws computed with Python integers."""
     case, y = shard.case, shard.case.y
     push = np.zeros_like(y)
     for c, (start, stop) in enumerate(zip(case.offsets[:-1], case.offsets[1:], strict=True)):
@@ -141,14 +141,14 @@ def test_z_and_repulsion(name: str, dim: int) -> None:
     assert_same(got, exactly(shard, shard.shares))
 
 
-def test_no_shares_are_shares_of_one() -> None:
+def test_null_shares_mean_one() -> None:
     shard = shard_of(2, *SHARDS["near cells"])
     ones = np.ones(len(shard.points), np.float32)
     for a, b in zip(by_gpu(shard, None), by_gpu(shard, ones), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_z_is_not_needed() -> None:
+def test_z_is_optional() -> None:
     shard = shard_of(2, *SHARDS["own cell"])
     z, repulsion = by_gpu(shard, shard.shares, wants_z=False)
     assert np.isnan(z).all()

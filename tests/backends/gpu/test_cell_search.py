@@ -1,4 +1,4 @@
-"""The GPU's neighbour search, its kernels on emulated blocks, against brute force and the CPU's search."""
+"""The GPU's neighbor search with emulated kernels, against brute force and the CPU's search."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nomad_dask.utils.threads import thread_pool
 from tests.helpers.host_runtime import HostRuntime
 
 HELD, STREAMED = 8 << 30, 1 << 17
-"""Bytes of device memory for which the rows below are held, or streamed."""
+"""Bytes of device memory with which the rows below are resident, or streamed."""
 
 
 def shard(folder, X, labels, n_cells, metric="euclidean", resident=False):
-    """Write rows sorted by cell; return them open, as the method sees them, the offsets and means of the cells."""
+    """Write rows sorted by cell; return their reader, the float32 rows, and offsets and means of the cells."""
     order = np.argsort(labels, kind="stable")
     np.save(folder / "rows.npy", np.ascontiguousarray(X[order], np.float32))
     rows = to_float32(np.load(folder / "rows.npy"), metric)
@@ -90,7 +90,7 @@ def test_the_same_recall_as_the_cpu_at_equal_probes(tmp_path, n_probes):
     assert found.recall == pytest.approx(reference.recall, abs=0.003)
 
 
-def test_held_and_streamed_rows_give_the_same_lists(tmp_path):
+def test_resident_and_streamed_rows_give_the_same_lists(tmp_path):
     vectors, _, offsets, means = shard(tmp_path, *blobs(500, 64))
     free_bytes = STREAMED // 2
     held, streamed, narrow = (
@@ -110,7 +110,7 @@ def test_the_order_of_blocks_and_threads_changes_nothing(tmp_path):
     np.testing.assert_array_equal(one.distances, other.distances)
 
 
-def test_target_recall_is_reached_and_reported_truly(tmp_path):
+def test_target_recall_is_reached_and_reported_correctly(tmp_path):
     vectors, rows, offsets, means = shard(tmp_path, *blobs(2100, 24, per_cell=30))
     found = find(gpu(vectors, offsets, means), k=5)
     assert found.n_probes < len(means)
@@ -120,7 +120,7 @@ def test_target_recall_is_reached_and_reported_truly(tmp_path):
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_tight_clusters_far_from_the_origin_keep_their_order(tmp_path, scale):
-    """At any scale: half precision alone would overflow, or see one point."""
+    """At any scale: without centering, half precision would overflow, or merge all points."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(6), 60)
     X = 1e4 + 1e3 * rng.normal(size=(6, 30))[labels] + 0.5 * rng.normal(size=(360, 30))
@@ -155,8 +155,8 @@ def test_many_identical_rows(tmp_path):
     assert all(len(set(row)) == 15 for row in found.ids)
 
 
-def test_a_cell_of_many_pieces(tmp_path):
-    """Streamed in pieces that are far smaller than the cell."""
+def test_a_cell_larger_than_the_buffers(tmp_path):
+    """It is streamed in ranges that are much smaller than the cell."""
     X, labels, _ = blobs(600, 64)
     vectors, rows, offsets, means = shard(tmp_path, X, (labels > 3).astype(int), 2)
     search = gpu(vectors, offsets, means, STREAMED // 2)
@@ -166,7 +166,7 @@ def test_a_cell_of_many_pieces(tmp_path):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
-def test_fewer_rows_than_neighbours(tmp_path, n):
+def test_fewer_rows_than_neighbors(tmp_path, n):
     X = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
     vectors, rows, offsets, means = shard(tmp_path, X, np.arange(n) % 3, 3)
     found = find(gpu(vectors, offsets, means))
@@ -176,7 +176,7 @@ def test_fewer_rows_than_neighbours(tmp_path, n):
 
 
 @pytest.mark.parametrize("free", [HELD, 1 << 13])
-def test_tiny_cells_take_further_cells(tmp_path, free):
+def test_tiny_cells_probe_more_cells(tmp_path, free):
     X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
     vectors, _, offsets, means = shard(tmp_path, X, np.arange(300) % 120, 121)  # the last is empty
     found = find(gpu(vectors, offsets, means, free), n_probes=1)
@@ -189,11 +189,11 @@ def test_tiny_cells_take_further_cells(tmp_path, free):
 
 def test_progress_ends_at_all_rows(tmp_path):
     vectors, _, offsets, means = shard(tmp_path, *blobs(600, 8))
-    told: list[int] = []
-    find(gpu(vectors, offsets, means, 1 << 14), k=3, n_probes=2, advance=told.append)
-    assert told == sorted(told)
-    assert len(told) > 1
-    assert told[-1] == 600
+    progress: list[int] = []
+    find(gpu(vectors, offsets, means, 1 << 14), k=3, n_probes=2, advance=progress.append)
+    assert progress == sorted(progress)
+    assert len(progress) > 1
+    assert progress[-1] == 600
 
 
 def test_filter_ranks_count_the_nearer_rows(tmp_path):
@@ -210,7 +210,7 @@ def test_filter_ranks_count_the_nearer_rows(tmp_path):
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 90), st.integers(1, 9), st.integers(1, 40), st.integers(1, 20), st.integers(0, 99))
-def test_lists_are_ascending_and_hold_distinct_other_rows(tmp_path, n, d, k, n_cells, seed):
+def test_lists_are_ascending_and_contain_distinct_other_rows(tmp_path, n, d, k, n_cells, seed):
     rng = np.random.default_rng(seed)
     X = rng.integers(-3, 3, size=(n, d)).astype(np.float32)  # many ties
     vectors, rows, offsets, means = shard(tmp_path, X, rng.integers(n_cells, size=n), n_cells)
@@ -226,7 +226,7 @@ def test_lists_are_ascending_and_hold_distinct_other_rows(tmp_path, n, d, k, n_c
 
 @settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 90), st.integers(0, 99))
-def test_selected_columns_are_the_least(n, m, kept, seed):
+def test_the_smallest_columns_are_selected(n, m, kept, seed):
     runtime = HostRuntime()
     rng = np.random.default_rng(seed)
     products, norms = rng.integers(-9, 9, (n, m)).astype(np.float32), rng.integers(-9, 9, m).astype(np.float32)
@@ -239,7 +239,7 @@ def test_selected_columns_are_the_least(n, m, kept, seed):
     np.testing.assert_array_equal(values[:, :m], np.take_along_axis(norms - 2 * products, order, axis=1))
 
 
-def test_rows_are_centred_and_rounded_as_numpy_rounds():
+def test_rows_are_centered_and_rounded_as_by_numpy():
     runtime, rng = HostRuntime(), np.random.default_rng(0)
     rows = (rng.normal(size=(50, 13)) * 10.0 ** rng.uniform(-9, 0, (50, 13))).astype(np.float32)
     centers = rng.normal(size=(3, 13)).astype(np.float32) * np.float32(1e-3)
@@ -257,7 +257,7 @@ def test_rows_are_centred_and_rounded_as_numpy_rounds():
     assert (expected[np.abs(expected) > 0] < 6e-5).any()  # subnormal ones too
 
 
-def test_a_cell_met_twice_is_listed_once(tmp_path):
+def test_rows_of_a_cell_searched_twice_are_listed_once(tmp_path):
     vectors, _, offsets, means = shard(tmp_path, *blobs(200, 6))
     runtime = HostRuntime()
     rows = ResidentRows(vectors, runtime)

@@ -19,7 +19,7 @@ _TYPE = re.compile(r"^(?:[A-Za-z_][\w.]*\s+)+(?=[A-Za-z_]\w*\s*(?:=|$))")
 
 
 def resolve(name: str) -> Any:
-    """Return what a full name stands for, as the source gets at it: by import, then by attribute."""
+    """Return the object of a full name: modules by import, the rest by attribute."""
     parts = name.split(".")
     thing = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], 2):

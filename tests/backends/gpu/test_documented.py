@@ -1,4 +1,4 @@
-"""docs/gpu.md tells of every kernel and every module of the GPU backend, by the figures of the last compilation."""
+"""docs/gpu.md lists every kernel and module of the GPU backend, with the numbers of the last compilation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def compiled() -> dict[tuple[str, str], list[str]]:
 
 
 @pytest.mark.parametrize("kernel", sorted(kernel_files()))
-def test_every_kernel_is_told_of_with_its_registers(kernel):
+def test_every_kernel_is_listed_with_its_registers(kernel):
     name = f"{kernel_files()[kernel].stem}.{kernel}"
     found = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` ")]
     assert len(found) == 1, f"{name} needs one row in docs/gpu.md"
@@ -38,12 +38,12 @@ def test_every_kernel_is_told_of_with_its_registers(kernel):
     assert "by " in found[0] or any(kernel in file.read_text() for file in files)
 
 
-def test_every_module_is_told_of():
+def test_every_module_is_listed():
     modules = {path.name for path in Path(kernel_files_module.__file__).parent.glob("*.py")} - {"__init__.py"}
     assert {name for name in modules if f"`{name}`" not in PAGE} == set()
 
 
-def test_every_test_that_is_named_is_there():
+def test_every_named_test_exists():
     there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     named = set(re.findall(r"`(?:tests/[\w/]*)?(test_\w+?)(?:\.py)?`", PAGE))
     assert named - there == set()

@@ -1,4 +1,4 @@
-"""The layout on the GPU, its kernels run on the host, against the CPU's."""
+"""The layout on the GPU, with its kernels on the host, against the CPU's."""
 
 from dataclasses import replace
 
@@ -86,20 +86,20 @@ def both_layouts(graph, params, n_total, pool, state, runtime=RUNTIME):
 
 
 def by_mesh(monkeypatch):
-    """Let both take the mesh however few the points are."""
+    """Let both backends use the mesh for any number of points."""
     monkeypatch.setattr("nomad_dask.backends.cpu.field.DIRECT_PAIRS", 0)
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
     monkeypatch.setattr(field_repulsion, "prefers_direct_sum", lambda *_: False)
 
 
 def by_pairs(monkeypatch):
-    """Let both choose between mesh and direct sum by the number of pairs alone."""
+    """Let both backends choose between mesh and direct sum only by the number of pairs."""
     monkeypatch.setattr("nomad_dask.backends.cpu.field._PAIRS_A_NODE", 0)
     monkeypatch.setattr(field_repulsion, "prefers_direct_sum", lambda n, m, *_: n * m <= 1 << 20)
 
 
 def assert_close(got: np.ndarray, expected: np.ndarray, share: float):
-    """Equal up to a share of the typical size: forces are differences of larger numbers."""
+    """Check equality relative to the largest value: forces are differences of larger numbers."""
     np.testing.assert_allclose(got, expected, rtol=0, atol=share * max(float(np.abs(expected).max()), 1e-3))
 
 
@@ -166,7 +166,7 @@ def test_few_rows(normalization, repulsion, dim, n):
 
 @pytest.mark.parametrize("repulsion", ["field", "means"])
 @pytest.mark.parametrize("dim", [2, 3])
-def test_rows_that_are_all_alike(repulsion, dim):
+def test_identical_rows(repulsion, dim):
     n = 50
     graph = graph_of(n, dim)
     params = Params(n_components=dim, repulsion_method=repulsion, n_negatives=2)
@@ -177,7 +177,7 @@ def test_rows_that_are_all_alike(repulsion, dim):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_many_rows_that_are_all_alike_stay_together(dim):
+def test_many_identical_rows_stay_together(dim):
     n = 1100
     graph = graph_of(n, dim)
     positions = np.full((n, dim), 1.5, np.float32)
@@ -191,7 +191,7 @@ def test_many_rows_that_are_all_alike_stay_together(dim):
     assert outcome.loss == 0
 
 
-def test_a_shard_without_rows_has_nothing_to_move():
+def test_an_empty_shard():
     nothing, none = np.zeros(1, np.int64), np.zeros(0, np.float32)
     graph = ShardGraph(
         nothing, np.zeros(0, np.int32), np.zeros(4, np.int64), 0, np.zeros((0, 1), np.int64), nothing,
@@ -226,7 +226,7 @@ def test_the_order_of_blocks_and_threads_does_not_change_a_bit(normalization, re
 
 
 class Remembering(HostRuntime):
-    """Checks what a captured graph relies on: the same launches with the same arrays and scalars each time."""
+    """Checks the requirements of a captured graph: the same launches with the same arrays and scalars each time."""
 
     now = None
     replays = 0
@@ -267,7 +267,7 @@ def test_launches_can_be_captured(repulsion, dim, monkeypatch):
     assert Remembering.replays >= 5
 
 
-def test_the_report_comes_in_one_copy(monkeypatch):
+def test_the_report_is_downloaded_in_one_copy(monkeypatch):
     by_mesh(monkeypatch)
     copies = []
     n = 300
@@ -284,10 +284,10 @@ def test_the_report_comes_in_one_copy(monkeypatch):
     assert copies[0] < 1 << 20
 
 
-def test_others_come_and_go(monkeypatch):
-    """Charges of other shards may change in number: nothing of the old ones may stay."""
+def test_the_number_of_remote_points_can_change(monkeypatch):
+    """No charge of an earlier state may remain."""
     by_pairs(monkeypatch)
-    # The map is large: on the CPU K would be cut in two, which the GPU does not do.
+    # On the CPU the kernel of a map of this size would be split, which the GPU does not do.
     monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {2: 1 << 30})
     n = 1200
     graph = graph_of(n, 2, n_far=6, first_patch=6)
@@ -299,8 +299,8 @@ def test_others_come_and_go(monkeypatch):
 
 
 @pytest.mark.parametrize(("normalization", "dim"), [("global", 2), ("global", 3), ("point", 2)])
-def test_a_whole_map_comes_out_alike(normalization, dim, monkeypatch):
-    """Rounding grows from epoch to epoch, but slower than the map does."""
+def test_whole_maps_agree(normalization, dim, monkeypatch):
+    """Rounding errors grow from epoch to epoch, but more slowly than the map."""
     by_pairs(monkeypatch)
     n, n_epochs = 1500, 30 if dim == 2 else 16
     graph = graph_of(n, dim)

@@ -399,7 +399,7 @@ def test_barriers_and_warps_do_as_cuda_does(monkeypatch, tmp_path, runtime):
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("if (threadIdx.x < 100) __syncthreads();", "waits at a __syncthreads that not all"),
         ("if (threadIdx.x % 32 < 5) __syncwarp();", "waits at a warp operation that not all"),
@@ -408,8 +408,8 @@ def test_barriers_and_warps_do_as_cuda_does(monkeypatch, tmp_path, runtime):
         ("__ldg(reinterpret_cast<uint4*>(reinterpret_cast<char*>(out) + 8 * (1 + threadIdx.x)));", "misaligned"),
     ],
 )
-def test_what_cuda_leaves_undefined_is_an_error(monkeypatch, tmp_path, body, told):
-    with pytest.raises(RuntimeError, match=told):
+def test_what_cuda_leaves_undefined_is_an_error(monkeypatch, tmp_path, body, message):
+    with pytest.raises(RuntimeError, match=message):
         run_text(monkeypatch, tmp_path, body)
     other = tmp_path / "other"
     other.mkdir()

@@ -40,7 +40,7 @@ def test_every_row_keeps_its_edges_in_order(counts: list[int]) -> None:
 
 
 @given(COUNTS)
-def test_padding_weighs_nothing_and_names_a_target_of_its_row(counts: list[int]) -> None:
+def test_padding_has_weight_zero_and_repeats_a_target_of_its_row(counts: list[int]) -> None:
     indptr, indices, weights = random_csr(counts)
     ptr, edges = pack(indptr, indices, weights)
     odd = [i for i, count in enumerate(counts) if count % 2]
@@ -50,7 +50,7 @@ def test_padding_weighs_nothing_and_names_a_target_of_its_row(counts: list[int])
 
 
 @given(COUNTS)
-def test_values_lie_where_their_edges_do(counts: list[int]) -> None:
+def test_values_are_in_the_order_of_their_edges(counts: list[int]) -> None:
     indptr, indices, weights = random_csr(counts)
     _, edges = pack(indptr, indices, weights)
     packed = pack_values(indptr, weights)
@@ -59,7 +59,7 @@ def test_values_lie_where_their_edges_do(counts: list[int]) -> None:
 
 
 @given(COUNTS)
-def test_the_number_of_packed_edges_is_known_before(counts: list[int]) -> None:
+def test_packed_edges_are_counted_correctly(counts: list[int]) -> None:
     indptr, indices, weights = random_csr(counts)
     assert count_packed(indptr) == len(pack(indptr, indices, weights)[1])
 

@@ -1,4 +1,4 @@
-"""Whole maps by the GPU backend on Dask worker processes, its kernels run on the host."""
+"""Whole maps with the GPU backend on Dask worker processes, with its kernels on the host."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def workers() -> Iterator[Any]:
 
 
 def device_workers(n: int) -> Any:
-    """Give a client of workers that have the host runtime in place of a CUDA device."""
-    # By its name, which the processes find on this one's path: Dask copies a file, away from what it needs.
+    """Return a client of workers that use the host runtime instead of a CUDA device."""
+    # By module name, which the processes find on their path: Dask would copy a file away from its dependencies.
     return worker_processes(n, preload="tests.helpers.host_runtime")
 
 
@@ -62,13 +62,13 @@ def test_the_same_seed_gives_the_same_bits(x, workers, maps):
     np.testing.assert_array_equal(positions_on(workers, x, "gpu", n_shards=2), maps[2])
 
 
-def test_two_shards_on_one_other_worker(x, maps):
+def test_two_shards_on_one_worker(x, maps):
     with device_workers(1) as client:
         np.testing.assert_array_equal(positions_on(client, x, "gpu", n_shards=2), maps[2])
 
 
 def test_each_worker_lays_out_a_shard_on_its_device(x, workers):
-    """The workers are asked what they have, and 'auto' takes it."""
+    """With device='auto', because every worker reports a GPU."""
     heard = Heard()
     make_map(x[:600], client=workers, device="auto", n_epochs=2, n_shards=2, emit=heard)
     placed = heard.of(ShardPlaced)

@@ -1,4 +1,4 @@
-"""The seam inside the GPU backend: structs, kernel files, memory, and what is said without a GPU."""
+"""The interface to a device: structs, kernel files, memory, and errors without a GPU."""
 
 import importlib.util
 import math
@@ -36,7 +36,7 @@ KERNELS = Path(runtime_module.__file__).with_name("kernels")
 
 
 @pytest.mark.parametrize(("struct", "dtype"), [("Frame", FRAME), ("Numbers", NUMBERS)])
-def test_structs_lie_as_the_kernels_read_them(struct, dtype, tmp_path):
+def test_structs_have_the_memory_layout_of_the_kernels(struct, dtype, tmp_path):
     prints = "".join(
         f'std::printf("%zu %zu\\n", offsetof({struct}, {name}), sizeof({struct}::{name}));' for name in dtype.names
     )
@@ -48,13 +48,13 @@ def test_structs_lie_as_the_kernels_read_them(struct, dtype, tmp_path):
     binary = tmp_path / "sizes"
     command = ["g++", "-std=c++17", "-DDIM=2", f"-I{KERNELS}", "-x", "c++", "-", "-o", str(binary)]
     subprocess.run(command, input=program, text=True, check=True)
-    told = subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split("\n")
+    printed = subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split("\n")
     expected = [f"{dtype.itemsize} {dtype.alignment}"]
     expected += [f"{dtype.fields[name][1]} {dtype.fields[name][0].itemsize}" for name in dtype.names]
-    assert told[:-1] == expected
+    assert printed[:-1] == expected
 
 
-def test_every_kernel_is_found_in_its_file():
+def test_every_kernel_is_in_its_file():
     found = kernel_files()
     assert {"deposit", "step", "move", "total", "patch_moments", "repel_by_means"} <= set(found)
     declared = sum(path.read_text().count("__global__ ") for path in KERNELS.glob("*.cu"))
@@ -63,7 +63,7 @@ def test_every_kernel_is_found_in_its_file():
         assert f" {name}(" in path.read_text()
 
 
-def test_headers_of_ours_are_in_the_text_that_is_compiled():
+def test_headers_are_inlined():
     for path in set(kernel_files().values()):
         text = kernel_source(path)
         assert '#include "' not in text
@@ -89,7 +89,7 @@ def test_without_cupy_the_error_says_what_to_install():
         PROCESS_RUNTIME.get()
 
 
-def test_memory_that_is_missing_is_told_in_bytes():
+def test_out_of_memory_errors_report_bytes():
     small = HostRuntime(free=1000)
     said = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*--shards"
     with pytest.raises(ResourceError, match=said), translate_oom(small, "a shard"):
@@ -100,7 +100,7 @@ def test_memory_that_is_missing_is_told_in_bytes():
         raise ResourceError("said before")
 
 
-def test_a_layout_that_does_not_fit_says_so(monkeypatch):
+def test_a_layout_that_does_not_fit_is_refused(monkeypatch):
     graph = graph_of(60, 2)
     one = GpuBackend(RUNTIME).create_layout(graph, Params(), 60)
     one.load(*start(60, 2))
@@ -115,7 +115,7 @@ def test_a_layout_that_does_not_fit_says_so(monkeypatch):
 
 
 def test_kernels_of_mesh_and_structs_agree():
-    """A charge read back at its own place through the whole chain is K there: about 1."""
+    """The potential of a charge at its own position is K(0), about 1."""
     mesh = choose_mesh(np.zeros(2), np.array([30.0, 20.0]), 0.2, 1 << 20)
     points = np.array([[10.0, 10.0], [10.0, 14.0]], np.float32)
     frame = make_frame(mesh, fixed_point_scale(2)).view(np.uint8)
@@ -179,7 +179,7 @@ def test_a_sparse_map_of_three_dimensions_is_summed_directly():
 
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from([("f4", (3, 2)), ("f8", (1,)), ("i4", (0, 2)), ("f4", (5,))]), min_size=1))
-def test_a_report_gives_back_what_was_written(kinds):
+def test_a_readback_returns_what_was_written(kinds):
     report = Readback(np, {str(i): kind for i, kind in enumerate(kinds)})
     for i, array in enumerate(report.on_device.values()):
         assert array.ctypes.data % 16 == report.buffer.ctypes.data % 16
@@ -211,6 +211,6 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     assert 0.4 * expected <= taken <= 1.1 * expected
 
 
-def test_the_module_names_no_library_that_may_be_missing_at_import():
+def test_optional_libraries_are_not_imported_with_the_module():
     text = Path(runtime_module.__file__).read_text()
     assert not any(line.startswith(("import cupy", "from cupy")) for line in text.splitlines())

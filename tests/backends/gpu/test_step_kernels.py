@@ -1,4 +1,4 @@
-"""Kernels along the edges, run on the host: against the CPU's kernels and sums in float64."""
+"""Kernels along the edges, run on the host, against the CPU's kernels and sums in float64."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAIN = {
 
 @dataclass
 class Case:
-    """A random shard: CSR of the edges and of the far edges, and a map."""
+    """A random shard: CSR of the edges and of the cross-shard edges, and a map."""
 
     points: np.ndarray
     velocity: np.ndarray
@@ -91,7 +91,7 @@ def case_of(dim: int, degrees: np.ndarray, far_degrees: np.ndarray, seed: int = 
 
 @pytest.fixture(params=[2, 3])
 def case(request: pytest.FixtureRequest) -> Case:
-    """Rows with no edge, with odd and even numbers, with more than one turn of the lanes, and a hub."""
+    """Rows with no edges, with odd and even numbers of edges, with more edges than lanes, and a hub."""
     rng = np.random.default_rng(7)
     degrees = rng.integers(0, 50, 333)
     degrees[:5] = [0, 1, 2, 500, 33]
@@ -166,7 +166,7 @@ def assert_same_step(got: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarra
         np.testing.assert_allclose(there, here, rtol=2e-5, atol=2e-5)
 
 
-def test_move_is_the_cpus_step(case: Case) -> None:
+def test_move_equals_the_step_of_the_cpu(case: Case) -> None:
     numbers = numbers_of()
     repel = 2 * 3000 / (400.0 * 5)
     got = move(case, numbers, 400.0)
@@ -233,7 +233,7 @@ def test_results_do_not_depend_on_blocks_or_their_order(case: Case) -> None:
 
 
 def mesh_over(case: Case) -> tuple[Mesh, np.ndarray]:
-    """A mesh that a few points lie beyond, and random coefficients on it, padded."""
+    """A mesh that does not cover all points, and random padded coefficients on it."""
     shape = (31, 28) if case.dim == 2 else (18, 16, 19)
     spacing = 0.8 if case.dim == 2 else 1.1
     mesh = Mesh(tuple(-spacing * (s - 1) / 2 for s in shape), spacing, shape)
@@ -268,7 +268,7 @@ def test_step_reads_the_mesh_and_moves(case: Case) -> None:
     assert_same_step(got, exact_step(case, exact_repulsion(mesh, potential, case.points), numbers, repel))
 
 
-def test_step_is_the_cpus(case: Case) -> None:
+def test_step_equals_that_of_the_cpu(case: Case) -> None:
     mesh, padded = mesh_over(case)
     potential = np.ascontiguousarray(padded[tuple(slice(s) for s in mesh.shape)])
     u, gradient = np.empty(len(case.points), np.float32), np.empty_like(case.points)

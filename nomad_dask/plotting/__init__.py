@@ -1,1 +1,1 @@
-"""Looking at a map."""
+"""Pictures of maps, and interactive views for notebooks."""

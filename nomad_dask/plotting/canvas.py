@@ -1,4 +1,4 @@
-"""What pictures are drawn on: a raster that becomes a PNG, or an SVG with one raster in it and text as text."""
+"""Canvases to draw on: a raster for PNG, and an SVG with the points as one raster and text as text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-# Tried in this order for names that the font inside Pillow, which knows ASCII only, cannot write.
-_WIDE_FONTS = (
+# Tried in this order for text that is not ASCII, the only characters that Pillow's built-in font has.
+_UNICODE_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
     "LiberationSans-Regular.ttf",
@@ -19,16 +19,16 @@ _WIDE_FONTS = (
     "arial.ttf",
 )
 _SVG_FONTS = "system-ui, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
-_LONGEST = 1000  # characters of a text that are looked at
+_MAX_CHARACTERS = 1000  # of a text; the rest is ignored
 
 
 class Canvas(Protocol):
-    """A ground of one colour that takes images, discs and lines of text; (0, 0) is the top left corner."""
+    """A background of one color to draw images, discs and lines of text on; (0, 0) is the top left corner."""
 
     size: tuple[int, int]
 
     def image(self, pixels: np.ndarray, left: int, top: int) -> None:
-        """Put in pixels, uint8 (height, width, 3)."""
+        """Draw pixels, uint8 (height, width, 3)."""
 
     def disc(self, x: float, y: float, radius: float, color: str) -> None:
         """Draw a disc around (x, y)."""
@@ -36,26 +36,26 @@ class Canvas(Protocol):
     def text(
         self, at: tuple[float, float], text: str, size: int, color: str, anchor: str, halo: str | None = None
     ) -> None:
-        """Write one line at the middle of its height, ``anchor`` being 'l', 'm' or 'r'; ``halo`` colours its edge."""
+        """Draw one line, vertically centered; ``anchor`` is 'l', 'm' or 'r', and ``halo`` the color of an outline."""
 
     def save(self, to: str | Path | IO[bytes]) -> None:
         """Write the picture."""
 
 
 def clean(text: str) -> str:
-    """Return a text on one line, without what cannot be drawn: control characters, direction overrides."""
-    kept = (c if c.isprintable() or c.isspace() else " " for c in text[:_LONGEST])
-    # A lone half of a surrogate pair is in no encoding.
+    """Return a text on one line, without control characters and direction overrides."""
+    kept = (c if c.isprintable() or c.isspace() else " " for c in text[:_MAX_CHARACTERS])
+    # A lone surrogate cannot be encoded.
     return " ".join("".join(kept).split()).encode("utf-8", "replace").decode()
 
 
 def font_for(text: str, size: int) -> tuple[Any, str]:
-    """Return a font and the text as that font can write it."""
+    """Return a font, and the text in the characters that the font has."""
     from PIL import ImageFont
 
     if text.isascii():
         return ImageFont.load_default(size), text
-    for name in _WIDE_FONTS:
+    for name in _UNICODE_FONTS:
         try:
             return ImageFont.truetype(name, size), text
         except OSError:
@@ -72,23 +72,23 @@ def text_width(text: str, size: int) -> int:
     return int(np.ceil(font.getlength(text)))
 
 
-def shortened(text: str, size: int, room: int) -> str:
-    """Return the text, cut and ended by dots when it is wider than `room`."""
-    text = text[:_LONGEST]
-    if text_width(text, size) <= room:
+def shorten(text: str, size: int, max_width: int) -> str:
+    """Return the text, cut and ending in dots if it is wider than `max_width` pixels."""
+    text = text[:_MAX_CHARACTERS]
+    if text_width(text, size) <= max_width:
         return text
-    while text and text_width(text.rstrip() + "...", size) > room:
+    while text and text_width(text.rstrip() + "...", size) > max_width:
         text = text[:-1]
     return text.rstrip() + "..."
 
 
 def halo_width(size: int) -> int:
-    """Return how far the halo reaches around letters of a size."""
+    """Return the width in pixels of the outline around letters of a size."""
     return max(2, round(size / 7))
 
 
 class PngCanvas:
-    """A sheet of pixels."""
+    """A canvas of pixels."""
 
     def __init__(self, size: tuple[int, int], background: str) -> None:
         from PIL import Image, ImageDraw
@@ -98,13 +98,13 @@ class PngCanvas:
         self._pen = ImageDraw.Draw(self._picture)
 
     def image(self, pixels: np.ndarray, left: int, top: int) -> None:
-        """Put in pixels, uint8 (height, width, 3)."""
+        """Draw pixels, uint8 (height, width, 3)."""
         from PIL import Image
 
         self._picture.paste(Image.fromarray(pixels), (left, top))
 
     def disc(self, x: float, y: float, radius: float, color: str) -> None:
-        """Draw a smooth disc; Pillow's own ellipses have steps."""
+        """Draw a smooth disc; Pillow's ellipses are jagged."""
         from PIL import Image, ImageDraw
 
         box = 2 * round(radius + 1)
@@ -117,7 +117,7 @@ class PngCanvas:
     def text(
         self, at: tuple[float, float], text: str, size: int, color: str, anchor: str, halo: str | None = None
     ) -> None:
-        """Write one line."""
+        """Draw one line of text."""
         font, text = font_for(text, size)
         edge: dict[str, Any] = {} if halo is None else {"stroke_width": halo_width(size), "stroke_fill": halo}
         self._pen.text(at, text, font=font, fill=color, anchor=f"{anchor}m", **edge)
@@ -128,7 +128,7 @@ class PngCanvas:
 
 
 class SvgCanvas:
-    """A sheet of vectors; letters take the width that was measured for them, in whatever font the reader has."""
+    """A canvas of vectors; text keeps the width measured here, whatever font the viewer has."""
 
     def __init__(self, size: tuple[int, int], background: str, title: str) -> None:
         from xml.etree import ElementTree as ET
@@ -152,11 +152,11 @@ class SvgCanvas:
     def _add(self, kind: str, **attributes: Any) -> Any:
         from xml.etree import ElementTree as ET
 
-        named = {name.replace("_", "-"): _brief(value) for name, value in attributes.items()}
+        named = {name.replace("_", "-"): _format_attribute(value) for name, value in attributes.items()}
         return ET.SubElement(self._root, kind, named)
 
     def image(self, pixels: np.ndarray, left: int, top: int) -> None:
-        """Put in pixels, uint8 (height, width, 3)."""
+        """Draw pixels, uint8 (height, width, 3)."""
         from PIL import Image
 
         buffer = io.BytesIO()
@@ -171,7 +171,7 @@ class SvgCanvas:
     def text(
         self, at: tuple[float, float], text: str, size: int, color: str, anchor: str, halo: str | None = None
     ) -> None:
-        """Write one line."""
+        """Draw one line of text."""
         text = clean(text)
         font, _ = font_for(text, size)
         ascent, descent = font.getmetrics()
@@ -193,5 +193,5 @@ class SvgCanvas:
         ET.ElementTree(self._root).write(to, encoding="utf-8", xml_declaration=True)
 
 
-def _brief(value: Any) -> str:
+def _format_attribute(value: Any) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What a notebook shows of a map: a small picture, and what columns there are."""
+"""The HTML of a map in a notebook: a small picture, and the columns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from nomad_dask.errors import InputError
 
-_MOST_COLUMNS = 50
+_MAX_COLUMNS = 50
 _CELL = "text-align: left; padding: 0 1em 0 0"
 
 
 def html_of_map(positions: np.ndarray, kinds: dict[str, str], metadata: dict[str, Any]) -> str:
-    """Return a description as HTML; names of columns and other texts of the map are escaped.
+    """Return a description as HTML, with names of columns and other texts of the map escaped.
 
     Parameters
     ----------
@@ -23,11 +23,11 @@ def html_of_map(positions: np.ndarray, kinds: dict[str, str], metadata: dict[str
     kinds : dict of str
         Type of each column by its name.
     metadata : dict
-        Of the run that made the map.
+        Metadata of the run that made the map.
     """
-    rows = list(kinds.items())[:_MOST_COLUMNS]
-    if len(kinds) > _MOST_COLUMNS:
-        rows.append((f"and {len(kinds) - _MOST_COLUMNS:,} more", ""))
+    rows = list(kinds.items())[:_MAX_COLUMNS]
+    if len(kinds) > _MAX_COLUMNS:
+        rows.append((f"and {len(kinds) - _MAX_COLUMNS:,} more", ""))
     lines = "".join(
         f'<tr><td style="{_CELL}">{_text(name)}</td><td style="{_CELL}"><code>{_text(kind)}</code></td></tr>'
         for name, kind in rows

@@ -1,4 +1,4 @@
-"""Colours of the pictures: two themes, and palettes that stay apart."""
+"""Colors of the pictures: two themes, and palettes of distinct colors."""
 
 from __future__ import annotations
 
@@ -7,70 +7,71 @@ from itertools import islice
 
 import numpy as np
 
-MOST_CATEGORIES = 20
+MAX_CATEGORIES = 20
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one look, as ``#rrggbb``.
+    """Colors of a picture, as ``#rrggbb``.
 
     Attributes
     ----------
-    background, text, dim, grey : str
-        The ground, the main text, the lesser text, and points that are no one's ("other", "missing").
-    few : tuple of str
-        Categories when there are at most 7: told apart by people who see fewer colours, too.
-    many : str
-        Name of the colorcet palette beyond that.
-    contrast : float
-        Least contrast ratio to the ground of the colours taken from it.
+    background, text, dim, gray : str
+        The background, the main text, the secondary text, and points without a category of their own ("other",
+        "missing").
+    categories : tuple of str
+        Colors of up to 7 categories, distinct for people with color blindness too.
+    large_palette : str
+        Name of the colorcet palette for more categories.
+    min_contrast : float
+        Minimum contrast ratio to the background of the colors taken from `large_palette`.
     density, numbers : str
-        Names of the colorcet maps of counts and of values.
-    density_part, numbers_part : tuple of float
-        The shares of those maps between which to take colours: those that can be seen on the ground.
+        Names of the colorcet color maps of counts and of values.
+    density_range, numbers_range : tuple of float
+        The part of those color maps to use, from 0 to 1: the colors that are visible on the background.
     """
 
     background: str
     text: str
     dim: str
-    grey: str
-    few: tuple[str, ...]
-    many: str
-    contrast: float
+    gray: str
+    categories: tuple[str, ...]
+    large_palette: str
+    min_contrast: float
     density: str
     numbers: str
-    density_part: tuple[float, float]
-    numbers_part: tuple[float, float]
+    density_range: tuple[float, float]
+    numbers_range: tuple[float, float]
 
 
 THEMES = {
-    # Okabe and Ito's colours (jfly.uni-koeln.de/color), black left out, blue lightened for the dark.
+    # The colors of Okabe and Ito (jfly.uni-koeln.de/color) without black, and with a lighter blue.
     "dark": Theme(
         background="#101318",
         text="#e8eaed",
         dim="#969ca6",
-        grey="#5c616a",
-        few=("#e69f00", "#56b4e9", "#00c290", "#f0e442", "#5a7dff", "#ef6a1a", "#e58fbe"),
-        many="glasbey_light",
-        contrast=4.0,
+        gray="#5c616a",
+        categories=("#e69f00", "#56b4e9", "#00c290", "#f0e442", "#5a7dff", "#ef6a1a", "#e58fbe"),
+        large_palette="glasbey_light",
+        min_contrast=4.0,
         density="kbc",
         numbers="CET_L20",
-        density_part=(0.25, 1.0),
-        numbers_part=(0.15, 1.0),
+        density_range=(0.25, 1.0),
+        numbers_range=(0.15, 1.0),
     ),
-    # Paul Tol's bright scheme (personal.sron.nl/~pault), whose yellow can be seen on white.
+    # Paul Tol's bright scheme (personal.sron.nl/~pault), whose yellow is visible on white.
     "light": Theme(
         background="#ffffff",
         text="#1d2025",
         dim="#666c75",
-        grey="#b4b8be",
-        few=("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7f5f3a"),
-        many="glasbey_dark",
-        contrast=2.2,
+        gray="#b4b8be",
+        categories=("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7f5f3a"),
+        large_palette="glasbey_dark",
+        min_contrast=2.2,
         density="kbc",
         numbers="CET_L20",
-        density_part=(0.8, 0.05),
-        numbers_part=(0.0, 0.9),
+        density_range=(0.8, 0.05),
+        numbers_range=(0.0, 0.9),
     ),
 }
 
@@ -81,31 +82,31 @@ def rgb(color: str) -> np.ndarray:
 
 
 def luminance(color: str) -> float:
-    """Return the relative luminance of a colour (WCAG 2.2), from 0 for black to 1 for white."""
+    """Return the relative luminance of a color (WCAG 2.2), from 0 for black to 1 for white."""
     srgb = rgb(color).astype(np.float64)
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def contrast(a: str, b: str) -> float:
-    """Return the contrast ratio of two colours (WCAG 2.2), from 1 to 21."""
+    """Return the contrast ratio of two colors (WCAG 2.2), from 1 to 21."""
     dark, light = sorted((luminance(a), luminance(b)))
     return (light + 0.05) / (dark + 0.05)
 
 
 def palette(n: int, theme: Theme) -> list[str]:
-    """Return `n` colours for categories, the most frequent first; at most `MOST_CATEGORIES`."""
+    """Return the colors of `n` categories, the most frequent first; at most `MAX_CATEGORIES`."""
     import colorcet
 
-    if n <= len(theme.few):
-        return list(theme.few[:n])
-    visible = (c.lower() for c in colorcet.palette[theme.many] if contrast(c, theme.background) >= theme.contrast)
-    return list(islice(visible, n))
+    if n <= len(theme.categories):
+        return list(theme.categories[:n])
+    colors = (color.lower() for color in colorcet.palette[theme.large_palette])
+    return list(islice((c for c in colors if contrast(c, theme.background) >= theme.min_contrast), n))
 
 
 def color_map(name: str, part: tuple[float, float]) -> np.ndarray:
-    """Return a colorcet map between two shares of it as sRGB rows ``(256, 3)``, float32."""
+    """Return a part of a colorcet color map, from 0 to 1, as sRGB values, float32 (256, 3)."""
     import colorcet
 
-    rows = np.array([rgb(color) for color in colorcet.palette[name]])
-    return np.asarray(rows[np.linspace(part[0] * 255, part[1] * 255, 256).round().astype(int)])
+    colors = np.array([rgb(color) for color in colorcet.palette[name]])
+    return np.asarray(colors[np.linspace(part[0] * 255, part[1] * 255, 256).round().astype(int)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nomad_dask.errors import InputError, suggest
-from nomad_dask.plotting.palettes import MOST_CATEGORIES
+from nomad_dask.plotting.palettes import MAX_CATEGORIES
 from nomad_dask.site.map_reader import MapFile, as_text, can_be_text, is_number, is_words
 from nomad_dask.site.top_values import count_values
 
@@ -230,7 +230,7 @@ def _few_whole_numbers(file: MapFile, name: str) -> bool:
         # Most columns show in a few rows that they are no labels.
         for part in (values[:1000], values[1000:]):
             seen.update(np.unique(part).tolist())
-            if len(seen) > MOST_CATEGORIES or not all(value.is_integer() for value in seen):
+            if len(seen) > MAX_CATEGORIES or not all(value.is_integer() for value in seen):
                 return False
     return bool(seen)
 

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 
 from nomad_dask.plotting.palettes import rgb
-from nomad_dask.plotting.raster import radius_of
+from nomad_dask.plotting.shading import point_radius
 from nomad_dask.site.quantize import GRID_BITS
 
 SIZES = (512, 1024, 2048)
@@ -37,7 +37,7 @@ class Counts:
 
         step = SIZES[-1] // size
         counts = self._counts.reshape(size, step, size, step).sum(axis=(1, 3))
-        counts = spread(counts, radius_of(counts > 0))[::-1]
+        counts = spread(counts, point_radius(counts > 0))[::-1]
         taken = counts > 0
         # Counts span decades; the most crowded half a percent of pixels may saturate.
         strength = np.minimum(np.log1p(counts) / np.log1p(np.percentile(counts[taken], 99.5)), 1)
@@ -54,8 +54,8 @@ class Counts:
 def spread(counts: np.ndarray, radius: int) -> np.ndarray:
     """Return for each pixel the sum of the counts (h, w) within a radius of it, as int64.
 
-    `radius_of` lets few pixels spread far and many only a little, so there are about as many numbers to add as pixels.
-    datashader's own is compiled when it is first called, which takes longer than all else that a small site needs.
+    `point_radius` is large for few points and small for many, so the number of additions is about that of the pixels.
+    The function of datashader is compiled on its first call, which takes longer than the rest of a small export.
     """
     height, width = counts.shape
     wide = width + 2 * radius

@@ -91,17 +91,17 @@ def test_script_in_labels_columns_and_titles_is_text(tmp_path):
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(), max_size=30))
 def test_any_text_gives_xml(tmp_path, text):
-    sheet = SvgCanvas((100, 100), "#000000", text)
-    sheet.text((50, 50), text, 12, "#ffffff", "m", halo="#000000")
-    sheet.save(tmp_path / "t.svg")
+    canvas = SvgCanvas((100, 100), "#000000", text)
+    canvas.text((50, 50), text, 12, "#ffffff", "m", halo="#000000")
+    canvas.save(tmp_path / "t.svg")
     root, (written,) = parts(tmp_path / "t.svg")
     assert (written or "") == (root.find(f"{NS}title").text or "")
 
 
 def test_letters_take_the_width_that_was_measured(tmp_path):
-    sheet = SvgCanvas((100, 100), "#000000", "")
-    sheet.text((50, 50), "word", 20, "#ffffff", "m")
-    sheet.save(tmp_path / "t.svg")
+    canvas = SvgCanvas((100, 100), "#000000", "")
+    canvas.text((50, 50), "word", 20, "#ffffff", "m")
+    canvas.save(tmp_path / "t.svg")
     (text,) = ET.parse(tmp_path / "t.svg").iter(f"{NS}text")
     assert text.get("lengthAdjust") == "spacingAndGlyphs"
     assert 30 < float(text.get("textLength")) < 60

@@ -1,4 +1,4 @@
-"""Views for notebooks: the real widgets hold the right positions, colours and texts."""
+"""Views for notebooks: the real widgets hold the right positions, colors and texts."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def scaled(a_map: Map) -> np.ndarray:
     return (at - middle) / (np.ptp(at, axis=0).max() / 2)
 
 
-def test_the_widget_has_the_positions_and_the_colours(a_map):
+def test_the_widget_has_the_positions_and_the_colors(a_map):
     view = a_map.explore("section", ["text", EVIL, "value", "section"])
     widget = view.widget
     np.testing.assert_allclose(widget.points[:, :2], scaled(a_map), atol=1e-5)
-    # Equally frequent sections get their colours in order of appearance; "c" misses the row without a position.
+    # Equally frequent sections get their colors in order of appearance; "c" misses the row without a position.
     hues = dict(zip(("b", "c", "a"), palette(3, THEMES["dark"]), strict=True))
     found = np.array(widget.color)[widget.points[:, 2].astype(int), :3]
     names = np.array(a_map.table.column("section").to_pylist())[SHOWN]
@@ -64,7 +64,7 @@ def test_the_widget_has_the_positions_and_the_colours(a_map):
     assert list(view.selection()) == SHOWN[[0, 500]].tolist()
 
 
-def test_the_card_tells_of_the_row(a_map):
+def test_the_tooltip_shows_the_row(a_map):
     widget = a_map.explore("section", ["text", EVIL, "value"]).widget
     sent = []
     widget.send = sent.append
@@ -85,15 +85,15 @@ def test_endless_texts_are_cut(monkeypatch):
 
     table = pa.table({"text": ["ab" * 500_000, "שלום 🦆", None]})
     found = Map(np.arange(6, dtype=np.float32).reshape(3, 2), table, {})
-    monkeypatch.setattr(explore_module, "MOST_POINTS", 0)
+    monkeypatch.setattr(explore_module, "MAX_SCATTER_POINTS", 0)
     view = found.explore(hover=["text"])
     rendered(view)
     (pointer,) = streams_of(view, hv.streams.PointerXY)
-    told = []
+    texts = []
     for x, y in found.positions.tolist():
         pointer.update(x=x, y=y)
-        told.append(view[()].traverse(lambda p: p, [hv.Points])[-1].dimension_values("column_0")[0])
-    assert told == ["ab" * 500, "שלום 🦆", ""]
+        texts.append(view[()].traverse(lambda p: p, [hv.Points])[-1].dimension_values("column_0")[0])
+    assert texts == ["ab" * 500, "שלום 🦆", ""]
 
 
 def test_numbers_have_a_scale(a_map):
@@ -101,11 +101,11 @@ def test_numbers_have_a_scale(a_map):
     widget = view.widget
     values = np.array(a_map.table.column("value").to_pylist(), float)[SHOWN]
     low, high = np.nanpercentile(values, [1, 99])
-    # The first colour is for what is missing.
+    # The first color is for missing values.
     expected = 1 / 256 + np.clip((values - low) / (high - low), 0, 1) * 255 / 256
     np.testing.assert_allclose(widget.points[:, 2], np.nan_to_num(expected, nan=0), atol=1e-5)
     assert len(widget.color) == 257
-    np.testing.assert_allclose(widget.color[0][:3], rgb(THEMES["dark"].grey), atol=1e-6)
+    np.testing.assert_allclose(widget.color[0][:3], rgb(THEMES["dark"].gray), atol=1e-6)
     whole = a_map.explore("x").widget
     assert len(whole.color) == 256
     assert (whole.points[:, 2].min(), whole.points[:, 2].max()) == pytest.approx((0, 1), abs=1e-6)
@@ -115,10 +115,10 @@ def test_many_categories_are_the_twenty_most_frequent_and_other(a_map):
     widget = a_map.explore("many").widget
     assert len(widget.color) == 21
     assert widget.points[:, 2].max() == 20
-    np.testing.assert_allclose(widget.color[20][:3], rgb(THEMES["dark"].grey), atol=1e-6)
+    np.testing.assert_allclose(widget.color[20][:3], rgb(THEMES["dark"].gray), atol=1e-6)
 
 
-def test_without_a_colour_all_have_one(a_map):
+def test_without_a_column_all_points_have_one_color(a_map):
     widget = a_map.explore(theme="light", size=(500, 400)).widget
     np.testing.assert_allclose(widget.points[:, :2], scaled(a_map), atol=1e-5)
     assert (widget.width, widget.height) == (500, 400)
@@ -127,8 +127,8 @@ def test_without_a_colour_all_have_one(a_map):
 
 @pytest.fixture
 def shaded(monkeypatch):
-    """Take any map for one of too many points."""
-    monkeypatch.setattr(explore_module, "MOST_POINTS", 10)
+    """Treat any map as one of too many points."""
+    monkeypatch.setattr(explore_module, "MAX_SCATTER_POINTS", 10)
 
 
 def rendered(view):
@@ -223,11 +223,11 @@ def test_the_pointer_finds_the_nearest_row(a_map, shaded):
 
 @pytest.mark.parametrize("points", [5_000_000, 10])
 def test_wrong_use_is_named(a_map, monkeypatch, points):
-    monkeypatch.setattr(explore_module, "MOST_POINTS", points)
+    monkeypatch.setattr(explore_module, "MAX_SCATTER_POINTS", points)
     for arguments, said in [
         ({"color": "sektion"}, "no column 'sektion'.*Did you mean 'section'"),
         ({"hover": ["txet"]}, "no column 'txet'.*Did you mean 'text'"),
-        ({"hover": "text"}, r"hover='text' is one name: give a list of them, such as \['text'\]"),
+        ({"hover": "text"}, r"hover='text' is one name: pass a list of names, such as \['text'\]"),
         ({"theme": "drak"}, "Did you mean 'dark'"),
     ]:
         with pytest.raises(InputError, match=said):
@@ -242,7 +242,7 @@ def test_wrong_use_is_named(a_map, monkeypatch, points):
 @pytest.mark.parametrize("points", [5_000_000, 0])
 @pytest.mark.parametrize("n", [1, 4])
 def test_one_point_and_equal_ones(monkeypatch, points, n):
-    monkeypatch.setattr(explore_module, "MOST_POINTS", points)
+    monkeypatch.setattr(explore_module, "MAX_SCATTER_POINTS", points)
     table = pa.table({"cell": pa.array([3] * n), "kind": pa.array([1, "1"][:1] * n), "on": [True] * n})
     found = Map(np.full((n, 2), 2.5, np.float32), table, {})
     for color in (None, "cell", "kind", "on"):

@@ -16,17 +16,17 @@ from scipy.sparse import csr_array
 from nomad_dask.errors import InputError
 from nomad_dask.plotting import labels as labels_module
 from nomad_dask.plotting.canvas import clean, text_width
-from nomad_dask.plotting.color_mapping import rows_of
-from nomad_dask.plotting.label_placement import place_labels, wrapped
+from nomad_dask.plotting.color_mapping import select_rows
+from nomad_dask.plotting.label_placement import place_labels, wrap
 from nomad_dask.plotting.labels import (
     LEVELS,
     Label,
-    alike,
     class_tf_idf,
-    groups_of_cells,
+    densest_points,
+    group_cells,
     labels_of_column,
     labels_of_text,
-    most_crowded,
+    same_word,
 )
 
 TOPICS = ("cheese bread butter", "guitar piano violin", "planet comet galaxy", "tiger zebra lion")
@@ -77,7 +77,7 @@ def test_labels_of_text_are_the_best_words_of_their_groups(topics, monkeypatch):
     x, y, cells, texts = topics
     monkeypatch.setattr(labels_module, "LEVELS", (4, 8, 16))
     found = labels_of_text(x, y, pa.array(texts), cells)
-    first = groups_of_cells(x, y, cells)[0]
+    first = group_cells(x, y, cells)[0]
     stop = {"about", "and", "something"}
     expected = brute_force([" ".join(w for w in t.lower().split() if w not in stop) for t in texts], first)
     for label in (lab for lab in found if lab.level == 0):
@@ -110,7 +110,7 @@ def test_a_label_of_text_is_where_its_first_word_is_said(monkeypatch):
 
 def test_each_level_is_within_the_one_above(topics):
     x, y, cells, _ = topics
-    groups = groups_of_cells(x, y, cells)
+    groups = group_cells(x, y, cells)
     assert len(groups) == len(LEVELS)
     for above, below in itertools.pairwise(groups):
         pairs = np.unique(np.stack([above, below], axis=1), axis=0)
@@ -122,11 +122,11 @@ def test_each_level_is_within_the_one_above(topics):
 @pytest.mark.parametrize("cells", ["many", "none", "one"])
 def test_many_cells_none_and_one(topics, monkeypatch, cells):
     x, y, _, texts = topics
-    monkeypatch.setattr(labels_module, "_MOST_NODES", 50)
+    monkeypatch.setattr(labels_module, "_MAX_NODES", 50)
     given_cells = {"many": np.arange(2000) // 4, "none": None, "one": np.zeros(2000, int)}[cells]
-    groups = groups_of_cells(x, y, given_cells)
+    groups = group_cells(x, y, given_cells)
     assert groups[0].max() + 1 == (1 if cells == "one" else LEVELS[0])
-    again = groups_of_cells(x, y, given_cells)
+    again = group_cells(x, y, given_cells)
     assert all(np.array_equal(a, b) for a, b in zip(groups, again, strict=True))
     assert labels_of_text(x, y, texts, given_cells)
 
@@ -162,15 +162,15 @@ def test_none_and_one_point(n):
     assert [label.text for label in labels_of_column(empty, empty, ["a"] * n)] == ["a"] * n
     if n:
         assert {label.text for label in labels_of_text(empty, empty, ["one word"])} >= {"word"}
-    with pytest.raises(InputError, match="name one of text"):
+    with pytest.raises(InputError, match="use a column of text"):
         labels_of_text(np.zeros(3), np.zeros(3), [None, "", "12 34"])
 
 
-def test_some_rows_of_a_column_in_chunks():
+def test_some_select_rows_a_column_in_chunks():
     column = pa.chunked_array([["a", None], [], ["b", "c", "d"]])
-    assert rows_of(column, np.array([1, 2, 4])).to_pylist() == [None, "b", "d"]
-    assert rows_of(pa.table({"t": column}), np.array([0, 3])).column("t").to_pylist() == ["a", "c"]
-    assert rows_of(column, np.array([], int)).to_pylist() == []
+    assert select_rows(column, np.array([1, 2, 4])).to_pylist() == [None, "b", "d"]
+    assert select_rows(pa.table({"t": column}), np.array([0, 3])).column("t").to_pylist() == ["a", "c"]
+    assert select_rows(column, np.array([], int)).to_pylist() == []
 
 
 def test_equal_points_and_endless_texts():
@@ -182,7 +182,7 @@ def test_equal_points_and_endless_texts():
 
 def test_where_most_rows_are_is_no_mean():
     x = np.array([0.0] * 10 + [100.0] * 9)
-    np.testing.assert_array_equal(most_crowded(x, np.zeros(19), np.zeros(19, int), 1), [[0, 0]])
+    np.testing.assert_array_equal(densest_points(x, np.zeros(19), np.zeros(19, int), 1), [[0, 0]])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_where_most_rows_are_is_no_mean():
     [("library", "libraries", True), ("font", "fonts", True), ("perl", "per", True), ("java", "javascript", False)],
 )
 def test_forms_of_a_word(a, b, same):
-    assert alike(a, b) == alike(b, a) == same
+    assert same_word(a, b) == same_word(b, a) == same
 
 
 texts_of_labels = st.text(max_size=80) | st.sampled_from(["one", "a few more words than fit on a line", "שלום", "🦆"])
@@ -238,9 +238,9 @@ def test_larger_pictures_have_room_for_more_and_larger_letters():
 
 
 def test_lines_are_wrapped_cut_and_cleaned():
-    assert wrapped("one", 20) == ("one",)
-    assert wrapped(" \n\t ", 20) == ()
-    lines = wrapped("a text of very many words that will never fit into the three lines it may have, ever", 20)
+    assert wrap("one", 20) == ("one",)
+    assert wrap(" \n\t ", 20) == ()
+    lines = wrap("a text of very many words that will never fit into the three lines it may have, ever", 20)
     assert len(lines) == 3
     assert lines[-1].endswith("...")
     assert clean("a\x00b\u202ec\nd\ud800") == "a b c d"

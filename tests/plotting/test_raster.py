@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from nomad_dask.errors import InputError
-from nomad_dask.plotting.canvas import font_for, shortened, text_width
+from nomad_dask.plotting.canvas import font_for, shorten, text_width
 from nomad_dask.plotting.legend import Entry, Panel
-from nomad_dask.plotting.palettes import MOST_CATEGORIES, THEMES, contrast, palette, rgb
+from nomad_dask.plotting.palettes import MAX_CATEGORIES, THEMES, contrast, palette, rgb
 from nomad_dask.plotting.raster import draw
 
 SIZE = (300, 240)
@@ -22,12 +22,12 @@ def picture(path):
 
 
 def pixels_like(path, color, tolerance=12):
-    """Tell which pixels have a colour, nearly."""
+    """Return which pixels have a color, within a tolerance."""
     return np.abs(picture(path) - (rgb(color) * 255).astype(int)).max(axis=2) <= tolerance
 
 
 def drawn(path, theme="dark"):
-    """Tell which pixels are not the ground."""
+    """Return which pixels are not the background."""
     return ~pixels_like(path, THEMES[theme].background, 3)
 
 
@@ -74,7 +74,7 @@ def test_up_is_up_right_is_right_and_both_are_as_long(out):
     for hue in palette(4, THEMES["dark"]):
         rows, columns = np.nonzero(pixels_like(out, hue))
         places.append((columns.mean(), -rows.mean()))
-    # Equally frequent categories get their colours in order of appearance.
+    # Equally frequent categories get their colors in order of appearance.
     low_left, high_left, low_right, high_right = np.array(places)
     np.testing.assert_allclose(high_left - low_left, high_right - low_right, atol=1)
     width, height = low_right - low_left, high_left - low_left
@@ -108,7 +108,7 @@ def test_a_rare_category_is_seen_among_a_frequent_one(out):
     assert middle.sum() > 100
 
 
-def test_numbers_go_from_the_first_colour_to_the_last(out):
+def test_numbers_go_from_the_first_color_to_the_last(out):
     x = np.linspace(0, 1, 2000)
     draw(x, np.zeros(2000), color=x * 7, legend=False, size=SIZE, path=out)
     shown = picture(out)[SIZE[1] // 2]
@@ -134,12 +134,12 @@ def test_legend_stays_out_of_the_points(out):
     assert empty[-8:].all()
 
 
-def test_categories_beyond_twenty_are_other_and_grey(out):
+def test_categories_beyond_twenty_are_other_and_gray(out):
     names = np.repeat([f"name {i}" for i in range(30)], np.arange(30, 0, -1))
     rng = np.random.default_rng(0)
     draw(*rng.normal(size=(2, names.size)), color=names, size=(900, 700), path=out)
-    assert pixels_like(out, THEMES["dark"].grey, 3).sum() > 50
-    assert all(pixels_like(out, hue, 3).sum() > 10 for hue in palette(MOST_CATEGORIES, THEMES["dark"]))
+    assert pixels_like(out, THEMES["dark"].gray, 3).sum() > 50
+    assert all(pixels_like(out, hue, 3).sum() > 10 for hue in palette(MAX_CATEGORIES, THEMES["dark"]))
 
 
 @pytest.mark.parametrize("kind", ["arrow", "categorical", "bool", "dates", "nulls", "numbers with nulls"])
@@ -159,8 +159,8 @@ def test_columns_of_any_kind(out, kind):
 
 
 @pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES)
-def test_colours_can_be_seen_and_told_apart(theme):
-    for n in (1, 5, 8, MOST_CATEGORIES):
+def test_colors_are_visible_and_distinct(theme):
+    for n in (1, 5, 8, MAX_CATEGORIES):
         hues = palette(n, theme)
         assert len(set(hues)) == n
         assert min(contrast(hue, theme.background) for hue in hues) >= 1.7
@@ -173,8 +173,8 @@ def test_colours_can_be_seen_and_told_apart(theme):
 
 
 def test_texts_are_cut_and_written_with_what_there_is():
-    assert shortened("short", 12, 500) == "short"
-    cut = shortened("a very long name indeed", 12, 80)
+    assert shorten("short", 12, 500) == "short"
+    cut = shorten("a very long name indeed", 12, 80)
     assert cut.endswith("...")
     assert text_width(cut, 12) <= 80
     font, text = font_for("Café", 12)
@@ -194,11 +194,11 @@ def test_a_small_panel_shows_what_fits_and_counts_the_rest():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": "map.jpg"}, "ends in '.jpg'.*give a name ending in .png or .svg"),
+        ({"path": "map.jpg"}, "ends in '.jpg'.*use a name ending in .png or .svg"),
         ({"path": "map"}, "ends in ''"),
         ({"theme": "drak"}, "Did you mean 'dark'"),
         ({"size": (100, 100)}, "from 200 to 20,000 pixels"),
-        ({"color": ["a"]}, "1 colour values for 3 points"),
+        ({"color": ["a"]}, "1 color values for 3 points"),
         ({"y": np.zeros(2)}, r"x has shape \(3,\) and y \(2,\)"),
     ],
 )

@@ -1,0 +1,154 @@
+"""Points as pixels, by datashader: the position and the color of any number of points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.plotting.color_mapping import NumberColors
+from nomad_dask.plotting.palettes import Theme, color_map, rgb
+
+_MIN_OPACITY = 0.5  # of a pixel with a single point, where others have many
+_COVERAGE = 0.35  # share of the occupied area that spread points cover
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Points of one color.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        Indices of the points.
+    color : str
+        Their color, as ``#rrggbb``.
+    """
+
+    rows: np.ndarray
+    color: str
+
+
+def axis_ranges(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the ranges of both axes that show all points at the same scale in a picture of this size."""
+    middle_x, middle_y = (float(axis.min()) + float(np.ptp(axis)) / 2 for axis in (x, y))
+    per_pixel = 1.02 * max(float(np.ptp(x)) / size[0], float(np.ptp(y)) / size[1]) or 1.0
+    half_x, half_y = per_pixel * size[0] / 2, per_pixel * size[1] / 2
+    return (middle_x - half_x, middle_x + half_x), (middle_y - half_y, middle_y + half_y)
+
+
+def point_radius(occupied: np.ndarray) -> int:
+    """Return the radius in pixels at which the points cover about a third of the area that they occupy.
+
+    A few points become discs, millions stay single pixels.
+
+    Parameters
+    ----------
+    occupied : ndarray of bool (height, width)
+        The pixels with points.
+    """
+    tile = max(1, min(occupied.shape) // 20)
+    height, width = (s - s % tile for s in occupied.shape)
+    tiles = occupied[:height, :width].reshape(height // tile, tile, width // tile, tile).any(axis=(1, 3))
+    density = occupied.sum() / max(1, tiles.sum() * tile**2)
+    return int(min(round((_COVERAGE / (np.pi * density)) ** 0.5), max(1, min(occupied.shape) // 110)))
+
+
+class _Rasterizer:
+    """Counts points by pixel and spreads them to discs.
+
+    Parameters
+    ----------
+    x, y : ndarray of float64 (n_points,)
+    size : tuple of int
+        Width and height in pixels.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> None:
+        import datashader as ds
+
+        self._x, self._y = x, y
+        self._canvas = ds.Canvas(size[0], size[1], *axis_ranges(x, y, size))
+        counts = self._aggregate(np.arange(x.size), ds.count())
+        self._radius = point_radius(counts.to_numpy() > 0)
+        self.total = self._spread(counts)
+
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of points that cover each pixel, float32 (height, width)."""
+        import datashader as ds
+
+        return self._spread(self._aggregate(rows, ds.count()))
+
+    def sum(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Return the sum of the values of the points that cover each pixel, float32 (height, width)."""
+        import datashader as ds
+
+        return self._spread(self._aggregate(rows, ds.sum("value"), value=values))
+
+    def _aggregate(self, rows: np.ndarray, reduction: Any, **columns: np.ndarray) -> Any:
+        import pandas as pd
+
+        frame = pd.DataFrame({"x": self._x[rows], "y": self._y[rows], **columns})
+        return self._canvas.points(frame, "x", "y", reduction)
+
+    def _spread(self, plane: Any) -> np.ndarray:
+        """Spread the points to discs and put the top row first."""
+        import datashader.transfer_functions as tf
+
+        spread: np.ndarray = tf.spread(plane, self._radius).to_numpy()[::-1].astype(np.float32)
+        return spread
+
+
+def shade_points(
+    x: np.ndarray,
+    y: np.ndarray,
+    layers: list[Layer],
+    numbers: NumberColors | None,
+    size: tuple[int, int],
+    theme: Theme,
+) -> np.ndarray:
+    """Return the points on the background, as sRGB from 0 to 1.
+
+    Parameters
+    ----------
+    x, y : ndarray of float64 (n_points,)
+        Positions; at least one.
+    layers : list of Layer
+        Points of one color each. Without layers and numbers, the picture shows the density of the points.
+    numbers : NumberColors or None
+        Values of the points that are colored by a value.
+    size : tuple of int
+        Width and height in pixels.
+    theme : Theme
+
+    Returns
+    -------
+    ndarray of float32 (height, width, 3)
+    """
+    raster = _Rasterizer(x, y, size)
+    occupied = raster.total > 0
+    # Counts span orders of magnitude; the densest half percent of the pixels may saturate.
+    strength = np.minimum(np.log1p(raster.total) / np.log1p(np.percentile(raster.total[occupied], 99.5)), 1)
+    background = rgb(theme.background)
+    if not layers and numbers is None:
+        hues = color_map(theme.density, theme.density_range)[(strength * 255).round().astype(np.uint8)]
+        return np.asarray(np.where(occupied[..., None], hues, background))
+
+    shape = raster.total.shape
+    mixed, weights = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+    for layer in layers:
+        # Squared, so that one color dominates a pixel instead of a muddy mixture; divided by the size of the layer,
+        # so that three points of a rare category stay visible among thirty of a frequent one.
+        weight = raster.count(layer.rows) ** 2 / layer.rows.size
+        mixed += weight[..., None] * rgb(layer.color)
+        weights += weight
+    if numbers is not None:
+        rows = np.flatnonzero(~np.isnan(numbers.values))
+        counts, sums = raster.count(rows), raster.sum(rows, numbers.values[rows])
+        weight = counts**2 / rows.size
+        mixed += weight[..., None] * numbers.colors_of(sums / np.maximum(counts, 1))
+        weights += weight
+    mixed /= np.maximum(weights, np.finfo(np.float32).tiny)[..., None]
+    opacity = np.where(occupied, _MIN_OPACITY + (1 - _MIN_OPACITY) * strength, 0)[..., None]
+    return np.asarray(background + opacity * (mixed - background))

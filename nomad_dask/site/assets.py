@@ -1,21 +1,21 @@
-"""The files of the page itself, which come with this package."""
+"""The files of the page itself, which are part of this package."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from nomad_dask.site.chunk_writer import Parts
+from nomad_dask.site.chunk_writer import ChunkWriter
 
 
-def write_page(parts: Parts) -> None:
-    """Copy the page into a site."""
-    _copy(files("nomad_dask.site") / "web", "", parts)
+def write_page(writer: ChunkWriter) -> None:
+    """Copy the files of the page into a site."""
+    _copy(files("nomad_dask.site") / "web", "", writer)
 
 
-def _copy(folder: Traversable, under: str, parts: Parts) -> None:
+def _copy(folder: Traversable, prefix: str, writer: ChunkWriter) -> None:
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
-            _copy(entry, f"{under}{entry.name}/", parts)
+            _copy(entry, f"{prefix}{entry.name}/", writer)
         else:
-            parts.write_file(under + entry.name, entry.read_bytes())
+            writer.write_file(prefix + entry.name, entry.read_bytes())

@@ -1,4 +1,4 @@
-"""The folder of a site: there is a whole site under its name, or none."""
+"""The folder of a site, created as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _OLD = "old"
 
 @contextmanager
 def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield a folder beside `output` for a site, and one for files on the way; at the end the site is `output`.
+    """Yield a folder for a site and one for temporary files, both beside `output`; at the end, rename the site.
 
     Parameters
     ----------
     output : Path
     overwrite : bool
-        Replace a site.
+        Replace an existing site.
 
     Raises
     ------
     InputError
-        The folder cannot be made, or holds something.
+        The folder cannot be created, or is not empty.
     ResourceError
-        The disk has no room.
+        The disk is full.
     """
     output = output.resolve()
     check_folder(output, overwrite)
-    _sweep(output)
+    _remove_leftovers(output)
     work = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     site, scratch, old = work / "site", work / "scratch", work / _OLD
     try:
@@ -49,7 +49,7 @@ def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
             except NomadError:
                 raise
             except OSError as error:
-                raise _told(output, error) from error
+                raise _translate_os_error(output, error) from error
             finally:
                 if old.exists() and not output.exists():
                     old.rename(output)
@@ -60,7 +60,7 @@ def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def check_folder(output: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a folder in which no site can be.
+    """Check, before any work, that a site can be written to a folder.
 
     Raises
     ------
@@ -68,24 +68,26 @@ def check_folder(output: Path, overwrite: bool) -> None:
     """
     if output.is_dir():
         if any(output.iterdir()) and not (overwrite and is_site(output)):
-            what = "holds a site already" if is_site(output) else "is not empty and holds no site"
-            way = "give another, or --overwrite it" if is_site(output) else "give a new or an empty one"
-            raise InputError(f"The folder {str(output)!r} {what}: {way}.")
+            if is_site(output):
+                problem, solution = "already holds a site", "use another one, or replace it with --overwrite"
+            else:
+                problem, solution = "is not empty and holds no site", "use a new or an empty one"
+            raise InputError(f"The folder {str(output)!r} {problem}: {solution}.")
     elif output.exists() or output.is_symlink():
-        raise InputError(f"{str(output)!r} is no folder: a site is one, give another name.")
+        raise InputError(f"{str(output)!r} is not a folder: use another name for the site.")
     parent = output.absolute().parent
     if not parent.is_dir():
-        raise InputError(f"The directory {str(parent)!r} of the site does not exist: make it first.")
+        raise InputError(f"The directory {str(parent)!r} of the site does not exist: create it first.")
     trial = parent / f".{output.name}.{secrets.token_hex(4)}.trial"
     try:
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
-        raise _told(output, error) from error
+        raise _translate_os_error(output, error) from error
 
 
 def is_site(folder: Path) -> bool:
-    """Return whether a folder holds a site that was written whole."""
+    """Return whether a folder holds a complete site."""
     try:
         with (folder / "site.js").open("rb") as file:
             return file.read(13) == b'nomad("site",' and (folder / "index.html").is_file()
@@ -93,21 +95,21 @@ def is_site(folder: Path) -> bool:
         return False
 
 
-def _sweep(output: Path) -> None:
-    """Remove what exports of this site left that were killed; one that lost an old site is left alone."""
+def _remove_leftovers(output: Path) -> None:
+    """Remove the temporary folders of exports that were killed, except one that holds the site it was to replace."""
     for folder in output.parent.iterdir():
         if folder.name.startswith(f".{output.name}.") and folder.name.endswith(".partial"):
-            holder = read_lock_owner(folder)
-            if holder is not None and is_running(holder) is False and not (folder / _OLD).exists():
+            owner = read_lock_owner(folder)
+            if owner is not None and is_running(owner) is False and not (folder / _OLD).exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _told(output: Path, error: OSError) -> NomadError:
-    """Return the error of a site that cannot be written, by its cause."""
+def _translate_os_error(output: Path, error: OSError) -> NomadError:
+    """Return the error to raise for a site that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(output.parent).free
         return ResourceError(
-            f"The disk is full: the site {str(output)!r} cannot be written, {free:,} bytes are free. Free some, or "
-            "write it to a larger disk. What was written of it is removed."
+            f"The disk is full: the site {str(output)!r} cannot be written, {free:,} bytes are free. Free some space, "
+            "or use a larger disk. The incomplete site was removed."
         )
-    return InputError(f"The site {str(output)!r} cannot be written ({error}): give another folder.")
+    return InputError(f"The site {str(output)!r} cannot be written ({error}): use another folder.")

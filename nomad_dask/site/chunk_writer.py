@@ -1,4 +1,4 @@
-"""The parts of a site: bytes in base64 inside a script, which a page from disk may load, too."""
+"""The chunks of a site: bytes in base64 inside a script, which a page opened from disk can load too."""
 
 from __future__ import annotations
 
@@ -15,71 +15,71 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Parts:
-    """Writes the parts of a site and counts them.
+class ChunkWriter:
+    """Writes the chunks and files of a site, and counts them.
 
     Attributes
     ----------
     folder : Path
-        Where the site grows.
+        The folder of the site.
     files, size : int
-        Files so far, and their bytes.
+        Number of files written so far, and their bytes.
     largest : int
-        Bytes of the largest.
+        Bytes of the largest file.
     """
 
     folder: Path
     files: int = 0
     size: int = 0
     largest: int = 0
-    _made: set[Path] = field(default_factory=set)
+    _folders: set[Path] = field(default_factory=set)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one part.
+        """Write one chunk.
 
         Parameters
         ----------
         name : str
-            Its path in the site, without ``.js``.
+            Path of the chunk in the site, without ``.js``.
         content : bytes
         """
-        with self._opened(name) as part:
-            part.write(content)
+        with self._open(name) as chunk:
+            chunk.write(content)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write one part as an Arrow stream of one batch."""
+        """Write one chunk as an Arrow stream of one batch."""
         self.write_batches(name, table.schema, table.combine_chunks().to_batches())
 
     def write_batches(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-        """Write one part as an Arrow stream; no more than one batch is held."""
+        """Write one chunk as an Arrow stream, with at most one batch in memory."""
         import pyarrow as pa
 
-        with self._opened(name) as part, pa.ipc.new_stream(part, schema) as stream:
+        with self._open(name) as chunk, pa.ipc.new_stream(chunk, schema) as stream:
             for batch in batches:
                 stream.write_batch(batch)
 
     def write_file(self, name: str, content: bytes) -> None:
-        """Write a file that is no part, such as a picture or a file of the page."""
+        """Write a file that is not a chunk, such as a picture or a file of the page."""
         path = self._path(name)
         path.write_bytes(content)
         self._count(path)
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[_Encoder]:
+    def _open(self, name: str) -> Iterator[_Encoder]:
         path = self._path(f"{name}.js")
         with path.open("wb") as out:
             out.write(f'nomad({json.dumps(name)},"'.encode())
-            part = _Encoder(out)
-            yield part
-            part.finish()
+            encoder = _Encoder(out)
+            yield encoder
+            encoder.finish()
             out.write(b'")\n')
         self._count(path)
 
     def _path(self, name: str) -> Path:
         path = self.folder / name
-        if path.parent not in self._made:
+        if path.parent not in self._folders:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(path.parent)
+            self._folders.add(path.parent)
         return path
 
     def _count(self, path: Path) -> None:
@@ -90,7 +90,7 @@ class Parts:
 
 
 class _Encoder:
-    """A file that writes what it is given in base64 into another."""
+    """A file that encodes its content in base64 and writes it to another file."""
 
     closed = False
 
@@ -99,10 +99,10 @@ class _Encoder:
         self._rest = b""
 
     def write(self, content: bytes | memoryview) -> int:
-        whole = self._rest + bytes(content)
-        cut = len(whole) - len(whole) % 3
-        self._out.write(b64encode(whole[:cut]))
-        self._rest = whole[cut:]
+        pending = self._rest + bytes(content)
+        stop = len(pending) - len(pending) % 3
+        self._out.write(b64encode(pending[:stop]))
+        self._rest = pending[stop:]
         return len(content)
 
     def finish(self) -> None:
@@ -110,4 +110,4 @@ class _Encoder:
         self._rest = b""
 
     def flush(self) -> None:
-        """Do nothing: the file inside is flushed when it is closed."""
+        """Do nothing: the other file is flushed when it is closed."""

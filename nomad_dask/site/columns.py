@@ -1,4 +1,4 @@
-"""What a site shows of each column: categories and numbers to colour by, text to read and to search."""
+"""The columns of a site: categories and numbers for colors, text to read and to search."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 Kind = Literal["category", "number", "text"]
 
-MOST_LABELS = 255
-# Text of more different values than this is text to read; to colour by it, ask for it.
-_FEW = 1024
-# Labels that agree so far are one category.
-_LONGEST_LABEL = 200
+MAX_LABELS = 255
+# A text column with more different values is used for colors only on request.
+_MAX_DEFAULT_VALUES = 1024
+# Characters of a label; longer labels with the same beginning are one category.
+_MAX_LABEL_LENGTH = 200
 _CELL = "cell"
 _OTHER, _NONE = "other", "(none)"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column as the page knows it.
+    """A column as the page uses it.
 
     Attributes
     ----------
     name : str
     kind : {'category', 'number', 'text'}
     in_tiles : bool
-        Whether points can be coloured by it.
+        Whether points can be colored by it.
     labels : tuple of (str, int)
         Categories with their numbers of rows, the most frequent first.
     other, none : int
-        Rows with another label, and without one. Each is a category after `labels` where it is not 0.
+        Number of rows with another label, and without one. Each is a category after `labels` unless it is 0.
     low, high : float
-        Least and greatest finite number; both 0 where there is none.
+        Smallest and largest finite number; both 0 if there is none.
     """
 
     name: str
@@ -56,47 +56,56 @@ class Column:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What a row has of it in the tiles."""
+        """Type of its values in the tiles."""
         return np.dtype(np.uint8 if self.kind == "category" else np.float32)
 
-    def encoded(self, array: pa.Array) -> np.ndarray:
-        """Return what the tiles hold of some values: indices of categories, or numbers with NaN for nulls."""
+    def encode(self, array: pa.Array) -> np.ndarray:
+        """Return values as they are in the tiles: indices of categories, or numbers with NaN for nulls."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         if self.kind == "number":
             with np.errstate(over="ignore"):
                 return _numbers(array).astype(np.float32)
-        text = as_text(array, _LONGEST_LABEL)
-        found = pc.index_in(text, value_set=pa.array([label for label, _ in self.labels], pa.string()))
-        codes = found.fill_null(len(self.labels)).to_numpy(zero_copy_only=False).astype(np.uint8)
+        text = as_text(array, _MAX_LABEL_LENGTH)
+        indices = pc.index_in(text, value_set=pa.array([label for label, _ in self.labels], pa.string()))
+        codes = indices.fill_null(len(self.labels)).to_numpy(zero_copy_only=False).astype(np.uint8)
         if self.none:
             codes[text.is_null().to_numpy(zero_copy_only=False)] = len(self.labels) + (self.other > 0)
         return np.asarray(codes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the page is told of it."""
-        told: dict[str, Any] = {"name": self.name, "kind": self.kind, "in_tiles": self.in_tiles}
+        """Return its description for the page."""
+        description: dict[str, Any] = {"name": self.name, "kind": self.kind, "in_tiles": self.in_tiles}
         if self.kind == "category":
-            told["categories"] = [{"label": label, "n": n} for label, n in self.labels]
-            told["categories"] += [
+            description["categories"] = [{"label": label, "n": n} for label, n in self.labels]
+            description["categories"] += [
                 {"label": label, "n": n, "other": True} for label, n in ((_OTHER, self.other), (_NONE, self.none)) if n
             ]
         if self.kind == "number":
-            told |= {"min": self.low, "max": self.high}
-        return told
+            description |= {"min": self.low, "max": self.high}
+        return description
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names of the columns to color by, to show beside a point, and those of them to search; None for the default."""
+
+    color: Sequence[str] | None = None
+    hover: Sequence[str] | None = None
+    search: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
 class ExportColumns:
-    """What of a map is shown.
+    """The columns of a site.
 
     Attributes
     ----------
     columns : tuple of Column
-        All that are used: first those to colour by.
+        All columns, first those to color by.
     hover, search : tuple of str
-        Columns whose text is shown, and those of them whose words are found.
+        Columns whose text is shown, and those of them that can be searched.
     """
 
     columns: tuple[Column, ...]
@@ -105,60 +114,74 @@ class ExportColumns:
 
     @property
     def in_tiles(self) -> tuple[Column, ...]:
-        """The columns to colour by."""
+        """The columns to color by."""
         return tuple(column for column in self.columns if column.in_tiles)
 
 
-def choose(
+def select_columns(
     file: MapFile,
-    color: Sequence[str] | None,
-    hover: Sequence[str] | None,
-    search: Sequence[str] | None,
-    advance: Callable[[int], None] = lambda done: None,
+    names: ColumnNames,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> ExportColumns:
-    """Decide what to show; None takes whatever makes sense.
+    """Return the columns of a site; by default all that are suitable.
 
     Parameters
     ----------
     file : MapFile
-    color, hover, search : sequence of str or None
-        Names of columns to colour by, to show beside a point, and of those to search.
-    advance : callable
-        Told the columns read so far.
+    names : ColumnNames
+    on_progress : callable
+        Called with the number of columns read so far.
 
     Raises
     ------
     InputError
         A column does not exist, or cannot be used in that way.
     """
-    kept = [name for name in file.schema.names if name not in ("x", "y", _CELL)]
-    shown = tuple(
-        [name for name in kept if can_be_text(file.schema.field(name).type)] if hover is None else _known(file, hover)
-    )
-    for name in shown:
-        if not can_be_text(file.schema.field(name).type):
-            raise InputError(
-                f"The column {name!r} holds {file.schema.field(name).type}, which is no text: leave it out."
-            )
-    words = [name for name in shown if is_words(file.schema.field(name).type)] if search is None else search
-    for name in _known(file, words):
-        if name not in shown:
-            raise InputError(f"The column {name!r} is to be searched and not shown: add it to the columns of --hover.")
-        if not is_words(file.schema.field(name).type):
-            raise InputError(f"The column {name!r} holds {file.schema.field(name).type}: only text is searched.")
-    wanted = [*kept, *(n for n in file.schema.names if n == _CELL)] if color is None else _known(file, color)
+    metadata = [name for name in file.schema.names if name not in ("x", "y", _CELL)]
+    hover = _select_hover(file, metadata, names.hover)
+    search = _select_search(file, hover, names.search)
+    if names.color is None:
+        candidates: Sequence[str] = [*metadata, *(name for name in file.schema.names if name == _CELL)]
+    else:
+        candidates = _check_names(file, names.color)
     colors = []
-    for number, name in enumerate(wanted):
-        column = _look(file, name, asked=color is not None)
+    for number, name in enumerate(candidates):
+        column = _read_color_column(file, name, requested=names.color is not None)
         if column is not None:
             colors.append(column)
-        advance(number + 1)
-    named = {column.name for column in colors}
-    others = [_plain(file, name) for name in shown if name not in named]
-    return ExportColumns((*colors, *others), shown, tuple(words))
+        on_progress(number + 1)
+    in_tiles = {column.name for column in colors}
+    others = [Column(name, "text", in_tiles=False) for name in hover if name not in in_tiles]
+    return ExportColumns((*colors, *others), hover, search)
 
 
-def _known(file: MapFile, names: Sequence[str]) -> Sequence[str]:
+def _select_hover(file: MapFile, metadata: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the columns to show beside a point."""
+    if names is None:
+        return tuple(name for name in metadata if can_be_text(file.schema.field(name).type))
+    for name in _check_names(file, names):
+        kind = file.schema.field(name).type
+        if not can_be_text(kind):
+            raise InputError(f"The column {name!r} holds {kind}, which cannot be shown as text: leave it out.")
+    return tuple(names)
+
+
+def _select_search(file: MapFile, hover: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return those of the columns shown that can be searched."""
+    if names is None:
+        return tuple(name for name in hover if is_words(file.schema.field(name).type))
+    for name in _check_names(file, names):
+        if name not in hover:
+            raise InputError(f"The column {name!r} is searched but not shown: add it to the columns of --hover.")
+        if not is_words(file.schema.field(name).type):
+            raise InputError(
+                f"The column {name!r} holds {file.schema.field(name).type}: only text can be searched, leave it out."
+            )
+    return tuple(names)
+
+
+def _check_names(file: MapFile, names: Sequence[str]) -> Sequence[str]:
+    """Return the names, after a check that each is a column and none occurs twice."""
     for name in names:
         if name not in file.schema.names:
             raise InputError(f"{str(file.path)!r} has no column {name!r}. {suggest(name, file.schema.names)}")
@@ -167,47 +190,42 @@ def _known(file: MapFile, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _plain(file: MapFile, name: str) -> Column:
-    """Return a column that is only read."""
-    return Column(name, "text", in_tiles=False)
-
-
-def _look(file: MapFile, name: str, asked: bool) -> Column | None:
-    """Read a column to colour by; None when it is not `asked` for and makes no sense as a colour.
+def _read_color_column(file: MapFile, name: str, requested: bool) -> Column | None:
+    """Read a column to color by; return None if it was not requested and is not suitable.
 
     Raises
     ------
     InputError
-        It is asked for and cannot be one.
+        It was requested and cannot be used for colors.
     """
     import pyarrow as pa
 
     kind = file.schema.field(name).type
     if is_number(kind) and name != _CELL:
-        if not (_few_whole_numbers(file, name)):
-            low, high = _range(file, name)
+        if not _has_few_whole_numbers(file, name):
+            low, high = _find_range(file, name)
             return Column(name, "number", True, low=low, high=high)
     elif not (is_words(kind) or pa.types.is_boolean(kind) or (name == _CELL and can_be_text(kind))):
-        if asked:
-            raise InputError(f"The column {name!r} holds {kind}: points are coloured by text, booleans or numbers.")
+        if requested:
+            raise InputError(f"The column {name!r} holds {kind}: points are colored by text, booleans or numbers.")
         return None
-    free = asked or not is_words(kind)
+    unlimited = requested or not is_words(kind)
     counted = count_values(
-        lambda: (as_text(array, _LONGEST_LABEL) for array in _column(file, name)),
-        MOST_LABELS,
-        give_up=None if free else min(_FEW, file.n_rows // 2),
+        lambda: (as_text(array, _MAX_LABEL_LENGTH) for array in _read_column(file, name)),
+        MAX_LABELS,
+        max_distinct=None if unlimited else min(_MAX_DEFAULT_VALUES, file.n_rows // 2),
     )
     if counted is None:
         return None
     labels = counted.labels
     if counted.none and counted.other:
-        # Both are categories, and a byte tells 256.
-        labels = labels[: MOST_LABELS - 1]
+        # Both are categories, and a byte has 256 values.
+        labels = labels[: MAX_LABELS - 1]
     other = file.n_rows - counted.none - sum(n for _, n in labels)
     return Column(name, "category", True, labels, other, counted.none)
 
 
-def _column(file: MapFile, name: str) -> Iterator[pa.Array]:
+def _read_column(file: MapFile, name: str) -> Iterator[pa.Array]:
     for batch in file.batches([name]):
         yield batch.column(name)
 
@@ -221,23 +239,24 @@ def _numbers(array: pa.Array) -> np.ndarray:
     return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
 
 
-def _few_whole_numbers(file: MapFile, name: str) -> bool:
-    """Tell labels that are numbers from numbers that measure, as the pictures do."""
-    seen: set[float] = set()
-    for array in _column(file, name):
+def _has_few_whole_numbers(file: MapFile, name: str) -> bool:
+    """Return whether a column holds a few different whole numbers only, which are categories as in pictures."""
+    values_seen: set[float] = set()
+    for array in _read_column(file, name):
         values = _numbers(array)
         values = values[~np.isnan(values)]
-        # Most columns show in a few rows that they are no labels.
+        # The first rows of most columns show that they are not categories.
         for part in (values[:1000], values[1000:]):
-            seen.update(np.unique(part).tolist())
-            if len(seen) > MAX_CATEGORIES or not all(value.is_integer() for value in seen):
+            values_seen.update(np.unique(part).tolist())
+            if len(values_seen) > MAX_CATEGORIES or not all(value.is_integer() for value in values_seen):
                 return False
-    return bool(seen)
+    return bool(values_seen)
 
 
-def _range(file: MapFile, name: str) -> tuple[float, float]:
+def _find_range(file: MapFile, name: str) -> tuple[float, float]:
+    """Return the smallest and the largest finite number of a column, as float32."""
     low, high = np.inf, -np.inf
-    for array in _column(file, name):
+    for array in _read_column(file, name):
         with np.errstate(over="ignore"):
             values = _numbers(array).astype(np.float32)
         values = values[np.isfinite(values)]

@@ -1,4 +1,4 @@
-"""Pictures of all points, which a page shows before any tile is there, and where there is no WebGL."""
+"""Pictures of all points, which a page shows until tiles are loaded, and without WebGL."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from nomad_dask.plotting.shading import point_radius
 from nomad_dask.site.quantize import GRID_BITS
 
 SIZES = (512, 1024, 2048)
-_FINEST_BITS = SIZES[-1].bit_length() - 1
-# Can be seen on white and on black.
+_PIXEL_BITS = SIZES[-1].bit_length() - 1
+# Visible on white and on black.
 _COLOR = "#5b8cc9"
-_FAINTEST = 0.35
-# With none of it they are 16: four bits a pixel.
-_STRENGTHS = 15
+_MIN_OPACITY = 0.35
+# With transparent pixels there are 16 levels: four bits per pixel.
+_OPACITY_LEVELS = 15
 
 
-class Counts:
-    """Counts the points of every pixel of the finest picture, batch by batch."""
+class PointCounts:
+    """Counts the points by pixel of the largest picture, batch by batch."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(SIZES[-1] ** 2, np.int64)
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Count points (n,), given on the grid."""
-        shift = np.uint64(GRID_BITS - _FINEST_BITS)
-        pixels = (((y >> shift) << np.uint64(_FINEST_BITS)) | (x >> shift)).astype(np.int64)
+        """Count points, given by their coordinates (n,) on the grid."""
+        shift = np.uint64(GRID_BITS - _PIXEL_BITS)
+        pixels = (((y >> shift) << np.uint64(_PIXEL_BITS)) | (x >> shift)).astype(np.int64)
         self._counts += np.bincount(pixels, minlength=self._counts.size)
 
     def picture(self, size: int) -> bytes:
-        """Return the picture of one of `SIZES` as PNG, with the greatest y on top; where no points are is no colour."""
+        """Return the picture of one of `SIZES` as PNG, with y upward; pixels without points are transparent."""
         from PIL import Image
 
         step = SIZES[-1] // size
         counts = self._counts.reshape(size, step, size, step).sum(axis=(1, 3))
         counts = spread(counts, point_radius(counts > 0))[::-1]
-        taken = counts > 0
-        # Counts span decades; the most crowded half a percent of pixels may saturate.
-        strength = np.minimum(np.log1p(counts) / np.log1p(np.percentile(counts[taken], 99.5)), 1)
-        # A palette of one colour in a few strengths, first none: a fraction of the bytes of four channels.
-        steps = np.where(taken, 1 + (strength * (_STRENGTHS - 1)).round(), 0).astype(np.uint8)
-        picture = Image.frombytes("P", (size, size), steps.tobytes())
-        picture.putpalette((rgb(_COLOR) * 255).round().astype(np.uint8).tolist() * (1 + _STRENGTHS))
-        opacity = (np.linspace(_FAINTEST, 1, _STRENGTHS) * 255).round().astype(np.uint8)
+        occupied = counts > 0
+        # Counts span orders of magnitude; the densest half percent of the pixels may saturate.
+        strength = np.minimum(np.log1p(counts) / np.log1p(np.percentile(counts[occupied], 99.5)), 1)
+        # A palette of one color at a few levels of opacity takes a fraction of the bytes of four channels.
+        levels = np.where(occupied, 1 + (strength * (_OPACITY_LEVELS - 1)).round(), 0).astype(np.uint8)
+        picture = Image.frombytes("P", (size, size), levels.tobytes())
+        picture.putpalette((rgb(_COLOR) * 255).round().astype(np.uint8).tolist() * (1 + _OPACITY_LEVELS))
+        opacity = (np.linspace(_MIN_OPACITY, 1, _OPACITY_LEVELS) * 255).round().astype(np.uint8)
         out = BytesIO()
         picture.save(out, format="PNG", transparency=bytes([0, *opacity.tolist()]))
         return out.getvalue()
@@ -58,14 +58,14 @@ def spread(counts: np.ndarray, radius: int) -> np.ndarray:
     The function of datashader is compiled on its first call, which takes longer than the rest of a small export.
     """
     height, width = counts.shape
-    wide = width + 2 * radius
-    # A margin takes what spreads over the edge.
-    found = np.zeros((height + 2 * radius) * wide, np.int64)
+    padded_width = width + 2 * radius
+    # The padding holds what spreads over the edges.
+    sums = np.zeros((height + 2 * radius) * padded_width, np.int64)
     rows, columns = np.nonzero(counts)
-    places, amounts = (rows + radius) * wide + columns + radius, counts[rows, columns]
-    for down in range(-radius, radius + 1):
-        half = int(((radius + 0.5) ** 2 - down**2) ** 0.5)
-        for right in range(-half, half + 1):
-            # No two pixels come to one place.
-            found[places + (down * wide + right)] += amounts
-    return found.reshape(-1, wide)[radius : height + radius, radius : width + radius]
+    pixels, amounts = (rows + radius) * padded_width + columns + radius, counts[rows, columns]
+    for dy in range(-radius, radius + 1):
+        half = int(((radius + 0.5) ** 2 - dy**2) ** 0.5)
+        for dx in range(-half, half + 1):
+            # All indices differ, so no amount is lost.
+            sums[pixels + (dy * padded_width + dx)] += amounts
+    return sums.reshape(-1, padded_width)[radius : height + radius, radius : width + radius]

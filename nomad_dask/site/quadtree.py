@@ -1,7 +1,7 @@
-"""The quadtree: which tile holds which rows, for more rows than memory holds.
+"""The quadtree: assigns rows to tiles, for more rows than fit in memory.
 
-Every row goes to the first tile on its way down that has room, in the order of `places.priority`. So a tile
-holds a fair sample of what its quad has left.
+In the order of `quantize.priority`, every row goes to the first tile on its way down that is not full. So a tile holds
+a random sample of the rows of its quad that are in no tile above.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nomad_dask.site.quantize import DEEPEST, GRID_BITS, INNER_BITS, inner_bits, priority
+from nomad_dask.site.quantize import GRID_BITS, INNER_BITS, MAX_LEVEL, inner_bits, priority
 
-# Levels that rows fall through at once on their way to files: 4**4 files are open at a time.
-_FAN_LEVELS = 4
+# Levels in one pass over the rows, after which they are written to up to 4**4 files.
+_FAN_OUT_LEVELS = 4
 _BATCH_ROWS = 1 << 18
 
 
 class Quad(NamedTuple):
-    """A square of the map: level, and place from the left and from below."""
+    """A square of the map: its level, and its column from the left and row from the bottom."""
 
     z: int
     x: int
     y: int
 
-    def below(self, levels: int, place: int) -> Quad:
-        """Return a quad `levels` down; `place` counts them from the lower left, row by row."""
+    def descendant(self, levels: int, index: int) -> Quad:
+        """Return a quad `levels` down; `index` counts them row by row from the lower left."""
         return Quad(
             self.z + levels,
-            (self.x << levels) + (place & ((1 << levels) - 1)),
-            (self.y << levels) + (place >> levels),
+            (self.x << levels) + (index & ((1 << levels) - 1)),
+            (self.y << levels) + (index >> levels),
         )
 
     def inside(self, steps: np.ndarray) -> np.ndarray:
-        """Return coordinates (n,) on the grid inside this quad, in the type that its bits take."""
+        """Return grid coordinates (n,) relative to this quad, in the smallest suitable integer type."""
         bits = inner_bits(self.z)
         kind = np.uint16 if bits == INNER_BITS else np.uint32
         return np.asarray((steps >> np.uint64(GRID_BITS - self.z - bits)) & np.uint64((1 << bits) - 1)).astype(kind)
 
-    def places(self, rows: np.ndarray, levels: int) -> np.ndarray:
-        """Return for rows (n,) of this quad which of the quads `levels` down they lie in (n,)."""
+    def descendant_indices(self, rows: np.ndarray, levels: int) -> np.ndarray:
+        """Return for rows (n,) of this quad the index of their quad `levels` down (n,)."""
         shift = np.uint64(GRID_BITS - self.z - levels)
         x = (rows["x"] >> shift).astype(np.int64) - (self.x << levels)
         y = (rows["y"] >> shift).astype(np.int64) - (self.y << levels)
@@ -53,7 +53,7 @@ class Quad(NamedTuple):
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile and its rows in order of priority, in one array or, if they are very many, in several."""
+    """A tile and its rows in order of priority, in one array, or in several if there are too many."""
 
     quad: Quad
     n: int
@@ -62,15 +62,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class RowStream:
-    """Rows of a quad that can be read again and again.
+    """Rows of a quad that can be read several times.
 
     Attributes
     ----------
     n : int
     dtype : dtype
-        As `row_type` makes it.
+        Type of a row, from `row_type`.
     read : callable
-        Yields them in arrays of any length.
+        Yields the rows in arrays of any length.
     """
 
     n: int
@@ -78,8 +78,8 @@ class RowStream:
     read: Callable[[], Iterator[np.ndarray]]
 
     @classmethod
-    def of_file(cls, path: Path, dtype: np.dtype[Any], n: int) -> RowStream:
-        """Return the rows that were appended to a file."""
+    def from_file(cls, path: Path, dtype: np.dtype[Any], n: int) -> RowStream:
+        """Return the rows in a file."""
 
         def read() -> Iterator[np.ndarray]:
             with path.open("rb") as file:
@@ -89,146 +89,146 @@ class RowStream:
         return cls(n, dtype, read)
 
 
-def row_type(more: Sequence[tuple[str, np.dtype[Any]]]) -> np.dtype[Any]:
-    """Return the type of a row: its number, its place on the grid, and further fields."""
-    return np.dtype([("row", np.uint32), ("x", np.uint64), ("y", np.uint64), *more])
+def row_type(extra_fields: Sequence[tuple[str, np.dtype[Any]]]) -> np.dtype[Any]:
+    """Return the type of a row: its number, its position on the grid, and other fields."""
+    return np.dtype([("row", np.uint32), ("x", np.uint64), ("y", np.uint64), *extra_fields])
 
 
-def tiles(stock: RowStream, quad: Quad, tile_rows: int, scratch: Path, memory_rows: int) -> Iterator[Tile]:
+def build_tiles(stream: RowStream, quad: Quad, tile_rows: int, scratch: Path, memory_rows: int) -> Iterator[Tile]:
     """Yield the tiles of a quad and of all below it.
 
     Parameters
     ----------
-    stock : Stock
-        All rows of the quad that no tile above holds.
+    stream : RowStream
+        All rows of the quad that are in no tile above.
     quad : Quad
     tile_rows : int
-        Rows of a tile; at the deepest level there may be more.
+        Maximum number of rows of a tile; a tile at the last level may have more.
     scratch : Path
-        Directory for files, which are removed again.
+        Directory for temporary files.
     memory_rows : int
-        Rows to hold in memory.
+        Maximum number of rows in memory.
     """
-    if stock.n <= memory_rows:
-        rows = np.concatenate(list(stock.read()))
-        yield from _in_memory(_in_order(rows), quad, tile_rows)
-    elif quad.z == DEEPEST:
-        yield Tile(quad, stock.n, _parts_in_order(stock, memory_rows))
+    if stream.n <= memory_rows:
+        rows = np.concatenate(list(stream.read()))
+        yield from _build_in_memory(_sort_by_priority(rows), quad, tile_rows)
+    elif quad.z == MAX_LEVEL:
+        yield Tile(quad, stream.n, _read_in_order(stream, memory_rows))
     else:
-        levels = min(_FAN_LEVELS, DEEPEST - quad.z)
+        levels = min(_FAN_OUT_LEVELS, MAX_LEVEL - quad.z)
         upper = [_Level(quad, level, tile_rows) for level in range(levels)]
-        stocks = _fan_out(stock, quad, upper, scratch)
+        streams = _fan_out(stream, quad, upper, scratch)
         while upper:
-            # Gone before the levels below need as much memory.
+            # Freed before the levels below need as much memory.
             yield from upper.pop(0).tiles()
-        for place, below in stocks.items():
-            yield from tiles(below, quad.below(levels, place), tile_rows, scratch, memory_rows)
-            _file(scratch, quad, place).unlink()
+        for index, rest in streams.items():
+            yield from build_tiles(rest, quad.descendant(levels, index), tile_rows, scratch, memory_rows)
+            _file(scratch, quad, index).unlink()
 
 
-def _in_order(rows: np.ndarray) -> np.ndarray:
+def _sort_by_priority(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows[np.argsort(priority(rows["row"]))])
 
 
-def _in_memory(rows: np.ndarray, quad: Quad, tile_rows: int) -> Iterator[Tile]:
-    """Yield the tiles of rows that are in order of priority."""
-    left = [(quad, rows)]
-    while left:
-        quad, rows = left.pop()
-        n = len(rows) if quad.z == DEEPEST else min(tile_rows, len(rows))
+def _build_in_memory(rows: np.ndarray, quad: Quad, tile_rows: int) -> Iterator[Tile]:
+    """Yield the tiles of rows that are sorted by priority."""
+    pending = [(quad, rows)]
+    while pending:
+        quad, rows = pending.pop()
+        n = len(rows) if quad.z == MAX_LEVEL else min(tile_rows, len(rows))
         yield Tile(quad, n, [rows[:n]])
         if n == len(rows):
             continue
         rows = rows[n:]
-        places = quad.places(rows, 1).astype(np.uint8)
-        rows = rows[np.argsort(places, kind="stable")]
-        ends = np.cumsum(np.bincount(places, minlength=4))
-        for place in range(4):
-            start, end = ends[place - 1] if place else 0, ends[place]
+        children = quad.descendant_indices(rows, 1).astype(np.uint8)
+        rows = rows[np.argsort(children, kind="stable")]
+        ends = np.cumsum(np.bincount(children, minlength=4))
+        for child in range(4):
+            start, end = ends[child - 1] if child else 0, ends[child]
             if start < end:
-                left.append((quad.below(1, place), rows[start:end]))
+                pending.append((quad.descendant(1, child), rows[start:end]))
 
 
-def _parts_in_order(stock: RowStream, memory_rows: int) -> Iterator[np.ndarray]:
-    """Yield rows in order of priority, a part of it at a time; each part reads all of them."""
-    parts = -(-2 * stock.n // memory_rows)
-    edges = np.linspace(0, 2**32, parts + 1).astype(np.uint64)
+def _read_in_order(stream: RowStream, memory_rows: int) -> Iterator[np.ndarray]:
+    """Yield rows in order of priority, in several passes over all rows, one for each range of priorities."""
+    passes = -(-2 * stream.n // memory_rows)
+    edges = np.linspace(0, 2**32, passes + 1).astype(np.uint64)
     for low, high in pairwise(edges):
-        taken = []
-        for rows in stock.read():
+        selected = []
+        for rows in stream.read():
             order = priority(rows["row"])
-            taken.append(rows[(order >= low) & (order < high)])
-        yield _in_order(np.concatenate(taken))
+            selected.append(rows[(order >= low) & (order < high)])
+        yield _sort_by_priority(np.concatenate(selected))
 
 
 class _Level:
-    """The tiles of one level while rows fall through: each holds the best of what came by.
+    """The tiles of one level while rows are read: each holds the rows with the lowest priorities so far.
 
     Parameters
     ----------
     quad : Quad
-        Holds all tiles.
+        The quad that contains all tiles.
     level : int
-        Counted from that quad.
+        Levels below that quad.
     tile_rows : int
     """
 
     def __init__(self, quad: Quad, level: int, tile_rows: int) -> None:
         self._quad, self._level, self._tile_rows = quad, level, tile_rows
         self._held: dict[int, np.ndarray] = {}
-        # The priority from which on a row falls through.
-        self._full_from = np.full(4**level, 2**32, np.int64)
+        # Rows of this priority or higher go to the level below.
+        self._limits = np.full(4**level, 2**32, np.int64)
 
     def sift(self, rows: np.ndarray) -> np.ndarray:
-        """Take what belongs to this level and return what falls through."""
-        places = self._quad.places(rows, self._level)
-        stays = priority(rows["row"]) < self._full_from[places]
-        fallen = [rows[~stays]]
-        for place, group in _groups(rows[stays], places[stays]):
-            held = np.concatenate([self._held[place], group]) if place in self._held else group
+        """Keep the rows that belong to this level, and return the rest."""
+        indices = self._quad.descendant_indices(rows, self._level)
+        stays = priority(rows["row"]) < self._limits[indices]
+        rest = [rows[~stays]]
+        for index, group in _groups(rows[stays], indices[stays]):
+            held = np.concatenate([self._held[index], group]) if index in self._held else group
             if len(held) >= self._tile_rows:
                 order = priority(held["row"])
                 best = np.argpartition(order, self._tile_rows - 1)
-                fallen.append(held[best[self._tile_rows :]])
+                rest.append(held[best[self._tile_rows :]])
                 best = best[: self._tile_rows]
                 held = held[best]
-                self._full_from[place] = order[best].max()
-            self._held[place] = held
-        return np.concatenate(fallen)
+                self._limits[index] = order[best].max()
+            self._held[index] = held
+        return np.concatenate(rest)
 
     def tiles(self) -> Iterator[Tile]:
         """Yield the tiles."""
-        for place in sorted(self._held):
-            rows = _in_order(self._held.pop(place))
-            yield Tile(self._quad.below(self._level, place), len(rows), [rows])
+        for index in sorted(self._held):
+            rows = _sort_by_priority(self._held.pop(index))
+            yield Tile(self._quad.descendant(self._level, index), len(rows), [rows])
 
 
-def _groups(rows: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the rows of each place that has any."""
-    order = np.argsort(places, kind="stable")
-    rows, places = rows[order], places[order]
-    edges = np.append(np.flatnonzero(np.diff(places, prepend=-1)), len(rows))
+def _groups(rows: np.ndarray, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each index (n,) that occurs, with its rows."""
+    order = np.argsort(indices, kind="stable")
+    rows, indices = rows[order], indices[order]
+    edges = np.append(np.flatnonzero(np.diff(indices, prepend=-1)), len(rows))
     for start, end in pairwise(edges):
-        yield int(places[start]), rows[start:end]
+        yield int(indices[start]), rows[start:end]
 
 
-def _fan_out(stock: RowStream, quad: Quad, upper: list[_Level], scratch: Path) -> dict[int, RowStream]:
-    """Let rows fall through some levels, and append those that do to a file for each quad below."""
+def _fan_out(stream: RowStream, quad: Quad, upper: list[_Level], scratch: Path) -> dict[int, RowStream]:
+    """Pass rows through some levels, and write the rest to a file for each quad below."""
     counts: dict[int, int] = {}
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         files: dict[int, Any] = {}
-        for rows in stock.read():
+        for rows in stream.read():
             for level in upper:
                 rows = level.sift(rows)
-            for place, group in _groups(rows, quad.places(rows, len(upper))):
-                if place not in files:
-                    files[place] = opened.enter_context(_file(scratch, quad, place).open("wb"))
-                files[place].write(group.data)
-                counts[place] = counts.get(place, 0) + len(group)
+            for index, group in _groups(rows, quad.descendant_indices(rows, len(upper))):
+                if index not in files:
+                    files[index] = stack.enter_context(_file(scratch, quad, index).open("wb"))
+                files[index].write(group.data)
+                counts[index] = counts.get(index, 0) + len(group)
     return {
-        place: RowStream.of_file(_file(scratch, quad, place), stock.dtype, counts[place]) for place in sorted(counts)
+        index: RowStream.from_file(_file(scratch, quad, index), stream.dtype, counts[index]) for index in sorted(counts)
     }
 
 
-def _file(scratch: Path, quad: Quad, place: int) -> Path:
-    return scratch / f"{quad.z}-{quad.x}-{quad.y}.{place}.rows"
+def _file(scratch: Path, quad: Quad, index: int) -> Path:
+    return scratch / f"{quad.z}-{quad.x}-{quad.y}.{index}.rows"

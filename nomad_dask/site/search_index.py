@@ -1,7 +1,7 @@
-"""The search index: for each word the rows that have it, cut in parts by the hash of the word.
+"""The search index: for each word the rows that have it, in chunks by the hash of the word.
 
-Words and rows are gathered in files by hash, and each file is put in order by itself. So no more is held than
-one batch of rows, or one file.
+Words and rows are collected in files by hash, and each file is sorted by itself. So memory holds at most one batch of
+rows, or one file.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nomad_dask.site.chunk_writer import Parts
+from nomad_dask.site.chunk_writer import ChunkWriter
 from nomad_dask.site.quantize import priority
-from nomad_dask.site.tokenizer import hashes, words_of
+from nomad_dask.site.tokenizer import find_words, hash_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows that the index tells of a word; how many have it is always told.
-MOST_ROWS = 10_000
-_FILES = 256
-_PART_BYTES = 96 << 10
-_MOST_PARTS = 1 << 16
-# Entries to gather before they are written: in few large pieces.
-_HELD_BYTES = 64 << 20
+# Maximum number of rows listed for a word; the number of rows that have it is always exact.
+MAX_ROWS = 10_000
+_N_FILES = 256
+_CHUNK_BYTES = 96 << 10
+_MAX_CHUNKS = 1 << 16
+# Bytes to collect before they are written to the files.
+_BUFFER_BYTES = 64 << 20
 
 
-class Index:
-    """Gathers the words of rows, then writes the index. A context, which closes its files.
+class SearchIndex:
+    """Collects the words of rows, then writes the index. A context manager that closes its files.
 
     Parameters
     ----------
     scratch : Path
-        Directory for files, which are removed again.
+        Directory for temporary files.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -43,20 +43,20 @@ class Index:
 
         self._scratch = scratch
         self._schema = pa.schema([("word", pa.string()), ("rows", pa.list_(pa.uint32())), ("n", pa.uint32())])
-        self._held: list[pa.Table] = []
-        self._held_bytes = 0
-        self._sizes = np.zeros(_FILES, np.int64)
+        self._buffer: list[pa.Table] = []
+        self._buffer_bytes = 0
+        self._sizes = np.zeros(_N_FILES, np.int64)
         self._files = ExitStack()
         self._streams: dict[int, Any] = {}
 
-    def __enter__(self) -> Index:
+    def __enter__(self) -> SearchIndex:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._files.close()
 
     def add(self, first: int, texts: list[pa.Array]) -> None:
-        """Gather the words of some rows.
+        """Collect the words of some rows.
 
         Parameters
         ----------
@@ -65,51 +65,50 @@ class Index:
         texts : list of pyarrow.Array
             Columns of strings, equally long.
         """
-        vocabulary, codes, rows = words_of(texts)
-        table = _listed(vocabulary, codes, first + rows, np.bincount(codes, minlength=len(vocabulary)))
-        self._held.append(table)
-        self._held_bytes += table.nbytes
-        if self._held_bytes > _HELD_BYTES:
+        vocabulary, codes, rows = find_words(texts)
+        table = _make_table(vocabulary, codes, first + rows, np.bincount(codes, minlength=len(vocabulary)))
+        self._buffer.append(table)
+        self._buffer_bytes += table.nbytes
+        if self._buffer_bytes > _BUFFER_BYTES:
             self._spill()
 
-    def write(self, parts: Parts, advance: Callable[[int], None] = lambda done: None) -> int:
-        """Write the parts ``search/h`` and return how many there are, those without words included.
+    def write(self, writer: ChunkWriter, on_progress: Callable[[int], None] = lambda done: None) -> int:
+        """Write the chunks ``search/h`` and return their number, including those without words.
 
         Parameters
         ----------
-        parts : Parts
-        advance : callable
-            Told the files done so far, of 256.
+        writer : ChunkWriter
+        on_progress : callable
+            Called with the number of files done so far, of 256.
         """
         self._spill()
         self._files.close()
-        n_parts = 1
-        while n_parts < min(_MOST_PARTS, self._sizes.sum() / _PART_BYTES):
-            n_parts *= 2
-        groups = min(n_parts, _FILES)
+        n_chunks = 1
+        while n_chunks < min(_MAX_CHUNKS, self._sizes.sum() / _CHUNK_BYTES):
+            n_chunks *= 2
+        groups = min(n_chunks, _N_FILES)
         for group in range(groups):
-            files = range(group, _FILES, groups)
+            files = range(group, _N_FILES, groups)
             table = self._read(files)
-            of_part = hashes(table.column("word").combine_chunks()) % np.uint32(n_parts)
-            for part in range(group, n_parts, groups):
-                chosen = np.flatnonzero(of_part == part)
-                parts.write_table(f"search/{part}", table.take(chosen))
-            advance((group + 1) * len(files))
-        return n_parts
+            chunk_of_word = hash_words(table.column("word").combine_chunks()) % np.uint32(n_chunks)
+            for chunk in range(group, n_chunks, groups):
+                writer.write_table(f"search/{chunk}", table.take(np.flatnonzero(chunk_of_word == chunk)))
+            on_progress((group + 1) * len(files))
+        return n_chunks
 
     def _spill(self) -> None:
-        """Write what is held to the files."""
+        """Write the buffer to the files."""
         import pyarrow as pa
 
-        if not self._held:
+        if not self._buffer:
             return
-        table = pa.concat_tables(self._held).combine_chunks()
-        self._held, self._held_bytes = [], 0
-        of_file = hashes(table.column("word").combine_chunks()) % np.uint32(_FILES)
-        order = np.argsort(of_file, kind="stable")
+        table = pa.concat_tables(self._buffer).combine_chunks()
+        self._buffer, self._buffer_bytes = [], 0
+        file_of_word = hash_words(table.column("word").combine_chunks()) % np.uint32(_N_FILES)
+        order = np.argsort(file_of_word, kind="stable")
         table = table.take(order)
-        ends = np.cumsum(np.bincount(of_file, minlength=_FILES))
-        for number in range(_FILES):
+        ends = np.cumsum(np.bincount(file_of_word, minlength=_N_FILES))
+        for number in range(_N_FILES):
             start = int(ends[number - 1]) if number else 0
             piece = table.slice(start, int(ends[number]) - start)
             if piece.num_rows:
@@ -120,7 +119,7 @@ class Index:
                 self._sizes[number] += piece.nbytes
 
     def _read(self, files: range) -> pa.Table:
-        """Return the words of some files in order, each once, with their first rows by priority."""
+        """Return the words of some files in order, without duplicates, with their first rows by priority."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -136,38 +135,38 @@ class Index:
         words = table.column("word").combine_chunks().dictionary_encode()
         lists = table.column("rows").combine_chunks()
         by_name = pc.sort_indices(words.dictionary).to_numpy()
-        of_entry = np.argsort(by_name)[words.indices.to_numpy()]
-        counts = np.bincount(of_entry, table.column("n").to_numpy(), len(by_name)).astype(np.int64)
-        codes = np.repeat(of_entry, np.diff(lists.offsets.to_numpy()))
+        code_of_entry = np.argsort(by_name)[words.indices.to_numpy()]
+        counts = np.bincount(code_of_entry, table.column("n").to_numpy(), len(by_name)).astype(np.int64)
+        codes = np.repeat(code_of_entry, np.diff(lists.offsets.to_numpy()))
         rows = lists.flatten().to_numpy().astype(np.int64)
         order = np.argsort((codes << 32) | priority(rows))
-        return _listed(words.dictionary.take(by_name), codes[order], rows[order], counts)
+        return _make_table(words.dictionary.take(by_name), codes[order], rows[order], counts)
 
     def _file(self, number: int) -> Path:
         return self._scratch / f"{number}.words"
 
 
-def _listed(words: pa.Array, codes: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> pa.Table:
-    """Return words with their rows.
+def _make_table(words: pa.Array, codes: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> pa.Table:
+    """Return a table of words with their rows.
 
     Parameters
     ----------
     words : pyarrow.Array
     codes, rows : ndarray of int64 (n,)
-        Which word each row has, sorted by word.
-    counts : ndarray of int64, as long as `words`
-        How many rows have each word in all. Words that no row has are left out.
+        Pairs of a word and a row that has it, sorted by word.
+    counts : ndarray of int64 (len(words),)
+        Number of rows that have each word. Words without rows are left out.
     """
     import pyarrow as pa
 
     lengths = np.bincount(codes, minlength=len(words))
-    if lengths.max(initial=0) > MOST_ROWS:
+    if lengths.max(initial=0) > MAX_ROWS:
         order = np.argsort((codes << 32) | priority(rows))
         codes, rows = codes[order], rows[order]
         rank = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = rows[rank < MOST_ROWS]
-        lengths = np.minimum(lengths, MOST_ROWS)
-    found = np.flatnonzero(lengths)
-    offsets = np.concatenate([[0], np.cumsum(lengths[found])]).astype(np.int32)
+        rows = rows[rank < MAX_ROWS]
+        lengths = np.minimum(lengths, MAX_ROWS)
+    used = np.flatnonzero(lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths[used])]).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.uint32)))
-    return pa.table({"word": words.take(pa.array(found)), "rows": lists, "n": counts[found].astype(np.uint32)})
+    return pa.table({"word": words.take(pa.array(used)), "rows": lists, "n": counts[used].astype(np.uint32)})

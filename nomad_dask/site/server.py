@@ -1,4 +1,4 @@
-"""A web server for a site, for the person who started it: on the loopback address only."""
+"""A local web server for a site, on the loopback address only."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _HOST = "127.0.0.1"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder, which may still be empty, until it is told to end.
+    """Serves a folder, which may still be empty, until it is stopped.
 
     Parameters
     ----------
     folder : Path
     port : int
-        0 takes a free one.
+        0 for any free port.
 
     Raises
     ------
     InputError
-        The port is in use, or may not be used.
+        The port is in use, or not permitted.
     """
 
     daemon_threads = True
@@ -36,8 +36,8 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((_HOST, port), partial(_Handler, directory=str(folder)))
         except OSError as error:
-            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise InputError(f"Port {port} of {_HOST} {why}: give another, or none for a free one.") from error
+            problem = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise InputError(f"Port {port} of {_HOST} {problem}: use another, or none for a free one.") from error
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report the error of a request, unless the browser has only closed its connection early."""
@@ -46,14 +46,14 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """What to open in a browser."""
+        """The address to open in a browser."""
         return f"http://{_HOST}:{self.server_address[1]}/"
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Gives files and no lists of folders, to pages of this address only."""
+    """Serves files but no directory listings, to pages of this address only."""
 
-    # What the system says of these types may be anything, and a script of another type is not run.
+    # Not the types of the system, which may be wrong: browsers do not run a script of another type.
     extensions_map = {  # noqa: RUF012 - as in the base class
         ".html": "text/html; charset=utf-8",
         ".js": "text/javascript; charset=utf-8",
@@ -65,7 +65,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self) -> Any:
         port = self.connection.getsockname()[1]
-        # Another page could reach a map through a name that it lets point here.
+        # Another site could read the map through a host name that resolves to this address.
         if self.headers.get("Host") not in (f"{_HOST}:{port}", f"localhost:{port}"):
             self.send_error(HTTPStatus.FORBIDDEN)
             return None
@@ -80,4 +80,4 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as in the base class
-        """Say nothing: nobody reads a line for each tile."""
+        """Write nothing: a line for each tile would be noise."""

@@ -136,7 +136,7 @@ def test_frequent_values_are_found_among_more_than_are_held():
     for start in range(0, 2_000_000, 100_000):
         rare = [f"rare {start + i}" for i in range(80_000)]
         arrays.append(pa.array(rare + [often[i] for i in (20 * rng.random(20_000) ** 2).astype(int)]))
-    counted = count_values(lambda: iter(arrays), 10, most_values=50_000)
+    counted = count_values(lambda: iter(arrays), 10, max_values=50_000)
     expected = Counter(v for a in arrays for v in a.to_pylist() if v.startswith("often")).most_common(10)
     assert counted is not None
     assert list(counted.labels) == expected
@@ -145,5 +145,5 @@ def test_frequent_values_are_found_among_more_than_are_held():
 
 def test_counting_gives_up_on_text_that_differs():
     values = pa.array([str(i) for i in range(100_000)])
-    assert count_values(lambda: iter([values] * 3), 255, give_up=1_000) is None
-    assert count_values(lambda: iter([values[:1_000]] * 3), 255, give_up=1_000) is not None
+    assert count_values(lambda: iter([values] * 3), 255, max_distinct=1_000) is None
+    assert count_values(lambda: iter([values[:1_000]] * 3), 255, max_distinct=1_000) is not None

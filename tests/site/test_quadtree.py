@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from nomad_dask.site.export import export
-from nomad_dask.site.quadtree import Quad, RowStream, row_type, tiles
-from nomad_dask.site.quantize import DEEPEST, Extent, priority
+from nomad_dask.site.quadtree import Quad, RowStream, build_tiles, row_type
+from nomad_dask.site.quantize import MAX_LEVEL, Extent, priority
 from tests.helpers import site_maps as sites
 from tests.helpers.site_maps import write_map
 
@@ -34,7 +34,7 @@ def check_tiles(site: Path, x: np.ndarray, y: np.ndarray) -> None:
         rows = tile.column("row").to_numpy()
         seen.append(rows)
         assert index[z, i, j] == len(rows) > 0
-        assert len(rows) <= about["tile_rows"] or z == DEEPEST
+        assert len(rows) <= about["tile_rows"] or z == MAX_LEVEL
         if z:
             parent = z - 1, i // 2, j // 2
             assert index[parent] == about["tile_rows"]
@@ -85,10 +85,10 @@ def by_hand(rows: np.ndarray, tile_rows: int) -> dict[Quad, list[int]]:
     """Drop rows one by one, the first first, into the first tile with room."""
     held: dict[Quad, list[int]] = {}
     for row in rows[np.argsort(priority(rows["row"]))]:
-        for z in range(DEEPEST + 1):
+        for z in range(MAX_LEVEL + 1):
             quad = Quad(z, int(row["x"]) >> (39 - z), int(row["y"]) >> (39 - z))
             tile = held.setdefault(quad, [])
-            if len(tile) < tile_rows or z == DEEPEST:
+            if len(tile) < tile_rows or z == MAX_LEVEL:
                 tile.append(int(row["row"]))
                 break
     return held
@@ -112,9 +112,9 @@ def test_the_tree_is_that_of_rows_dropped_one_by_one(tmp_path_factory, seed, n, 
     rows["c.0"] = rows["x"] % 251
     scratch = tmp_path_factory.mktemp("scratch")
     batch = int(rng.integers(1, n + 1))
-    stock = RowStream(n, rows.dtype, lambda: (rows[i : i + batch] for i in range(0, n, batch)))
+    stream = RowStream(n, rows.dtype, lambda: (rows[i : i + batch] for i in range(0, n, batch)))
     found = {}
-    for tile in tiles(stock, Quad(0, 0, 0), tile_rows, scratch, memory_rows):
+    for tile in build_tiles(stream, Quad(0, 0, 0), tile_rows, scratch, memory_rows):
         held = np.concatenate(list(tile.rows))
         assert len(held) == tile.n
         np.testing.assert_array_equal(held, rows[held["row"]])
@@ -186,8 +186,8 @@ def test_points_that_are_all_equal(tmp_path, memory_rows):
     made = export(path, tmp_path / "s", tile_rows=100, memory_rows=memory_rows)
     check_tiles(tmp_path / "s", x, y)
     index = sites.index(tmp_path / "s")
-    assert made.levels == DEEPEST + 1 == len(index)
-    assert max(index.values()) == 3_000 - DEEPEST * 100
+    assert made.levels == MAX_LEVEL + 1 == len(index)
+    assert max(index.values()) == 3_000 - MAX_LEVEL * 100
 
 
 def test_one_point(tmp_path):
@@ -216,7 +216,7 @@ def test_the_grid_is_in_its_bounds_and_in_order(origin, side, shares):
     assert all(a <= b for a, b in itertools.pairwise(steps.tolist()))
 
 
-def test_colours_of_the_tiles_are_those_of_the_map(blobs, tmp_path):
+def test_colors_of_the_tiles_are_those_of_the_map(blobs, tmp_path):
     export(blobs, tmp_path / "s", tile_rows=512, memory_rows=2_000)
     about, given_ = sites.about(tmp_path / "s"), pq.read_table(blobs)
     columns = {c["name"]: c for c in about["columns"]}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nomad_dask.site import search_index
 from nomad_dask.site.export import export
 from nomad_dask.site.quantize import priority
-from nomad_dask.site.tokenizer import casefold_nfkc, hashes
+from nomad_dask.site.tokenizer import casefold_nfkc, hash_words
 from tests.helpers import site_maps as sites
 from tests.helpers.site_maps import write_map
 
@@ -107,9 +107,9 @@ def test_parts_of_text_have_the_rows_that_the_site_tells(blobs, tmp_path):
 
 
 def test_spilled_often_and_cut_short_the_index_is_the_same(blobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_index, "_HELD_BYTES", 1)
-    monkeypatch.setattr(search_index, "MOST_ROWS", 300)
-    monkeypatch.setattr(search_index, "_PART_BYTES", 700)
+    monkeypatch.setattr(search_index, "_BUFFER_BYTES", 1)
+    monkeypatch.setattr(search_index, "MAX_ROWS", 300)
+    monkeypatch.setattr(search_index, "_CHUNK_BYTES", 700)
     monkeypatch.setattr("nomad_dask.site.row_text._BATCH_BYTES", 40_000)
     export(blobs, tmp_path / "s")
     assert sites.about(tmp_path / "s")["search"]["parts"] > 256
@@ -231,7 +231,7 @@ def test_text_of_any_arrow_type(tmp_path, kind):
 
 def test_hashes_are_fnv1a():
     words = ["", "a", "foobar", "é", "日本", "👍👍", "x" * 64]
-    assert hashes(pa.array(["skipped", *words])[1:]).tolist() == [fnv1a(word) for word in words]
+    assert hash_words(pa.array(["skipped", *words])[1:]).tolist() == [fnv1a(word) for word in words]
     assert fnv1a("foobar") == 0xBF9CF968  # from the FNV reference code
 
 

@@ -25,7 +25,7 @@ def demo(folder: Path, device: str, quiet: bool) -> None:
     """Make a map of real text that every machine has: the docstrings of what is installed."""
     output.check_plotting()
 
-    from nomad_dask.demo import run_demo
+    from nomad_dask.demo.run import run_demo
 
     with output.show_progress(quiet) as emit:
         result = run_demo(folder, device=device, emit=emit)

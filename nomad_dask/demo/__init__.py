@@ -1,0 +1,1 @@
+"""The demonstration: a map of the documentation that every Python installation has."""

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: typed events. Progress bars, logs and callbacks listen to these."""
+"""The events that a run reports, for progress bars, logs and callbacks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Event:
 
 @dataclass(frozen=True)
 class ClusterJoined(Event):
-    """The run has its workers.
+    """The run is connected to its workers.
 
     Attributes
     ----------
     workers : int
-        How many there are.
+        Number of workers.
     dashboard : str or None
-        Address of Dask's dashboard, where there is one.
+        Address of the Dask dashboard, if there is one.
     """
 
     workers: int
@@ -33,16 +33,16 @@ class ClusterJoined(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage begins.
+    """A stage starts.
 
     Attributes
     ----------
     stage : str
         Its name, such as ``"neighbors"``.
     total : int
-        Units of work in it.
+        Number of units of work.
     unit : str
-        What is counted: ``"rows"``, ``"epochs"``.
+        Name of the units, such as ``"rows"`` or ``"epochs"``.
     """
 
     stage: str
@@ -52,7 +52,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True)
 class StageAdvanced(Event):
-    """A stage has done `done` of its units, counted from its beginning."""
+    """A stage has completed `done` of its units, counted from its start."""
 
     stage: str
     done: int
@@ -60,7 +60,7 @@ class StageAdvanced(Event):
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A stage has ended after `seconds`; `resumed` tells that its artifacts were there already."""
+    """A stage has ended after `seconds`; `resumed` is True if its artifacts were already in the workspace."""
 
     stage: str
     seconds: float
@@ -69,17 +69,17 @@ class StageFinished(Event):
 
 @dataclass(frozen=True)
 class ShardPlaced(Event):
-    """The layout of a shard begins.
+    """The layout of a shard starts on a worker.
 
     Attributes
     ----------
     shard : int
     worker : str
-        Address of the worker that lays it out.
+        Address of the worker.
     device : str
         ``"CPU"``, or the GPU's number in CUDA_VISIBLE_DEVICES, name and UUID.
     rows : int
-        Rows of the shard.
+        Number of rows of the shard.
     """
 
     shard: int
@@ -90,14 +90,14 @@ class ShardPlaced(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """One epoch of the layout is done on every shard.
+    """One epoch of the layout is completed on every shard.
 
     Attributes
     ----------
     epoch, n_epochs : int
-        Epochs done so far, and in all.
+        Number of epochs completed, and in total.
     loss : float or None
-        Mean loss per row (algorithm: −Σ p log q / n + log(Z/n)); None in epochs that do not measure it.
+        Mean loss per row, −Σ p log q / n + log(Z/n); None in epochs that do not compute it.
     exchanged_bytes : int
         Bytes of cell summaries sent to and from the shards in this epoch.
     """
@@ -110,19 +110,19 @@ class EpochDone(Event):
 
 @dataclass(frozen=True, eq=False)
 class LayoutSnapshot(Event):
-    """Where some rows are during the layout; told only when a listener asks for it, see `SnapshotRequest`.
+    """Positions of a sample of the rows during the layout, for listeners with a `SnapshotRequest`.
 
-    The rows are the same throughout a run: every so many-th of the rows in the order of their cells, so that each
-    part of the map has its share.
+    The rows are the same throughout a run. They are evenly spaced in the order of the cells, so that each part of the
+    map is represented in proportion to its rows.
 
     Attributes
     ----------
     epoch, n_epochs : int
-        Epochs done so far, and in all.
+        Number of epochs completed, and in total.
     n_rows : int
-        Rows of the whole map.
+        Number of rows of the whole map.
     rows : ndarray of int64 (k,)
-        Numbers of the rows in the input.
+        Indices of the rows in the input.
     positions : ndarray of float32 (k, n_components)
     """
 
@@ -142,14 +142,14 @@ class CheckpointWritten(Event):
 
 @dataclass(frozen=True)
 class WorkerLost(Event):
-    """A worker went away; its shards are taken up elsewhere from the last checkpoint."""
+    """A worker was lost; its shards resume on other workers from the last checkpoint."""
 
     address: str
 
 
 @dataclass(frozen=True)
 class Measured(Event):
-    """A figure worth reporting, such as the recall of the neighbour search."""
+    """A measured quantity, such as the recall of the neighbor search."""
 
     name: str
     value: float
@@ -184,18 +184,18 @@ def combined_snapshot_request(listeners: Iterable[Emit]) -> SnapshotRequest | No
 
 
 def fan_out(listeners: Iterable[Emit]) -> Emit:
-    """Return one listener that tells all `listeners`, in order."""
-    all_of_them = tuple(listeners)
+    """Return one listener that calls all `listeners`, in order."""
+    targets = tuple(listeners)
 
     def emit(event: Event) -> None:
-        for listener in all_of_them:
-            listener(event)
+        for target in targets:
+            target(event)
 
     return emit
 
 
 def prefix_coarse_events(emit: Emit) -> Emit:
-    """Return a listener that tells the stages of the coarse map by other names than those of the whole."""
+    """Return a listener that passes on the stages of the coarse map with the prefix "coarse" in their names."""
 
     def inner(event: Event) -> None:
         if isinstance(event, StageStarted):

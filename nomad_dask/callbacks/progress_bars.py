@@ -1,4 +1,4 @@
-"""Progress on a terminal, or plain lines in a log: listeners to the events of a run."""
+"""Progress bars on a terminal, or plain lines in a log, from the events of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,28 +26,28 @@ from nomad_dask.callbacks.events import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-# A bar that ends sooner than this tells nobody anything, so it is taken away.
-SHORTEST_BAR = 1.0
+# Bars of shorter stages, in seconds, are removed when they end.
+MIN_BAR_SECONDS = 1.0
 
 
 @contextmanager
 def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Iterator[Emit]:
-    """Give a listener that shows a run's progress while the context lasts.
+    """Yield a listener that shows the progress of a run until the context ends.
 
-    On a terminal every stage has a bar with its rate and the time left; stages shorter than a second leave
-    none. Anywhere else nothing is written, or one line a stage when `verbose`.
+    On a terminal every stage has a bar with its rate and the remaining time; bars of stages shorter than a second are
+    removed. Elsewhere nothing is written, or one line per stage with `verbose`.
 
     Parameters
     ----------
     stream : text file, optional
         Where to write; standard error by default.
     verbose : bool
-        Also write one line for every stage that ended and every figure measured.
+        Also write one line for every finished stage and every measured quantity.
 
     Yields
     ------
     Emit
-        The listener, for any number of stages, also side by side.
+        The listener; stages may overlap.
     """
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():
@@ -61,7 +61,7 @@ def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Ite
 
 @contextmanager
 def stage_progress(emit: Emit, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Tell a listener of one stage: its beginning, and its end when nothing went wrong.
+    """Emit the start of a stage and, unless an error is raised, its end.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def stage_progress(emit: Emit, name: str, total: int, unit: str) -> Iterator[Cal
     Yields
     ------
     callable
-        To be told the units done so far.
+        To be called with the number of units completed so far.
     """
     emit(StageStarted(name, total, unit))
-    began = time.monotonic()
+    start = time.monotonic()
     yield lambda done: emit(StageAdvanced(name, done))
-    emit(StageFinished(name, time.monotonic() - began))
+    emit(StageFinished(name, time.monotonic() - start))
 
 
 def _nothing(event: Event) -> None:
@@ -85,26 +85,25 @@ def _nothing(event: Event) -> None:
 
 
 @dataclass
-class _ProgressState:
-    """What is known of a running stage."""
+class _RunningStage:
+    """A running stage."""
 
     total: int
     unit: str
-    began: float = field(default_factory=time.monotonic)
 
 
 class _Lines:
-    """Writes a line for every stage that ended and every figure measured."""
+    """Writes a line for every finished stage and every measured quantity."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._running: dict[str, _ProgressState] = {}
+        self._running: dict[str, _RunningStage] = {}
         self._last_epoch: EpochDone | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case StageStarted(stage, total, unit):
-                self._running[stage] = _ProgressState(total, unit)
+                self._running[stage] = _RunningStage(total, unit)
                 self._last_epoch = None
             case StageFinished(stage, _, True):
                 self._running.pop(stage, None)
@@ -125,13 +124,13 @@ class _Lines:
                 pass
 
     def _summary(self, stage: str, seconds: float) -> str:
-        figures = self._running.pop(stage, None)
-        if figures is None:
+        running = self._running.pop(stage, None)
+        if running is None:
             return f"{stage}: {seconds:.2f} s"
-        line = f"{stage}: {figures.total:,} {figures.unit} in {seconds:.2f} s"
+        line = f"{stage}: {running.total:,} {running.unit} in {seconds:.2f} s"
         if seconds > 0:
-            line += f" ({_rate(figures.total / seconds)} {figures.unit}/s)"
-        if figures.unit == "epochs" and self._last_epoch is not None:
+            line += f" ({_rate(running.total / seconds)} {running.unit}/s)"
+        if running.unit == "epochs" and self._last_epoch is not None:
             if self._last_epoch.loss is not None:
                 line += f", loss {self._last_epoch.loss:.4f}"
             line += f", {self._last_epoch.exchanged_bytes:,} bytes exchanged an epoch"
@@ -172,7 +171,7 @@ class _Bars:
     def _finish(self, task: TaskID, seconds: float, resumed: bool) -> None:
         if task == self._epochs:
             self._epochs = None
-        if resumed or seconds < SHORTEST_BAR:
+        if resumed or seconds < MIN_BAR_SECONDS:
             self._progress.remove_task(task)
             return
         total = next(t.total for t in self._progress.tasks if t.id == task)
@@ -200,12 +199,12 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    # Results go to standard output while the bars are up: it must not be caught.
+    # Results are written to standard output while the bars are shown, so it must not be redirected.
     console = Console(file=stream, force_terminal=True)
     with Progress(*columns, console=console, redirect_stdout=False, refresh_per_second=5) as progress:
         yield progress
 
 
 def _rate(value: float) -> str:
-    """Write a rate with three figures or without decimals."""
+    """Format a rate with three significant digits, or without decimals."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

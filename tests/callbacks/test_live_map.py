@@ -1,4 +1,4 @@
-"""The map while it is made: in a real kernel, in a real browser, on a real terminal."""
+"""The live map in a real kernel, in a real browser, and on a real terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from nomad_dask.callbacks import (
     WorkerLost,
 )
 from nomad_dask.callbacks import live as live_package
-from nomad_dask.callbacks.live.frames import BYTES_A_SECOND, MOST_SENT, frame_of, seconds_between
+from nomad_dask.callbacks.live.frames import BYTES_PER_SECOND, MAX_SENT_POINTS, make_frame, seconds_between
 from nomad_dask.callbacks.live.progress_state import ProgressState
 from nomad_dask.errors import InputError
 from tests.helpers.browser import Page, missing, served
@@ -71,7 +71,7 @@ print(nomad.diagnostics_["loss"])
 
 @pytest.fixture(scope="module")
 def jupyter() -> Iterator[tuple[Kernel, dict[str, Any]]]:
-    """A kernel in which a map was made with a LiveMap, and what the cell gave."""
+    """A kernel in which a map was made with a LiveMap, and the reply of the cell."""
     with kernel() as running:
         done = running.run(START)
         assert done["status"] == "ok", done
@@ -213,7 +213,7 @@ def seen(positions: np.ndarray, n_rows: int = 10**6) -> LayoutSnapshot:
 
 @given(arrays.arrays(np.float32, st.tuples(st.integers(0, 30), st.integers(2, 3)), elements=st.floats(width=32)))
 def test_points_are_where_they_are(positions):
-    frame, data = frame_of(seen(positions), (200, 200), "light")
+    frame, data = make_frame(seen(positions), (200, 200), "light")
     with np.errstate(all="ignore"):
         plane = positions[np.isfinite(positions[:, :2]).all(axis=1), :2].astype(np.float64)
     pairs = np.frombuffer(data, "<u2").reshape(-1, 2)
@@ -227,18 +227,18 @@ def test_points_are_where_they_are(positions):
 
 
 def test_many_points_are_a_picture():
-    positions = np.random.default_rng(0).normal(size=(MOST_SENT + 1, 2)).astype(np.float32)
-    frame, data = frame_of(seen(positions), (300, 240), "dark")
-    assert (frame["kind"], frame["n_points"]) == ("png", MOST_SENT + 1)
+    positions = np.random.default_rng(0).normal(size=(MAX_SENT_POINTS + 1, 2)).astype(np.float32)
+    frame, data = make_frame(seen(positions), (300, 240), "dark")
+    assert (frame["kind"], frame["n_points"]) == ("png", MAX_SENT_POINTS + 1)
     picture = Image.open(io.BytesIO(data))
     assert picture.size == (300, 240)
     assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
-    assert len(data) < MOST_SENT
+    assert len(data) < MAX_SENT_POINTS
 
 
-@pytest.mark.parametrize("max_points", [1, 1000, 200_000, MOST_SENT, 2_000_000])
+@pytest.mark.parametrize("max_points", [1, 1000, 200_000, MAX_SENT_POINTS, 2_000_000])
 def test_less_is_sent_than_a_server_lets_through(max_points):
-    assert seconds_between(max_points) >= min(4 * max_points, 400_000) / BYTES_A_SECOND
+    assert seconds_between(max_points) >= min(4 * max_points, 400_000) / BYTES_PER_SECOND
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ return found;
 
 
 def lit(page: Page, width: int) -> np.ndarray:
-    """Return the places (n, 2) of the pixels that are not empty."""
+    """Return the positions (n, 2) of the pixels that are not empty."""
     found = np.array(page.run(LIT), int)
     return np.column_stack([found % width, found // width])
 
@@ -348,7 +348,7 @@ def test_the_view_in_a_browser(jupyter, page, tmp_path):
 
         page.run("put('figures', arguments[0])", state["figures"] | {"dashboard": "http://127.0.0.1:1/status"})
         assert page.one(".nomad-live a").get_attribute("href") == "http://127.0.0.1:1/status"
-        frame, data = frame_of(seen(np.zeros((MOST_SENT + 1, 2), np.float32)), (width, height), "dark")
+        frame, data = make_frame(seen(np.zeros((MAX_SENT_POINTS + 1, 2), np.float32)), (width, height), "dark")
         page.run("put('frame', arguments[0]); put('data', arguments[1])", frame, base64.b64encode(data).decode())
         page.wait(lambda: len(lit(page, width)) == width * height)
         assert page.text(".nomad-map .nomad-label") == "epoch 3 of 9, 250,001 of 1,000,000 points"

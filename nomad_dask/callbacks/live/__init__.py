@@ -1,4 +1,4 @@
-"""The map while it is made, in a notebook: the layout as it grows, and what the run tells."""
+"""A live view of a fit in a notebook: the layout as it develops, and the progress of the run."""
 
 from nomad_dask.callbacks.live.live_map import LiveMap
 

@@ -1,4 +1,4 @@
-"""`LiveMap`: a callback that shows a fit while it goes on."""
+"""`LiveMap`: a callback that shows a fit while it runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, LayoutSnapshot, SnapshotRequest, StageStarted
-from nomad_dask.callbacks.live.frames import frame_of, seconds_between
+from nomad_dask.callbacks.live.frames import make_frame, seconds_between
 from nomad_dask.callbacks.live.progress_state import ProgressState
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.errors import InputError
 
 MAX_POINTS = 2_000_000
-# Figures are sent this often, at most.
-_EVERY_SECONDS = 0.25
+# Minimum time between two updates of the progress.
+_UPDATE_SECONDS = 0.25
 
 
 class LiveMap:
-    """Shows a fit while it goes on: the layout as it grows, stages, loss, workers.
+    """Shows a fit while it runs: the layout as it develops, stages, loss, workers.
 
-    In a notebook it is a widget under the cell that fits. In a terminal it is the progress bars, and no positions
-    are asked for. It changes nothing in the map.
+    In a notebook it is a widget below the running cell. In a terminal it shows progress bars, and requests no
+    positions. It does not change the map.
 
     Parameters
     ----------
@@ -35,12 +35,13 @@ class LiveMap:
     size : tuple of int, default=(560, 480)
         Width and height of the picture in pixels.
     theme : {'dark', 'light'}, default='light'
-        Of pictures of more than 250,000 points, which the kernel draws; fewer take the notebook's.
+        Theme of pictures of more than 250,000 points, which the kernel draws. Fewer points have the theme of the
+        notebook.
 
     Attributes
     ----------
     widget : anywidget.AnyWidget or None
-        What is shown, once a fit has begun in a notebook; show it anywhere else, too.
+        The widget, once a fit has started in a notebook. It can be displayed in other cells too.
 
     Raises
     ------
@@ -69,11 +70,11 @@ class LiveMap:
         if not interval >= 0:
             raise InputError(f"interval={interval!r} is out of range: use a number of seconds, 0 or more.")
         if theme not in THEMES:
-            raise InputError(f"theme={theme!r} is not accepted: give 'dark' or 'light'.")
+            raise InputError(f"theme={theme!r} is not accepted: use 'dark' or 'light'.")
         self._settings = (max_points, interval, size, theme)
         self.max_points, self.interval, self.size, self.theme = self._settings
         self.widget: Any = None
-        self._figures = ProgressState()
+        self._progress = ProgressState()
         self._bars: Emit | None = None
         self._closing = ExitStack()
         self._sent = 0.0
@@ -83,7 +84,7 @@ class LiveMap:
         return f"LiveMap({settings})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A clone of an estimator has a view of its own.
+        # The callbacks of a cloned estimator are copies, each with its own widget.
         return LiveMap, self._settings
 
     @property
@@ -94,53 +95,53 @@ class LiveMap:
         return SnapshotRequest(max(self.interval, seconds_between(self.max_points)), self.max_points)
 
     def __enter__(self) -> Self:
-        """Begin to show a fit."""
-        self._figures, self._sent, self.widget, self._bars = ProgressState(), 0.0, None, None
+        """Start to show a fit."""
+        self._progress, self._sent, self.widget, self._bars = ProgressState(), 0.0, None, None
         if not _in_notebook():
             self._bars = self._closing.enter_context(progress_bars())
             return self
         from nomad_dask.callbacks.live.widget import live_widget
 
-        self.widget = live_widget(self._figures.as_dict(), self.size)
+        self.widget = live_widget(self._progress.as_dict(), self.size)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Show how the fit ended."""
+        """Show the outcome of the fit."""
         self._closing.close()
         if self.widget is None:
             return
         stopped = isinstance(error, KeyboardInterrupt)
-        self._figures.state = "finished" if error is None else "stopped" if stopped else "failed"
-        self._figures.said = "" if error is None else str(error) or type(error).__name__
+        self._progress.state = "finished" if error is None else "stopped" if stopped else "failed"
+        self._progress.said = "" if error is None else str(error) or type(error).__name__
         self._send()
 
     def __call__(self, event: Event) -> None:
-        """Take in an event, and show it."""
+        """Record an event and show it."""
         if self._bars is not None:
             self._bars(event)
             return
-        self._figures(event)
+        self._progress(event)
         if self.widget is None:
             return
         if isinstance(event, ClusterJoined) and event.dashboard is not None:
             sys.stdout.write(f"Dask dashboard: {event.dashboard}\n")
         if isinstance(event, LayoutSnapshot):
-            frame, data = frame_of(event, self.size, self.theme)
+            frame, data = make_frame(event, self.size, self.theme)
             with self.widget.hold_sync():
                 self.widget.frame, self.widget.data = frame, data
             self._send()
-        elif isinstance(event, StageStarted) or time.monotonic() - self._sent > _EVERY_SECONDS:
+        elif isinstance(event, StageStarted) or time.monotonic() - self._sent > _UPDATE_SECONDS:
             self._send()
 
     def _send(self) -> None:
-        self.widget.figures = self._figures.as_dict()
+        self.widget.figures = self._progress.as_dict()
         self._sent = time.monotonic()
 
 
 def _in_notebook() -> bool:
-    """Return whether this is a Jupyter kernel, to which IPython is no stranger: nothing is imported to find out."""
+    """Return whether this is a Jupyter kernel, without importing anything: a kernel has already imported IPython."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None

@@ -1,4 +1,4 @@
-"""What is known of a running fit, gathered from its events."""
+"""The progress of a running fit, collected from its events."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ from nomad_dask.callbacks.events import (
     WorkerLost,
 )
 
-# Rates are those of the last seconds: the first epochs compile kernels.
+# Rates are means of the last seconds, because the first epochs compile kernels.
 _RATE_SECONDS = 10.0
-_MOST_LOSSES = 500
+_MAX_LOSSES = 500
 
 
 @dataclass
 class _Stage:
-    """A stage, and how far it was at some recent moments."""
+    """A stage, with its progress at recent times."""
 
     name: str
     unit: str
     total: int
-    began: float
     done: int = 0
     seconds: float | None = None
     resumed: bool = False
-    moments: deque[tuple[float, int]] = field(default_factory=deque)
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def advance(self, now: float, done: int) -> None:
         self.done = done
-        self.moments.append((now, done))
-        while now - self.moments[0][0] > _RATE_SECONDS and len(self.moments) > 2:
-            self.moments.popleft()
+        self.samples.append((now, done))
+        while now - self.samples[0][0] > _RATE_SECONDS and len(self.samples) > 2:
+            self.samples.popleft()
 
     def rate(self) -> float | None:
-        """Return units a second, None when not known yet."""
+        """Return the units per second; None if it is not known yet."""
         if self.seconds is not None:
             return self.total / self.seconds if self.seconds > 0 and not self.resumed else None
-        before, at = (self.moments[0], self.moments[-1]) if len(self.moments) > 1 else ((self.began, 0), (0.0, 0))
-        passed = at[0] - before[0]
-        return (at[1] - before[1]) / passed if passed > 0 and at[1] > before[1] else None
+        if len(self.samples) < 2:
+            return None
+        (first_time, first_done), (last_time, last_done) = self.samples[0], self.samples[-1]
+        elapsed = last_time - first_time
+        return (last_done - first_done) / elapsed if elapsed > 0 and last_done > first_done else None
 
     def as_dict(self) -> dict[str, Any]:
         rate, ended = self.rate(), self.seconds is not None
@@ -67,10 +68,10 @@ class _Stage:
 
 
 class ProgressState:
-    """A listener that gathers what people want to see of a fit."""
+    """A listener that collects what a live view shows."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self._stages: dict[str, _Stage] = {}
         self._shards: dict[int, ShardPlaced] = {}
         self._losses: list[tuple[int, float]] = []
@@ -82,17 +83,17 @@ class ProgressState:
         self.said = ""
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Record an event."""
         now = time.monotonic()
         match event:
             case ClusterJoined(_, dashboard):
                 self.dashboard = dashboard
             case StageStarted(stage, total, unit):
-                self._stages[stage] = _Stage(stage, unit, total, now)
+                self._stages[stage] = _Stage(stage, unit, total)
             case StageAdvanced(stage, done) if stage in self._stages:
                 self._stages[stage].advance(now, done)
             case StageFinished(stage, seconds, resumed):
-                ended = self._stages.setdefault(stage, _Stage(stage, "", 0, now))
+                ended = self._stages.setdefault(stage, _Stage(stage, "", 0))
                 ended.seconds, ended.resumed = seconds, resumed
             case ShardPlaced():
                 self._shards[event.shard] = event
@@ -108,28 +109,28 @@ class ProgressState:
                 pass
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all figures as plain values, which JSON has."""
+        """Return the progress as values that JSON has."""
         layout = self._stages.get("layout")
-        epochs = None if layout is None or layout.resumed else layout.rate()
-        every = -(-len(self._losses) // _MOST_LOSSES) or 1
-        losses = self._losses[::every]
+        epoch_rate = None if layout is None or layout.resumed else layout.rate()
+        step = -(-len(self._losses) // _MAX_LOSSES) or 1
+        losses = self._losses[::step]
         if self._losses and losses[-1] != self._losses[-1]:
             losses = [*losses, self._losses[-1]]
         return {
             "state": self.state,
             "said": self.said,
-            "seconds": time.monotonic() - self._began,
+            "seconds": time.monotonic() - self._start,
             "stages": [stage.as_dict() for stage in self._stages.values()],
             "epoch": None if self._epoch is None else list(self._epoch),
             "losses": [list(pair) for pair in losses],
             "measured": dict(self._measured),
-            "workers": self._workers(epochs),
+            "workers": self._workers(epoch_rate),
             "lost": list(self._lost),
             "dashboard": self.dashboard,
         }
 
-    def _workers(self, epochs: float | None) -> list[dict[str, Any]]:
-        """Return the workers of the layout: their shards, and the rows that each moves in a second."""
+    def _workers(self, epoch_rate: float | None) -> list[dict[str, Any]]:
+        """Return the workers of the layout, with their shards and rows per second."""
         workers: dict[str, dict[str, Any]] = {}
         for _, placed in sorted(self._shards.items()):
             worker = workers.setdefault(
@@ -137,4 +138,4 @@ class ProgressState:
             )
             worker["shards"].append(placed.shard)
             worker["rows"] += placed.rows
-        return [w | {"rate": None if epochs is None else w["rows"] * epochs} for w in workers.values()]
+        return [w | {"rate": None if epoch_rate is None else w["rows"] * epoch_rate} for w in workers.values()]

@@ -1,4 +1,4 @@
-"""The widget of `LiveMap`: its traits are what the browser shows."""
+"""The widget of `LiveMap`, whose traits are sent to the browser."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from nomad_dask.errors import InputError
 
 
-def live_widget(figures: dict[str, Any], size: tuple[int, int]) -> Any:
-    """Return a widget, shown under the running cell.
+def live_widget(progress: dict[str, Any], size: tuple[int, int]) -> Any:
+    """Return a widget, displayed below the running cell.
 
-    Its traits are `figures` (see `Figures.as_dict`), `frame` and `data` (see `frame_of`), and `size`.
+    Its traits are `figures` (see `ProgressState.as_dict`), `frame` and `data` (see `make_frame`), and `size`.
 
     Parameters
     ----------
-    figures : dict
-        To begin with.
+    progress : dict
+        Initial value of `figures`.
     size : tuple of int
         Width and height of the picture in pixels.
 
@@ -33,19 +33,19 @@ def live_widget(figures: dict[str, Any], size: tuple[int, int]) -> Any:
         raise InputError(
             f"LiveMap needs anywidget, which cannot be imported ({error}): pip install 'nomad-dask[notebook]'."
         ) from error
-    here = files("nomad_dask.callbacks.live")
+    folder = files("nomad_dask.callbacks.live")
 
     class LiveWidget(anywidget.AnyWidget):
-        """A map that grows."""
+        """A map during its layout."""
 
-        _esm = (here / "live.js").read_text(encoding="utf-8")
-        _css = (here / "live.css").read_text(encoding="utf-8")
+        _esm = (folder / "live.js").read_text(encoding="utf-8")
+        _css = (folder / "live.css").read_text(encoding="utf-8")
         figures = traitlets.Dict().tag(sync=True)
         frame = traitlets.Dict().tag(sync=True)
         data = traitlets.Bytes().tag(sync=True)
         size: Any = traitlets.List().tag(sync=True)
 
-    widget = LiveWidget(figures=figures, size=list(size))
+    widget = LiveWidget(figures=progress, size=list(size))
     show: Any = display.display
     show(widget)
     return widget

@@ -1,4 +1,4 @@
-"""The command line: `nomad-dask`. Every command only reads its options and calls the room that does the work.
+"""The command line: `nomad-dask`. Every command reads its options and calls the package that does the work.
 
 Exit codes: 0 done, 2 wrong use or bad input, 3 not enough memory or disk, 4 interrupted, 1 anything else.
 Results go to standard output, progress and errors to standard error.
@@ -27,7 +27,7 @@ from nomad_dask.errors import Interrupted, NomadError, NomadWarning
 
 
 class _Commands(click.Group):
-    """Turns what a command raises into one message and an exit code."""
+    """Reports the error of a command as one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         warnings.showwarning = _show_warning
@@ -36,14 +36,14 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except NomadError as error:
-            _say(ctx, error, str(error))
+            _report(ctx, error, str(error))
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt as stop:
-            _say(ctx, stop, "Stopped.")
+        except KeyboardInterrupt as error:
+            _report(ctx, error, "Stopped.")
             ctx.exit(Interrupted.exit_code)
-        except Exception as error:  # noqa: BLE001 - the last one who can tell the user in one line
+        except Exception as error:  # noqa: BLE001 - the last place to report it in one line
             hint = "" if VERBOSE in ctx.meta else " This was not expected; -v shows where it comes from."
-            _say(ctx, error, f"{type(error).__name__}: {error}.{hint}")
+            _report(ctx, error, f"{type(error).__name__}: {error}.{hint}")
             ctx.exit(NomadError.exit_code)
 
 
@@ -58,14 +58,15 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Write our own warnings as one line, without the code they come from."""
+    """Write the warnings of this package as one line, without their source code."""
     if issubclass(category, NomadWarning):
         click.echo(f"Warning: {message}", err=True)
     else:
         _show_python_warning(message, category, filename, lineno, file, line)
 
 
-def _say(ctx: click.Context, error: BaseException, message: str) -> None:
+def _report(ctx: click.Context, error: BaseException, message: str) -> None:
+    """Write a message to standard error, after the traceback with ``-v``."""
     if VERBOSE in ctx.meta:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     click.echo(f"Error: {message}", err=True)
@@ -82,7 +83,7 @@ for command in (fit, status, score, plot, view, export, plan, demo):
 
 
 def main() -> None:
-    """Run the command line; ends the process."""
-    # A job that is told to end stops as cleanly as one that is interrupted.
+    """Run the command line and end the process."""
+    # SIGTERM stops a job as cleanly as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cli(prog_name="nomad-dask")

@@ -1,4 +1,4 @@
-"""``nomad-dask demo``: a map of the documentation of Python and what is installed."""
+"""``nomad-dask demo``: a map of the documentation of Python and the installed packages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nomad_dask.cli import options, output
     type=click.Path(path_type=Path),
     default="demo",
     show_default=True,
-    help="Where the files go.",
+    help="Directory for the files.",
 )
 @options.device_option
 @options.quiet_option
 @options.verbose_option
 def demo(folder: Path, device: str, quiet: bool) -> None:
-    """Make a map of real text that every machine has: the docstrings of what is installed."""
+    """Make a map of real text that every machine has: the docstrings of the installed packages."""
     output.check_plotting()
 
     from nomad_dask.demo.run import run_demo

@@ -29,13 +29,13 @@ def site_options(command: options.Command) -> options.Command:
         type=click.IntRange(min=1),
         default=16_384,
         show_default=True,
-        help="Points that are loaded at once.",
+        help="Number of points that the page loads at once.",
     )(command)
-    command = click.option("--title", help="Name of the page; by default that of the file.")(command)
+    command = click.option("--title", help="Title of the page; by default the name of the file.")(command)
     for option, text in (
-        ("--search", "Columns whose words can be searched; by default all text."),
-        ("--hover", "Columns to show beside a point; by default all that were kept."),
-        ("--color", "Columns to colour by; by default numbers, booleans, the cell, and text of few different values."),
+        ("--search", "Columns to search; by default all text."),
+        ("--hover", "Columns to show beside a point; by default all columns."),
+        ("--color", "Columns to color by; by default numbers, booleans, the cell, and text with few different values."),
     ):
         command = click.option(option, callback=options.read_names, metavar="A,B", help=text)(command)
     return command
@@ -47,22 +47,22 @@ def site_options(command: options.Command) -> options.Command:
     "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder."
 )
 @site_options
-@click.option("--overwrite", is_flag=True, help="Replace a site that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing site.")
 @options.quiet_option
 @options.json_option
 @options.verbose_option
 def export(
-    map: Path,  # noqa: A002 - what the user calls it
+    map: Path,  # noqa: A002 - the name in the help
     folder: Path,
     site: SiteOptions,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write MAP, which `fit` wrote, as a folder of static files: a page to look, zoom and search in.
+    """Write MAP, the output of `fit`, as a folder of static files: a page to zoom and search in.
 
-    The page needs no server: open DIR/index.html, or put the folder on any web host. Takes up to 2 GB of memory,
-    however large the map is.
+    The page needs no server: open DIR/index.html, or copy the folder to any web host. Uses up to 2 GB of memory for
+    maps of any size.
     """
     from nomad_dask.site.export import export as write_site
 

@@ -52,7 +52,7 @@ class FitOptions:
     "metadata_columns",
     callback=shared.read_names,
     metavar="A,B",
-    help="Columns of the input to carry to the map.",
+    help="Columns of the input to copy to the map.",
 )
 @method_options
 @shared.device_option
@@ -63,24 +63,24 @@ class FitOptions:
     type=click.IntRange(min=1),
     help="Worker processes of the embedded cluster.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler to use instead.")
+@click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler to use instead.")
 @click.option(
     "--scheduler-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file in which a running Dask scheduler has written its address.",
+    help="File in which a running Dask scheduler has written its address.",
 )
 @shared.memory_option
 @click.option(
     "--workspace",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory for what the stages make, kept afterwards. Without it MAP.parquet.nomad, removed when "
-    "the map is done. The same run takes up what is there.",
+    help="Directory for the artifacts of the stages, which is kept. By default MAP.parquet.nomad, which is removed "
+    "when the map is finished. The same run resumes from it.",
 )
-@click.option("--keep-stages", is_flag=True, help="Keep in the workspace what no later stage needs, too.")
-@click.option("--resume", is_flag=True, help="Insist that the workspace holds a run to take up.")
-@click.option("--overwrite", is_flag=True, help="Replace output that exists, and a workspace of another run.")
+@click.option("--keep-stages", is_flag=True, help="Keep artifacts in the workspace that no later stage needs.")
+@click.option("--resume", is_flag=True, help="Fail if the workspace has no run to resume.")
+@click.option("--overwrite", is_flag=True, help="Replace existing output, and a workspace of another run.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Also draw the map.")
 @shared.quiet_option
 @shared.json_option
@@ -89,7 +89,7 @@ class FitOptions:
 def fit(params: Params, options: FitOptions) -> None:
     """Lay out the vectors of INPUT as a map: a .npy or Parquet file, a Zarr array, a directory, a pattern or a URL.
 
-    Writes one row for each row of INPUT, in its order: x, y, the cell, and the columns to keep.
+    Writes one row for each row of INPUT, in the same order: x, y, the cell, and the metadata columns.
     """
     if options.plot is not None:
         output.check_picture(options.plot, options.overwrite)

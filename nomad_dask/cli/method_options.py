@@ -45,7 +45,7 @@ def method_options(command: Command) -> Command:
         "assignments",
         metavar="NAME=VALUE",
         multiple=True,
-        help=f"Any other setting of the method, may be given several times: {others}.",
+        help=f"Any other parameter of the method; can be used several times: {others}.",
     )(decorated)
     for names, parameter, kind in reversed(_OPTIONS):
         default = defaults[parameter]
@@ -76,9 +76,9 @@ def read_params(given: dict[str, Any], assignments: Sequence[str]) -> Params:
         name, separator, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not separator:
-            raise InputError(f"--set {text!r} is not accepted: give NAME=VALUE, such as --set momentum=0.9.")
+            raise InputError(f"--set {text!r} is not accepted: use NAME=VALUE, such as --set momentum=0.9.")
         if name not in names:
-            raise InputError(f"--set {text!r}: there is no setting {name!r}. {suggest(name, names)}")
+            raise InputError(f"--set {text!r}: there is no parameter {name!r}. {suggest(name, names)}")
         if name in values:
             raise InputError(f"{name} is given twice: leave out --set {text!r} or the other.")
         values[name] = _parse(value.strip())

@@ -42,7 +42,7 @@ def input_options(command: Command) -> Command:
     command = click.option(
         "--column",
         metavar="NAME",
-        help="Column that holds the vectors; found by itself when only one can be it.",
+        help="Column of the vectors; by default the only column that can hold them.",
     )(command)
     return click.argument("input", metavar="INPUT")(command)
 
@@ -60,7 +60,7 @@ def verbose_option(command: Command) -> Command:
         is_flag=True,
         expose_value=False,
         callback=store,
-        help="Write a line for every stage, and where an error comes from.",
+        help="Write a line for every stage, and the traceback of an error.",
     )(command)
 
 
@@ -81,7 +81,7 @@ def device_option(command: Command) -> Command:
         type=click.Choice(["auto", "cpu", "gpu"]),
         default="auto",
         show_default=True,
-        help="Where to compute; auto takes the GPU where one works.",
+        help="Where to compute; auto uses a GPU if one works.",
     )(command)
 
 
@@ -99,7 +99,7 @@ def memory_option(command: Command) -> Command:
         "memory_limit",
         callback=read,
         metavar="SIZE",
-        help="Memory that each process may use, such as 2GB; by default what the machine or its control group has.",
+        help="Memory for each process, such as 2GB; by default the memory of the machine or its control group.",
     )(command)
 
 
@@ -107,7 +107,7 @@ def read_size(ctx: click.Context, parameter: click.Parameter, value: str) -> tup
     """Read width and height, such as ``1200x1000``."""
     width, _, height = value.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise click.BadParameter(f"{value!r} is not a size: give width and height, such as 1200x1000.")
+        raise click.BadParameter(f"{value!r} is not a size: use width and height, such as 1200x1000.")
     return int(width), int(height)
 
 
@@ -121,4 +121,4 @@ def read_whole_numbers(ctx: click.Context, parameter: click.Parameter, value: st
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not accepted: give whole numbers, such as 10,15,50.") from error
+        raise click.BadParameter(f"{value!r} is not accepted: use whole numbers, such as 10,15,50.") from error

@@ -43,7 +43,7 @@ def check_picture(path: Path, overwrite: bool) -> None:
     from nomad_dask.pipeline.setup import check_output
 
     if path.suffix.lower() not in (".png", ".svg"):
-        raise InputError(f"{path} is not accepted: pictures are PNG or SVG, give a name ending in .png or .svg.")
+        raise InputError(f"{path} is not accepted: pictures are PNG or SVG, use a name ending in .png or .svg.")
     check_output(path, overwrite)
     check_plotting()
 

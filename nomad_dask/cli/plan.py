@@ -1,4 +1,4 @@
-"""``nomad-dask plan``: what a run would do and need."""
+"""``nomad-dask plan``: the stages of a run, and the memory, disk and time that it needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PlanOptions:
     as_json: bool
 
 
-@click.command(short_help="Say what fit would do and need.")
+@click.command(short_help="Show what fit would do and need.")
 @shared.input_options
 @method_options
 @click.option(
@@ -36,18 +36,18 @@ class PlanOptions:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Worker processes to plan for.",
+    help="Number of worker processes.",
 )
 @shared.memory_option
 @shared.device_option
-@click.option("--no-time", is_flag=True, help="Do not estimate the time, for which a few rows are mapped.")
+@click.option("--no-time", is_flag=True, help="Do not estimate the time, which makes a small map.")
 @shared.json_option
 @shared.verbose_option
 @shared.grouped("options", PlanOptions)
 def plan(params: Params, options: PlanOptions) -> None:
-    """Say what `fit` would do with INPUT and what it needs, and do nothing of it.
+    """Show what `fit` would do with INPUT and which resources it needs, without doing it.
 
-    Ends with exit code 3 when this machine has too little memory, or the working directory too little disk.
+    Exits with code 3 if this machine has too little memory, or the working directory too little disk space.
     """
     from nomad_dask.pipeline.resources import estimate_resources
     from nomad_dask.planning.feasibility import check_resources

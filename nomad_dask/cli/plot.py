@@ -33,11 +33,11 @@ class PlotOptions:
     type=click.Path(path_type=Path),
     required=True,
     metavar="PICTURE",
-    help="The picture, a .png or .svg.",
+    help="The picture, a .png or .svg file.",
 )
-@click.option("--color", metavar="COLUMN", help="Column of the map, categories or numbers; density without it.")
-@click.option("--labels", metavar="COLUMN", help="Column of names to write where most of their points are.")
-@click.option("--label-text", metavar="COLUMN", help="Column of text: label parts of the map with their own words.")
+@click.option("--color", metavar="COLUMN", help="Column of categories or numbers; density by default.")
+@click.option("--labels", metavar="COLUMN", help="Column of names, written at the densest part of their points.")
+@click.option("--label-text", metavar="COLUMN", help="Column of text: label parts of the map with their typical words.")
 @click.option(
     "--size",
     callback=shared.read_size,
@@ -48,20 +48,20 @@ class PlotOptions:
 )
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
 @click.option("--title", help="Text above the map.")
-@click.option("--legend/--no-legend", default=True, show_default=True, help="Explain the colours.")
-@click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
+@click.option("--legend/--no-legend", default=True, show_default=True, help="Draw a legend of the colors.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing picture.")
 @shared.verbose_option
 @shared.grouped("options", PlotOptions)
 def plot(
-    map: Path,  # noqa: A002 - what the user calls it
+    map: Path,  # noqa: A002 - the name in the help
     output: Path,
     options: PlotOptions,
     overwrite: bool,
 ) -> None:
-    """Draw MAP, which `fit` wrote, as a PNG, or as an SVG with text as text."""
+    """Draw MAP, the output of `fit`, as a PNG, or as an SVG with text as text."""
     check_picture(output, overwrite)
     if options.labels is not None and options.label_text is not None:
-        raise InputError("Labels are taken from one column: give --labels or --label-text, not both.")
+        raise InputError("Labels come from one column: use --labels or --label-text, not both.")
 
     from nomad_dask import maps
 

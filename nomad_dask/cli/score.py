@@ -1,4 +1,4 @@
-"""``nomad-dask score``: how well a map keeps what is near and far in the data."""
+"""``nomad-dask score``: how well a map preserves the neighbors and distances of the data."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class ScoreOptions:
 @click.command(short_help="Score a map against the vectors it was made from.")
 @shared.input_options
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
-@click.option("--label", metavar="COLUMN", help="Column of the map or of INPUT whose labels neighbours should share.")
+@click.option("--label", metavar="COLUMN", help="Column of the map or of INPUT, with labels that neighbors share.")
 @click.option(
     "--k",
     callback=shared.read_whole_numbers,
     default="10,15,50",
     show_default=True,
     metavar="A,B",
-    help="Neighbourhood sizes.",
+    help="Neighborhood sizes.",
 )
-@click.option("--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows to measure.")
+@click.option("--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of rows.")
 @click.option(
     "--random-state",
     "--seed",
@@ -50,21 +50,21 @@ class ScoreOptions:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Chooses those rows.",
+    help="Seed for the choice of the rows.",
 )
 @shared.quiet_option
 @shared.json_option
 @shared.verbose_option
 @shared.grouped("options", ScoreOptions)
 def score(
-    input: str,  # noqa: A002 - what the user calls it
+    input: str,  # noqa: A002 - the name in the help
     map: Path,  # noqa: A002
     options: ScoreOptions,
 ) -> None:
     """Score MAP against the vectors of INPUT that it was made from.
 
-    NP@k is the share of a row's k nearest rows that the map keeps, RTA how often the map tells rightly
-    which of two random rows is nearer, each with its 95 % confidence interval.
+    NP@k is the share of a row's k nearest neighbors that the map preserves, RTA how often the map agrees with the
+    data on which of two random rows is nearer, each with its 95 % confidence interval.
     """
     from nomad_dask import metrics
     from nomad_dask.maps import read_map

@@ -1,4 +1,4 @@
-"""``nomad-dask status``: how far a run is."""
+"""``nomad-dask status``: the progress of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 from nomad_dask.cli import options, output
 
 
-@click.command(short_help="Say how far a run is.")
+@click.command(short_help="Show the progress of a run.")
 @click.argument("workspace", type=click.Path(path_type=Path), metavar="WORKSPACE")
-@click.option("--quick", is_flag=True, help="Look at the sizes of the files only, not at their content.")
+@click.option("--quick", is_flag=True, help="Check only the sizes of the files, not their content.")
 @options.json_option
 @options.verbose_option
 def status(workspace: Path, quick: bool, as_json: bool) -> None:
-    """Say how far the run in WORKSPACE is, what it measured, what is damaged, and how to go on.
+    """Show the progress of the run in WORKSPACE, its measurements, damaged files, and how to resume it.
 
-    Changes nothing, and may be asked while the run goes on.
+    Changes nothing, and can be used while the run is in progress.
     """
     from nomad_dask.pipeline.status import read_status
     from nomad_dask.pipeline.status_text import format_status

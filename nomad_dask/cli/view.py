@@ -23,20 +23,20 @@ from nomad_dask.errors import InputError
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for the site, kept afterwards. Without it the site is removed at the end.",
+    help="Folder for the site, which is kept. By default the site is removed at the end.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Where to listen, on 127.0.0.1 only; a free one by default.",
+    help="Port of the server, on 127.0.0.1 only; by default a free one.",
 )
 @site_options
-@click.option("--overwrite", is_flag=True, help="Replace a site that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing site.")
 @options.quiet_option
 @options.verbose_option
 def view(
-    map: Path,  # noqa: A002 - what the user calls it
+    map: Path,  # noqa: A002 - the name in the help
     output: Path | None,
     port: int,
     site: SiteOptions,
@@ -45,7 +45,7 @@ def view(
 ) -> None:
     """Write MAP as a site, as `export` does, and serve it until Ctrl-C. Prints the address to open.
 
-    MAP may also be a folder that `export` wrote: it is served as it is.
+    MAP may also be a folder written by `export`, which is served unchanged.
     """
     from nomad_dask.site.server import Server
 
@@ -57,7 +57,7 @@ def view(
             folder = output
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nomad-dask-"))) / "site"
-        # Before the work, so that a port in use is an error at once.
+        # Started before the work, so that a port in use is reported at once.
         server = stack.enter_context(Server(folder, port))
         if not map.is_dir():
             from nomad_dask.site.export import export
@@ -80,6 +80,6 @@ def _check_site(folder: Path, *, to_be_written: bool) -> None:
     from nomad_dask.site.atomic_folder import is_site
 
     if not is_site(folder):
-        raise InputError(f"The folder {str(folder)!r} holds no site: give a map, or a folder that 'export' wrote.")
+        raise InputError(f"The folder {str(folder)!r} holds no site: use a map, or a folder written by 'export'.")
     if to_be_written:
-        raise InputError(f"{str(folder)!r} is a site that is written already: give the map to write another one.")
+        raise InputError(f"{str(folder)!r} is already a site: use the map to write another one.")

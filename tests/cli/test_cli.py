@@ -1,4 +1,4 @@
-"""The command line: what it writes, how it ends, and what it says when the input is bad."""
+"""The command line: output, exit codes, and messages for bad input."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return command
 
 
-# What works
+# Success
 
 
 def test_fit_writes_a_row_for_each_row_and_prints_the_paths(
@@ -196,7 +196,7 @@ def test_help_is_cheap_and_has_every_setting(call: Call) -> None:
         assert name.removeprefix("n_") in words, name
 
 
-# What does not
+# Failure
 
 
 def npy(path: Path, array: np.ndarray, pickled: bool = False) -> Path:
@@ -270,8 +270,8 @@ def assert_refused(ended: tuple[int, str, str], said: str) -> None:
         (["--seed", "-1"], "random_state=-1 is out of range"),
         (["--epochs", "many"], "'many' is not a valid integer"),
         (["--metric", "cosin"], "'cosin' is not one of 'euclidean', 'cosine'"),
-        (["--set", "mometum=0.5"], "no setting 'mometum'.*Did you mean 'momentum'"),
-        (["--set", "momentum"], "give NAME=VALUE"),
+        (["--set", "mometum=0.5"], "no parameter 'mometum'.*Did you mean 'momentum'"),
+        (["--set", "momentum"], "use NAME=VALUE"),
         (["--set", "momentum=2"], "momentum=2 is out of range"),
         (["--set", "cross_shard_attraction=maybe"], "cross_shard_attraction='maybe'.*True or False"),
         (["--set", "repulsion_method=means", "--set", "repulsion_method=field"], "repulsion_method is given twice"),
@@ -329,17 +329,17 @@ def test_overwrite_replaces(call: Call, data: Path, tmp_path: Path) -> None:
 
 
 def test_a_workspace_of_another_run_is_refused(call: Call, data: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home.nomad"
-    first = call("fit", data, "-o", tmp_path / "a.parquet", "--workspace", home, "--epochs", 5)
+    workspace = tmp_path / "workspace.nomad"
+    first = call("fit", data, "-o", tmp_path / "a.parquet", "--workspace", workspace, "--epochs", 5)
     assert first[0] == 0, first[2]
-    other = call("fit", data, "-o", tmp_path / "b.parquet", "--workspace", home, "--epochs", 6)
+    other = call("fit", data, "-o", tmp_path / "b.parquet", "--workspace", workspace, "--epochs", 6)
     assert_refused(other, r"belongs to another run .*n_epochs: 5 in the workspace, 6 requested")
-    home = tmp_path / "photos"
-    home.mkdir()
-    (home / "holiday.jpg").write_text("precious")
-    mine = call("fit", data, "-o", tmp_path / "b.parquet", "--workspace", home, "--overwrite")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_text("precious")
+    mine = call("fit", data, "-o", tmp_path / "b.parquet", "--workspace", photos, "--overwrite")
     assert_refused(mine, "neither empty nor a workspace")
-    assert (home / "holiday.jpg").read_text() == "precious"
+    assert (photos / "holiday.jpg").read_text() == "precious"
 
 
 def test_a_scheduler_that_does_not_answer_or_has_no_workers_is_refused(
@@ -379,12 +379,12 @@ def test_score_and_plot_refuse_what_is_no_map_of_the_input(
         (["score", data, short], r"short\.npy"),
         (["score", short, path], r"600.*50|50.*600"),
         (["score", data, path, "--label", "gruop"], "no column 'gruop'.*Did you mean 'group'"),
-        (["score", data, path, "--k", "5,x"], "'5,x' is not accepted: give whole numbers"),
+        (["score", data, path, "--k", "5,x"], "'5,x' is not accepted: use whole numbers"),
         (["score", data, path, "--k", "0"], "k=0 is out of range"),
         (["plot", tmp_path / "no.parquet", "-o", picture], r"no\.parquet"),
         (["plot", path, "-o", picture, "--color", "grup"], "no column 'grup'.*Did you mean 'group'"),
         (["plot", path, "-o", picture, "--size", "big"], "'big' is not a size"),
-        (["plot", path, "-o", picture, "--size", "3x3"], "out of range: give width and height"),
+        (["plot", path, "-o", picture, "--size", "3x3"], "out of range: use a width and height"),
         (["plot", path, "-o", tmp_path / "p.gif"], r"p\.gif.*\.png or \.svg"),
         (["plot", path, "-o", picture, "--labels", "grup"], "no column 'grup'.*Did you mean 'group'"),
         (["plot", path, "-o", picture, "--label-text", "nmae"], "no column 'nmae'.*Did you mean 'name'"),
@@ -442,9 +442,9 @@ def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(
     child = subprocess.Popen(
         [PROGRAM, *command, "-v"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    home = tmp_path / "map.parquet.nomad"
+    workspace = tmp_path / "map.parquet.nomad"
     deadline = time.monotonic() + 120
-    while "neighbors" not in stages(home):
+    while "neighbors" not in stages(workspace):
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -455,7 +455,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(
     message = err.splitlines()[-1]
     assert message.startswith("Error: Stopped. Completed work is kept in map.parquet.nomad. Go on with: ")
     assert not (tmp_path / "map.parquet").exists()
-    assert {"sample", "cells", "shards", "neighbors"} <= stages(home)
+    assert {"sample", "cells", "shards", "neighbors"} <= stages(workspace)
 
     program, *again = shlex.split(message.partition("Go on with: ")[2])
     assert Path(program).name == "nomad-dask"

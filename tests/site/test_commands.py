@@ -138,7 +138,7 @@ def test_view_of_a_port_that_is_taken_names_it_before_the_work(blobs, site, tmp_
 
 
 def test_view_refuses(blobs, site, tmp_path):
-    refused(run("view", tmp_path), "holds no site: give a map, or a folder that 'export' wrote")
-    refused(run("view", site, "--color", "group"), "is a site that is written already")
+    refused(run("view", tmp_path), "holds no site: use a map, or a folder written by 'export'")
+    refused(run("view", site, "--color", "group"), "is already a site")
     refused(run("view", blobs, "--port", 70_000), "70000 is not in the range")
     refused(run("view", blobs, "-o", site), "already holds a site")

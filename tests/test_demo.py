@@ -1,4 +1,4 @@
-"""The corpus of the demonstration: what is read, what is left out, and what is written."""
+"""The demonstration: the docstrings that it reads, the vectors, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -203,28 +203,28 @@ def test_the_command_maps_scores_draws_and_reuses_the_embeddings(
         assert (end.value.code, err) == (0, "")
         return out.splitlines()
 
-    said = run()
+    lines = run()
     paths = [
-        tmp_path / line.split()[1] for line in said if line.startswith(("embeddings ", "map ", "picture ", "page "))
+        tmp_path / line.split()[1] for line in lines if line.startswith(("embeddings ", "map ", "picture ", "page "))
     ]
     vectors, map_path, picture, page = paths
     assert sorted((tmp_path / "demo").iterdir()) == sorted([vectors, map_path, picture, page.parent])
-    (address,) = (line.strip() for line in said if line.startswith("  file://"))
+    (address,) = (line.strip() for line in lines if line.startswith("  file://"))
     assert Path(url2pathname(urlsplit(address).path)) == page.resolve()
     assert {"index.html", "site.js", "tiles", "text", "search"} <= {p.name for p in page.parent.iterdir()}
     made, given = pq.read_table(map_path), pq.read_table(vectors)
     assert made.column_names == ["x", "y", "cell", "name", "package", "kind", "text"]
     assert made.column("name").equals(given.column("name"))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    (accuracy,) = (line for line in said if line.startswith("label accuracy"))
+    (accuracy,) = (line for line in lines if line.startswith("label accuracy"))
     assert float(accuracy.split()[2]) > 0.8  # of two packages, one with two in five items
     before = vectors.stat().st_mtime_ns
-    assert run() == said
+    assert run() == lines
     assert vectors.stat().st_mtime_ns == before
     assert pq.read_table(map_path).equals(made)
 
     # What it proposes to try next works as it stands.
-    proposed = [shlex.split(line)[1:] for line in said if line.startswith("  nomad-dask ")]
+    proposed = [shlex.split(line)[1:] for line in lines if line.startswith("  nomad-dask ")]
     assert [words[0] for words in proposed] == ["plot", "score", "fit"]
     for words in proposed:
         monkeypatch.setattr(sys, "argv", ["nomad-dask", *words])

@@ -1,4 +1,4 @@
-"""The benchmark of sites runs, and counts what is there."""
+"""The benchmark of sites runs, and counts the files that it writes."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_less_is_sent_than_a_server_lets_through(max_points):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"max_points": 0}, "max_points=0 is out of range: use a whole number from 1 to 2,000,000"),
         ({"max_points": 3_000_000}, "max_points=3000000"),
@@ -251,12 +251,12 @@ def test_less_is_sent_than_a_server_lets_through(max_points):
         ({"theme": "drak"}, "theme='drak'"),
     ],
 )
-def test_wrong_arguments(wrong, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_wrong_arguments(wrong, message):
+    with pytest.raises(InputError, match=re.escape(message)):
         LiveMap(**wrong)
 
 
-def test_a_copy_has_a_view_of_its_own():
+def test_a_copy_has_its_own_view():
     live = LiveMap(max_points=5, interval=2.0, size=(300, 200), theme="dark")
     for copy in (clone(NomadProjection(callbacks=[live])).callbacks[0], pickle.loads(pickle.dumps(live))):
         assert copy is not live
@@ -305,7 +305,7 @@ def lit(page: Page, width: int) -> np.ndarray:
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_the_view_in_a_browser(jupyter, page, tmp_path):
-    """What the kernel sent is shown: points where they are, figures as text, and changes as they come."""
+    """The data from the kernel is shown: points at their positions, figures as text, and updates."""
     running, _ = jupyter
     state = {name: live_widgets(running)[0][1][name] for name in ("figures", "frame", "size", "data")}
     state["figures"] = state["figures"] | {"lost": [EVIL], "said": EVIL, "dashboard": f"javascript:{EVIL}"}
@@ -336,7 +336,7 @@ def test_the_view_in_a_browser(jupyter, page, tmp_path):
         assert page.all(".nomad-live a, .nomad-live img") == []
         assert page.run("return document.title") == ""
 
-        # Zoomed in at a place, what is there stays there, and the rest moves away from it.
+        # Zooming in keeps the point under the pointer in place, and moves all others away from it.
         left, top, shown = page.run(BOX)
         pointer = (at[0] * shown / width).round()
         page.wheel(left + pointer[0], top + pointer[1], -400)

@@ -122,16 +122,16 @@ def test_a_log_gets_a_line_a_stage_with_its_figures() -> None:
 
 
 def test_a_stage_that_fails_is_never_said_to_be_finished() -> None:
-    heard: list[Event] = []
-    with stage_progress(heard.append, "score", 10, "rows") as advance:
+    events: list[Event] = []
+    with stage_progress(events.append, "score", 10, "rows") as advance:
         advance(4)
-    started, advanced, finished = heard
+    started, advanced, finished = events
     assert started == StageStarted("score", 10, "rows")
     assert advanced == StageAdvanced("score", 4)
     assert isinstance(finished, StageFinished)
     assert finished.stage == "score"
     assert finished.seconds >= 0
-    heard.clear()
-    with pytest.raises(ZeroDivisionError), stage_progress(heard.append, "score", 10, "rows"):
+    events.clear()
+    with pytest.raises(ZeroDivisionError), stage_progress(events.append, "score", 10, "rows"):
         raise ZeroDivisionError
-    assert heard == [started]
+    assert events == [started]

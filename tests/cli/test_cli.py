@@ -144,14 +144,14 @@ def test_score_of_a_map_with_labels_kept_or_in_the_input(
 def test_plot_writes_labels(call: Call, fitted: tuple[Path, object], tmp_path: Path) -> None:
     from xml.etree import ElementTree
 
-    for option, column, said in [
+    for option, column, texts in [
         ("--labels", "group", {f"group {i}" for i in range(4)}),
         ("--label-text", "name", {"row"}),
     ]:
         picture = tmp_path / f"{column}.svg"
         assert call("plot", fitted[0], "-o", picture, option, column) == (0, f"{picture}\n", "")
         found = ElementTree.parse(picture).getroot().iter("{http://www.w3.org/2000/svg}text")
-        assert {text.text for text in found} == said
+        assert {text.text for text in found} == texts
 
 
 @pytest.mark.parametrize("color", [None, "group", "cell"])
@@ -238,26 +238,26 @@ BAD_FILES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
 
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_bad_files_are_refused(call: Call, data: Path, tmp_path: Path, case: str) -> None:
-    make, said = BAD_FILES[case]
+    make, message = BAD_FILES[case]
     path = make(tmp_path, data)
     before = sorted(tmp_path.iterdir())
-    assert_refused(call("fit", path, "-o", tmp_path / "map.parquet"), said)
+    assert_refused(call("fit", path, "-o", tmp_path / "map.parquet"), message)
     assert not (tmp_path / "map.parquet").exists()
     assert [p for p in sorted(tmp_path.iterdir()) if p not in before and not p.name.endswith(".nomad")] == []
 
 
-def assert_refused(ended: tuple[int, str, str], said: str) -> None:
+def assert_refused(ended: tuple[int, str, str], message: str) -> None:
     """Check that a command ended with exit code 2, one message, and no traceback."""
     code, out, err = ended
     assert code == 2, err
     assert out == ""
-    assert re.search(said, err, re.DOTALL), err
+    assert re.search(message, err, re.DOTALL), err
     assert "Traceback" not in err
     assert err.count("Error: ") == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--neighbors", "0"], "n_neighbors=0 is out of range: give a whole number from 1 to 1000"),
         (["--epochs", "0"], "n_epochs=0 is out of range"),
@@ -286,10 +286,10 @@ def assert_refused(ended: tuple[int, str, str], said: str) -> None:
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(
-    call: Call, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+    call: Call, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert_refused(call("fit", data, "-o", "map.parquet", *options), said)
+    assert_refused(call("fit", data, "-o", "map.parquet", *options), message)
     assert not (tmp_path / "map.parquet").exists()
 
 
@@ -300,7 +300,7 @@ def test_output_that_exists_or_cannot_be_written_is_refused_before_the_work(
     taken.write_text("mine")
     (tmp_path / "map.parquet").write_text("mine")
     (tmp_path / "file").write_text("")
-    for arguments, said in [
+    for arguments, message in [
         (["fit", data, "-o", tmp_path / "map.parquet"], r"map\.parquet.*exists.*--overwrite"),
         (["fit", data, "-o", tmp_path / "nowhere" / "map.parquet"], "nowhere.*does not exist"),
         (["fit", data, "-o", tmp_path], "is a directory"),
@@ -308,7 +308,7 @@ def test_output_that_exists_or_cannot_be_written_is_refused_before_the_work(
         (["fit", data, "-o", tmp_path / "new.parquet", "--plot", taken], r"taken\.png.*exists.*--overwrite"),
         (["plot", fitted[0], "-o", taken], r"taken\.png.*exists.*--overwrite"),
     ]:
-        assert_refused(call(*arguments), said)
+        assert_refused(call(*arguments), message)
     assert taken.read_text() == "mine"
     assert (tmp_path / "map.parquet").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "map.parquet", "taken.png"]
@@ -373,7 +373,7 @@ def test_score_and_plot_refuse_what_is_no_map_of_the_input(
 ) -> None:
     path, picture = fitted[0], tmp_path / "p.png"
     short = npy(tmp_path / "short.npy", clusters(50)[0])
-    for arguments, said in [
+    for arguments, message in [
         (["score", data, tmp_path / "no.parquet"], r"no\.parquet"),
         (["score", data, data], "no column 'x'"),
         (["score", data, short], r"short\.npy"),
@@ -391,7 +391,7 @@ def test_score_and_plot_refuse_what_is_no_map_of_the_input(
         (["plot", path, "-o", picture, "--labels", "group", "--label-text", "name"], "not both"),
         (["plot", path, "-o", picture, "--label-text", "cell"], "Labels cannot be made of this column"),
     ]:
-        assert_refused(call(*arguments), said)
+        assert_refused(call(*arguments), message)
     assert not picture.exists()
 
 

@@ -19,7 +19,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture
 def a_map() -> Map:
-    """Three sections, each on an island of its own, and a row without a position."""
+    """Three sections, each in a separate cluster, and a row without a position."""
     rng = np.random.default_rng(0)
     section = np.arange(N) % 3
     positions = (np.array([[0, 0], [20, 0], [0, 8]])[section] + rng.normal(size=(N, 2)) * 0.3).astype(np.float32)
@@ -80,7 +80,7 @@ def test_the_tooltip_shows_the_row(a_map):
     assert sent[2]["properties"] == {EVIL: f"n{rows[2]}", "value": f"{rows[2] / 2:g}"}
 
 
-def test_endless_texts_are_cut(monkeypatch):
+def test_long_texts_are_cut(monkeypatch):
     import holoviews as hv
 
     table = pa.table({"text": ["ab" * 500_000, "שלום 🦆", None]})
@@ -224,13 +224,13 @@ def test_the_pointer_finds_the_nearest_row(a_map, shaded):
 @pytest.mark.parametrize("points", [5_000_000, 10])
 def test_wrong_use_is_named(a_map, monkeypatch, points):
     monkeypatch.setattr(explore_module, "MAX_SCATTER_POINTS", points)
-    for arguments, said in [
+    for arguments, message in [
         ({"color": "sektion"}, "no column 'sektion'.*Did you mean 'section'"),
         ({"hover": ["txet"]}, "no column 'txet'.*Did you mean 'text'"),
         ({"hover": "text"}, r"hover='text' is one name: pass a list of names, such as \['text'\]"),
         ({"theme": "drak"}, "Did you mean 'dark'"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             a_map.explore(**arguments)
     with pytest.raises(InputError, match="nothing to explore"):
         Map(np.full((2, 2), np.nan, np.float32), pa.table({"cell": [0, 0]}), {}).explore()

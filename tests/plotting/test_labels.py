@@ -1,4 +1,4 @@
-"""Labels say what is where: against brute force, and where the rows are."""
+"""Labels: their words, against brute force, and their positions."""
 
 from __future__ import annotations
 
@@ -90,18 +90,18 @@ def test_labels_of_text_are_the_best_words_of_their_groups(topics, monkeypatch):
     by_topic = [{w for lab in found for w in lab.text.split(", ") if w in t.split()} for t in TOPICS]
     assert all(by_topic)
     assert not {w for lab in found for w in lab.text.split(", ")} & stop
-    # A part does not say again what the whole of it says.
+    # A part does not repeat the words of the group above.
     whole = {lab.text for lab in found if lab.level == 0}
     assert not {lab.text for lab in found if lab.level > 0} & whole
 
 
-def test_a_label_of_text_is_where_its_first_word_is_said(monkeypatch):
-    """Not where most rows of its group are, which may say many other things."""
+def test_a_label_of_text_is_at_the_rows_with_its_first_word(monkeypatch):
+    """Not at the densest part of its group, whose rows may have other words."""
     monkeypatch.setattr(labels_module, "LEVELS", (1, 2, 4))
     rng = np.random.default_rng(0)
-    said = np.arange(1000) < 400
-    texts = ["perl module" if here else f"word{i % 100}" for i, here in enumerate(said)]
-    x, y = np.where(said, 5, -5) + rng.normal(size=(2, 1000)) * np.where(said, 1, 0.3)
+    has_word = np.arange(1000) < 400
+    texts = ["perl module" if has else f"word{i % 100}" for i, has in enumerate(has_word)]
+    x, y = np.where(has_word, 5, -5) + rng.normal(size=(2, 1000)) * np.where(has_word, 1, 0.3)
     label = next(label for label in labels_of_text(x, y, texts, np.arange(1000) % 20) if label.level == 0)
     assert label.text.split(", ")[0] in ("module", "perl")
     assert label.weight == 1000
@@ -131,7 +131,7 @@ def test_many_cells_none_and_one(topics, monkeypatch, cells):
     assert labels_of_text(x, y, texts, given_cells)
 
 
-def test_a_label_of_a_column_is_where_most_of_its_rows_are():
+def test_a_label_of_a_column_is_at_the_densest_part_of_its_rows():
     rng = np.random.default_rng(0)
     x, y = rng.uniform(-10, 10, size=(2, 3000))
     names = np.array(["spread"] * 2000 + ["island"] * 1000, object)
@@ -180,7 +180,7 @@ def test_equal_points_and_endless_texts():
     assert {label.level for label in found} <= {0, 1, 2}
 
 
-def test_where_most_rows_are_is_no_mean():
+def test_the_densest_point_is_not_the_mean():
     x = np.array([0.0] * 10 + [100.0] * 9)
     np.testing.assert_array_equal(densest_points(x, np.zeros(19), np.zeros(19, int), 1), [[0, 0]])
 

@@ -1,4 +1,4 @@
-"""What is refused, what is said, and that nothing is left behind."""
+"""Bad input: the messages, and that no files are left behind."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ BAD_MAPS = {
 
 @pytest.mark.parametrize("case", BAD_MAPS)
 def test_bad_maps(tmp_path, case):
-    make, said = BAD_MAPS[case]
-    with pytest.raises((InputError, MissingInputError), match=said) as caught:
+    make, message = BAD_MAPS[case]
+    with pytest.raises((InputError, MissingInputError), match=message) as caught:
         export(make(tmp_path / "m.parquet"), tmp_path / "s")
     assert caught.value.exit_code == 2
     assert set(names(tmp_path)) <= {"m.parquet"}
@@ -97,7 +97,7 @@ def test_a_column_that_is_there_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"color": ["secton"]}, "has no column 'secton'. Did you mean 'section'"),
         ({"hover": ["nmae"]}, "has no column 'nmae'. Did you mean 'name'"),
@@ -111,14 +111,14 @@ def test_a_column_that_is_there_twice(tmp_path):
         ({"tile_rows": 1 << 20}, "tile_rows=1048576 is out of range"),
     ],
 )
-def test_bad_choices(small, tmp_path, options, said):
-    with pytest.raises(InputError, match=said):
+def test_bad_choices(small, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
         export(small, tmp_path / "s", **options)
     assert names(tmp_path) == ["small.parquet"]
 
 
 def test_names_of_columns_that_look_like_paths(tmp_path):
-    """Parquet writes nested columns with dots: a name with a dot is none of them."""
+    """Parquet writes nested columns with dots, but a column with a dot in its name is not nested."""
     nested = pa.array([{"b": i} for i in range(5)])
     path = write_map(
         tmp_path / "m.parquet", np.arange(5), np.arange(5), **{"a.b": list("vwxyz"), "a": nested, "": list("pqrst")}
@@ -211,7 +211,7 @@ def test_a_read_only_disk_is_refused(small, disk):
 
 @pytest.mark.parametrize("stage", ["tiles", "text", "search", "fan"])
 def test_a_full_disk(blobs, disk, stage):
-    """Whatever is written when the disk is full, the error says so and nothing is left."""
+    """In any stage, a full disk is an error that says so, and no files are left."""
 
     def fill(event: Event) -> None:
         if isinstance(event, StageStarted) and event.stage == ("tiles" if stage == "fan" else stage):
@@ -239,7 +239,7 @@ def test_a_disk_that_cannot_hold_the_points_is_refused_before_the_work(blobs, di
 
 
 def started(site: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a site grows."""
+    """Wait until the tiles of a site are being written."""
     while process.poll() is None and not list(site.parent.glob(f".{site.name}.*.partial/site/tiles/*")):
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()

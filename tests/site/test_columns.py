@@ -1,4 +1,4 @@
-"""Columns: what becomes a category, a number or text, and how values are counted."""
+"""Columns: which ones become categories, numbers or text, and how values are counted."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.helpers import site_maps as sites
 from tests.helpers.site_maps import write_map
 
 
-def told(path: Path, site: Path, **options: Any) -> dict[str, dict[str, Any]]:
-    """Export a map, and return what the site tells of its columns, by name."""
+def describe(path: Path, site: Path, **options: Any) -> dict[str, dict[str, Any]]:
+    """Export a map, and return the descriptions of its columns by name."""
     export(path, site, **options)
     return {column["name"]: column for column in sites.about(site)["columns"]}
 
 
 def codes(site: Path, name: str, n: int) -> np.ndarray:
     """Return the categories of all rows in order."""
-    found = np.full(n, -1)
+    result = np.full(n, -1)
     for tile in sites.tiles(site).values():
-        found[tile.column("row").to_numpy()] = tile.column(f"c.{name}").to_numpy()
-    return found
+        result[tile.column("row").to_numpy()] = tile.column(f"c.{name}").to_numpy()
+    return result
 
 
 def test_kinds_of_columns(tmp_path):
@@ -43,7 +43,7 @@ def test_kinds_of_columns(tmp_path):
         when=pa.array(np.arange(n), pa.timestamp("s")), vector=pa.array([[1.0, 2.0]] * n), raw=pa.array([b"\xff"] * n),
         nothing=pa.nulls(n, pa.string()), gaps=pa.nulls(n, pa.float32()),
     )  # fmt: skip
-    columns = told(path, tmp_path / "s")
+    columns = describe(path, tmp_path / "s")
     assert {name: column["kind"] for name, column in columns.items() if column["in_tiles"]} == {
         "z": "number", "place": "category", "year": "number", "label": "category", "share": "number",
         "flag": "category", "whole": "category", "cell": "category", "nothing": "category", "gaps": "number",
@@ -58,7 +58,7 @@ def test_kinds_of_columns(tmp_path):
 def test_numbers_beyond_what_can_be_drawn(tmp_path):
     values = [1e300, -1e300, float("inf"), float("-inf"), float("nan"), None, 0.5, -2.25]
     path = write_map(tmp_path / "m.parquet", np.arange(8), np.arange(8), v=values)
-    column = told(path, tmp_path / "s")["v"]
+    column = describe(path, tmp_path / "s")["v"]
     assert (column["kind"], column["min"], column["max"]) == ("number", -2.25, 0.5)
 
 
@@ -69,45 +69,45 @@ def test_a_million_categories(tmp_path):
     values = np.where(np.arange(n) % 10 < 3, often, 1_000 + np.arange(n))
     text = pa.array(values).cast(pa.string())
     path = write_map(tmp_path / "m.parquet", np.arange(n), rng.random(n), v=text)
-    column = told(path, tmp_path / "s", color=["v"], hover=())["v"]
+    column = describe(path, tmp_path / "s", color=["v"], hover=())["v"]
     counts = Counter(values.tolist())
     by_hand = sorted(((-k, str(v)) for v, k in counts.items()))[:255]
     *categories, other = column["categories"]
     assert [(-c["n"], c["label"]) for c in categories] == by_hand
     assert other == {"label": "other", "n": n + sum(k for k, _ in by_hand), "other": True}
-    found = codes(tmp_path / "s", "v", n)
+    result = codes(tmp_path / "s", "v", n)
     place = {label: i for i, (_, label) in enumerate(by_hand)}
-    assert found.tolist() == [place.get(str(v), 255) for v in values.tolist()]
+    assert result.tolist() == [place.get(str(v), 255) for v in values.tolist()]
 
 
 def test_more_categories_than_fit_beside_missing_values(tmp_path):
     n = 6_000
     values = [None if i % 7 == 0 else f"v{i % 300}" for i in range(n)]
     path = write_map(tmp_path / "m.parquet", np.arange(n), np.arange(n), v=pa.array(values))
-    categories = told(path, tmp_path / "s")["v"]["categories"]
+    categories = describe(path, tmp_path / "s")["v"]["categories"]
     assert len(categories) == 256
     assert [c["label"] for c in categories[254:]] == ["other", "(none)"]
     assert all(c["other"] for c in categories[254:])
     counts = Counter(values)
     labels = [c["label"] for c in categories[:254]]
     assert labels == [v for v, _ in sorted(counts.items(), key=lambda e: (-e[1], str(e[0]))) if v is not None][:254]
-    found = codes(tmp_path / "s", "v", n)
-    assert [c["n"] for c in categories] == np.bincount(found, minlength=256).tolist()
-    assert (found[::7] == 255).all()
+    result = codes(tmp_path / "s", "v", n)
+    assert [c["n"] for c in categories] == np.bincount(result, minlength=256).tolist()
+    assert (result[::7] == 255).all()
 
 
 def test_as_many_categories_as_fit(tmp_path):
     n = 255 * 4 + 2
     values = [f"v{i % 255}" for i in range(n - 2)] + [None, None]
     path = write_map(tmp_path / "m.parquet", np.arange(n), np.arange(n), v=pa.array(values))
-    categories = told(path, tmp_path / "s")["v"]["categories"]
+    categories = describe(path, tmp_path / "s")["v"]["categories"]
     assert [c["n"] for c in categories] == [4] * 255 + [2]
     assert codes(tmp_path / "s", "v", n)[-2:].tolist() == [255, 255]
 
 
 def test_a_label_that_looks_like_missing_is_another(tmp_path):
     path = write_map(tmp_path / "m.parquet", np.arange(9), np.arange(9), v=["(none)", "other", None] * 3)
-    categories = told(path, tmp_path / "s", color=["v"])["v"]["categories"]
+    categories = describe(path, tmp_path / "s", color=["v"])["v"]["categories"]
     assert [(c["label"], c.get("other", False)) for c in categories] == [
         ("(none)", False), ("other", False), ("(none)", True),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The commands: what they print, what they serve, and how they end."""
+"""The commands: output, served files, and exit codes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
-def refused(done: subprocess.CompletedProcess[str], said: str) -> None:
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.search(said, done.stderr, re.DOTALL), done.stderr
+    assert re.search(message, done.stderr, re.DOTALL), done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -55,9 +55,9 @@ def test_export_prints_the_page_and_takes_all_options(blobs, tmp_path):
 
 def test_export_json_counts_what_was_written(blobs, tmp_path):
     done = run("export", blobs, "-o", tmp_path / "s", "--hover", "", "--search", "", "--color", "cell", "--json")
-    told = json.loads(done.stdout)
-    assert (told["path"], told["rows"], told["levels"]) == (str(tmp_path / "s"), 20_000, 2)
-    assert told["bytes"] == sum(map(len, sites.files(tmp_path / "s").values()))
+    result = json.loads(done.stdout)
+    assert (result["path"], result["rows"], result["levels"]) == (str(tmp_path / "s"), 20_000, 2)
+    assert result["bytes"] == sum(map(len, sites.files(tmp_path / "s").values()))
     assert sites.about(tmp_path / "s")["title"] == "blobs"
     assert sites.about(tmp_path / "s")["search"] is None
 
@@ -79,7 +79,7 @@ def get(address: str, **headers: str) -> tuple[int, bytes, str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_view_serves_a_map_until_it_is_told_to_end(blobs, tmp_path, how):
+def test_view_serves_a_map_until_it_is_stopped(blobs, tmp_path, how):
     with command_line("view", blobs, "--quiet", env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
@@ -92,7 +92,7 @@ def test_view_serves_a_map_until_it_is_told_to_end(blobs, tmp_path, how):
             assert get(address + name) == (200, (folder / name).read_bytes(), kind)
         for missing in ("nothing.js", "tiles/", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "tiles/9/9-9.js"):
             assert get(address + missing)[0] == 404
-        # A page of another name that points here.
+        # A host name of another site that resolves to this address.
         assert get(address + "site.js", Host="evil.example")[0] == 403
         process.send_signal(how)
         out, err = process.communicate(timeout=60)

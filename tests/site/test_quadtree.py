@@ -1,4 +1,4 @@
-"""Tiles: every row is in one of them, where it belongs, and each level is a fair sample."""
+"""Tiles: every row is in exactly one, at its position, and each level is a random sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.site_maps import write_map
 
 
 def check_tiles(site: Path, x: np.ndarray, y: np.ndarray) -> None:
-    """Check what holds for the tiles of any site."""
+    """Check the invariants of the tiles of any site."""
     about, index, found = sites.about(site), sites.index(site), sites.tiles(site)
     left, bottom, right, top = about["extent"]
     side = right - left
@@ -38,7 +38,7 @@ def check_tiles(site: Path, x: np.ndarray, y: np.ndarray) -> None:
         if z:
             parent = z - 1, i // 2, j // 2
             assert index[parent] == about["tile_rows"]
-            # Whoever is further up came first.
+            # Rows of a tile above have lower priorities.
             assert priority(found[parent].column("row").to_numpy()).max() < priority(rows).min()
         assert (np.diff(priority(rows).astype(np.int64)) > 0).all()
         width = side / 2.0**z
@@ -46,7 +46,7 @@ def check_tiles(site: Path, x: np.ndarray, y: np.ndarray) -> None:
         assert tile.schema.field("x").type == tile.schema.field("y").type == (pa.uint32() if z < 4 else pa.uint16())
         for values, name, origin in ((x, "x", left + i * width), (y, "y", bottom + j * width)):
             inside = origin + (tile.column(name).to_numpy() + 0.5) / steps * width
-            # Half a step, and what float64 cannot tell apart.
+            # Half a step, and the precision of float64.
             slack = 0.501 * width / steps + 8 * np.spacing(np.abs(values).max())
             assert np.abs(inside - values[rows].astype(np.float64)).max() <= slack
     everyone = np.concatenate(seen)
@@ -82,7 +82,7 @@ def test_any_places(tmp_path_factory, places, tile_rows, memory_rows):
 
 
 def by_hand(rows: np.ndarray, tile_rows: int) -> dict[Quad, list[int]]:
-    """Drop rows one by one, the first first, into the first tile with room."""
+    """Put rows one by one, in order of priority, into the first tile that is not full."""
     held: dict[Quad, list[int]] = {}
     for row in rows[np.argsort(priority(rows["row"]))]:
         for z in range(MAX_LEVEL + 1):
@@ -134,7 +134,7 @@ def test_each_level_is_a_fair_sample(blobs, tmp_path):
         often = everyone * len(root) / len(values) >= 5
         expected = everyone[often] * (seen[often].sum() / everyone[often].sum())
         assert chisquare(seen[often], expected).pvalue > 1e-3
-    # A tile further down is a fair sample of what its quad has left.
+    # A tile further down is a random sample of the rows of its quad that are in no tile above.
     tiles_there = sites.tiles(tmp_path / "s")
     full = [quad for quad, tile in tiles_there.items() if quad[0] and tile.num_rows == 2_000]
     assert full

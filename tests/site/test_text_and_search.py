@@ -1,4 +1,4 @@
-"""Text parts and the search index: nothing but what the map holds, found again by a page's own means."""
+"""Text chunks and the search index: exactly the content of the map, read as a page reads it."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def index_by_hand(columns: list[list[str | None]]) -> dict[str, list[int]]:
 
 
 def check_index(site: Path, expected: dict[str, list[int]], most: int = 10_000) -> None:
-    told = sites.about(site)["search"]
+    search = sites.about(site)["search"]
     found = {}
-    for h in range(told["parts"]):
+    for h in range(search["parts"]):
         part = sites.table(site, f"search/{h}")
         assert part.schema.equals(
             pa.schema([("word", pa.string()), ("rows", pa.list_(pa.uint32())), ("n", pa.uint32())])
         )
         words = part.column("word").to_pylist()
         assert words == sorted(words, key=str.encode)
-        assert all(fnv1a(word) % told["parts"] == h for word in words)
+        assert all(fnv1a(word) % search["parts"] == h for word in words)
         for word, rows, n in zip(words, part.column("rows").to_pylist(), part.column("n").to_pylist(), strict=True):
             assert word not in found
             found[word] = rows
@@ -161,7 +161,7 @@ def test_long_text_is_cut_and_one_megabyte_is_no_trouble(tmp_path):
 
 
 def test_a_long_text_that_all_rows_share_takes_no_more_memory_than_others(tmp_path):
-    """Parquet keeps a text that repeats once, and tells nothing of what it takes when it is read."""
+    """Parquet stores a repeated text once, and does not record its size in memory."""
     import subprocess
 
     n = 60_000
@@ -172,7 +172,7 @@ def test_a_long_text_that_all_rows_share_takes_no_more_memory_than_others(tmp_pa
     code = (
         "import sys\nfrom nomad_dask.site.export import export\n"
         "made = export(sys.argv[1], sys.argv[2])\n"
-        # Not what `resource` tells, which begins with the memory of the process that this one was forked from.
+        # Not `resource`, which starts with the memory of the process that this one was forked from.
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     done = subprocess.run(
@@ -236,7 +236,7 @@ def test_hashes_are_fnv1a():
 
 
 def test_letters_and_digits_are_those_that_a_page_knows():
-    """What Python's ``\\w`` takes for part of a word is what a browser's ``[\\p{L}\\p{N}]`` takes."""
+    """Python's ``\\w`` and a browser's ``[\\p{L}\\p{N}]`` match the same characters."""
     import re
 
     ours = {c for c in map(chr, range(0x110000)) if re.fullmatch(r"[^\W_]", c)}

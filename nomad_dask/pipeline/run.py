@@ -82,12 +82,12 @@ def project(
         _workspace_directory(workspace, output) as path,
         hold_lock(path),
         connect(
-            cluster.client,
-            cluster.scheduler,
-            cluster.n_workers,
-            cluster.device,
-            here=not source.shareable,
+            client=cluster.client,
+            scheduler=cluster.scheduler,
             scheduler_file=cluster.scheduler_file,
+            n_workers=cluster.n_workers,
+            device=cluster.device,
+            data_in_process=not source.shareable,
         ) as workers,
     ):
         emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))

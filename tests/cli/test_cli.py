@@ -347,7 +347,7 @@ def test_a_scheduler_that_does_not_answer_or_has_no_workers_is_refused(
 ) -> None:
     from distributed import LocalCluster
 
-    monkeypatch.setattr("nomad_dask.cluster.connection.ANSWER_SECONDS", 1)
+    monkeypatch.setattr("nomad_dask.cluster.remote.ANSWER_SECONDS", 1)
     ended = call("fit", data, "-o", tmp_path / "map.parquet", "--scheduler", "tcp://127.0.0.1:9")
     assert_refused(ended, r"tcp://127\.0\.0\.1:9.*does not answer")
     with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:

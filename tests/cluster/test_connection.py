@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.cluster import Cluster, WorkerInfo, assign_shards, connect, report_progress
-from nomad_dask.cluster import connection as module
 from nomad_dask.errors import ClusterError, InputError, Interrupted, NomadError, NomadWarning
 from tests.helpers.runs import cluster_of, worker_processes
 
@@ -82,7 +81,7 @@ def closed_port() -> int:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "tcp://127.0.0.1:{port}"])
 def test_a_scheduler_that_does_not_answer(address, monkeypatch):
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("nomad_dask.cluster.remote.ANSWER_SECONDS", 0.5)
     address = address.format(port=closed_port())
     with pytest.raises(ClusterError, match="does not answer within") as caught, connect(scheduler=address):
         pass
@@ -91,7 +90,7 @@ def test_a_scheduler_that_does_not_answer(address, monkeypatch):
 
 @pytest.mark.parametrize("address", ["", "nowhere", "tcp://127.0.0.1", "127.0.0.1:port", "foo://127.0.0.1:8786"])
 def test_an_address_that_is_none(address):
-    with pytest.raises(ClusterError, match=r"is no address .* give one such as tcp://"), connect(scheduler=address):
+    with pytest.raises(ClusterError, match=r"is not an address .* give one such as tcp://"), connect(scheduler=address):
         pass
 
 

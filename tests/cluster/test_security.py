@@ -1,4 +1,4 @@
-"""Who can reach an own cluster, encrypted schedulers, and scripts that start clusters of themselves."""
+"""Who can reach an embedded cluster, encrypted schedulers, and scripts without a guard for worker processes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def listening(pids: list[int]) -> set[str]:
     return {c.laddr.ip for c in found}
 
 
-def own_processes() -> list[int]:
+def these_processes() -> list[int]:
     return [os.getpid(), *(p.pid for p in psutil.Process().children(recursive=True))]
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_an_own_cluster_listens_on_loopback_only(n_workers):
+def test_an_embedded_cluster_listens_on_loopback_only(n_workers):
     """Scheduler, workers, nannies, and the HTTP servers of all of them."""
-    before = listening(own_processes())  # servers and browsers of other tests
+    before = listening(these_processes())  # servers and browsers of other tests
     with connect(n_workers=n_workers) as cluster:
-        found = listening(own_processes())
+        found = listening(these_processes())
         assert found - before <= {"127.0.0.1"}
         assert found, "something listens, or this test sees nothing"
         assert len(cluster.workers()) == n_workers
@@ -89,7 +89,10 @@ def test_a_scheduler_with_tls(certificates, tmp_path):
             assert cluster.run(os.getpid, [()]) == [started.workers[0].pid]
         code = f"from nomad_dask.cluster import connect\nwith connect(scheduler={started.address!r}): pass"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-        assert "needs certificates, and Dask knows none: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in done.stderr
+        assert (
+            "needs certificates, and Dask's configuration has none: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
+            in done.stderr
+        )
         assert done.stderr.count("Traceback") == 1, done.stderr
         assert "__del__" not in done.stderr
 
@@ -113,7 +116,7 @@ def test_a_scheduler_file_that_is_none(tmp_path, content):
         expected: Any = pytest.raises(MissingInputError, match="There is no scheduler file")
     else:
         file.write_text(content)
-        expected = pytest.raises(ClusterError, match=r"cannot be read|is no address")
+        expected = pytest.raises(ClusterError, match=r"cannot be read|is not an address")
     with expected, connect(scheduler_file=file):
         pass
 

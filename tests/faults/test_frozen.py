@@ -64,7 +64,7 @@ class Freezer:
 
 def test_a_frozen_worker_of_an_own_cluster_is_replaced(data, undisturbed, monkeypatch):
     """By its scheduler, which waits for heartbeats no longer than eight seconds here."""
-    monkeypatch.setattr("nomad_dask.cluster.connection.WORKER_TTL_SECONDS", 8)
+    monkeypatch.setattr("nomad_dask.cluster.cpu_cluster.WORKER_TTL_SECONDS", 8)
     freezer = Freezer(10)
     with connect(n_workers=2) as own:
 

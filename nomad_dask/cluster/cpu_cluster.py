@@ -1,0 +1,76 @@
+"""The embedded cluster on the CPU cores of this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from nomad_dask.cluster.embedded import MAIN_GUARD, describe, refuse_during_main_import, too_busy_error
+from nomad_dask.errors import ClusterError
+
+# The scheduler of an embedded cluster ends a worker this long after its last heartbeat; it checks at this interval.
+# Imports and compilation delay heartbeats by seconds, our kernels do not.
+WORKER_TTL_SECONDS = 60
+# A worker in this process lives as long as its scheduler, also after the machine was suspended.
+_NEVER_SECONDS = 10 * 365 * 86_400
+_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
+
+
+def start_cpu_cluster(n_workers: int) -> Any:
+    """Start worker processes that share the cores, or for one worker a thread of this process.
+
+    Returns
+    -------
+    distributed.LocalCluster
+
+    Raises
+    ------
+    ClusterError
+        The processes do not start.
+    """
+    import dask.config
+    import distributed
+
+    LocalCluster: Any = distributed.LocalCluster
+    cores = len(os.sched_getaffinity(0))
+    processes = n_workers > 1
+    if processes:
+        refuse_during_main_import()
+    # By default, Dask's workers return freed memory to the system at once and allocate it again in the next epoch,
+    # which takes a third of their time.
+    environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}
+    ttl_seconds = WORKER_TTL_SECONDS if processes else _NEVER_SECONDS
+    try:
+        # Dask's profiler stops the workers a hundred times per second.
+        with dask.config.set({_ENVIRONMENT: environment, "distributed.worker.profile.enabled": False}):
+            return LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=max(1, cores // n_workers),
+                processes=processes,
+                host="127.0.0.1" if processes else None,
+                # No dashboard, as it costs a second of imports.
+                dashboard_address="127.0.0.1:0",
+                worker_class=None if processes else _loopback_worker(),
+                scheduler_kwargs={"dashboard": False, "worker_ttl": ttl_seconds},
+                memory_limit="auto" if processes else None,
+                preload=["nomad_dask.cluster.preload"] if processes else [],
+                silence_logs=50,
+            )
+    except TimeoutError as error:
+        raise too_busy_error(f"The {n_workers} worker processes did not start in time ({describe(error)})") from error
+    except RuntimeError as error:  # raised by Dask's nanny
+        raise ClusterError(
+            f"The {n_workers} worker processes did not start ({error}). {MAIN_GUARD}. Otherwise see their output above."
+        ) from error
+
+
+def _loopback_worker() -> Any:
+    from distributed import Worker
+
+    class LoopbackWorker(Worker):
+        """A worker whose HTTP server listens on loopback only; in one process, it has no host to derive this from."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"dashboard_address": "127.0.0.1:0"})
+
+    return LoopbackWorker

@@ -1,0 +1,110 @@
+"""The embedded cluster on the GPUs of this machine."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from nomad_dask.backends import devices
+from nomad_dask.cluster.embedded import MAIN_GUARD, refuse_during_main_import
+from nomad_dask.errors import ClusterError, InputError, NomadWarning
+
+# Of each GPU's memory, reserved at the start by a pool, which grows when more is needed.
+_POOL_FRACTION = 0.5
+
+
+def uses_local_gpus(device: str) -> bool:
+    """Return whether an embedded cluster computes on the GPUs of this machine.
+
+    Parameters
+    ----------
+    device : {'auto', 'cpu', 'gpu'}
+
+    Raises
+    ------
+    ClusterError
+        `device` is ``"gpu"``, and there is no usable GPU.
+    """
+    if device == "cpu":
+        return False
+    detected = devices.detect_gpu((*devices.PACKAGES, *devices.CLUSTER_PACKAGES))
+    if isinstance(detected, devices.Gpu):
+        return True
+    if device == "gpu":
+        raise devices.no_gpu_error(detected.lacks)
+    if detected.hidden:
+        warnings.warn(
+            f"There is a GPU, but {detected.lacks}. The CPU is used; device='cpu' selects it without this warning.",
+            NomadWarning,
+            stacklevel=2,
+        )
+    return False
+
+
+def start_gpu_cluster(n_workers: int | None) -> Any:
+    """Start a cluster with one process per GPU of this machine, by default for all GPUs.
+
+    Returns
+    -------
+    dask_cuda.LocalCUDACluster
+
+    Raises
+    ------
+    InputError
+        There are fewer GPUs than workers.
+    ClusterError
+        The workers do not start.
+    """
+    import pynvml
+    from dask_cuda import LocalCUDACluster
+    from dask_cuda.utils import cuda_visible_devices
+
+    refuse_during_main_import()
+    try:
+        visible = cuda_visible_devices(0).split(",")
+        if n_workers is not None and n_workers > len(visible):
+            raise InputError(
+                f"n_workers={n_workers} is more than the number of GPUs, and each has one worker: "
+                f"give at most {len(visible)}."
+            )
+        n_workers = n_workers or len(visible)
+        return LocalCUDACluster(
+            CUDA_VISIBLE_DEVICES=visible,
+            n_workers=n_workers,
+            threads_per_worker=max(1, len(os.sched_getaffinity(0)) // n_workers),
+            protocol="ucx" if n_workers > 1 and _has_ucx() else None,
+            enable_cudf_spill=True,
+            rmm_pool_size=_POOL_FRACTION,
+            rmm_allocator_external_lib_list=["cupy"],
+            # A pool knows its free memory only if it counts allocations; ours are too few for that to cost time.
+            rmm_track_allocations=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=50,
+        )
+    except RuntimeError as error:  # raised by Dask's nanny
+        raise gpus_not_started_error(error) from error
+    except pynvml.NVMLError as error:
+        raise ClusterError(
+            f"The GPUs cannot be queried through NVML ({error}): check nvidia-smi, give a client of GPU workers, "
+            "or give device='cpu'."
+        ) from error
+
+
+def _has_ucx() -> bool:
+    try:
+        import distributed_ucxx  # noqa: F401 - Dask loads it through its entry point
+    except ImportError:
+        return False
+    return True
+
+
+def gpus_not_started_error(reason: BaseException) -> ClusterError:
+    """Return the error for workers that did not start; one that cannot reserve its memory pool dies silently."""
+    return ClusterError(
+        f"The workers on the GPUs did not start ({reason}). Each reserves {_POOL_FRACTION:.0%} of its GPU's memory: "
+        "check with nvidia-smi that other processes leave that much, name other GPUs in CUDA_VISIBLE_DEVICES, "
+        f"or give device='cpu'. {MAIN_GUARD}."
+    )

@@ -16,6 +16,8 @@ import pytest
 
 from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageStarted, WorkerLost
 from nomad_dask.cluster import Cluster
+from nomad_dask.cluster.task_batch import TaskBatch
+from nomad_dask.cluster.watchdog import call_scheduler
 from nomad_dask.errors import ClusterError
 from tests.helpers.runs import Heard, blobs, cluster_of, make_map, worker_processes
 
@@ -207,18 +209,18 @@ def test_a_task_that_ends_every_worker_is_given_up(client):
 
 def test_all_killed_before_a_result_is_fetched(monkeypatch):
     """Dask then runs the tasks again, but not those whose preferred worker is gone."""
-    plain, killed = Cluster._result, []
+    plain, killed = TaskBatch._fetch_result, []
 
-    def late(self: Cluster, future: Any, watch: Any) -> Any:
+    def late(self: TaskBatch, future: Any) -> Any:
         if not killed:
             killed.extend(self.client.run(os.getpid).values())
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
-            while self._known():
+            while call_scheduler(self.client, "identity", n_workers=-1)["workers"]:
                 time.sleep(0.05)
-        return plain(self, future, watch)
+        return plain(self, future)
 
-    monkeypatch.setattr(Cluster, "_result", late)
+    monkeypatch.setattr(TaskBatch, "_fetch_result", late)
     with worker_processes(2) as client:
         cluster = cluster_of(client)
         homes = [worker.address for worker in cluster.workers()]

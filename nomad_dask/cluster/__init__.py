@@ -1,4 +1,4 @@
-"""The Dask cluster: the client given, or an embedded one; what is checked first, and running tasks with progress."""
+"""The Dask cluster: a given or an embedded one, checks before a run, and tasks with progress reports."""
 
 from nomad_dask.cluster.connection import connect
 from nomad_dask.cluster.dashboard import dashboard_of

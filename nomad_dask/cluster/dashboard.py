@@ -1,4 +1,4 @@
-"""Where Dask's dashboard is, for people to open."""
+"""The address of Dask's dashboard, for people to open."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _ANSWER_SECONDS = 2.0
 
 
 def dashboard_of(client: Any) -> str | None:
-    """Return the address of the dashboard of a client's scheduler; None where it is switched off.
+    """Return the address of the dashboard of a client's scheduler; None if it is switched off.
 
-    Dask names an address in either case. Where nobody listens there is none; one that does not answer here is taken
-    for right, as a browser elsewhere may reach it.
+    Dask returns an address in either case. If the connection to it is refused, there is no dashboard. An address
+    that does not answer from here is returned, because a browser elsewhere may reach it.
     """
     link = None
-    with suppress(KeyError):  # of a scheduler without a HTTP server
+    with suppress(KeyError):  # a scheduler without an HTTP server
         link = client.dashboard_link
     if not link:
         return None
-    pages = link.removesuffix("/status") + "/individual-plots.json"
-    # No proxy: it is asked on the network of the scheduler.
+    plots = link.removesuffix("/status") + "/individual-plots.json"
+    # Without a proxy, because it is in the scheduler's network.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(pages, timeout=_ANSWER_SECONDS) as answer:
+        with opener.open(plots, timeout=_ANSWER_SECONDS) as answer:
             return link if json.load(answer) else None
     except urllib.error.URLError as error:
         return None if isinstance(error.reason, ConnectionRefusedError) else str(link)

@@ -1,4 +1,4 @@
-"""Before the work: every worker has this version, sees the workspace, and reads the same data."""
+"""Checks before a run: every worker has this version, and reaches the workspace and the data."""
 
 from __future__ import annotations
 
@@ -14,33 +14,42 @@ from nomad_dask.cluster.watchdog import timeout
 from nomad_dask.errors import ClusterError
 from nomad_dask.sources.base import Source
 
-_MARK = ".reachable"
-# Network file systems tell of new files late.
+_PROBE = ".reachable"
+# Network file systems show new files late.
 _VISIBLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one worker sees: what is wrong with it, or the name of the file it has written."""
+class _WorkerReach:
+    """What a worker reaches.
+
+    Attributes
+    ----------
+    host : str
+    problem : str, optional
+        What it does not reach, and what to do.
+    probe : str
+        Name of the file that it has written for the driver, if there is no problem.
+    """
 
     host: str
-    wrong: str | None = None
-    wrote: str = ""
+    problem: str | None = None
+    probe: str = ""
 
 
 def check_versions(cluster: Cluster) -> None:
-    """Refuse workers that have another version of this package than the client.
+    """Check that the scheduler has this package, and every worker the same version as the client.
 
     Raises
     ------
     ClusterError
-        Naming them.
+        Names the first worker that differs.
     """
     if cluster.in_process:
         return
     _check_scheduler(cluster)
     for address, answer in sorted(cluster.run_on_workers(_version).items()):
-        # Dask sends an error of unpickling as text in a plain Exception.
+        # Dask sends an unpickling error as the text of a plain Exception.
         if isinstance(answer, ImportError) or "ModuleNotFoundError" in str(answer):
             raise ClusterError(
                 f"The worker {address} cannot import what it needs ({answer}): "
@@ -48,7 +57,7 @@ def check_versions(cluster: Cluster) -> None:
             )
         if isinstance(answer, Exception):
             raise ClusterError(
-                f"The worker {address} fails to say its version ({type(answer).__name__}: {answer}): restart it."
+                f"The worker {address} fails to return its version ({type(answer).__name__}: {answer}): restart it."
             )
         host, version = answer
         if version != __version__:
@@ -59,16 +68,16 @@ def check_versions(cluster: Cluster) -> None:
 
 
 def _check_scheduler(cluster: Cluster) -> None:
-    """Refuse a scheduler without this package: it unpickles the tasks it is given."""
+    """Check that the scheduler has this package, because it unpickles tasks."""
     client = cluster.client
     try:
         client.sync(client._run_on_scheduler, _version, callback_timeout=timeout("lost-after"))
     except TimeoutError as error:
         raise ClusterError(
-            f"The scheduler {client.scheduler.address} does not answer: see that its process and the network work."
+            f"The scheduler {client.scheduler.address} does not answer: check that its process and the network work."
         ) from error
     except Exception as error:
-        # Dask sends an error of unpickling as text in a plain Exception.
+        # Dask sends an unpickling error as the text of a plain Exception.
         if "ModuleNotFoundError" not in repr(error):
             raise
         raise ClusterError(
@@ -82,73 +91,75 @@ def _version() -> tuple[str, str]:
 
 
 def check_reach(cluster: Cluster, workspace: Path, source: Source) -> None:
-    """Check that every worker and the driver see each other's files in the workspace, and the same source.
+    """Check that every worker and the driver see each other's files in the workspace, and the same data.
 
     Parameters
     ----------
     cluster : Cluster
     workspace : Path
-        A directory that exists.
+        An existing directory.
     source : Source
-        Looked at by every worker, when workers open it by themselves.
+        Checked by every worker if workers read it themselves.
 
     Raises
     ------
     ClusterError
-        Naming the worker, its host, and the path.
+        Names the worker, its host, and the path.
     """
     if cluster.in_process:
         return
-    mark = f"{_MARK}-{secrets.token_hex(8)}"
+    probe = f"{_PROBE}-{secrets.token_hex(8)}"
     try:
-        (workspace / mark).write_text(mark)
+        (workspace / probe).write_text(probe)
         data = (source, source.fingerprint()) if source.shareable else None
-        answers = cluster.run_on_workers(_look, str(workspace), mark, data)
-        for address, seen in sorted(answers.items()):
-            if isinstance(seen, Exception):
+        answers = cluster.run_on_workers(_check_worker_reach, str(workspace), probe, data)
+        for address, reach in sorted(answers.items()):
+            if isinstance(reach, Exception):
                 raise ClusterError(
-                    f"The worker {address} cannot look at the workspace {workspace} and the data "
-                    f"({type(seen).__name__}: {seen}): restart it."
+                    f"The worker {address} cannot check the workspace {workspace} and the data "
+                    f"({type(reach).__name__}: {reach}): restart it."
                 )
-            wrong = seen.wrong
-            if wrong is None and not _appears(workspace / seen.wrote):
-                wrong = (
+            problem = reach.problem
+            if problem is None and not _appears(workspace / reach.probe):
+                problem = (
                     f"writes to another directory {workspace} than this process has: "
                     "give a --workspace on a file system that all of them share"
                 )
-            if wrong is not None:
-                raise ClusterError(f"The worker {address} on {seen.host} {wrong}.")
+            if problem is not None:
+                raise ClusterError(f"The worker {address} on {reach.host} {problem}.")
     finally:
-        for file in workspace.glob(f"{_MARK}-*"):
+        for file in workspace.glob(f"{_PROBE}-*"):
             file.unlink(missing_ok=True)
 
 
-def _look(workspace: str, mark: str, data: tuple[Source, str] | None) -> _Seen:
-    """Read what the driver wrote, write something for it, and look at the source; on a worker."""
+def _check_worker_reach(workspace: str, driver_probe: str, data: tuple[Source, str] | None) -> _WorkerReach:
+    """Find the file of the driver, write one for it, and check the source; runs on a worker."""
     host = socket.gethostname()
     folder = Path(workspace)
-    shared = "give a --workspace on a file system that all workers share"
-    if not _appears(folder / mark):
-        return _Seen(host, f"does not see the workspace {workspace}: {shared}, under the same path")
-    mine = f"{mark}.{secrets.token_hex(8)}"
+    remedy = "give a --workspace on a file system that all workers share"
+    if not _appears(folder / driver_probe):
+        return _WorkerReach(host, f"does not see the workspace {workspace}: {remedy}, under the same path")
+    probe = f"{driver_probe}.{secrets.token_hex(8)}"
     try:
-        (folder / mine).write_text(mine)
+        (folder / probe).write_text(probe)
     except OSError as error:
-        return _Seen(host, f"cannot write to the workspace {workspace} ({error}): {shared}, and let workers write")
+        return _WorkerReach(
+            host, f"cannot write to the workspace {workspace} ({error}): {remedy}, and allow workers to write"
+        )
     if data is None:
-        return _Seen(host, wrote=mine)
+        return _WorkerReach(host, probe=probe)
     source, fingerprint = data
-    same = "put it on a file system that all workers share, under the same path"
+    remedy = "put it on a file system that all workers share, under the same path"
     try:
         if source.fingerprint() != fingerprint:
-            return _Seen(host, f"sees other data than this process as {source.name}: {same}")
+            return _WorkerReach(host, f"sees other data than this process as {source.name}: {remedy}")
     except (OSError, ValueError) as error:
-        return _Seen(host, f"cannot read {source.name} ({error}): {same}")
-    return _Seen(host, wrote=mine)
+        return _WorkerReach(host, f"cannot read {source.name} ({error}): {remedy}")
+    return _WorkerReach(host, probe=probe)
 
 
 def _appears(file: Path) -> bool:
-    """Return whether a file that another process wrote is there, waiting a little for it."""
+    """Return whether a file that another process wrote is visible, after waiting for it a short time."""
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while not file.exists():
         if time.monotonic() > deadline or not file.parent.is_dir():

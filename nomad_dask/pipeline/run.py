@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
@@ -28,7 +28,6 @@ from nomad_dask.pipeline.setup import (
 from nomad_dask.pipeline.stage import FinishedStages, StageContext
 from nomad_dask.pipeline.stage_runner import run_stages
 from nomad_dask.planning.feasibility import check_resources
-from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.lock import hold_lock
@@ -81,27 +80,15 @@ def project(
     with (
         _workspace_directory(workspace, output) as path,
         hold_lock(path),
-        connect(
-            client=cluster.client,
-            scheduler=cluster.scheduler,
-            scheduler_file=cluster.scheduler_file,
-            n_workers=cluster.n_workers,
-            device=cluster.device,
-            data_in_process=not source.shareable,
-        ) as workers,
+        _connect(cluster, source) as workers,
     ):
         emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))
         memory_bytes = worker_memory(workers, memory_limit)
-        plan = resume_or_make_plan(path, source, params, len(workers.workers()), memory_bytes)
-        opened = open_workspace(
-            path, source, params, plan, workspace.overwrite, describe_run(source, plan, output.path, workspace.command)
+        run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output)
+        context = StageContext(
+            run, workers, opened, emit, memory_bytes, workspace.keep_stages, run_stages, snapshot_request
         )
-        _check_feasible(plan, opened, workers, memory_bytes)
-        check_reach(workers, opened.path, source)
-        run = RunContext(source, params, plan, opened.path, workers.device, workers.host_threads())
-        finished = run_stages(
-            StageContext(run, workers, opened, emit, memory_bytes, workspace.keep_stages, run_stages, snapshot_request)
-        )
+        finished = run_stages(context)
         diagnostics.warn(finished.diagnostics, params)
         layout = _as_layout(finished, source, params)
         if output.path is not None:
@@ -113,10 +100,35 @@ def project(
     return layout
 
 
-def _check_feasible(plan: Plan, workspace: Workspace, cluster: Cluster, memory_bytes: int) -> None:
-    """Refuse a plan that exceeds the memory, GPU memory or disk there is."""
+def _connect(options: ClusterOptions, source: Source) -> AbstractContextManager[Cluster]:
+    return connect(
+        client=options.client,
+        scheduler=options.scheduler,
+        scheduler_file=options.scheduler_file,
+        n_workers=options.n_workers,
+        device=options.device,
+        data_in_process=not source.shareable,
+    )
+
+
+def _prepare_run(
+    source: Source,
+    params: Params,
+    cluster: Cluster,
+    memory_bytes: int,
+    path: Path,
+    options: WorkspaceOptions,
+    output: OutputOptions,
+) -> tuple[RunContext, Workspace]:
+    """Plan the run, open its workspace, and check that workers reach it and that the plan fits."""
+    plan = resume_or_make_plan(path, source, params, len(cluster.workers()), memory_bytes)
+    about = describe_run(source, plan, output.path, options.command)
+    workspace = open_workspace(path, source, params, plan, options.overwrite, about)
     disk_free = shutil.disk_usage(workspace.path).free + directory_bytes(workspace.path)
     check_resources(estimate_resources(plan), memory_bytes, disk_free, cluster.gpu_bytes())
+    check_reach(cluster, workspace.path, source)
+    run = RunContext(source, params, plan, workspace.path, cluster.device, cluster.host_threads())
+    return run, workspace
 
 
 def _as_layout(finished: FinishedStages, source: Source, params: Params) -> Layout:

@@ -94,9 +94,7 @@ def draw(
     _check_arguments(x, y, color, size, theme, path)
     _require_datashader()
     content = _Content(x, y, THEMES[theme], color, color_name, labels, title, legend)
-    canvas: PngCanvas | SvgCanvas = PngCanvas(size, content.theme.background)
-    if path.suffix.lower() == ".svg":
-        canvas = SvgCanvas(size, content.theme.background, title or f"A map of {len(x):,} points")
+    canvas = _make_canvas(path, size, content)
     _compose(canvas, content)
     with atomic_write(path) as partial:
         canvas.save(partial)
@@ -117,6 +115,13 @@ def thumbnail(x: np.ndarray, y: np.ndarray, size: tuple[int, int] = (320, 260), 
     _compose(canvas, _Content(x[::step], y[::step], THEMES[theme]))
     canvas.save(buffer)
     return buffer.getvalue()
+
+
+def _make_canvas(path: Path, size: tuple[int, int], content: _Content) -> PngCanvas | SvgCanvas:
+    background = content.theme.background
+    if path.suffix.lower() == ".svg":
+        return SvgCanvas(size, background, content.title or f"A map of {len(content.x):,} points")
+    return PngCanvas(size, background)
 
 
 def _compose(canvas: Canvas, content: _Content) -> None:

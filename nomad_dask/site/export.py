@@ -154,31 +154,42 @@ def export(
     ResourceError
         The disk has not enough space.
     """
-    low, high = _TILE_ROWS_RANGE
-    if not low <= tile_rows <= high:
-        raise InputError(f"tile_rows={tile_rows} is out of range: use a whole number from {low} to {high:,}.")
+    _check_tile_rows(tile_rows)
     _require_pillow()
     file = MapFile(Path(path))
     with staged_folder(Path(output), overwrite) as (folder, scratch):
         writer = ChunkWriter(folder)
         stages = ExportStages(file, writer, scratch, emit, memory_rows)
         contents = _write_contents(stages, ColumnNames(color, hover, search), tile_rows)
-        writer.write_table("index", contents.index)
-        write_page(writer)
-        # The last file, which makes the folder a site.
-        description = contents.describe(Path(path).stem if title is None else title)
-        text = json.dumps(description, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        writer.write("site", text.encode("utf-8", "replace"))
+        _write_frame(writer, contents, Path(path).stem if title is None else title)
+    return _summarize(Path(output), file.n_rows, contents, writer, stages.seconds)
+
+
+def _summarize(path: Path, n_rows: int, contents: _Contents, writer: ChunkWriter, seconds: dict[str, float]) -> Site:
     return Site(
-        path=Path(output),
-        rows=file.n_rows,
+        path=path,
+        rows=n_rows,
         tiles=contents.index.num_rows,
         levels=contents.n_levels,
         files=writer.files,
         bytes=writer.size,
         largest_part=writer.largest,
-        seconds=stages.seconds,
+        seconds=seconds,
     )
+
+
+def _check_tile_rows(tile_rows: int) -> None:
+    low, high = _TILE_ROWS_RANGE
+    if not low <= tile_rows <= high:
+        raise InputError(f"tile_rows={tile_rows} is out of range: use a whole number from {low} to {high:,}.")
+
+
+def _write_frame(writer: ChunkWriter, contents: _Contents, title: str) -> None:
+    """Write the index of the tiles, the page, and at last the description, which makes the folder a site."""
+    writer.write_table("index", contents.index)
+    write_page(writer)
+    text = json.dumps(contents.describe(title), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    writer.write("site", text.encode("utf-8", "replace"))
 
 
 def _write_contents(stages: ExportStages, names: ColumnNames, tile_rows: int) -> _Contents:

@@ -39,5 +39,5 @@ def translate_oom(runtime: Runtime, task: str) -> Iterator[None]:
         missing = f"{requested - free:,} bytes are missing" if requested > free else "but not contiguous"
         raise DeviceMemoryError(
             f"The GPU does not have enough memory for {task}: {request}{free:,} bytes are free, {missing}. Use more "
-            "shards on more GPUs (--shards), or free the memory that other processes use on this GPU."
+            "shards on more GPUs (n_shards), or free the memory that other processes use on this GPU."
         ) from error

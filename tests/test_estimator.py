@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from nomad_dask import NomadProjection, Params
 from nomad_dask.callbacks import EpochDone
 from nomad_dask.errors import InputError, WorkspaceError
-from tests.helpers.runs import Heard, blobs, worker_processes
+from tests.helpers.runs import EventLog, blobs, worker_processes
 
 ONE_COMPONENT = "the check sets n_components=1, maps have 2 or 3; passes below where it cannot"
 OBJECTS = "arrays of Python objects are refused by name, never cast without a word"
@@ -118,7 +118,7 @@ def test_parameters_are_kept_as_given_and_cloned():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"n_neighbors": 0}, "n_neighbors=0 is out of range: give a whole number from 1 to 1000"),
         ({"n_components": 5}, "n_components=5 is out of range: give a whole number from 2 to 3"),
@@ -130,9 +130,9 @@ def test_parameters_are_kept_as_given_and_cloned():
         ({"n_workers": 0}, "n_workers=0"),
     ],
 )
-def test_what_is_out_of_range_is_an_input_error_that_names_it(x, wrong, said):
+def test_what_is_out_of_range_is_an_input_error_that_names_it(x, wrong, message):
     estimator = NomadProjection(**wrong)  # only a fit looks at them
-    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         estimator.fit(x)
     assert isinstance(caught.value, InputError)
 
@@ -188,7 +188,7 @@ def test_a_column_is_chosen_by_name(x):
 
 
 def test_callbacks_hear_every_event(x):
-    first, second = Heard(), Heard()
+    first, second = EventLog(), EventLog()
     NomadProjection(n_epochs=5, n_shards=2, callbacks=[first, second]).fit(x)
     assert len(first.of(EpochDone)) == 5
     assert first == second
@@ -197,10 +197,10 @@ def test_callbacks_hear_every_event(x):
 def test_a_workspace_is_taken_up_again(x, tmp_path):
     settings = {"n_epochs": 5, "workspace": tmp_path / "w"}
     first = NomadProjection(**settings).fit(x)
-    heard = Heard()
-    again = NomadProjection(**settings, callbacks=[heard]).fit(x)
+    event_log = EventLog()
+    again = NomadProjection(**settings, callbacks=[event_log]).fit(x)
     np.testing.assert_array_equal(again.embedding_, first.embedding_)
-    assert heard.of(EpochDone) == []
+    assert event_log.of(EpochDone) == []
     with pytest.raises(WorkspaceError, match="n_neighbors: 15 in the workspace, 9 requested"):
         NomadProjection(9, **settings).fit(x)
 

@@ -21,7 +21,7 @@ from nomad_dask.callbacks import EpochDone, Event, LayoutSnapshot, SnapshotReque
 from nomad_dask.errors import InputError, Interrupted, WorkspaceError
 from nomad_dask.layout.interrupt import graceful_interrupt
 from tests.helpers.processes import wait_until
-from tests.helpers.runs import Heard, blobs
+from tests.helpers.runs import EventLog, blobs
 
 SETTINGS = {"n_epochs": 30, "n_shards": 2}
 
@@ -65,12 +65,12 @@ def test_a_stopped_layout_is_there_and_goes_on(x, plain, epoch_by_epoch, places)
     assert np.isfinite(nomad.embedding_).all()
     np.testing.assert_array_equal(nomad.map_.positions, nomad.embedding_)
     assert nomad.map_.metadata["partial"] == {"epochs": 1, "of": 30}
-    heard = Heard()
-    nomad.set_params(callbacks=[heard])
+    event_log = EventLog()
+    nomad.set_params(callbacks=[event_log])
     assert nomad.fit(x, resume=True) is nomad
     np.testing.assert_array_equal(nomad.embedding_, plain)
-    assert [event.epoch for event in heard.of(EpochDone)] == list(range(2, 31))
-    assert [f.stage for f in heard.of(StageFinished) if f.resumed] == ["sample", "cells", "shards", "neighbors"]
+    assert [event.epoch for event in event_log.of(EpochDone)] == list(range(2, 31))
+    assert [f.stage for f in event_log.of(StageFinished) if f.resumed] == ["sample", "cells", "shards", "neighbors"]
     assert (nomad.n_epochs_, nomad.is_complete_) == (30, True)
     assert "partial" not in nomad.map_.metadata
     assert list(places.glob("nomad-*")) == []

@@ -116,11 +116,11 @@ def test_what_is_no_map_is_refused(tmp_path):
 def test_an_output_that_cannot_be_written_is_said_before_the_work(table, tmp_path, monkeypatch):
     monkeypatch.setattr("nomad_dask.pipeline.run.connect", None)  # no work: it would not even connect
     (tmp_path / "there.parquet").write_text("")
-    for output, said in [
+    for output, message in [
         (tmp_path / "there.parquet", "exists"),
         (tmp_path, "is a directory"),
         (tmp_path / "no" / "m.parquet", "does not exist"),
         (Path("/proc/m.parquet"), "cannot be written"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             make_map(table, output=output)

@@ -50,14 +50,14 @@ def test_every_setting_is_tested_and_documented():
     assert all(text.endswith(".") for text in Params.describe().values())
 
 
-@pytest.mark.parametrize(("name", "good", "bad", "said"), RANGES)
-def test_ranges(name, good, bad, said):
+@pytest.mark.parametrize(("name", "good", "bad", "message"), RANGES)
+def test_ranges(name, good, bad, message):
     for value in good:
         assert getattr(Params(**{name: value}), name) == value
     for value in bad:
         with pytest.raises(InputError) as caught:
             Params(**{name: value})
-        assert str(caught.value).startswith(f"{name}={value!r} is out of range: {said}")
+        assert str(caught.value).startswith(f"{name}={value!r} is out of range: {message}")
         assert isinstance(caught.value, ValueError)
         assert caught.value.exit_code == 2
 

@@ -32,7 +32,7 @@ from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError, InputError, ResourceError
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
-from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 CUPY = importlib.util.find_spec("cupy") is not None
 HERE = detect_gpu()
@@ -98,10 +98,10 @@ def test_the_cpu_imports_no_gpu_library():
 def test_workers_without_a_gpu_are_named():
     with worker_processes(2) as client:
         addresses = sorted(client.scheduler_info()["workers"])
-        said = rf"needs a GPU on every worker, 2 of 2 have none \({', '.join(addresses)}: {LACKS}"
-        with pytest.raises(ClusterError, match=said), connect(client=client, device="gpu"):
+        message = rf"needs a GPU on every worker, 2 of 2 have none \({', '.join(addresses)}: {LACKS}"
+        with pytest.raises(ClusterError, match=message), connect(client=client, device="gpu"):
             pass
-        with pytest.raises(ClusterError, match=said):
+        with pytest.raises(ClusterError, match=message):
             make_map(blobs(300), n_epochs=1, device="gpu", client=client)
         with connect(client=client, device="auto") as cluster:
             assert cluster.device == "cpu"
@@ -179,11 +179,11 @@ def test_gpu_memory_depends_on_rows_shards_and_neighbors():
 
 
 def test_the_device_of_every_shard_is_reported():
-    heard = Heard()
+    event_log = EventLog()
     with worker_processes(2) as client:
         addresses = sorted(client.scheduler_info()["workers"])
-        make_map(blobs(1000), n_shards=2, n_epochs=2, client=client, device="cpu", emit=heard)
-    placed = heard.of(ShardPlaced)
+        make_map(blobs(1000), n_shards=2, n_epochs=2, client=client, device="cpu", emit=event_log)
+    placed = event_log.of(ShardPlaced)
     assert [(p.shard, p.worker, p.device) for p in placed] == [(0, addresses[0], "CPU"), (1, addresses[1], "CPU")]
 
 
@@ -197,10 +197,10 @@ def test_the_log_of_a_verbose_run_names_the_gpu_of_a_shard():
 @pytest.mark.gpu
 @pytest.mark.skipif(not isinstance(HERE, Gpu), reason="there is no GPU here")
 def test_on_a_gpu_a_map_is_computed_there():
-    heard = Heard()
-    result = make_map(blobs(5000), n_epochs=50, device="gpu", emit=heard)
+    event_log = EventLog()
+    result = make_map(blobs(5000), n_epochs=50, device="gpu", emit=event_log)
     assert np.isfinite(result.positions).all()
-    (placed,) = heard.of(ShardPlaced)
+    (placed,) = event_log.of(ShardPlaced)
     assert isinstance(HERE, Gpu)
     assert HERE.uuid in placed.device
     assert str(os.environ.get("CUDA_VISIBLE_DEVICES", "0")).split(",")[0] in placed.device

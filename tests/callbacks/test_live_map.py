@@ -272,15 +272,15 @@ import live from "./live.js";
 const state = await (await fetch("state.json")).json();
 const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 state.data = bytes(state.data);
-window.heard = {};
+window.event_log = {};
 const model = {
   get: (name) => state[name],
-  on: (what, tell) => { (heard[what] ??= new Set()).add(tell); },
-  off: (what, tell) => heard[what].delete(tell),
+  on: (what, tell) => { (event_log[what] ??= new Set()).add(tell); },
+  off: (what, tell) => event_log[what].delete(tell),
 };
 window.put = (name, value) => {
   state[name] = name === "data" ? bytes(value) : value;
-  for (const tell of heard[`change:${name}`]) tell();
+  for (const tell of event_log[`change:${name}`]) tell();
 };
 window.end = live.render({ model, el: document.getElementById("at") });
 </script>"""
@@ -353,4 +353,4 @@ def test_the_view_in_a_browser(jupyter, page, tmp_path):
         page.wait(lambda: len(lit(page, width)) == width * height)
         assert page.text(".nomad-map .nomad-label") == "epoch 3 of 9, 250,001 of 1,000,000 points"
         page.run("end()")
-        assert page.run("return Object.values(heard).map((of) => of.size)") == [0, 0, 0]
+        assert page.run("return Object.values(event_log).map((of) => of.size)") == [0, 0, 0]

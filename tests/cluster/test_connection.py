@@ -1,4 +1,4 @@
-"""The cluster: what it says when it cannot work, and how tasks are run and reported."""
+"""The cluster: errors when it cannot work, and how tasks run and report progress."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_scheduler_that_does_not_answer(address, monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "tcp://127.0.0.1", "127.0.0.1:port", "foo://127.0.0.1:8786"])
-def test_an_address_that_is_none(address):
+def test_an_invalid_address(address):
     with pytest.raises(ClusterError, match=r"is not an address .* give one such as tcp://"), connect(scheduler=address):
         pass
 
@@ -126,7 +126,7 @@ def where(job: int) -> str:
     return str(get_worker().address)
 
 
-def test_jobs_run_where_they_are_preferred(processes):
+def test_jobs_run_on_their_preferred_worker(processes):
     cluster = cluster_of(processes)
     addresses = [w.address for w in cluster.workers()]
     for wanted in (addresses, addresses[::-1]):
@@ -149,12 +149,12 @@ def count_slowly(n: int) -> int:
 
 
 @pytest.mark.parametrize("where", ["embedded", "processes"])
-def test_progress_is_told_by_job(where, request):
+def test_progress_is_reported_per_job(where, request):
     given = request.getfixturevalue(where)
     cluster = given if where == "embedded" else cluster_of(given)
-    told: dict[int, list[int]] = {0: [], 1: []}
-    assert cluster.run(count_slowly, [(8,), (8,)], lambda job, done: told[job].append(done)) == [8, 8]
-    for done in told.values():
+    reported: dict[int, list[int]] = {0: [], 1: []}
+    assert cluster.run(count_slowly, [(8,), (8,)], lambda job, done: reported[job].append(done)) == [8, 8]
+    for done in reported.values():
         assert done, "eight steps of 0.15 s pass the quarter of a second between two reports"
         assert done == sorted(done)
         assert set(done) <= set(range(1, 9))
@@ -165,7 +165,7 @@ def fail(error: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("where", ["embedded", "processes"])
-def test_an_error_of_a_task_is_told_by_name(where, request):
+def test_an_error_of_a_task_is_raised_by_name(where, request):
     given = request.getfixturevalue(where)
     cluster = given if where == "embedded" else cluster_of(given)
     with pytest.raises(NomadError, match="ZeroDivisionError: row 17 is odd") as caught:
@@ -233,8 +233,8 @@ def processes_of_a_hasty_run() -> list[psutil.Process]:
     return workers
 
 
-def test_a_cluster_that_does_not_close_in_time_is_no_error_of_the_run():
-    """Its workers are gone all the same."""
+def test_a_cluster_that_does_not_close_in_time_does_not_fail_the_run():
+    """Its workers are ended nevertheless."""
     with pytest.warns(NomadWarning, match="did not close in time"):
         workers = processes_of_a_hasty_run()
     assert psutil.wait_procs(workers, timeout=30)[1] == []

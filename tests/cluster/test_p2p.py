@@ -1,4 +1,4 @@
-"""Tasks of several worker processes that tell each other, in step: all hear all, and nobody waits without end."""
+"""Exchange between tasks of several worker processes: all receive all parts in order, and none waits forever."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def client(cluster: Any) -> Any:
-    """All workers, started again by their nannies if the last test has killed them."""
+    """A client of all workers, restarted by their nannies if the last test has killed them."""
     cluster.wait_for_workers(3, timeout=60)
     return cluster
 
 
 def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.0, fails_at: int = -1) -> Any:
-    """Tell arrays that grow by what was heard, as layouts do, and return the last sum; or that it was stopped."""
+    """Exchange arrays that grow by what was received, as layouts do; return the last sum, or that it was aborted."""
     mine = np.full((100, 4), number, np.float32)
     try:
         with PeerExchange(batch, homes) as post:
@@ -53,8 +53,8 @@ def take_turns(batch: str, number: int, homes: tuple[str, ...], slow: float = 0.
 def expected(n: int) -> list[float]:
     all_of_them = [np.full((100, 4), number, np.float32) for number in range(n)]
     for _ in range(TURNS):
-        told = sum((i + 1) * part for i, part in enumerate(all_of_them)) % 7
-        all_of_them = [mine + told for mine in all_of_them]
+        received = sum((i + 1) * part for i, part in enumerate(all_of_them)) % 7
+        all_of_them = [mine + received for mine in all_of_them]
     return [float(mine.sum()) for mine in all_of_them]
 
 
@@ -74,21 +74,21 @@ def left_over(client: Any) -> int:
     return sum(client.run(messages).values())
 
 
-def test_all_hear_all_in_order(client):
+def test_all_receive_all_in_order(client):
     assert run(client, "all", addresses(client)) == expected(3)
     assert left_over(client) == 0
 
 
-def test_a_task_alone_hears_itself(client):
+def test_a_single_task_receives_its_own_part(client):
     assert run(client, "alone", addresses(client)[:1]) == expected(1)
 
 
-def test_those_that_are_slow_are_waited_for(client):
+def test_slow_tasks_are_waited_for(client):
     assert run(client, "slow", addresses(client), of_1=(0.06,)) == expected(3)
 
 
 def test_two_batches_that_meet_on_the_same_workers(client):
-    """Each worker has one thread, and the batches begin in opposite order: neither may keep it while it waits."""
+    """Each worker has one thread, and the batches start in opposite order: neither may hold it while waiting."""
     homes, made = addresses(client)[:2], {}
 
     def one(name: str, where: list[str]) -> None:
@@ -103,7 +103,7 @@ def test_two_batches_that_meet_on_the_same_workers(client):
 
 
 def test_a_task_that_fails_stops_the_others(client):
-    """They return, or the next task would wait for their workers."""
+    """Otherwise the next task would wait for their workers."""
     with pytest.raises(NomadError, match="ValueError: no turn 7"):
         run(client, "fails", addresses(client), of_2=(0.0, 7))
     assert run(client, "afterwards", addresses(client)) == expected(3)
@@ -112,7 +112,7 @@ def test_a_task_that_fails_stops_the_others(client):
 
 @pytest.mark.parametrize("how_many", [1, 2])
 def test_killed_workers_stop_the_others(client, how_many):
-    """The task of a killed one runs again elsewhere, where nobody expects it: that one is stopped, too."""
+    """The task of a killed worker runs again on another one, where no other task expects it: it is aborted, too."""
     pids, homes = client.run(os.getpid), addresses(client)
 
     def kill() -> None:

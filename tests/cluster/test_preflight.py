@@ -1,4 +1,4 @@
-"""What is checked before the work: versions, the workspace and the data, as every worker sees them."""
+"""Checks before a run: versions, the workspace and the data, as every worker sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @cache
 def no_namespaces() -> str | None:
-    """Return why a process cannot have mounts of its own here, or None."""
+    """Return why processes cannot have private mounts here, or None."""
     if shutil.which("unshare") is None:
         return "unshare is not installed"
     done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
@@ -28,7 +28,7 @@ def no_namespaces() -> str | None:
 
 
 def blind_worker(started: Scheduler, folder: Path) -> None:
-    """Start a worker that has an empty file system of its own in place of a folder."""
+    """Start a worker with an empty private file system in place of a folder."""
     hide = f'mount -t tmpfs none {folder} && exec "$@"'
     started.add_worker("--local-directory", "/tmp", before=("unshare", "-m", "sh", "-c", hide, "sh"))
 
@@ -60,8 +60,8 @@ def test_a_worker_that_does_not_see_the_workspace_or_the_data(tmp_path):
 
 
 @pytest.mark.skipif(no_namespaces() is not None, reason=str(no_namespaces()))
-def test_a_worker_that_writes_elsewhere(tmp_path):
-    """It sees what the driver wrote, as on a copy of the file system, and the driver does not see what it wrote."""
+def test_a_worker_that_writes_to_another_directory(tmp_path):
+    """As on a copy of the file system: it sees the driver's files, and the driver does not see its files."""
     home = tmp_path / "home"
     home.mkdir()
     overlay = (
@@ -102,13 +102,13 @@ def test_workers_of_another_version_or_without_the_package(tmp_path):
     with scheduler_process(tmp_path / "cluster") as started:
         started.add_worker("--preload", str(old))
         started.wait_for_workers(1)
-        said = r"has nomad-dask 0\.0\.1, the client has .* the same version"
-        with pytest.raises(ClusterError, match=said), connect(scheduler=started.address):
+        message = r"has nomad-dask 0\.0\.1, the client has .* the same version"
+        with pytest.raises(ClusterError, match=message), connect(scheduler=started.address):
             pass
         started.workers[0].kill()
         started.workers[0].wait()
         started.add_worker("--preload", str(without))
         started.wait_for_workers(1)
-        said = r"cannot import what it needs .* install nomad-dask"
-        with pytest.raises(ClusterError, match=said), connect(scheduler=started.address):
+        message = r"cannot import what it needs .* install nomad-dask"
+        with pytest.raises(ClusterError, match=message), connect(scheduler=started.address):
             pass

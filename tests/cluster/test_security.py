@@ -110,7 +110,7 @@ def test_certificates_that_cannot_be_read(certificates, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"address": "nowhere"}', None])
-def test_a_scheduler_file_that_is_none(tmp_path, content):
+def test_an_invalid_scheduler_file(tmp_path, content):
     file = tmp_path / "scheduler.json"
     if content is None:
         expected: Any = pytest.raises(MissingInputError, match="There is no scheduler file")
@@ -121,8 +121,8 @@ def test_a_scheduler_file_that_is_none(tmp_path, content):
         pass
 
 
-def test_a_script_without_guard_is_told_so(tmp_path):
-    """Worker processes import the script; without the guard they would start the run again, for ever."""
+def test_a_script_without_a_main_guard(tmp_path):
+    """Worker processes import the script; without the guard they would start the run again, endlessly."""
     np.save(tmp_path / "x.npy", blobs(300))
     script = tmp_path / "script.py"
     script.write_text(

@@ -1,4 +1,4 @@
-"""Workers that are frozen (SIGSTOP) and wake again: their tasks move within a bound, and nothing goes wrong."""
+"""Workers that are frozen (SIGSTOP) and continue later: their tasks move to others within a time limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def undisturbed(x: np.ndarray) -> np.ndarray:
 
 
 class Freezer:
-    """Freezes one process when an event is the awaited one."""
+    """Freezes a process at a given event."""
 
     def __init__(self, stage_or_epoch: str | int) -> None:
         self.moment = stage_or_epoch
@@ -62,8 +62,8 @@ class Freezer:
         os.kill(pid, signal.SIGSTOP)
 
 
-def test_a_frozen_worker_of_an_own_cluster_is_replaced(data, undisturbed, monkeypatch):
-    """By its scheduler, which waits for heartbeats no longer than eight seconds here."""
+def test_a_frozen_worker_of_an_embedded_cluster_is_replaced(data, undisturbed, monkeypatch):
+    """By its scheduler, which waits at most eight seconds for a heartbeat here."""
     monkeypatch.setattr("nomad_dask.cluster.cpu_cluster.WORKER_TTL_SECONDS", 8)
     freezer = Freezer(10)
     with connect(n_workers=2) as own:
@@ -78,8 +78,8 @@ def test_a_frozen_worker_of_an_own_cluster_is_replaced(data, undisturbed, monkey
     np.testing.assert_array_equal(positions, undisturbed)
 
 
-def test_a_worker_that_is_frozen_for_a_while_goes_on(data, undisturbed, tmp_path):
-    """Shorter than any bound: the run waits for it."""
+def test_a_briefly_frozen_worker_continues(data, undisturbed, tmp_path):
+    """Shorter than all time limits: the run waits for it."""
     freezer = Freezer("neighbors")
     with scheduler_process(tmp_path / "cluster", n_workers=2) as started:
 
@@ -106,8 +106,8 @@ def frozen_after(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("moment", ["shards", 10])
-def test_a_frozen_worker_of_a_running_scheduler_is_given_up(data, undisturbed, tmp_path, moment):
-    """Whose own bound is five minutes. When the worker wakes, after its tasks were done elsewhere, it ends."""
+def test_a_frozen_worker_of_a_running_scheduler_is_abandoned(data, undisturbed, tmp_path, moment):
+    """The scheduler's own limit is five minutes. The worker ends when it continues after its tasks have moved."""
     freezer = Freezer(moment)
     with scheduler_process(tmp_path / "cluster", n_workers=2) as started, frozen_after(4.0):
 
@@ -124,7 +124,7 @@ def test_a_frozen_worker_of_a_running_scheduler_is_given_up(data, undisturbed, t
     np.testing.assert_array_equal(again, undisturbed)
 
 
-def test_a_frozen_scheduler_is_an_error_in_time(tmp_path):
+def test_a_frozen_scheduler_raises_an_error_in_time(tmp_path):
     import dask.config
 
     with (
@@ -138,7 +138,7 @@ def test_a_frozen_scheduler_is_an_error_in_time(tmp_path):
 
 
 def test_a_long_silent_task_is_no_failure(tmp_path):
-    """Its worker's heartbeat lives."""
+    """Its worker still sends heartbeats."""
     with (
         scheduler_process(tmp_path / "cluster", n_workers=1) as started,
         frozen_after(2.0),

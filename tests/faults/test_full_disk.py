@@ -1,4 +1,4 @@
-"""A disk that fills up: the error says which file and what to do, and the run goes on when there is room again."""
+"""A disk that fills up: the error names the file and what to do, and the run resumes when there is space again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all that is left of a disk."""
+    """Use up the free space of a disk."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as out:
         for size in (1 << 20, 1 << 12, 1):
@@ -57,7 +57,7 @@ def fill(disk: Path) -> Path:
 
 
 class Filler:
-    """Fills the disk when a stage begins, once."""
+    """Fills the disk once, when a stage starts."""
 
     def __init__(self, disk: Path, stage: str, when: type[Event] = StageStarted) -> None:
         self.disk, self.stage, self.when = disk, stage, when
@@ -69,12 +69,12 @@ class Filler:
 
 @pytest.fixture
 def room_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what refuses to begin on a small disk: the plan is generous for so few rows."""
+    """Disable the refusal of small disks: the plan overestimates for so few rows."""
     monkeypatch.setattr("nomad_dask.pipeline.run.check_resources", lambda *_: None)
 
 
 @pytest.mark.parametrize("stage", ["sample", "cells", "shards", "neighbors", "layout"])
-def test_full_when_a_stage_begins(x, undisturbed, small_disk, room_before, stage):
+def test_full_when_a_stage_starts(x, undisturbed, small_disk, room_before, stage):
     home = small_disk / "w"
     with pytest.raises(ResourceError, match="The disk is full") as caught:
         make_map(x, workspace=home, emit=Filler(small_disk, stage), **SETTINGS)
@@ -115,7 +115,7 @@ def test_too_small_from_the_start(small_disk, x):
         make_map(x, workspace=small_disk / "w", **SETTINGS)
 
 
-def test_the_bytes_that_were_wanted_are_told(small_disk, tmp_path):
+def test_the_requested_bytes_are_reported(small_disk, tmp_path):
     home = Workspace(small_disk / "w", {"a": 1})
     array = np.zeros(100 << 20, np.uint8)
     with pytest.raises(ResourceError, match=r"a/b\.npy of 104,857,600 bytes cannot be written") as caught:
@@ -127,6 +127,6 @@ def test_the_bytes_that_were_wanted_are_told(small_disk, tmp_path):
     home.save("a/b.npy", array[: 1 << 20])
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_translated(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "c") as partial:
         (partial / "d").write_text("there is no such folder")

@@ -1,4 +1,4 @@
-"""Hosts with addresses of their own: one map with or without them, and when the network of one is cut."""
+"""Hosts with separate addresses make the same map, also when the network of one is cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
 from nomad_dask.maps import read_map
 from tests.helpers import network
-from tests.helpers.runs import Heard, blobs, make_map
+from tests.helpers.runs import EventLog, blobs, make_map
 
 # A test that takes longer is called a hang. The longest wait in it is that for a worker to be called lost.
 LOST_SECONDS = 6
@@ -46,14 +46,14 @@ def in_one_process(x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[network.Network, Any]]:
-    """Two hosts and a client of their workers, for tests that leave both as they were."""
+    """Two hosts and a client of their workers, for tests that leave both unchanged."""
     log = tmp_path_factory.mktemp("hosts") / "log"
     with network.hosts(2, rtt_ms=1, mbit=1000) as net, network.cluster(net, log) as client:
         yield net, client
 
 
 class Once:
-    """Does one thing, once, when an event is the awaited one."""
+    """Calls a function once, at a given event."""
 
     def __init__(self, awaited: Callable[[Event], bool], deed: Callable[[], Any]) -> None:
         self.awaited, self.deed, self.done = awaited, deed, False
@@ -80,52 +80,52 @@ def cut_for(host: network.Host, seconds: float) -> Callable[[], None]:
     return cut
 
 
-def disturbed(x: np.ndarray, client: Any, once: Once) -> tuple[np.ndarray, Heard]:
-    heard = Heard()
+def disturbed(x: np.ndarray, client: Any, once: Once) -> tuple[np.ndarray, EventLog]:
+    event_log = EventLog()
 
     def emit(event: Event) -> None:
-        heard(event)
+        event_log(event)
         once(event)
 
     positions = make_map(x, client=client, emit=emit, **SETTINGS).positions
     assert once.done
-    return positions, heard
+    return positions, event_log
 
 
 def test_two_hosts_make_the_map_of_one_process(x, in_one_process, two_hosts):
     net, client = two_hosts
-    heard = Heard()
+    event_log = EventLog()
     before = sum(host.sent_bytes() + host.received_bytes() for host in net.hosts)
-    positions = make_map(x, client=client, emit=heard, **SETTINGS).positions
+    positions = make_map(x, client=client, emit=event_log, **SETTINGS).positions
     crossed = sum(host.sent_bytes() + host.received_bytes() for host in net.hosts) - before
     np.testing.assert_array_equal(positions, in_one_process)
-    homes = {event.worker.rpartition(":")[0] for event in heard.of(ShardPlaced)}
+    homes = {event.worker.rpartition(":")[0] for event in event_log.of(ShardPlaced)}
     assert homes == {f"tcp://{host.address}" for host in net.hosts}
-    told = sum(event.exchanged_bytes for event in heard.of(EpochDone))
-    assert crossed > told / 2 > 0, "what the shards tell each other has gone over the cables"
+    exchanged = sum(event.exchanged_bytes for event in event_log.of(EpochDone))
+    assert crossed > exchanged / 2 > 0, "summaries were sent over the network"
 
 
 @pytest.mark.parametrize("moment", [when_begins("neighbors"), after_epoch(10)], ids=["neighbors", "layout"])
-def test_a_network_cut_and_mended_changes_nothing(x, in_one_process, two_hosts, moment):
+def test_a_restored_network_does_not_change_the_map(x, in_one_process, two_hosts, moment):
     net, client = two_hosts
-    positions, heard = disturbed(x, client, Once(moment, cut_for(net.hosts[0], 2.0)))
+    positions, event_log = disturbed(x, client, Once(moment, cut_for(net.hosts[0], 2.0)))
     np.testing.assert_array_equal(positions, in_one_process)
-    assert heard.of(WorkerLost) == []
+    assert event_log.of(WorkerLost) == []
 
 
-def test_a_host_cut_for_good_loses_its_shards_to_the_others(x, in_one_process, tmp_path):
+def test_the_shards_of_a_disconnected_host_move_to_the_others(x, in_one_process, tmp_path):
     with (
         network.hosts(2) as net,
         network.cluster(net, tmp_path / "log", tcp_seconds=11, lost_seconds=LOST_SECONDS) as client,
     ):
         cut, left = net.hosts
-        positions, heard = disturbed(x, client, Once(after_epoch(10), cut.cut))
+        positions, event_log = disturbed(x, client, Once(after_epoch(10), cut.cut))
         np.testing.assert_array_equal(positions, in_one_process)
-        assert {event.address.rpartition(":")[0] for event in heard.of(WorkerLost)} == {f"tcp://{cut.address}"}
+        assert {event.address.rpartition(":")[0] for event in event_log.of(WorkerLost)} == {f"tcp://{cut.address}"}
         assert [w.address.rpartition(":")[0] for w in Cluster(client, False).workers()] == [f"tcp://{left.address}"]
 
 
-def test_a_driver_cut_off_ends_with_an_error_and_is_taken_up(x, in_one_process, tmp_path):
+def test_a_disconnected_driver_ends_with_an_error_and_resumes(x, in_one_process, tmp_path):
     np.save(tmp_path / "x.npy", x)
     out, workspace = tmp_path / "map.parquet", tmp_path / "workspace"
     with network.hosts(2) as net:
@@ -144,9 +144,9 @@ def test_a_driver_cut_off_ends_with_an_error_and_is_taken_up(x, in_one_process, 
                 if line.startswith("shards:"):
                     far.cut()
                     break
-            _, said = driver.communicate(timeout=60)
+            _, message = driver.communicate(timeout=60)
             assert driver.returncode == ClusterError.exit_code
-            assert "run the same again" in said
+            assert "run the same again" in message
             assert not out.exists()
             far.mend()
             subprocess.run([*fit, "--resume"], check=True, timeout=60, capture_output=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C: tasks in worker processes stop too, other runs go on, and the same command takes the run up."""
+"""Ctrl-C: tasks in worker processes stop too, other runs continue, and the same command resumes the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("whom", ["driver", "group"])
-def test_ctrl_c_ends_the_command_and_it_goes_on(tmp_path, whom):
+def test_ctrl_c_ends_the_command_and_the_run_resumes(tmp_path, whom):
     """From a terminal the signal reaches the workers too; from ``kill`` the driver only."""
     data, output, workspace = tmp_path / "x.npy", tmp_path / "map.parquet", tmp_path / "w"
     np.save(data, blobs(3000, 16))
@@ -48,7 +48,7 @@ def test_ctrl_c_ends_the_command_and_it_goes_on(tmp_path, whom):
     np.testing.assert_array_equal(np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]), plain)
 
 
-def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
+def test_a_second_ctrl_c_ends_the_command_at_once(tmp_path):
     data, output = tmp_path / "x.npy", tmp_path / "map.parquet"
     np.save(data, blobs(3000, 16))
     with command_line("fit", data, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "20000") as driver:
@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
 
 
 def count_into(file: str, n: int) -> int:
-    """Work for a while, and leave a trace of every step."""
+    """Work for a while, and leave a file for every step."""
     for done in range(1, n + 1):
         with Path(file).open("a") as f:
             f.write(".")
@@ -73,7 +73,7 @@ def count_into(file: str, n: int) -> int:
     return n
 
 
-def test_tasks_of_the_stopped_run_stop_and_those_of_another_go_on(tmp_path):
+def test_only_the_tasks_of_the_stopped_run_stop(tmp_path):
     with worker_processes(2) as client:
         from distributed import Client
 
@@ -95,7 +95,7 @@ def test_tasks_of_the_stopped_run_stop_and_those_of_another_go_on(tmp_path):
             here = sorted(client.scheduler_info()["workers"])[:1]
             with pytest.raises(Interrupted):
                 cluster_of(client).run(count_into, [(mine, 10_000)], stop, workers=here)
-            # The worker is told by the scheduler, which takes a moment.
+            # The scheduler informs the worker, which takes a moment.
             wait_until(lambda: is_still(mine), 20, "the end of the task")
             thread.join(60)
             assert answers == [80]
@@ -110,7 +110,7 @@ def is_still(file: str) -> bool:
 
 
 def test_tasks_stop_when_their_driver_is_gone(tmp_path):
-    """Not only by Ctrl-C: nobody waits for them."""
+    """Also without Ctrl-C, because no client waits for them."""
     from distributed import Client
 
     with worker_processes(1) as client:

@@ -57,8 +57,8 @@ def test_the_scheduler_is_killed(data, undisturbed, tmp_path, moment, checkpoint
     np.testing.assert_array_equal(again.positions, undisturbed)
 
 
-def test_a_worker_leaves_for_good_and_the_last_one_too(data, undisturbed, tmp_path, checkpoints_at_once):
-    """Without nannies: the first one's shard moves; without the other nothing comes, and that is said in time."""
+def test_workers_without_nannies_end_one_by_one(data, undisturbed, tmp_path, checkpoints_at_once):
+    """Without nannies: the shard of the first moves; without the second, the run ends with an error in time."""
     lost_after = dask.config.set({"nomad-dask.lost-after": "3 s"})
     with lost_after, scheduler_process(tmp_path / "cluster", n_workers=2) as started:
 
@@ -77,7 +77,7 @@ def test_a_worker_leaves_for_good_and_the_last_one_too(data, undisturbed, tmp_pa
 
 @pytest.mark.parametrize("after", ["", "cells"])
 def test_the_driver_is_killed(data, undisturbed, tmp_path, after):
-    """With its embedded cluster: the workers notice and end, and the same command makes the map."""
+    """With an embedded cluster: its workers notice and end, and the same command finishes the map."""
     output, workspace = tmp_path / "map.parquet", tmp_path / "w"
     options = [data, "-o", output, "--workspace", workspace, "--workers", "2", "--quiet"]
     options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_size=50"]
@@ -100,7 +100,7 @@ def ready(workspace: Path, after: str) -> bool:
 
 
 def test_the_driver_of_a_running_cluster_is_killed(data, undisturbed, tmp_path):
-    """The cluster goes on without it, its tasks stop, and the next run makes the same map."""
+    """The cluster stays, the tasks stop, and the next run makes the same map."""
     with scheduler_process(tmp_path / "cluster", n_workers=2) as started:
         options = [data, "-o", tmp_path / "map.parquet", "--workspace", tmp_path / "w", "--quiet"]
         options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_size=50"]
@@ -112,8 +112,8 @@ def test_the_driver_of_a_running_cluster_is_killed(data, undisturbed, tmp_path):
     np.testing.assert_array_equal(again.positions, undisturbed)
 
 
-def test_all_workers_are_killed_again_and_again(data, undisturbed, tmp_path, checkpoints_at_once):
-    """Nannies start new ones; the run waits for them and takes up its last checkpoint."""
+def test_all_workers_are_killed_repeatedly(data, undisturbed, tmp_path, checkpoints_at_once):
+    """Nannies start new ones; the run waits for them and resumes from its last checkpoint."""
     from tests.helpers.runs import worker_processes
 
     with worker_processes(2) as client:

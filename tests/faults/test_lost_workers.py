@@ -1,4 +1,4 @@
-"""Worker processes that are killed: the map is the one that was to be, and it is told that one was lost."""
+"""Worker processes that are killed: the map is the same, and the loss is reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nomad_dask.cluster import Cluster
 from nomad_dask.cluster.task_batch import TaskBatch
 from nomad_dask.cluster.watchdog import call_scheduler
 from nomad_dask.errors import ClusterError
-from tests.helpers.runs import Heard, blobs, cluster_of, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, cluster_of, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -45,13 +45,13 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def client(cluster: Any) -> Any:
-    """Both workers, started again by their nannies if the last test has killed them."""
+    """A client of both workers, restarted by their nannies if the last test has killed them."""
     cluster.wait_for_workers(2, timeout=60)
     return cluster
 
 
 class Killer:
-    """Kills one worker process or all, once, when an event is the awaited one."""
+    """Kills one worker process or all, once, at a given event."""
 
     def __init__(self, client: Any, awaited: Callable[[Event], bool], how_many: int = 1) -> None:
         self.client, self.awaited, self.how_many = client, awaited, how_many
@@ -67,57 +67,57 @@ class Killer:
 
 def killed_map(
     x: np.ndarray, client: Any, awaited: Callable[[Event], bool], how_many: int = 1, **more: Any
-) -> tuple[np.ndarray, Heard, str]:
-    heard, killer = Heard(), Killer(client, awaited, how_many)
+) -> tuple[np.ndarray, EventLog, str]:
+    event_log, killer = EventLog(), Killer(client, awaited, how_many)
 
     def emit(event: Event) -> None:
-        heard(event)
+        event_log(event)
         killer(event)
 
     positions = make_map(x, client=client, emit=emit, **(SETTINGS | more)).positions
     assert killer.address is not None
-    return positions, heard, killer.address
+    return positions, event_log, killer.address
 
 
 def after_epoch(epoch: int) -> Callable[[Event], bool]:
     return lambda event: isinstance(event, EpochDone) and event.epoch == epoch
 
 
-def test_no_worker_is_called_lost_when_none_is(x, undisturbed, client):
-    heard = Heard()
-    positions = make_map(x, client=client, emit=heard, **SETTINGS).positions
+def test_no_loss_is_reported_when_there_is_none(x, undisturbed, client):
+    event_log = EventLog()
+    positions = make_map(x, client=client, emit=event_log, **SETTINGS).positions
     np.testing.assert_array_equal(positions, undisturbed)
-    assert heard.of(WorkerLost) == []
+    assert event_log.of(WorkerLost) == []
 
 
 def test_killed_during_the_layout(x, undisturbed, client):
-    positions, heard, address = killed_map(x, client, after_epoch(12))
+    positions, event_log, address = killed_map(x, client, after_epoch(12))
     np.testing.assert_array_equal(positions, undisturbed)
-    lost = heard.of(WorkerLost)
+    lost = event_log.of(WorkerLost)
     assert {event.address for event in lost} == {address}
     assert len(lost) <= 2, "its two shards were lost once, then they had a new home"
 
 
 def test_killed_during_the_layout_after_a_checkpoint(x, undisturbed, client, checkpoints_at_once):
-    positions, heard, _ = killed_map(x, client, after_epoch(12))
+    positions, event_log, _ = killed_map(x, client, after_epoch(12))
     np.testing.assert_array_equal(positions, undisturbed)
-    assert [event.epoch for event in heard.of(CheckpointWritten)] == list(range(1, EPOCHS + 1))
-    assert heard.of(WorkerLost)
+    assert [event.epoch for event in event_log.of(CheckpointWritten)] == list(range(1, EPOCHS + 1))
+    assert event_log.of(WorkerLost)
 
 
-def test_killed_between_seldom_exchanges(x, client, checkpoints_at_once):
-    """The shards catch up batch by batch, each with what was known then."""
+def test_killed_between_infrequent_exchanges(x, client, checkpoints_at_once):
+    """The shards catch up batch by batch, each with the summaries of that time."""
     settings = SETTINGS | {"sync_every": 3}
     expected = make_map(x, client=client, **settings).positions
-    positions, heard, _ = killed_map(x, client, after_epoch(20), sync_every=3)
+    positions, event_log, _ = killed_map(x, client, after_epoch(20), sync_every=3)
     np.testing.assert_array_equal(positions, expected)
-    assert heard.of(WorkerLost)
+    assert event_log.of(WorkerLost)
 
 
 def test_killed_before_the_last_checkpoint(x, undisturbed, client):
-    positions, heard, address = killed_map(x, client, after_epoch(EPOCHS))
+    positions, event_log, address = killed_map(x, client, after_epoch(EPOCHS))
     np.testing.assert_array_equal(positions, undisturbed)
-    assert {event.address for event in heard.of(WorkerLost)} == {address}
+    assert {event.address for event in event_log.of(WorkerLost)} == {address}
 
 
 def when_begins(stage: str) -> Callable[[Event], bool]:
@@ -128,21 +128,21 @@ def when_begins(stage: str) -> Callable[[Event], bool]:
     ("stage", "how_many"),
     [("sample", 1), ("cells", 1), ("shards", 1), ("neighbors", 1), ("layout", 1), ("cells", 2), ("neighbors", 2)],
 )
-def test_killed_when_a_stage_begins(x, undisturbed, client, stage, how_many):
-    """One worker, and all: then their nannies start others, for which the run waits."""
+def test_killed_when_a_stage_starts(x, undisturbed, client, stage, how_many):
+    """One worker, or all: then the run waits for those that their nannies start."""
     positions, _, _ = killed_map(x, client, when_begins(stage), how_many)
     np.testing.assert_array_equal(positions, undisturbed)
 
 
 @pytest.mark.parametrize("epoch", random.Random(5).sample(range(1, EPOCHS), 2))
 def test_all_killed_at_random_epochs(x, undisturbed, client, epoch):
-    positions, heard, _ = killed_map(x, client, after_epoch(epoch), how_many=2)
+    positions, event_log, _ = killed_map(x, client, after_epoch(epoch), how_many=2)
     np.testing.assert_array_equal(positions, undisturbed)
-    assert heard.of(WorkerLost)
+    assert event_log.of(WorkerLost)
 
 
 def test_killed_in_the_middle_of_tasks(x, undisturbed, client):
-    """By a clock, not between tasks; the same draws every time."""
+    """At random times during tasks, the same in every run of the test."""
     draw = random.Random(3)
 
     def emit(event: Event) -> None:
@@ -163,10 +163,10 @@ def test_killed_during_the_coarse_map(client, monkeypatch):
     monkeypatch.setattr("nomad_dask.planning.planner.COARSE_MIN_ROWS", 100)
     x, settings = blobs(2400), SETTINGS | {"coarse_init": "always", "n_epochs": 10}
     plain = make_map(x, **settings).positions
-    heard, killer = Heard(), Killer(client, when_begins("coarse neighbors"))
+    event_log, killer = EventLog(), Killer(client, when_begins("coarse neighbors"))
 
     def emit(event: Event) -> None:
-        heard(event)
+        event_log(event)
         killer(event)
 
     positions = make_map(x, client=client, emit=emit, **settings).positions
@@ -174,8 +174,8 @@ def test_killed_during_the_coarse_map(client, monkeypatch):
     np.testing.assert_array_equal(positions, plain)
 
 
-def test_workers_lost_again_and_again_are_given_up(x, client, tmp_path, monkeypatch):
-    """Something must be wrong with them; what was done is kept."""
+def test_workers_lost_repeatedly_are_abandoned(x, client, tmp_path, monkeypatch):
+    """The run ends with an error and keeps completed work."""
     monkeypatch.setattr("nomad_dask.layout.distributed_layout._MAX_LOSSES", 2)
     monkeypatch.setattr("nomad_dask.layout.optimize._CHECKPOINT_SECONDS", 1e9)  # one would begin the count anew
     monkeypatch.setattr("nomad_dask.layout.optimize._BATCH_SECONDS", 0.0)
@@ -201,14 +201,14 @@ def end_the_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_task_that_ends_every_worker_is_given_up(client):
-    """As one does that takes all memory: the system ends its worker, then the next one."""
+def test_a_task_that_kills_every_worker_is_abandoned(client):
+    """Like a task that uses all memory, for which the system kills one worker after the other."""
     with pytest.raises(ClusterError, match=r"4 workers died .* Give workers more memory, or use more shards"):
         cluster_of(client).run(end_the_process, [()])
 
 
 def test_all_killed_before_a_result_is_fetched(monkeypatch):
-    """Dask then runs the tasks again, but not those whose preferred worker is gone."""
+    """Dask then runs the tasks again, except those whose preferred worker is gone."""
     plain, killed = TaskBatch._fetch_result, []
 
     def late(self: TaskBatch, future: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Several runs on one cluster, workers that join late, and workers that are not alike."""
+"""Several runs on one cluster, workers that join late, and workers that differ."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.timeout(120)
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 50}
 
 
-def test_two_fits_at_once_make_the_maps_they_make_alone():
-    """Of the same data with other seeds: whatever one took of the other would fit, and be wrong."""
+def test_concurrent_fits_make_the_same_maps_as_separate_ones():
+    """The same data with other seeds: shapes would fit if one used the arrays of the other."""
     inputs = [(blobs(1500, 16), seed) for seed in range(2)]
     alone = [make_map(x, random_state=seed, **SETTINGS).positions for x, seed in inputs]
     made: dict[int, np.ndarray] = {}
@@ -77,8 +77,8 @@ def workers_with_shards(address: str) -> set[str]:
         return {worker for worker, count in client.run(shards_here).items() if count}
 
 
-def test_workers_that_are_not_alike(tmp_path):
-    """Of other numbers of threads and other memory; what each has is known before the plan."""
+def test_workers_that_differ(tmp_path):
+    """In threads and memory, which are known before the plan is made."""
     from nomad_dask.cluster import connect
 
     x = blobs(1500, 16)

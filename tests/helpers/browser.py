@@ -140,7 +140,7 @@ class Page:
         return str(self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
 
     def console(self) -> list[str]:
-        """Return what the console said since the last call."""
+        """Return the console messages since the last call."""
         return [json.dumps(entry) for entry in self.driver.get_log("browser")]
 
     def move_to(self, x: float, y: float) -> None:

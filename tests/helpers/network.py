@@ -96,7 +96,7 @@ class Host:
         return process
 
     def cut(self) -> None:
-        """Unplug its cable. What is under way is lost; nobody is told."""
+        """Cut the network. Messages in transit are lost without notice."""
         _ip("link", "set", self.port, "down")
 
     def mend(self) -> None:
@@ -256,7 +256,7 @@ def cluster(
     threads : int
         Of each worker.
     tcp_seconds, lost_seconds : int
-        Dask calls a connection dead, and a worker lost, when it has not heard of it for so long.
+        Dask calls a connection dead, and a worker lost, when it has not event_log of it for so long.
     """
     from distributed import Client
 

@@ -44,14 +44,14 @@ def make_map(x: Any, **settings: Any) -> Layout:
     return project(open_source(x), Params(**params), cluster=cluster, workspace=workspace, output=output, **settings)
 
 
-class Heard(list[Event]):
-    """A listener that keeps what it hears."""
+class EventLog(list[Event]):
+    """A callback that records all events."""
 
     def __call__(self, event: Event) -> None:
         self.append(event)
 
     def of(self, kind: type) -> list[Any]:
-        """Return the events of one kind."""
+        """Return the events of one type."""
         return [event for event in self if isinstance(event, kind)]
 
 

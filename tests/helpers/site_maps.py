@@ -32,8 +32,8 @@ def table(site: Path, name: str) -> pa.Table:
 
 
 def about(site: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(part(site, "site").decode())
-    return told
+    description: dict[str, Any] = json.loads(part(site, "site").decode())
+    return description
 
 
 def index(site: Path) -> dict[tuple[int, int, int], int]:

@@ -87,10 +87,10 @@ def write_site(
     side = float((xy.max(axis=0) - low).max()) * (1 + 1e-9) or 1.0
     left, bottom = (float(v) for v in low)
     hover = list(columns) if hover is None else hover
-    told, codes = [], {}
+    columns_described, codes = [], {}
     for name, values in columns.items():
         column, code = _encoded(name, values)
-        told.append(column)
+        columns_described.append(column)
         if code is not None:
             codes[name] = code
 
@@ -128,7 +128,7 @@ def write_site(
         part = {"@x": xy[start:stop, 0].astype(np.float32), "@y": xy[start:stop, 1].astype(np.float32)}
         part |= {name: pa.array(texts[name][start:stop], pa.string()) for name in hover}
         write_table(folder, f"text/{k}", pa.table(part))
-    searched: list[str] | None = [c["name"] for c in told if c["kind"] != "number" and c["name"] in hover]
+    searched: list[str] | None = [c["name"] for c in columns_described if c["kind"] != "number" and c["name"] in hover]
     if searched and search_parts:
         _write_search(folder, [texts[name] for name in searched], order, search_parts, most_hits)
     _write_overview(folder, (xy - low) / side)
@@ -140,7 +140,7 @@ def write_site(
         "tile_rows": tile_rows,
         "steps": STEPS,
         "depth": 1 + max(t[0] for t in tiles),
-        "columns": told,
+        "columns": columns_described,
         "hover": hover,
         "text_rows": text_rows,
         "search": {"columns": searched, "parts": search_parts} if searched and search_parts else None,

@@ -14,7 +14,7 @@ from nomad_dask.callbacks.events import combined_snapshot_request
 from nomad_dask.cluster import Cluster, connect
 from nomad_dask.layout.worker import StaleShard, sample_positions
 from nomad_dask.pipeline.collect import Layout
-from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 N = 800
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
@@ -50,8 +50,8 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
     return tasks
 
 
-def check_snapshots(heard: Heard, layout: Layout, max_points: int) -> None:
-    snapshots = heard.of(LayoutSnapshot)
+def check_snapshots(event_log: EventLog, layout: Layout, max_points: int) -> None:
+    snapshots = event_log.of(LayoutSnapshot)
     epochs = [snapshot.epoch for snapshot in snapshots]
     assert (epochs[0], epochs[-1]) == (0, 30)
     assert epochs == sorted(set(epochs))
@@ -67,39 +67,39 @@ def check_snapshots(heard: Heard, layout: Layout, max_points: int) -> None:
     step = -(-N // max_points)
     assert np.abs(counts - np.bincount(layout.cell_labels) / step).max() < 1
     np.testing.assert_array_equal(snapshots[-1].positions, layout.positions[snapshots[-1].rows])
-    assert sum(placed.rows for placed in heard.of(ShardPlaced)) == N
+    assert sum(placed.rows for placed in event_log.of(ShardPlaced)) == N
 
 
 @pytest.mark.parametrize("max_points", [100, N])
 def test_snapshots_do_not_change_the_map(x, plain_map, every_epoch, tasks, max_points):
-    heard = Heard()
-    layout = make_map(x, emit=heard, snapshot_request=SnapshotRequest(0.0, max_points), **SETTINGS)
+    event_log = EventLog()
+    layout = make_map(x, emit=event_log, snapshot_request=SnapshotRequest(0.0, max_points), **SETTINGS)
     np.testing.assert_array_equal(layout.positions, plain_map.positions)
     assert sample_positions in tasks
-    assert len(heard.of(LayoutSnapshot)) == 31
-    check_snapshots(heard, layout, max_points)
+    assert len(event_log.of(LayoutSnapshot)) == 31
+    check_snapshots(event_log, layout, max_points)
 
 
 def test_snapshots_from_worker_processes(x, plain_map):
-    heard = Heard()
+    event_log = EventLog()
     with worker_processes(2) as client:
-        layout = make_map(x, client=client, emit=heard, snapshot_request=SnapshotRequest(0.0, 100), **SETTINGS)
+        layout = make_map(x, client=client, emit=event_log, snapshot_request=SnapshotRequest(0.0, 100), **SETTINGS)
     np.testing.assert_array_equal(layout.positions, plain_map.positions)
-    assert len({placed.worker for placed in heard.of(ShardPlaced)}) == 2
-    check_snapshots(heard, layout, 100)
+    assert len({placed.worker for placed in event_log.of(ShardPlaced)}) == 2
+    check_snapshots(event_log, layout, 100)
 
 
 def test_no_positions_are_sent_without_a_request(x, every_epoch, tasks):
-    heard = Heard()
-    make_map(x, emit=heard, **SETTINGS)
-    assert heard.of(LayoutSnapshot) == []
+    event_log = EventLog()
+    make_map(x, emit=event_log, **SETTINGS)
+    assert event_log.of(LayoutSnapshot) == []
     assert sample_positions not in tasks
 
 
 def test_snapshots_respect_the_interval(x, every_epoch):
-    heard = Heard()
-    make_map(x, emit=heard, snapshot_request=SnapshotRequest(1000.0, 10), **SETTINGS)
-    assert [snapshot.epoch for snapshot in heard.of(LayoutSnapshot)] == [0, 30]
+    event_log = EventLog()
+    make_map(x, emit=event_log, snapshot_request=SnapshotRequest(1000.0, 10), **SETTINGS)
+    assert [snapshot.epoch for snapshot in event_log.of(LayoutSnapshot)] == [0, 30]
 
 
 def test_a_worker_without_the_shard_returns_no_positions(tmp_path):

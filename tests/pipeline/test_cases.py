@@ -188,12 +188,12 @@ def test_a_shift_of_the_data_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")], ids=["nan", "inf", "-inf"]
+    ("value", "message"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")], ids=["nan", "inf", "-inf"]
 )
-def test_a_row_with_nan_or_infinity_is_named(value, said):
+def test_a_row_with_nan_or_infinity_is_named(value, message):
     x = blobs(300)
     x[[123, 200], 5] = value
-    with pytest.raises(InputError, match=f"{said}.*row 123, column 5"):
+    with pytest.raises(InputError, match=f"{message}.*row 123, column 5"):
         make_map(x)
 
 

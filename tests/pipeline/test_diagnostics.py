@@ -123,8 +123,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_poor_measurement_raises_a_warning_with_advice(kind):
-    measured, said = BAD[kind]
-    with pytest.warns(NomadWarning, match=said) as caught:
+    measured, message = BAD[kind]
+    with pytest.warns(NomadWarning, match=message) as caught:
         diagnostics.warn(measured, Params())
     assert len(caught) == 1
 

@@ -13,7 +13,7 @@ from sklearn.manifold import trustworthiness
 from nomad_dask.callbacks import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, NomadWarning
 from nomad_dask.params import AFFINITIES, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
-from tests.helpers.runs import Heard, blobs, make_map
+from tests.helpers.runs import EventLog, blobs, make_map
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_settings_of_the_paper(x, n_shards):
 
 def test_a_coarse_start():
     x = blobs(16_500, n_dims=10)
-    heard = Heard()
-    result = make_map(x, coarse_init="always", n_epochs=10, n_shards=2, emit=heard)
-    finished = [event.stage for event in heard.of(StageFinished)]
+    event_log = EventLog()
+    result = make_map(x, coarse_init="always", n_epochs=10, n_shards=2, emit=event_log)
+    finished = [event.stage for event in event_log.of(StageFinished)]
     assert finished == ["sample", *[f"coarse {s}" for s in ("sample", "cells", "shards", "neighbors", "layout")],
                         "coarse", "cells", "shards", "neighbors", "layout"]  # fmt: skip
     rows = np.random.default_rng(0).choice(len(x), 1500, replace=False)
@@ -108,30 +108,30 @@ def shards_of(cells: np.ndarray, n_shards: int) -> np.ndarray:
 
 
 def test_the_loss_is_reported_and_decreases(x):
-    heard = Heard()
-    result = make_map(x, n_shards=2, n_epochs=60, emit=heard)
-    losses = [event.loss for event in heard.of(EpochDone) if event.loss is not None]
+    event_log = EventLog()
+    result = make_map(x, n_shards=2, n_epochs=60, emit=event_log)
+    losses = [event.loss for event in event_log.of(EpochDone) if event.loss is not None]
     assert len(losses) == 7
     assert losses[-1] < losses[1] < losses[0]
     assert result.diagnostics["loss"] == losses[-1]
 
 
 def test_events_cover_the_whole_run(x):
-    heard = Heard()
-    result = make_map(x, n_shards=2, n_epochs=7, emit=heard)
+    event_log = EventLog()
+    result = make_map(x, n_shards=2, n_epochs=7, emit=event_log)
     stages = ["sample", "cells", "shards", "neighbors", "layout"]
-    assert [event.stage for event in heard.of(StageStarted)] == stages
-    assert [event.stage for event in heard.of(StageFinished)] == stages
+    assert [event.stage for event in event_log.of(StageStarted)] == stages
+    assert [event.stage for event in event_log.of(StageFinished)] == stages
     assert list(result.seconds) == stages
-    assert [event.epoch for event in heard.of(EpochDone)] == list(range(1, 8))
-    totals = {event.stage: event.total for event in heard.of(StageStarted)}
-    for event in heard.of(StageAdvanced):
+    assert [event.epoch for event in event_log.of(EpochDone)] == list(range(1, 8))
+    totals = {event.stage: event.total for event in event_log.of(StageStarted)}
+    for event in event_log.of(StageAdvanced):
         assert 0 <= event.done <= totals[event.stage]
-    assert {event.name for event in heard.of(Measured)} >= {"recall", "imbalance"}
+    assert {event.name for event in event_log.of(Measured)} >= {"recall", "imbalance"}
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"n_cells": 600}, "n_cells=600 is more than the 500 rows"),
         ({"n_shards": 9}, "n_shards=9 for 500 rows leaves fewer than 100 rows a shard: give at most 5"),
@@ -139,7 +139,7 @@ def test_events_cover_the_whole_run(x):
         ({"device": "tpu"}, "device='tpu' is not accepted"),
     ],
 )
-def test_contradictory_settings_are_refused(x, settings, said):
+def test_contradictory_settings_are_refused(x, settings, message):
     with pytest.raises(InputError) as caught:
         make_map(x, n_epochs=1, **settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -14,7 +14,7 @@ from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageFinis
 from nomad_dask.errors import InputError, Interrupted, NomadWarning, WorkspaceError
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.workspace import Workspace
-from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
@@ -45,20 +45,20 @@ def stopped(x: np.ndarray, workspace: Path, reached: Callable[[Event], bool], **
     assert caught.value.exit_code == 4
 
 
-def resumed_stages(heard: Heard) -> list[str]:
-    return [event.stage for event in heard.of(StageFinished) if event.resumed]
+def resumed_stages(event_log: EventLog) -> list[str]:
+    return [event.stage for event in event_log.of(StageFinished) if event.resumed]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stopped_when_a_stage_begins(x, undisturbed, tmp_path, stage):
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == stage)
-    heard = Heard()
-    result = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
+    event_log = EventLog()
+    result = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
     np.testing.assert_array_equal(result.cell_labels, undisturbed.cell_labels)
     done = STAGES[: STAGES.index(stage)]
-    assert resumed_stages(heard) == done
-    assert [event.stage for event in heard.of(StageStarted)] == STAGES[len(done) :]
+    assert resumed_stages(event_log) == done
+    assert [event.stage for event in event_log.of(StageStarted)] == STAGES[len(done) :]
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
@@ -69,11 +69,11 @@ def test_stopped_during_the_layout(x, tmp_path, checkpoints_at_once, n_shards):
         return isinstance(event, CheckpointWritten) and event.epoch >= 5
 
     stopped(x, tmp_path / "w", reached, n_shards=n_shards)
-    heard = Heard()
-    result = make_map(x, workspace=tmp_path / "w", emit=heard, **(SETTINGS | {"n_shards": n_shards}))
+    event_log = EventLog()
+    result = make_map(x, workspace=tmp_path / "w", emit=event_log, **(SETTINGS | {"n_shards": n_shards}))
     np.testing.assert_array_equal(result.positions, plain.positions)
-    assert resumed_stages(heard) == STAGES[:-1]
-    assert 5 < heard.of(EpochDone)[0].epoch < 30
+    assert resumed_stages(event_log) == STAGES[:-1]
+    assert 5 < event_log.of(EpochDone)[0].epoch < 30
     assert result.diagnostics["loss"] == plain.diagnostics["loss"]
 
 
@@ -82,11 +82,11 @@ def test_stopped_between_infrequent_exchanges(x, tmp_path, checkpoints_at_once):
     settings = SETTINGS | {"n_shards": 3, "sync_every": 3}
     plain = make_map(x, **settings)
     stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, n_shards=3, sync_every=3)
-    heard = Heard()
-    result = make_map(x, workspace=tmp_path / "w", emit=heard, **settings)
+    event_log = EventLog()
+    result = make_map(x, workspace=tmp_path / "w", emit=event_log, **settings)
     np.testing.assert_array_equal(result.positions, plain.positions)
-    assert heard.of(EpochDone)[0].epoch == 14
-    assert [event.epoch for event in heard.of(CheckpointWritten)] == [26, 30]
+    assert event_log.of(EpochDone)[0].epoch == 14
+    assert [event.epoch for event in event_log.of(CheckpointWritten)] == [26, 30]
 
 
 def test_stopped_repeatedly(x, undisturbed, tmp_path, checkpoints_at_once):
@@ -110,11 +110,11 @@ def test_only_the_last_checkpoint_is_kept(x, tmp_path, checkpoints_at_once):
 
 def test_a_finished_run_runs_no_stage_again(x, undisturbed, tmp_path):
     make_map(x, workspace=tmp_path / "w", **SETTINGS)
-    heard = Heard()
-    again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
+    event_log = EventLog()
+    again = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
-    assert resumed_stages(heard) == STAGES
-    assert heard.of(StageStarted) == []
+    assert resumed_stages(event_log) == STAGES
+    assert event_log.of(StageStarted) == []
     assert again.diagnostics == undisturbed.diagnostics
 
 
@@ -162,17 +162,17 @@ def test_a_damaged_artifact_is_detected_and_made_again(
 
     stopped(x, tmp_path / "w", reached, keep_stages=keep_stages)
     damaged(tmp_path / "w" / name, how)
-    heard = Heard()
+    event_log = EventLog()
     with pytest.warns(NomadWarning, match=f"is damaged: {name} .*stage '({stage}|checkpoint)' is run again"):
-        again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
+        again = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
     np.testing.assert_array_equal(again.cell_labels, undisturbed.cell_labels)
     assert again.diagnostics == undisturbed.diagnostics
     done = STAGES[: STAGES.index(stage)]
     if keep_stages:
-        assert resumed_stages(heard) == done
+        assert resumed_stages(event_log) == done
     else:
-        assert set(resumed_stages(heard)) <= set(done), "what it reads was given back"
+        assert set(resumed_stages(event_log)) <= set(done), "what it reads was given back"
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "flipped", "pickled"])
@@ -196,10 +196,10 @@ def test_a_stage_with_other_artifacts_makes_later_stages_run_again(x, undisturbe
     other = home.save("shards/0000.start.npy", start + 1)
     home.record("shards", [*(a for n, a in entry.artifacts.items() if n != other.path), other], **entry.facts)
     (tmp_path / "w" / "shards" / "0001.rows.npy").unlink()
-    heard = Heard()
+    event_log = EventLog()
     with pytest.warns(NomadWarning, match="0001.rows.npy is missing"):
-        again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
-    assert resumed_stages(heard) == ["sample", "cells"]
+        again = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
+    assert resumed_stages(event_log) == ["sample", "cells"]
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
 
 
@@ -233,10 +233,10 @@ def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
 def test_stopped_when_a_stage_ends(x, undisturbed, tmp_path, reached):
     """Its artifacts are recorded and superfluous earlier ones removed."""
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageFinished) and event.stage == reached)
-    heard = Heard()
-    again = make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
+    event_log = EventLog()
+    again = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
-    assert resumed_stages(heard) == STAGES[: STAGES.index(reached) + 1]
+    assert resumed_stages(event_log) == STAGES[: STAGES.index(reached) + 1]
 
 
 def test_leftovers_of_a_killed_run_are_removed(x, undisturbed, tmp_path):
@@ -259,10 +259,10 @@ def test_a_moved_workspace_resumes(x, tmp_path, checkpoints_at_once, n_shards):
     stopped(x, tmp_path / "here" / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch >= 9, n_shards=n_shards)
     (tmp_path / "there").mkdir()
     (tmp_path / "here" / "w").rename(tmp_path / "there" / "other name")
-    heard = Heard()
-    again = make_map(x, workspace=tmp_path / "there" / "other name", emit=heard, **settings)
+    event_log = EventLog()
+    again = make_map(x, workspace=tmp_path / "there" / "other name", emit=event_log, **settings)
     np.testing.assert_array_equal(again.positions, plain.positions)
-    assert heard.of(EpochDone)[0].epoch > 9
+    assert event_log.of(EpochDone)[0].epoch > 9
     assert not (tmp_path / "here" / "w").exists()
 
 
@@ -275,10 +275,10 @@ def test_a_run_resumes_with_other_workers_and_the_same_shards(x, tmp_path):
             big, tmp_path / "w", lambda e: isinstance(e, StageStarted) and e.stage == "layout", n_shards=None,
             client=client, cell_size=250, **settings,
         )  # fmt: skip
-    heard = Heard()
-    again = make_map(big, workspace=tmp_path / "w", emit=heard, **settings)
+    event_log = EventLog()
+    again = make_map(big, workspace=tmp_path / "w", emit=event_log, **settings)
     assert again.diagnostics["n_shards"] == 2
-    assert resumed_stages(heard) == STAGES[:-1]
+    assert resumed_stages(event_log) == STAGES[:-1]
 
 
 def test_a_second_run_in_the_workspace_is_refused(x, undisturbed, tmp_path):
@@ -297,18 +297,18 @@ def test_a_second_run_in_the_workspace_is_refused(x, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"n_neighbors": 9}, "params.n_neighbors: 15 in the workspace, 9 requested"),
         ({"random_state": 5}, "params.random_state: 0 in the workspace, 5 requested"),
     ],
 )
-def test_other_parameters_are_refused_by_name(x, tmp_path, change, said):
+def test_other_parameters_are_refused_by_name(x, tmp_path, change, message):
     make_map(x, workspace=tmp_path / "w", **SETTINGS)
     before = sorted(p.name for p in (tmp_path / "w").rglob("*"))
     with pytest.raises(WorkspaceError, match="belongs to another run") as caught:
         make_map(x, workspace=tmp_path / "w", **(SETTINGS | change))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert sorted(p.name for p in (tmp_path / "w").rglob("*")) == before
 
 
@@ -322,10 +322,10 @@ def test_another_source_is_refused(x, tmp_path):
 
 def test_overwrite_replaces_another_run(x, undisturbed, tmp_path):
     make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
-    heard = Heard()
-    result = make_map(x, workspace=tmp_path / "w", overwrite=True, emit=heard, **SETTINGS)
+    event_log = EventLog()
+    result = make_map(x, workspace=tmp_path / "w", overwrite=True, emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
-    assert resumed_stages(heard) == []
+    assert resumed_stages(event_log) == []
 
 
 def test_overwrite_refuses_a_folder_that_is_not_a_workspace(x, tmp_path):
@@ -365,10 +365,10 @@ def test_the_workspace_of_an_output_is_kept_until_it_is_written(x, undisturbed, 
     with pytest.raises(Interrupted):
         make_map(x, output=output, emit=stop_at(lambda event: isinstance(event, EpochDone)), **SETTINGS)
     assert not output.exists()
-    heard = Heard()
-    result = make_map(x, output=output, resume=True, emit=heard, **SETTINGS)
+    event_log = EventLog()
+    result = make_map(x, output=output, resume=True, emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
-    assert resumed_stages(heard) == STAGES[:-1]
+    assert resumed_stages(event_log) == STAGES[:-1]
     assert [p.name for p in tmp_path.iterdir()] == ["map.parquet"]
 
 

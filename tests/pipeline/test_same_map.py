@@ -14,7 +14,7 @@ import pytest
 from nomad_dask import cluster as cluster_module
 from nomad_dask.callbacks import EpochDone
 from nomad_dask.cluster import Cluster
-from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 SETTINGS: dict[str, Any] = {"n_epochs": 30, "cell_size": 60}
 
@@ -99,10 +99,10 @@ def test_worker_processes(x, three_shards):
 @pytest.mark.parametrize("repulsion", ["field", "means"])
 def test_worker_processes_with_infrequent_exchanges(x, repulsion):
     settings = SETTINGS | {"n_shards": 3, "sync_every": 2, "repulsion_method": repulsion}
-    heard = Heard()
-    expected = make_map(x, emit=heard, **settings).positions
-    told = [event.epoch for event in heard.of(EpochDone) if event.exchanged_bytes]
-    assert told[:9] == [1, 3, 5, 7, 9, 11, 13, 14, 16]
+    event_log = EventLog()
+    expected = make_map(x, emit=event_log, **settings).positions
+    exchange_epochs = [event.epoch for event in event_log.of(EpochDone) if event.exchanged_bytes]
+    assert exchange_epochs[:9] == [1, 3, 5, 7, 9, 11, 13, 14, 16]
     with worker_processes(2) as client:
         positions = make_map(x, client=client, **settings).positions
     np.testing.assert_array_equal(positions, expected)

@@ -24,7 +24,7 @@ from nomad_dask.planning.plan_table import format_plan
 from nomad_dask.planning.planner import make_plan
 from nomad_dask.planning.resources import ResourceModel
 from nomad_dask.sources import open_source
-from tests.helpers.runs import Heard, blobs, make_map
+from tests.helpers.runs import EventLog, blobs, make_map
 
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 10, "cell_size": 60}
 
@@ -72,12 +72,12 @@ def with_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_norms")
 class TestAddedStage:
     def test_it_runs_in_its_place_and_is_reported(self, x, tmp_path):
-        heard = Heard()
-        layout = make_map(x, workspace=tmp_path / "w", keep_stages=True, emit=heard, **SETTINGS)
-        order = [event.stage for event in heard.of(StageFinished)]
+        event_log = EventLog()
+        layout = make_map(x, workspace=tmp_path / "w", keep_stages=True, emit=event_log, **SETTINGS)
+        order = [event.stage for event in event_log.of(StageFinished)]
         assert order == ["sample", "cells", "shards", "norms", "neighbors", "layout"]
-        assert [event.total for event in heard.of(StageStarted) if event.stage == "norms"] == [800]
-        assert [event.done for event in heard.of(StageAdvanced) if event.stage == "norms"][-1] == 800
+        assert [event.total for event in event_log.of(StageStarted) if event.stage == "norms"] == [800]
+        assert [event.done for event in event_log.of(StageAdvanced) if event.stage == "norms"][-1] == 800
         norms = np.sqrt((x.astype(np.float64) ** 2).sum(axis=1))
         assert layout.diagnostics["largest_norm"] == pytest.approx(norms.max())
         written = np.concatenate([np.load(tmp_path / "w" / f"norms/{s:04d}.npy") for s in range(2)])
@@ -85,9 +85,9 @@ class TestAddedStage:
 
     def test_it_is_skipped_when_a_run_resumes(self, x, tmp_path):
         make_map(x, workspace=tmp_path / "w", **SETTINGS)
-        heard = Heard()
-        make_map(x, workspace=tmp_path / "w", emit=heard, **SETTINGS)
-        assert {event.stage for event in heard.of(StageFinished) if event.resumed} >= {"norms"}
+        event_log = EventLog()
+        make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
+        assert {event.stage for event in event_log.of(StageFinished) if event.resumed} >= {"norms"}
 
     def test_its_artifacts_are_removed_as_nobody_reads_them(self, x, tmp_path):
         make_map(x, workspace=tmp_path / "w", **SETTINGS)
@@ -97,10 +97,10 @@ class TestAddedStage:
         make_map(x, workspace=tmp_path / "w", keep_stages=True, **SETTINGS)
         (tmp_path / "w" / "norms" / "0001.npy").write_bytes(b"")
         assert [s.state for s in read_status(tmp_path / "w").stages] == ["done"] * 3 + ["damaged", "done", "done"]
-        heard = Heard()
+        event_log = EventLog()
         with pytest.warns(NomadWarning, match="The stage 'norms' is run again"):
-            make_map(x, workspace=tmp_path / "w", keep_stages=True, emit=heard, **SETTINGS)
-        assert [event.stage for event in heard.of(StageStarted)] == ["norms"]
+            make_map(x, workspace=tmp_path / "w", keep_stages=True, emit=event_log, **SETTINGS)
+        assert [event.stage for event in event_log.of(StageStarted)] == ["norms"]
 
     def test_leftovers_of_a_killed_run_are_removed(self, x, tmp_path):
         make_map(x, workspace=tmp_path / "w", **SETTINGS)

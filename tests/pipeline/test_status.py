@@ -79,8 +79,8 @@ def test_a_finished_run(finished):
 def test_the_command_prints_text_and_json(finished):
     code, out, err = call(finished)
     assert (code, err) == (0, "")
-    for said in ("800 rows × 20 dimensions", "n_epochs=30", "recall 1", "epoch 30 of 30", "finished", *STAGES):
-        assert said in out
+    for message in ("800 rows × 20 dimensions", "n_epochs=30", "recall 1", "epoch 30 of 30", "finished", *STAGES):
+        assert message in out
     code, out, _ = call(finished, "--json", "--quick")
     assert code == 0
     assert json.loads(out) == json.loads(json.dumps(read_status(finished).as_dict())) | {
@@ -170,7 +170,7 @@ def test_directories_that_are_not_workspaces(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "manifest.json").write_text(json.dumps({"format": 1, "identity": {"a": 1}, "stages": {}}))
-    for path, said in (
+    for path, message in (
         (tmp_path / "none", "There is no workspace"),
         (tmp_path, "holds no manifest.json"),
         (tmp_path / "file", "is not a directory"),
@@ -178,5 +178,5 @@ def test_directories_that_are_not_workspaces(tmp_path):
     ):
         code, out, err = call(path)
         assert (code, out) == (2, "")
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1

@@ -82,7 +82,7 @@ def test_cells_follow_the_rows():
 
 
 @pytest.mark.parametrize(
-    ("n", "given_settings", "said"),
+    ("n", "given_settings", "message"),
     [
         (1000, {"n_shards": 11}, "n_shards=11 for 1000 rows leaves fewer than 100 rows a shard: give at most 10."),
         (50, {"n_shards": 2}, "n_shards=2 for 50 rows leaves fewer than 100 rows a shard: give at most 1."),
@@ -90,10 +90,10 @@ def test_cells_follow_the_rows():
         (1000, {"n_cells": 3, "n_shards": 4}, "n_cells=3 is fewer than the 4 shards: give at least 4."),
     ],
 )
-def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, said):
+def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, message):
     with pytest.raises(InputError) as caught:
         make_plan(Shape(n, 8), Params(**given_settings), 1, GIB)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_more_workers_need_less_memory_each():
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
 )
-def test_sizes_as_people_say_them(size, said):
-    assert format_bytes(size) == said
+def test_sizes_as_people_say_them(size, message):
+    assert format_bytes(size) == message
 
 
 def test_little_memory_makes_more_shards_and_smaller_blocks():
@@ -151,9 +151,9 @@ def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
     needed = needs_of(n, d, 1, gib * GIB, n_shards=1)
     with pytest.raises(ResourceError) as caught:
         check_resources(needed, gib * GIB, 1 << 50)
-    said = re.search(r"give n_shards=(\d+) \(--n-shards \1\)", str(caught.value))
-    assert said is not None
-    n_shards = int(said[1])
+    message = re.search(r"give n_shards=(\d+) \(--n-shards \1\)", str(caught.value))
+    assert message is not None
+    n_shards = int(message[1])
     check_resources(needs_of(n, d, n_shards, gib * GIB, n_shards=n_shards), gib * GIB, 1 << 50)
 
 
@@ -166,9 +166,9 @@ def test_the_table_has_every_stage_and_the_time_of_those_that_were_estimated():
     assert "estimated time" not in format_plan(needed)
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
-def test_times_as_people_say_them(seconds, said):
-    assert format_seconds(seconds) == said
+@pytest.mark.parametrize(("seconds", "message"), [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h")])
+def test_times_as_people_say_them(seconds, message):
+    assert format_seconds(seconds) == message
 
 
 def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():

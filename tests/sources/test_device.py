@@ -154,20 +154,20 @@ def test_columns_of_numbers_of_several_types_and_labels():
 
 @pytest.mark.parametrize("make", [to_frame, in_parts])
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ([1.0], "row 30 has 1 values, row 0 has 2"),
         (None, "row 30 has a missing"),
         ([1.0, None], "row 30 has a missing"),
     ],
 )
-def test_bad_rows_of_lists_are_named(make, row, said):
+def test_bad_rows_of_lists_are_named(make, row, message):
     lists = [[1.0, 2.0]] * 30 + [row] + [[1.0, 2.0, 3.0]] * 10
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         open_source(make(pa.table({"v": lists[:31] + [[1.0, 2.0]] * 10}))).read_device(0, 41)
     if row == [1.0]:  # as many numbers as if all were of one length
         lists = [*lists[:31], [1.0, 2.0, 3.0]]
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             open_source(make(pa.table({"v": lists}))).read_device(0, 32)
 
 
@@ -190,7 +190,7 @@ def test_the_first_list_decides_the_dimensions():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (to_card(np.zeros(3)), "Expected 2D array"),
         (to_card(np.zeros((3, 0))), r"0 feature\(s\)"),
@@ -200,8 +200,8 @@ def test_the_first_list_decides_the_dimensions():
         (type("csr_matrix", (), {"__module__": "cupyx.scipy.sparse._csr"})(), "Sparse data is not supported"),
     ],
 )
-def test_what_is_refused(wrong, said):
-    with pytest.raises(InputError, match=said):
+def test_what_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
         open_source(wrong)
 
 
@@ -326,8 +326,12 @@ def test_real_cudf_frames(x):
     numbers.iloc[7, 2] = None
     with pytest.raises(InputError, match="row 7 has a missing value"):
         open_source(numbers).read_device(5, 23)
-    for row, said in (([1.0], "row 2 has 1 values"), (None, "row 2 has a missing"), ([1.0, None], "row 2 has a miss")):
-        with pytest.raises(InputError, match=said):
+    for row, message in (
+        ([1.0], "row 2 has 1 values"),
+        (None, "row 2 has a missing"),
+        ([1.0, None], "row 2 has a miss"),
+    ):
+        with pytest.raises(InputError, match=message):
             open_source(cudf.DataFrame({"v": [[1.0, 2.0], [1.0, 2.0], row, [3.0, 4.0]]}))
 
 

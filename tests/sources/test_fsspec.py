@@ -213,14 +213,14 @@ except InputError as error:
 
 
 @pytest.mark.parametrize(
-    ("url", "missing", "said"),
+    ("url", "missing", "message"),
     [
         ("s3://data/x.npy", "s3fs", "pip install 'nomad-dask[s3]'"),
         ("gs://data/x.npy", "gcsfs", "pip install gcsfs"),
         ("nothing://data/x.npy", "none", "a URL that fsspec supports"),
     ],
 )
-def test_protocols_without_a_package(url, missing, said):
+def test_protocols_without_a_package(url, missing, message):
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
@@ -232,7 +232,7 @@ except InputError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said in done.stdout
+    assert message in done.stdout
 
 
 def test_paths_need_no_fsspec(tmp_path, x):
@@ -275,7 +275,7 @@ def failing(times):
 
 
 def test_a_server_that_fails_and_comes_back(tmp_path, store, monkeypatch):
-    """botocore and s3fs try again by themselves; what then still fails is tried again by us, and told."""
+    """botocore and s3fs retry by themselves; what still fails is retried by us, with a warning."""
     import s3fs
 
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)

@@ -49,9 +49,9 @@ STALE = OSError(errno.ESTALE, "Stale file handle")
 
 
 def test_two_failures_and_then_it_works(quick):
-    with pytest.warns(NomadWarning) as told:
+    with pytest.warns(NomadWarning) as caught:
         assert with_retries(failing([IO, TimeoutError()]), "x.npy, rows 3 to 9,") == 7
-    assert [str(w.message) for w in told] == [
+    assert [str(w.message) for w in caught] == [
         "x.npy, rows 3 to 9, could not be read (OSError: [Errno 5] Input/output error): trying again in 0.01 s.",
         "x.npy, rows 3 to 9, could not be read (TimeoutError): trying again in 0.02 s.",
     ]
@@ -64,12 +64,12 @@ def test_waits_grow(monkeypatch):
         warnings.catch_warnings(action="ignore"),
         pytest.raises(
             InputError, match=r"cannot be read, tried 4 times \(OSError: \[Errno 116\].*the same command"
-        ) as said,
+        ) as expected,
     ):
         with_retries(failing([STALE] * 9), "x.npy, rows 3 to 9,")
     assert waited == [0.1, 1.0, 5.0]
-    assert said.value.__cause__ is STALE
-    assert said.value.exit_code == 2
+    assert expected.value.__cause__ is STALE
+    assert expected.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(error, kind, message):
 
 
 class FlakyNpy(NpySource):
-    """Fails to read the block that holds row 700, in whatever process, as often as it was told."""
+    """Fails to read the block that holds row 700, in any process, a given number of times."""
 
     def _read(self, start, stop):
         if start <= 700 < stop:
@@ -105,16 +105,16 @@ def client():
 
 
 def test_a_block_that_fails_twice_in_a_run(tmp_path, client, monkeypatch):
-    """The worker that reads it tries again; the client is told; the map is the same."""
+    """The worker that reads it retries and the client warns; the map is the same."""
     x = blobs(1200)
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr("nomad_dask.planning.planner._MAX_BLOCK_BYTES", 4 * 20 * 300)
     source = FlakyNpy(tmp_path / "x.npy")
     source.log, source.failures = tmp_path / "log", 2
-    with pytest.warns(NomadWarning, match=r"x\.npy, rows 600 to 899, could not be read .*again in (0\.1|1) s") as told:
+    with pytest.warns(NomadWarning, match=r"x\.npy, rows 600 to 899, could not be read .*in (0\.1|1) s") as caught:
         found = project(source, Params(**SETTINGS), cluster=ClusterOptions(client))
     np.testing.assert_array_equal(found.positions, make_map(x, **SETTINGS).positions)
-    assert len(told) == 2
+    assert len(caught) == 2
     tries = (tmp_path / "log").read_text().split()
     assert len(tries) == 4, "two that failed, and one for each pass"
     assert set(map(int, tries)) <= set(client.run(os.getpid).values())

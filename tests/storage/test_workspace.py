@@ -159,7 +159,7 @@ def test_forget_and_remove(workspace):
 
 
 @pytest.mark.parametrize(
-    ("identity", "said"),
+    ("identity", "message"),
     [
         ({**IDENTITY, "source": "xyz"}, "source: 'abc' in the workspace, 'xyz' requested"),
         ({**IDENTITY, "shape": [4, 2]}, "shape: [3, 2] in the workspace, [4, 2] requested"),
@@ -168,10 +168,10 @@ def test_forget_and_remove(workspace):
         ({**IDENTITY, "more": 1}, "more: None in the workspace, 1 requested"),
     ],
 )
-def test_another_run_is_refused_by_name(workspace, identity, said):
+def test_another_run_is_refused_by_name(workspace, identity, message):
     with pytest.raises(WorkspaceError, match="belongs to another run") as caught:
         Workspace(workspace.path, identity)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 

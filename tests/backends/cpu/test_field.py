@@ -73,7 +73,7 @@ def test_potential_and_its_sum_agree_to_a_thousandth_at_the_default_spacing():
 
 
 def test_forces_agree_and_converge_with_the_mesh():
-    """Forces nearly cancel in a crowd, so their error is told against the sum of their magnitudes."""
+    """Forces nearly cancel in a crowd, so their error is relative to the sum of their magnitudes."""
     points = crowded(4000)
     _, expected = direct(points, points, np.ones(len(points)))
     apart = points[:, None].astype(np.float64) - points[None]

@@ -82,9 +82,9 @@ class _Names:
                     if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                         pairs = list(zip(target.elts, node.value.elts, strict=True))
                     for name, value in pairs:
-                        said = self.of(value)
-                        if isinstance(name, ast.Name) and said is not None and said != "cupy":
-                            self.meaning[name.id] = said
+                        message = self.of(value)
+                        if isinstance(name, ast.Name) and message is not None and message != "cupy":
+                            self.meaning[name.id] = message
 
     def of(self, node: ast.expr) -> str | None:
         """Return the full name in a library, such as ``cupy.cuda.Stream``; None for other expressions."""

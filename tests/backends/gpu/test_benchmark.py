@@ -238,9 +238,9 @@ def test_results_accumulate_and_are_rendered(tmp_path, recorder, monkeypatch):
     assert written == json.loads(json.dumps(results))
     assert [r["part"] for r in written["runs"]] == ["ceilings", "epochs", "kernels", "maps", "umap", "neighbors"]
     page = (tmp_path / "gpu-host.md").read_text()
-    for said in ("# the host", "float16", "| 700 | deposit |", "0.300 (0.200–0.400)", "umap at 700 rows: stopped",
+    for message in ("# the host", "float16", "| 700 | deposit |", "0.300 (0.200–0.400)", "umap at 700 rows: stopped",
                  "out of memory", "cuVS is not installed"):  # fmt: skip
-        assert said in page
+        assert message in page
     heads = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in heads if "copy on" in line}) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-host.json", "gpu-host.md"]

@@ -14,7 +14,7 @@ from nomad_dask.backends import devices
 from nomad_dask.callbacks import EpochDone, Event, ShardPlaced, WorkerLost
 from nomad_dask.cluster import Cluster
 from tests.helpers.gpu_card import assert_as_good, gpu_workers
-from tests.helpers.runs import Heard, blobs, make_map
+from tests.helpers.runs import EventLog, blobs, make_map
 
 pytestmark = pytest.mark.gpu
 
@@ -48,9 +48,9 @@ def test_both_workers_share_the_gpu(workers):
 
 
 def test_each_lays_out_a_shard(x, workers):
-    heard = Heard()
-    make_map(x[:12_000], client=workers, emit=heard, **(SETTINGS | {"n_epochs": 3}))
-    placed = heard.of(ShardPlaced)
+    event_log = EventLog()
+    make_map(x[:12_000], client=workers, emit=event_log, **(SETTINGS | {"n_epochs": 3}))
+    placed = event_log.of(ShardPlaced)
     assert sorted(p.shard for p in placed) == [0, 1]
     assert len({p.worker for p in placed}) == 2
     assert all(p.device.startswith("GPU ") for p in placed)
@@ -72,14 +72,14 @@ def test_as_both_shards_on_an_embedded_cluster(x, two_shards):
 
 
 def test_a_killed_worker_does_not_change_the_map(x, two_shards):
-    heard = Heard()
+    event_log = EventLog()
     with gpu_workers(2) as client:
 
         def emit(event: Event) -> None:
-            heard(event)
+            event_log(event)
             if isinstance(event, EpochDone) and event.epoch == 30:
                 os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
 
         positions = make_map(x, client=client, emit=emit, **SETTINGS).positions
-    assert heard.of(WorkerLost)
+    assert event_log.of(WorkerLost)
     np.testing.assert_array_equal(positions, two_shards)

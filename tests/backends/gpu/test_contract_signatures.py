@@ -89,7 +89,7 @@ def test_an_attribute_is_there(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "n_positional", "keywords", "said"),
+    ("name", "n_positional", "keywords", "message"),
     [
         ("cupy.zeros", 1, "dtyp", "dtyp"),
         ("cupy.RawModule", 0, "source", "source"),
@@ -100,8 +100,8 @@ def test_an_attribute_is_there(name):
         ("dask_cuda.LocalCUDACluster", 0, "jit_unspill rmm_pool", "jit_unspill"),
     ],
 )
-def test_what_does_not_fit_is_told(name, n_positional, keywords, said):
-    with pytest.raises((TypeError, AssertionError), match=said):
+def test_what_does_not_fit_is_told(name, n_positional, keywords, message):
+    with pytest.raises((TypeError, AssertionError), match=message):
         check(name, resolve(name), n_positional, keywords.split())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.metrics.scores import ConfidenceInterval, score
-from tests.helpers.runs import Heard, blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 N_ROWS, N_EPOCHS, N_QUERIES = 1500, 40, 400
 
@@ -69,9 +69,9 @@ def test_two_shards_on_one_worker(x, maps):
 
 def test_each_worker_lays_out_a_shard_on_its_device(x, workers):
     """With device='auto', because every worker reports a GPU."""
-    heard = Heard()
-    make_map(x[:600], client=workers, device="auto", n_epochs=2, n_shards=2, emit=heard)
-    placed = heard.of(ShardPlaced)
+    event_log = EventLog()
+    make_map(x[:600], client=workers, device="auto", n_epochs=2, n_shards=2, emit=event_log)
+    placed = event_log.of(ShardPlaced)
     assert sorted(p.shard for p in placed) == [0, 1]
     assert len({p.worker for p in placed}) == 2
     assert all("host" in p.device for p in placed)

@@ -91,13 +91,13 @@ def test_without_cupy_the_error_says_what_to_install():
 
 def test_out_of_memory_errors_report_bytes():
     small = HostRuntime(free=1000)
-    said = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*n_shards"
-    with pytest.raises(ResourceError, match=said), translate_oom(small, "a shard"):
+    message = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*n_shards"
+    with pytest.raises(ResourceError, match=message), translate_oom(small, "a shard"):
         raise MemoryError("Out of memory allocating 5,000 bytes (allocated so far: 10 bytes).")
     with pytest.raises(ResourceError, match="not contiguous"), translate_oom(small, "a shard"):
         raise MemoryError
-    with pytest.raises(NomadError, match="said before"), translate_oom(RUNTIME, "a shard"):
-        raise ResourceError("said before")
+    with pytest.raises(NomadError, match="message before"), translate_oom(RUNTIME, "a shard"):
+        raise ResourceError("message before")
 
 
 def test_a_layout_that_does_not_fit_is_refused(monkeypatch):

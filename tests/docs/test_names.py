@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from nomad_dask import LiveMap, NomadProjection, Params, callbacks
+from nomad_dask import LiveMap, NomadProjection, Params, callbacks, read_map
 from nomad_dask.cli import cli
 from nomad_dask.metrics import score, scores
 
@@ -85,6 +85,8 @@ def test_new_names_exist(kind: str, old: str, new: str) -> None:
         assert new in inspect.signature(NomadProjection.fit_transform).parameters
     elif kind == "parameter of `score`":
         names = set(inspect.signature(score).parameters)
+    elif kind == "parameter of `read_map`":
+        names = set(inspect.signature(read_map).parameters)
     elif kind == "attribute":
         names = set(re.findall(r"^ *(\w+_) : ", inspect.getdoc(NomadProjection) or "", re.MULTILINE))
     elif kind == "option":

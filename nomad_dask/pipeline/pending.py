@@ -12,7 +12,7 @@ from nomad_dask.storage.manifest import CHECKPOINT, StageRecord
 from nomad_dask.storage.workspace import Workspace
 
 
-def reads(stage: Stage, artifact: str, stages: Sequence[Stage], has_checkpoint: bool) -> bool:
+def reads(stage: Stage, artifact: str, has_checkpoint: bool) -> bool:
     """Return whether a stage reads an artifact.
 
     Parameters
@@ -20,15 +20,10 @@ def reads(stage: Stage, artifact: str, stages: Sequence[Stage], has_checkpoint: 
     stage : Stage
     artifact : str
         Name of the artifact.
-    stages : sequence of Stage
-        Stages of the run.
     has_checkpoint : bool
         Whether there is a checkpoint already, from which the stage would resume.
     """
-    patterns = stage.reads
-    if not has_checkpoint:
-        has_coarse_map = any(other.is_coarse for other in stages)
-        patterns += stage.coarse_start_reads if has_coarse_map else stage.start_reads
+    patterns = stage.reads if has_checkpoint else stage.reads + stage.start_reads
     return any(fnmatchcase(artifact, pattern) for pattern in patterns)
 
 
@@ -79,7 +74,7 @@ def pending_stages(
                 maker
                 for maker, record in records.items()
                 for artifact in record.released
-                if maker != CHECKPOINT and reads(stage, artifact, stages, has_checkpoint)
+                if maker != CHECKPOINT and reads(stage, artifact, has_checkpoint)
             }
     return pending
 
@@ -101,5 +96,5 @@ def unreferenced_artifacts(stages: Sequence[Stage], workspace: Workspace, pendin
         artifact
         for record in workspace.stages().values()
         for artifact in record.artifacts
-        if not any(reads(stage, artifact, stages, has_checkpoint) for stage in readers)
+        if not any(reads(stage, artifact, has_checkpoint) for stage in readers)
     ]

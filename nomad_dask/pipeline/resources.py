@@ -31,7 +31,7 @@ def estimate_resources(plan: Plan) -> ResourceEstimate:
 
 def _peak_disk_bytes(stages: Sequence[Stage], plan: Plan) -> int:
     """Return the peak size of the workspace: what the current stage writes, and what is kept of those before it."""
-    writers = [stage for stage in stages if stage.resources.in_workspace]
+    writers = [stage for stage in stages if stage.writes]
     peaks = []
     for i, current in enumerate(writers):
         kept = [stage for stage in writers[:i] if any(_may_read(reader, stage) for reader in stages[i:])]
@@ -44,5 +44,5 @@ def _kept_bytes(stage: Stage, plan: Plan) -> int:
 
 
 def _may_read(reader: Stage, writer: Stage) -> bool:
-    patterns = (*reader.reads, *reader.start_reads, *reader.coarse_start_reads)
+    patterns = (*reader.reads, *reader.start_reads)
     return any(fnmatchcase(pattern, written) for pattern in patterns for written in writer.writes)

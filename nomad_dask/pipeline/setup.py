@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def describe_run(source: Source, plan: Plan, output: Path | None, command: Seque
         "dtype": str(source.dtype),
         "output": None if output is None else str(output),
         "command": list(command),
-        "plan": asdict(plan),
+        "plan": plan.as_dict(),
     }
 
 

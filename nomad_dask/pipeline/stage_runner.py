@@ -25,14 +25,14 @@ def run_stages(context: StageContext) -> FinishedStages:
     pending = pending_stages(stages, context.workspace.stages(), find_damage(context.workspace))
     _remove_leftovers(context, stages, pending)
     context = _with_shared_source(context, stages, pending)
-    progress = _Progress(context, stages, pending)
+    runner = _StageRunner(context, stages, pending)
     for stage in stages:
         if stage.function is not None:
-            progress.run(stage, stage.function)
+            runner.run(stage, stage.function)
     positions, cell_labels = collect_positions(
-        context.workspace, context.run.plan.n_shards, progress.diagnostics["epochs"]
+        context.workspace, context.run.plan.n_shards, runner.diagnostics["epochs"]
     )
-    return FinishedStages(positions, cell_labels, progress.diagnostics, progress.seconds)
+    return FinishedStages(positions, cell_labels, runner.diagnostics, runner.seconds)
 
 
 def _remove_leftovers(context: StageContext, stages: Sequence[Stage], pending: set[str]) -> None:
@@ -46,15 +46,18 @@ def _remove_leftovers(context: StageContext, stages: Sequence[Stage], pending: s
 def _with_shared_source(context: StageContext, stages: Sequence[Stage], pending: set[str]) -> StageContext:
     """Return the context with a source that all workers can open: a copy on disk, if a pending stage needs one."""
     source = context.run.source
-    is_read = any(stage.reads_source and stage.name in pending for stage in stages)
-    if not is_read or source.shareable or context.cluster.in_process:
+    if source.shareable or context.cluster.in_process or not _reads_source(stages, pending):
         return context
     copy = copy_to_npy(source, context.workspace.file(_SOURCE_COPY), context.run.plan.block_rows)
     return replace(context, run=replace(context.run, source=copy))
 
 
+def _reads_source(stages: Sequence[Stage], pending: set[str]) -> bool:
+    return any(stage.reads_source and stage.name in pending for stage in stages)
+
+
 @dataclass
-class _Progress:
+class _StageRunner:
     """The pending stages of a run, and what the finished ones measured."""
 
     context: StageContext
@@ -80,6 +83,8 @@ class _Progress:
             if changed:
                 self._drop_later(stage)
             self.pending.discard(stage.name)
+        if not _reads_source(self.stages, self.pending):
+            self.context.workspace.file(_SOURCE_COPY).unlink(missing_ok=True)
         self._remove_unreferenced()
         facts = self.context.workspace.recorded_facts(stage.name) or {}
         self.seconds[stage.name] = time.monotonic() - started
@@ -104,7 +109,5 @@ class _Progress:
         self.context.workspace.drop_stage(CHECKPOINT)
 
     def _remove_unreferenced(self) -> None:
-        if not any(stage.reads_source and stage.name in self.pending for stage in self.stages):
-            self.context.workspace.file(_SOURCE_COPY).unlink(missing_ok=True)
         if not self.context.keep_stages:
             self.context.workspace.prune(unreferenced_artifacts(self.stages, self.context.workspace, self.pending))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.pipeline import stage_functions as functions
@@ -131,15 +132,17 @@ STAGES: tuple[Stage, ...] = (
         name="map",
         reads=("shards/*.rows.npy", "shards/*.cell_offsets.npy", "cells/*", "layout/*"),
         writes=(),
-        resources=ResourceModel(host_memory.map_host_bytes, disk_space.map_disk_bytes, in_workspace=False),
+        resources=ResourceModel(host_memory.map_host_bytes, disk_space.map_disk_bytes),
         total=_n_rows,
     ),
 )
 
 
 def stages_of_run(has_coarse_map: bool) -> Sequence[Stage]:
-    """Return the stages of a run in order."""
-    return [stage for stage in STAGES if has_coarse_map or not stage.is_coarse]
+    """Return the stages of a run in order, with the `start_reads` of its kind of start."""
+    if has_coarse_map:
+        return [replace(stage, start_reads=stage.coarse_start_reads) for stage in STAGES]
+    return [stage for stage in STAGES if not stage.is_coarse]
 
 
 def artifact_folders() -> dict[str, set[str]]:

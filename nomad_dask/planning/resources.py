@@ -26,8 +26,6 @@ class ResourceModel:
     smaller_by : {'shards', 'shards and workers'}, optional
         What makes `host_bytes` smaller: shards that a worker processes one after another, or shards on workers of
         their own. None where neither does.
-    in_workspace : bool
-        Whether the stage writes to the workspace.
     """
 
     host_bytes: Callable[[Plan], int]
@@ -35,7 +33,6 @@ class ResourceModel:
     kept_disk_bytes: Callable[[Plan], int] | None = None
     device_bytes: Callable[[Plan], int] | None = None
     smaller_by: Literal["shards", "shards and workers"] | None = None
-    in_workspace: bool = True
 
 
 @dataclass(frozen=True)

@@ -119,33 +119,24 @@ def release_task_lock() -> Iterator[None]:
         lock.acquire()
 
 
-def worker_threads(idle_host_threads: int = 0) -> int:
-    """Return the number of threads for a task.
-
-    Parameters
-    ----------
-    idle_host_threads : int
-        Threads of the whole host, where its other workers are idle during the task.
-    """
-    from distributed import get_worker
-
-    return max(idle_host_threads, int(get_worker().state.nthreads))
-
-
 @contextmanager
-def worker_backend(device: str, n_threads: int) -> Iterator[Backend]:
-    """Yield the backend of this worker for a device.
+def worker_backend(device: str, idle_host_threads: int = 0) -> Iterator[Backend]:
+    """Yield the backend of this worker for a device, with all threads that the task may use.
 
     Parameters
     ----------
     device : {'cpu', 'gpu'}
-    n_threads : int
-        Threads of the CPU backend.
+    idle_host_threads : int
+        Threads of the whole host, where its other workers are idle during the task.
 
     Raises
     ------
     ClusterError
         There is no GPU.
     """
-    with get_worker_state().get(BackendCache).use(device, n_threads) as backend:
+    from distributed import get_worker
+
+    worker = get_worker()
+    n_threads = max(idle_host_threads, int(worker.state.nthreads))
+    with get_worker_state(worker).get(BackendCache).use(device, n_threads) as backend:
         yield backend

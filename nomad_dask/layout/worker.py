@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import EpochResult
-from nomad_dask.cluster import get_worker_state, report_progress, worker_backend, worker_threads
+from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.cluster.p2p import ExchangeAborted, PeerExchange
 from nomad_dask.layout.checkpoint import ShardCheckpoint, checkpoint_file, load_checkpoint
 from nomad_dask.layout.initialization import initial_positions
@@ -167,7 +167,7 @@ def _get_shard(run: RunContext, run_id: str, shard: int, epoch: int) -> ShardSta
 def _load_shard(run: RunContext, run_id: str, shard: int) -> ShardState:
     """Load a shard at the last checkpoint, or at its initial positions."""
     checkpoint = load_checkpoint(run, shard) or _start_shard(run, shard)
-    with worker_backend(run.device, worker_threads(run.shard_threads)) as backend:
+    with worker_backend(run.device, run.shard_threads) as backend:
         layout = backend.create_layout(load_graph(run, shard), run.params, run.plan.n_rows)
     layout.load(checkpoint.positions, checkpoint.velocity)
     counts = load_patch_counts(run)

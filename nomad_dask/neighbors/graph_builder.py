@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.cluster import report_progress, worker_backend, worker_threads
+from nomad_dask.cluster import report_progress, worker_backend
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
 from nomad_dask.neighbors.graph import Edges, neighbor_weights, symmetric_graph
@@ -73,7 +73,7 @@ def build_graph(run: RunContext, shard: int, state: SearchState | None = None) -
 def _search_shard(run: RunContext, shard: int) -> tuple[np.ndarray, SearchState]:
     """Return the neighbors (n_rows, k) int32 of a shard's rows within the shard."""
     search = load_shard(run, shard, with_halo=False).search
-    with worker_backend(run.device, worker_threads(run.shard_threads)):
+    with worker_backend(run.device, run.shard_threads):
         lists, state = search.run(report_progress)
     return lists.ids, state
 

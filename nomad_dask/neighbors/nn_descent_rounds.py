@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_dask.cluster import get_worker_state, report_progress, worker_backend, worker_threads
+from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
 from nomad_dask.neighbors.halo import HaloRegion, halo_region, open_vectors
 from nomad_dask.neighbors.list_files import load_lists, save_lists
@@ -42,7 +42,7 @@ def _get_shard(run: RunContext, shard: int) -> LoadedShard:
         loaded[last].search.unload()
         if key in loaded:
             loaded[key] = loaded.pop(key)
-            with worker_backend(run.device, worker_threads(run.shard_threads)):
+            with worker_backend(run.device, run.shard_threads):
                 loaded[key].search.load()
     if key not in loaded:
         loaded[key] = load_shard(run, shard, with_halo=True)
@@ -59,7 +59,7 @@ def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
     params = run.params
     # The rows may take `cache_bytes`, and the filter and its tables as much again.
     memory_bytes = 2 * run.plan.cache_bytes
-    with worker_backend(run.device, worker_threads(run.shard_threads)) as backend:
+    with worker_backend(run.device, run.shard_threads) as backend:
         centroids = catalog.centroids[region.cells]
         primitives = backend.create_search(
             vectors, region.offsets, centroids, params.random_state, memory_bytes, region.n_shard_rows
@@ -84,7 +84,7 @@ def unload_shards(workspace: str, dask_worker: Any) -> None:
 def probe_shard(run: RunContext, shard: int) -> SearchState:
     """Search the nearest cells of each row of a shard, and write the lists for the other shards."""
     loaded = _get_shard(run, shard)
-    with worker_backend(run.device, worker_threads(run.shard_threads)):
+    with worker_backend(run.device, run.shard_threads):
         lists, state = loaded.search.probe(report_progress)
     save_lists(run, loaded.catalog, loaded.region, shard, lists, state.rounds)
     return state
@@ -95,7 +95,7 @@ def nn_descent_round(run: RunContext, shard: int, states: tuple[SearchState, ...
     loaded = _get_shard(run, shard)
     rounds = [state.rounds for state in states]
     lists = load_lists(run, loaded.catalog, loaded.region, loaded.search.k, rounds)
-    with worker_backend(run.device, worker_threads(run.shard_threads)):
+    with worker_backend(run.device, run.shard_threads):
         lists, state = loaded.search.refine(lists, states[shard])
     save_lists(run, loaded.catalog, loaded.region, shard, lists, state.rounds)
     return state

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from nomad_dask.backends.base import Backend, CellTree, PrincipalAxes
 from nomad_dask.backends.row_reader import RowFile, to_float32
-from nomad_dask.cluster import worker_backend, worker_threads
+from nomad_dask.cluster import worker_backend
 from nomad_dask.partition.kmeans_convergence import kmeans_convergence
 from nomad_dask.partition.sample_neighbors import sample_neighbors
 from nomad_dask.partition.shard_assignment import assign_cells
@@ -61,7 +61,7 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     """
     plan, params = run.plan, run.params
     sample = RowFile.open(run.file("sample/vectors.npy"))
-    with worker_backend(run.device, worker_threads(run.host_threads)) as backend:
+    with worker_backend(run.device, run.host_threads) as backend:
         axes = _fit_axes(run, backend, sample)
         coordinates = np.concatenate(
             [

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.row_reader import RowFile
-from nomad_dask.cluster import Cluster, report_progress, worker_backend, worker_threads
+from nomad_dask.cluster import Cluster, report_progress, worker_backend
 from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import describe_rows
@@ -85,7 +85,7 @@ def _sample_blocks(run: RunContext, target: Path, blocks: list[tuple[int, int]],
 def _read_sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray]:
     """Read and check rows `start` to `stop`, and return those that are in the sample."""
     sampled = rows[slice(*np.searchsorted(rows, (start, stop)))]
-    with worker_backend(run.device, worker_threads()) as backend:
+    with worker_backend(run.device) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         backend.check_finite(block, start, run.source.name)
         return (backend.gather_to_host(block, sampled - start),)

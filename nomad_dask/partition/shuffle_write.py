@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from nomad_dask.cluster import Cluster, report_progress, worker_backend, worker_threads
+from nomad_dask.cluster import Cluster, report_progress, worker_backend
 from nomad_dask.partition.clustering import Partition, load_partition
 from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.sampling import working_dtype
@@ -54,7 +54,7 @@ def _join_sorted(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
 
 def _sort_rows(run: RunContext, partition: Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
     """Return the `BLOCK_FILES` arrays of rows `start` to `stop` of the source, sorted by cell."""
-    with worker_backend(run.device, worker_threads()) as backend:
+    with worker_backend(run.device) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         coordinates = backend.project(backend.to_float32(block, run.params.metric), partition.axes)
         cells = partition.ranks[backend.assign(coordinates, partition.cells)]

@@ -35,7 +35,7 @@ class RunContext:
 
     @property
     def shard_threads(self) -> int:
-        """Argument of `cluster.worker_threads` for tasks of a shard: a single shard may use all threads of its host."""
+        """Argument of `worker_backend` for tasks of a shard: a single shard may use all threads of its host."""
         return self.host_threads if self.plan.n_shards == 1 else 0
 
     def without_vectors(self) -> RunContext:

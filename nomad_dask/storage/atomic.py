@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from nomad_dask.storage.disk_full import translate_disk_full
+from nomad_dask.storage.regular_files import check_replaceable, open_regular
+
+# A file name has at most 255 bytes, of which the other parts of a temporary name need 19.
+_MAX_STEM_BYTES = 200
+_PARTIAL = "partial"
 
 
 @contextmanager
 def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path that is renamed to `path` on success and removed on failure.
+    """Yield a temporary file that is renamed to `path` on success and removed on failure.
+
+    The file exists already and is empty; it stays locked until the end, so that `remove_partials` of other processes
+    leaves it alone.
 
     Parameters
     ----------
@@ -30,18 +40,62 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     ------
     DiskFullError
         The disk has no space left; the partial file is removed.
+    InputError
+        `path` is a symbolic link, directory or special file.
+    FileNotFoundError
+        Nothing was written.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = temporary_name(path, _PARTIAL)
     try:
         with translate_disk_full(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            if durable:
-                with partial.open("rb") as f:
-                    os.fsync(f.fileno())
-            partial.replace(path)
+            check_replaceable(path)
+            descriptor = open_regular(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield partial
+                if not partial.stat().st_size:
+                    raise FileNotFoundError(f"Nothing was written to {partial}.")
+                if durable:
+                    with partial.open("rb") as f:
+                        os.fsync(f.fileno())
+                partial.replace(path)
+            finally:
+                os.close(descriptor)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path, kind: str) -> Path:
+    """Return a new hidden name beside a path, which `find_temporary` finds by the path and the kind."""
+    return path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.{kind}")
+
+
+def find_temporary(path: Path, kind: str) -> Iterable[Path]:
+    """Return the existing files or directories whose names `temporary_name` has made of a path."""
+    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.[0-9a-f]{{8}}\.{kind}")
+    try:
+        return [p for p in path.parent.iterdir() if pattern.fullmatch(p.name)]
+    except OSError:
+        return []
+
+
+def remove_partials(path: Path) -> None:
+    """Remove the temporary files that killed processes have left beside a file; those being written are kept."""
+    for partial in find_temporary(path, _PARTIAL):
+        with suppress(OSError):
+            descriptor = open_regular(partial, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _stem(path: Path) -> str:
+    """Return the name of a path, shortened if a temporary name would be too long."""
+    return os.fsencode(path.name)[:_MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def write_npy_header(out: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ class DiskFullError(ResourceError):
 
 @contextmanager
 def translate_disk_full(path: Path, size: int | None = None) -> Iterator[None]:
-    """Raise `DiskFullError` in place of the `OSError` of a write to a full disk.
+    """Raise `DiskFullError` in place of the `OSError` of a write that a full disk, quota or size limit has stopped.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ def translate_disk_full(path: Path, size: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         raise disk_full_error(path, size) from error
 
@@ -43,16 +44,24 @@ def disk_full_error(path: Path, size: int | None = None) -> DiskFullError:
     directory = path.parent
     while not directory.exists():
         directory = directory.parent
+    free = shutil.disk_usage(directory).free
     of_size = "" if size is None else f" of {size:,} bytes"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < free:
+        return DiskFullError(
+            f"{path}{of_size} cannot be written: this process may write no file of more than {limit:,} bytes. Raise "
+            "the limit (ulimit -f), and run the same command again: finished stages are kept."
+        )
     return DiskFullError(
-        f"The disk is full: {path}{of_size} cannot be written, {shutil.disk_usage(directory).free:,} bytes are free. "
+        f"The disk is full: {path}{of_size} cannot be written, {free:,} bytes are free. "
         "Free some space, or move the workspace to a larger disk, and run the same command again: finished stages "
         "are kept."
     )
 
 
-def _is_disk_full(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
+    """Return whether an error says that the disk, a quota or the limit on the size of files is exhausted."""
     # numpy.ndarray.tofile raises an OSError without errno and names the cause in its message only.
     message = str(error)
     short_write = "Not enough free space to write" in message or ("requested and" in message and "written" in message)
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and short_write)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (error.errno is None and short_write)

@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nomad_dask.errors import InputError, WorkspaceError
+from nomad_dask.storage.disk_full import translate_disk_full
+from nomad_dask.storage.regular_files import open_regular, read_regular
 
 LOCK = ".lock"
+_MAX_LOCK_BYTES = 4096
+_MAX_PID = 1 << 31
+_MAX_TIME = 1e11
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,15 @@ def hold_lock(path: Path) -> Iterator[None]:
         The directory is in use by another process, or by another run of this process.
     InputError
         The directory cannot be created or written.
+    DiskFullError
+        The disk is full.
     """
-    is_new = not path.exists()
+    file = path / LOCK
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = path / LOCK
-        descriptor = _acquire(file)
+        is_new = not path.exists()
+        with translate_disk_full(file):
+            path.mkdir(parents=True, exist_ok=True)
+            descriptor = _acquire(file)
     except OSError as error:
         raise InputError(f"The workspace {str(path)!r} cannot be created ({error}): give another directory.") from error
     try:
@@ -66,7 +74,9 @@ def hold_lock(path: Path) -> Iterator[None]:
             os.write(descriptor, json.dumps(owner).encode())
         yield
     finally:
-        file.unlink(missing_ok=True)
+        # The directory may have been renamed, and another process may hold a new one of this name.
+        if _is_same_file(descriptor, file):
+            file.unlink(missing_ok=True)
         os.close(descriptor)
         if is_new:
             with suppress(OSError):
@@ -76,10 +86,13 @@ def hold_lock(path: Path) -> Iterator[None]:
 def _acquire(file: Path) -> int:
     """Return the descriptor of the locked file, which still has this name."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_regular(file, os.O_RDWR | os.O_CREAT)
+        if os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)
+            raise OSError(f"{file} is a hard link to another file, which would be overwritten")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+            if _is_same_file(descriptor, file):
                 return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
@@ -95,13 +108,39 @@ def _acquire(file: Path) -> int:
         os.close(descriptor)  # the previous owner removed the file in the meantime
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a directory; False where there is no lock, or no support for locks."""
+    try:
+        descriptor = open_regular(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_same_file(descriptor: int, file: Path) -> bool:
+    """Return whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.lstat())
+    except OSError:
+        return False
+
+
 def read_lock_owner(path: Path) -> LockOwner | None:
     """Return the recorded owner of a workspace, which may have been killed since, or None."""
     try:
-        owner = json.loads((path / LOCK).read_text())
-        return LockOwner(str(owner["host"]), int(owner["pid"]), float(owner["since"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        owner = json.loads(read_regular(path / LOCK, _MAX_LOCK_BYTES))
+        owner = LockOwner(str(owner["host"]), int(owner["pid"]), float(owner["since"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
+    return owner if 0 < owner.pid < _MAX_PID and 0 <= owner.since < _MAX_TIME else None
 
 
 def is_running(owner: LockOwner) -> bool | None:

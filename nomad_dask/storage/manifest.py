@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 from nomad_dask.errors import WorkspaceError
 from nomad_dask.storage.atomic import atomic_write
+from nomad_dask.storage.manifest_values import check_manifest
+from nomad_dask.storage.regular_files import read_regular
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 # The record of the last checkpoint of the layout, from which an unfinished layout resumes.
 CHECKPOINT = "checkpoint"
+_MAX_BYTES = 1 << 28
+_REMEDY = "give another workspace, or replace this one with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -77,27 +82,48 @@ def read_manifest(workspace: Path) -> dict[str, Any] | None:
     Raises
     ------
     WorkspaceError
-        The manifest is damaged, or of another format version.
+        The manifest is damaged, is not a regular file, or is of another format version.
     """
     file = workspace / MANIFEST
-    if not file.exists():
-        return None
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
+        content = read_regular(file, _MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise WorkspaceError(f"{file} cannot be read ({error}): {_REMEDY}.") from error
+    try:
+        manifest: dict[str, Any] = json.loads(content)
         version = manifest["format"]
         if version == FORMAT:
-            _validate(manifest)
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorkspaceError(f"{file} is damaged ({error}): give another workspace.") from error
+            if manifest.pop("checksum") != _checksum(manifest):
+                raise ValueError("its content does not match its checksum")
+            check_manifest(manifest, CHECKPOINT)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WorkspaceError(f"{file} is damaged ({_describe(error)}): {_REMEDY}.") from error
     if version != FORMAT:
-        raise WorkspaceError(f"{file} has format {version!r}, this version reads {FORMAT}: give another workspace.")
+        raise WorkspaceError(f"{file} has format {version!r:.40}, this version reads {FORMAT}: {_REMEDY}.")
     return manifest
 
 
 def write_manifest(workspace: Path, manifest: dict[str, Any]) -> None:
-    """Replace the manifest of a workspace."""
+    """Replace the manifest of a workspace; a checksum of the content is added."""
+    content = as_json(manifest)
+    content["checksum"] = _checksum(content)
     with atomic_write(workspace / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=1))
+        partial.write_text(json.dumps(content, indent=1))
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Return the checksum of the content of a manifest, whatever the order of its keys and its white space."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _describe(error: Exception) -> str:
+    """Return what is wrong with a manifest, in words."""
+    if isinstance(error, KeyError):
+        return f"the field {error} is missing"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def as_json(value: Any) -> Any:
@@ -115,16 +141,3 @@ def describe_differences(recorded: dict[str, Any], requested: dict[str, Any], pr
         elif a != b:
             differences.append(f"{prefix}{key}: {a!r} in the workspace, {b!r} requested")
     return "; ".join(differences)
-
-
-def _validate(manifest: dict[str, Any]) -> None:
-    """Raise a KeyError or TypeError if the manifest lacks a field or has one of another type."""
-    stages = manifest["stages"]
-    mappings = [manifest["identity"], stages, manifest.get("about", {})]
-    for stage in stages.values() if isinstance(stages, dict) else ():
-        mappings += [stage["facts"], stage["artifacts"], stage.get("released", {})]
-        for artifact in (*stage["artifacts"].values(), *stage.get("released", {}).values()):
-            if not all(isinstance(artifact[field], int) for field in ("size", "crc32")):
-                raise TypeError("a size or checksum is not an integer")
-    if not all(isinstance(mapping, dict) for mapping in mappings):
-        raise TypeError("a section is not a mapping")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
+import stat
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nomad_dask.storage.manifest import (
     read_manifest,
     write_manifest,
 )
+from nomad_dask.storage.removal import remove_directory, remove_garbage
 
 
 class Workspace:
@@ -79,6 +80,12 @@ class Workspace:
         write_manifest(self.path, manifest)
         return manifest
 
+    @classmethod
+    def replace(cls, path: Path, identity: dict[str, Any], about: dict[str, Any] | None = None) -> Workspace:
+        """Make a workspace that of another run, by one write of the manifest; `clean` removes the artifacts."""
+        write_manifest(path, {"format": FORMAT, "identity": identity, "about": about or {}, "stages": {}})
+        return cls(path, identity, about)
+
     def _write_manifest(self) -> None:
         write_manifest(self.path, self._manifest)
 
@@ -86,6 +93,16 @@ class Workspace:
     def identity(self) -> dict[str, Any]:
         """Everything that the artifacts depend on, as given when the workspace was created."""
         return dict(self._manifest["identity"])
+
+    @property
+    def delivering(self) -> str | None:
+        """The output that the run was writing when it ended; None before that, and when all was written."""
+        return self._manifest.get("delivering")
+
+    def set_delivering(self, output: Path | None) -> None:
+        """Record the output that is being written from the finished stages, or None when all is written."""
+        self._manifest["delivering"] = None if output is None else str(output.absolute())
+        self._write_manifest()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -121,7 +138,14 @@ class Workspace:
         path = self.file(name)
         return Artifact(name, path.stat().st_size, checksum(path))
 
-    def record(self, stage: str, artifacts: Iterable[Artifact], seconds: float | None = None, **facts: Any) -> bool:
+    def record(
+        self,
+        stage: str,
+        artifacts: Iterable[Artifact],
+        seconds: float | None = None,
+        later_stages: Sequence[str] = (),
+        **facts: Any,
+    ) -> bool:
         """Record a finished stage in the manifest.
 
         Parameters
@@ -130,6 +154,9 @@ class Workspace:
         artifacts : iterable of Artifact
         seconds : float, optional
             Wall time of the stage.
+        later_stages : sequence of str
+            Stages whose artifacts were made from those of this stage. If these differ from the recorded ones, the
+            later stages are dropped in the same write of the manifest, which so never mixes artifacts of two runs.
         **facts
             Measurements: values that JSON can represent.
 
@@ -140,10 +167,14 @@ class Workspace:
         """
         new = {a.path: {"size": a.size, "crc32": a.crc32} for a in artifacts}
         previous = self._manifest["stages"].get(stage)
+        is_changed = previous is not None and previous["artifacts"] | previous.get("released", {}) != new
         entry = {"artifacts": new, "facts": facts, "seconds": seconds, "at": time.time()}
-        self._manifest["stages"] = self._manifest["stages"] | {stage: entry}
+        before = self._manifest["stages"]
+        dropped = [name for name in later_stages if is_changed and name in before]
+        self._manifest["stages"] = {name: e for name, e in before.items() if name not in dropped} | {stage: entry}
         self._write_manifest()
-        return previous is not None and previous["artifacts"] | previous.get("released", {}) != new
+        self._unlink(name for later in dropped for name in before[later]["artifacts"])
+        return is_changed
 
     def stages(self) -> dict[str, StageRecord]:
         """Return the record of every finished stage; the files are not checked."""
@@ -171,8 +202,11 @@ class Workspace:
         for name, recorded in entry["artifacts"].items():
             path = self.file(name)
             try:
-                size = path.stat().st_size
-                if size != recorded["size"]:
+                status = path.lstat()
+                size = status.st_size
+                if not stat.S_ISREG(status.st_mode):
+                    yield f"{name} is not a regular file"
+                elif size != recorded["size"]:
                     yield f"{name} has {size:,} bytes instead of {recorded['size']:,}"
                 elif not sizes_only and checksum(path) != recorded["crc32"]:
                     yield f"{name} does not match its checksum"
@@ -187,8 +221,7 @@ class Workspace:
         if entry is None:
             return
         self._write_manifest()
-        for name in entry["artifacts"]:
-            self.file(name).unlink(missing_ok=True)
+        self._unlink(entry["artifacts"])
 
     def prune(self, names: Iterable[str]) -> None:
         """Remove artifacts that no pending stage reads; the manifest first. Their stages stay finished."""
@@ -202,25 +235,33 @@ class Workspace:
                 pruned += list(released)
         if pruned:
             self._write_manifest()
-        for name in pruned:
+        self._unlink(pruned)
+
+    def _unlink(self, names: Iterable[str]) -> None:
+        for name in names:
             self.file(name).unlink(missing_ok=True)
 
     def clean(self, folders: Iterable[str]) -> None:
         """Remove every file of the given folders that is not in the manifest: leftovers of a killed run."""
         recorded = {self.file(name) for entry in self._manifest["stages"].values() for name in entry["artifacts"]}
         for folder in folders:
+            if self.file(folder).exists() and not self.file(folder).is_dir():
+                self.file(folder).unlink()
             for path in sorted(self.file(folder).rglob("*"), reverse=True):
                 if path.is_dir() and not path.is_symlink():
                     if not any(path.iterdir()):
                         path.rmdir()
-                elif path not in recorded:
+                elif path not in recorded or not stat.S_ISREG(path.lstat().st_mode):
                     path.unlink(missing_ok=True)
         for path in self.path.glob(".*.partial"):
             path.unlink(missing_ok=True)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder of artifacts."""
-        shutil.rmtree(self.file(folder), ignore_errors=True)
+        """Remove a folder of artifacts, and what is left of it from a removal that was killed."""
+        path = self.file(folder)
+        remove_garbage(path)
+        if path.exists():
+            remove_directory(path)
 
 
 def checksum(path: Path) -> int:

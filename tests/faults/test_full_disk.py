@@ -128,5 +128,5 @@ def test_the_requested_bytes_are_reported(small_disk, tmp_path):
 
 
 def test_other_errors_are_not_translated(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "c") as partial:
+    with pytest.raises(NotADirectoryError), atomic_write(tmp_path / "c") as partial:
         (partial / "d").write_text("there is no such folder")

@@ -14,6 +14,7 @@ from nomad_dask.errors import InputError, suggest
 from nomad_dask.maps import convert
 from nomad_dask.maps.parquet import write_table
 from nomad_dask.maps.table import BLOCK_ROWS, build_table
+from nomad_dask.storage.output_paths import Target, check_targets, output_path
 from nomad_dask.utils.array_types import AXES
 
 if TYPE_CHECKING:
@@ -33,11 +34,14 @@ class Map:
         The other columns: ``cell`` and those carried along from the input.
     metadata : dict
         Version, parameters, source and diagnostics of the run that made the map; empty for a file from elsewhere.
+    source_paths : tuple of str
+        Files, directories and patterns that the map was made from in this process; its writers never change them.
     """
 
     positions: np.ndarray
     table: pa.Table
     metadata: dict[str, Any]
+    source_paths: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -78,9 +82,22 @@ class Map:
         return convert.to_cudf(self.to_arrow())
 
     def to_parquet(self, path: str | os.PathLike[str]) -> Path:
-        """Write the map atomically in the format of ``nomad-dask fit``; an existing file is replaced."""
-        write_table(Path(path), self.to_arrow(), self.metadata)
-        return Path(path)
+        """Write the map atomically in the format of ``nomad-dask fit``; an existing file is replaced.
+
+        Raises
+        ------
+        InputError
+            The path is not accepted, or the file would replace or join the vectors that the map was made from.
+        """
+        file = self._check_target(path, "output")
+        write_table(file, self.to_arrow(), self.metadata)
+        return file
+
+    def _check_target(self, path: str | os.PathLike[str], what: str) -> Path:
+        """Return the path of a file to write, which does not conflict with the source."""
+        file = output_path(path, what)
+        check_targets([Target(what, file)], self.source_paths)
+        return file
 
     def plot(
         self,
@@ -131,7 +148,7 @@ class Map:
             size=size,
             theme=theme,
             legend=legend,
-            path=Path(path),
+            path=self._check_target(path, "picture"),
         )
 
     def _labels(self, labels: str | None, label_text: str | None) -> list[Label]:

@@ -80,6 +80,7 @@ def run_map(
     source: Source,
     metadata_columns: Sequence[str],
     metadata: dict[str, Any],
+    schema: pa.Schema | None = None,
 ) -> Map:
     """Return the result of a run as the map that `nomad_dask.maps.write_map` would write.
 
@@ -92,11 +93,13 @@ def run_map(
     metadata_columns : sequence of str
     metadata : dict
         Plain values that describe the run.
+    schema : pyarrow.Schema, optional
+        Types of `metadata_columns`, as from `nomad_dask.maps.kept_schema`.
     """
     import pyarrow as pa
 
-    blocks = [input_columns(cell_labels, source, metadata_columns, a, b) for a, b in row_blocks(len(positions))]
-    return Map(positions, pa.concat_tables(blocks), metadata)
+    blocks = [input_columns(cell_labels, source, metadata_columns, a, b, schema) for a, b in row_blocks(len(positions))]
+    return Map(positions, pa.concat_tables(blocks), metadata, tuple(source.local_paths()))
 
 
 def _map_of_table(table: pa.Table, name: str) -> Map:

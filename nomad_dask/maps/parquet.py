@@ -30,6 +30,7 @@ def write_map(
     source: Source,
     metadata_columns: Sequence[str],
     metadata: dict[str, Any],
+    schema: pa.Schema | None = None,
 ) -> None:
     """Write the map of a source atomically, block by block.
 
@@ -43,13 +44,15 @@ def write_map(
     metadata_columns : sequence of str
     metadata : dict
         Plain values, written to the schema metadata.
+    schema : pyarrow.Schema, optional
+        Types of `metadata_columns`, as from `nomad_dask.maps.kept_schema`.
     """
     import pyarrow.parquet as pq
 
     with atomic_write(path) as partial:
         writer = None
         for start, stop in map_table.row_blocks(len(positions)):
-            columns = map_table.input_columns(cell_labels, source, metadata_columns, start, stop)
+            columns = map_table.input_columns(cell_labels, source, metadata_columns, start, stop, schema)
             table = _with_metadata(map_table.build_table(positions[start:stop], columns), metadata)
             if writer is None:
                 writer = pq.ParquetWriter(partial, table.schema, compression="zstd")

@@ -25,14 +25,16 @@ def row_blocks(n_rows: int) -> Iterator[tuple[int, int]]:
 
 
 def check_metadata_columns(metadata_columns: Sequence[str]) -> None:
-    """Check that no column to carry along has the name of one of the map's own columns.
+    """Check that the columns to carry along have names of their own: not twice, nor those of the map's columns.
 
     Raises
     ------
     InputError
-        A name is reserved.
+        A name is reserved, or was given twice.
     """
-    for name in metadata_columns:
+    for i, name in enumerate(metadata_columns):
+        if name in metadata_columns[:i]:
+            raise InputError(f"The column {name!r} to keep was given twice: give it once.")
         if name in (*AXES, "cell"):
             raise InputError(f"The column {name!r} cannot be kept, the map has its own: rename it in the source.")
 
@@ -82,7 +84,12 @@ def split_table(table: pa.Table, name: str) -> tuple[np.ndarray, pa.Table]:
 
 
 def input_columns(
-    cell_labels: np.ndarray, source: Source, metadata_columns: Sequence[str], start: int, stop: int
+    cell_labels: np.ndarray,
+    source: Source,
+    metadata_columns: Sequence[str],
+    start: int,
+    stop: int,
+    schema: pa.Schema | None = None,
 ) -> pa.Table:
     """Return the columns beside the positions for rows `start` to `stop` of an input.
 
@@ -93,12 +100,16 @@ def input_columns(
         The input, which provides `metadata_columns`.
     metadata_columns : sequence of str
     start, stop : int
+    schema : pyarrow.Schema, optional
+        Types of `metadata_columns`, as from `nomad_dask.maps.kept_schema`; by default those of these rows.
     """
     import pyarrow as pa
 
     table = pa.table({"cell": _arrow_array(cell_labels[start:stop])})
     if metadata_columns:
         carried = source.columns(list(metadata_columns), start, stop)
+        if schema is not None:
+            carried = carried.cast(schema)
         for name in metadata_columns:
             table = table.append_column(carried.schema.field(name), carried.column(name))
     return table

@@ -9,6 +9,7 @@ from typing import Any
 
 from nomad_dask.maps.map import Map
 from nomad_dask.maps.open import as_map, read_map
+from nomad_dask.storage.output_paths import Target, check_targets, output_path
 from nomad_dask.utils.array_types import AXES
 
 
@@ -32,6 +33,8 @@ def plot(
     **settings
         Further arguments of `Map.plot`.
     """
+    if isinstance(x, str | os.PathLike):
+        check_targets([Target("picture", output_path(path, "picture"))], [os.fspath(x)])
     # The cells tell which rows are near each other; a map from elsewhere may have none.
     optional_columns = [] if label_text is None else ["cell"]
     shown = _open_columns(x, [color, labels, label_text], optional_columns)

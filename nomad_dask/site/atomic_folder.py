@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nomad_dask.errors import InputError, NomadError, ResourceError
+from nomad_dask.storage.atomic import find_temporary, temporary_name
 from nomad_dask.storage.lock import hold_lock, is_running, read_lock_owner
 
 _OLD = "old"
+_PARTIAL = "partial"
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     output = output.resolve()
     check_folder(output, overwrite)
     _remove_leftovers(output)
-    work = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+    work = temporary_name(output, _PARTIAL)
     site, scratch, old = work / "site", work / "scratch", work / _OLD
     try:
         with hold_lock(work):
@@ -78,7 +79,7 @@ def check_folder(output: Path, overwrite: bool) -> None:
     parent = output.absolute().parent
     if not parent.is_dir():
         raise InputError(f"The directory {str(parent)!r} of the site does not exist: create it first.")
-    trial = parent / f".{output.name}.{secrets.token_hex(4)}.trial"
+    trial = temporary_name(output.absolute(), "trial")
     try:
         trial.mkdir()
         trial.rmdir()
@@ -97,11 +98,10 @@ def is_site(folder: Path) -> bool:
 
 def _remove_leftovers(output: Path) -> None:
     """Remove the temporary folders of exports that were killed, except one that holds the site it was to replace."""
-    for folder in output.parent.iterdir():
-        if folder.name.startswith(f".{output.name}.") and folder.name.endswith(".partial"):
-            owner = read_lock_owner(folder)
-            if owner is not None and is_running(owner) is False and not (folder / _OLD).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in find_temporary(output, _PARTIAL):
+        owner = read_lock_owner(folder)
+        if owner is not None and is_running(owner) is False and not (folder / _OLD).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _translate_os_error(output: Path, error: OSError) -> NomadError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nomad_dask.callbacks.events import Emit
 from nomad_dask.errors import InputError
 from nomad_dask.site.assets import write_page
-from nomad_dask.site.atomic_folder import staged_folder
+from nomad_dask.site.atomic_folder import check_folder, staged_folder
 from nomad_dask.site.chunk_writer import ChunkWriter
 from nomad_dask.site.columns import ColumnNames, ExportColumns
 from nomad_dask.site.export_stages import ExportStages
@@ -20,6 +20,7 @@ from nomad_dask.site.map_reader import MapFile
 from nomad_dask.site.quantize import MIN_BITS, Extent
 from nomad_dask.site.search_index import MAX_ROWS
 from nomad_dask.site.tokenizer import MAX_WORD_LENGTH
+from nomad_dask.storage.output_paths import Target, check_targets, output_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,13 +157,16 @@ def export(
     """
     _check_tile_rows(tile_rows)
     _require_pillow()
+    folder_path = output_path(output, "site")
+    check_folder(folder_path, overwrite)
+    check_targets([Target("site", folder_path, is_directory=True)], [os.fspath(path)])
     file = MapFile(Path(path))
-    with staged_folder(Path(output), overwrite) as (folder, scratch):
+    with staged_folder(folder_path, overwrite) as (folder, scratch):
         writer = ChunkWriter(folder)
         stages = ExportStages(file, writer, scratch, emit, memory_rows)
         contents = _write_contents(stages, ColumnNames(color, hover, search), tile_rows)
         _write_frame(writer, contents, Path(path).stem if title is None else title)
-    return _summarize(Path(output), file.n_rows, contents, writer, stages.seconds)
+    return _summarize(folder_path, file.n_rows, contents, writer, stages.seconds)
 
 
 def _summarize(path: Path, n_rows: int, contents: _Contents, writer: ChunkWriter, seconds: dict[str, float]) -> Site:

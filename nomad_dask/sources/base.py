@@ -62,6 +62,10 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """Return a digest that changes with the data and is cheap to compute (shape, sizes, some bytes)."""
 
+    def local_paths(self) -> list[str]:
+        """Return the files, directories and patterns on this machine that it reads, which no output may change."""
+        return []
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.shareable:
             return super().__reduce_ex__(protocol)
@@ -83,6 +87,10 @@ class Source(ABC):
     def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:
         """Return the named columns of rows `start` to `stop`."""
         raise NotImplementedError(f"{self.name} has no columns")
+
+    def column_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the types of the named columns, which hold for all rows."""
+        return self.columns(names, 0, min(1, self.n_rows)).schema
 
     def blocks(self, max_rows: int) -> list[tuple[int, int]]:
         """Return row ranges that cover the source, of at most `max_rows` rows, cut at chunk boundaries if possible."""

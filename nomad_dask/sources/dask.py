@@ -6,6 +6,7 @@ import copy
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -188,6 +189,27 @@ class DaskFrameSource(_LazySource):
             for i, low, a, b in self._pieces(start, stop)
         ]
         return pa.concat_tables(parts, promote_options="permissive")
+
+    def column_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the types of the named columns: as declared, or else from the values of all partitions.
+
+        Raises
+        ------
+        InputError
+            The types of some partitions cannot be combined.
+        """
+        import pyarrow as pa
+
+        declared = self._collection._meta.iloc[:, [self._columns.others[name] for name in names]]
+        if not any(dtype.name in ("object", "category") for dtype in declared.dtypes):
+            return pa.Table.from_pandas(declared, preserve_index=False).rename_columns(list(names)).schema
+        tables = (self.columns(names, int(a), int(b)) for a, b in pairwise(self._edges) if b > a)
+        try:
+            return pa.unify_schemas([table.schema for table in tables], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"{self.name}: columns {', '.join(names)} cannot be kept ({error}). Give each of them one type."
+            ) from error
 
 
 def _isolate(partition: Any) -> Any:

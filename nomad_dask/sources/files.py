@@ -93,8 +93,14 @@ class FileSource(Source):
 
     After every read, the size and stamp of its files are compared with those at opening; a difference is an error
     that names the file. Failed reads are retried, see `nomad_dask.sources.retry`.
+
+    Attributes
+    ----------
+    location : str, optional
+        The directory or pattern that was given, of whose files the source consists.
     """
 
+    location: str | None = None
     _given_fingerprint: str | None = None
     _computed_fingerprint: str | None = None
 
@@ -129,6 +135,15 @@ class FileSource(Source):
         if self._computed_fingerprint is None:
             self._computed_fingerprint = with_retries(self._fingerprint, self.name)
         return self._computed_fingerprint
+
+    def local_paths(self) -> list[str]:
+        """Return its files, and the directory or pattern that was given."""
+        paths = [path for path, _ in self._states(0, self.n_rows)]
+        return [
+            local_path(path) if fsspec.is_url(path) else path
+            for path in ([] if self.location is None else [self.location]) + paths
+            if not fsspec.is_url(path) or "file://" in path
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process computes it from the files that it sees.

@@ -49,6 +49,15 @@ class ArraySource(Source):
         """Digest a sample of the rows."""
         return sampled_digest(self)
 
+    def local_paths(self) -> list[str]:
+        """Return the file that the array is mapped from, if it is."""
+        array: Any = self._array
+        while array is not None:
+            if isinstance(array, np.memmap) and array.filename is not None:
+                return [str(array.filename)]
+            array = getattr(array, "base", None)
+        return []
+
 
 def open_array(x: Any, name: str | None = None) -> Source:
     """Open anything that NumPy converts to an array: arrays, objects with ``__array__``, lists of rows.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from nomad_dask.errors import InputError, MissingInputError, suggest
 from nomad_dask.sources.base import Source
-from nomad_dask.sources.files import local_path
+from nomad_dask.sources.files import FileSource, local_path
 from nomad_dask.sources.fsspec import is_url, protocol_of
 from nomad_dask.sources.retry import translate_io_errors, with_retries
 from nomad_dask.utils.array_types import library_of
@@ -139,7 +139,7 @@ def _open_path(x: str | os.PathLike[str], column: str | None, metadata_columns: 
         files = _sort_by_name(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
         if not files:
             raise MissingInputError(f"no file matches {x}: check the pattern.")
-        return _open_parquet(files, column, metadata_columns, str(x))
+        return _open_parquet(files, column, metadata_columns, str(x), path)
     _check_exists(path)
     if path.is_dir():
         return _open_directory(path, column, metadata_columns)
@@ -232,7 +232,7 @@ def _open_directory(path: Path, column: str | None, metadata_columns: Sequence[s
     files = _sort_by_name(p for p in path.rglob("*") if p.suffix in _PARQUET_SUFFIXES and _is_data(p, path))
     if not files:
         raise InputError(f"{path} contains no Parquet files and is not a zarr array: give a directory of either.")
-    return _open_parquet(files, column, metadata_columns, str(path))
+    return _open_parquet(files, column, metadata_columns, str(path), path)
 
 
 def _is_data(file: Path, folder: Path) -> bool:
@@ -247,7 +247,11 @@ def _sort_by_name(paths: Iterable[_P]) -> list[_P]:
 
 
 def _open_parquet(
-    paths: Sequence[str | Path], column: str | None, metadata_columns: Sequence[str], name: str
+    paths: Sequence[str | Path],
+    column: str | None,
+    metadata_columns: Sequence[str],
+    name: str,
+    location: Path | None = None,
 ) -> Source:
     from nomad_dask.sources.parquet import ParquetSource, RemoteParquetSource
 
@@ -255,7 +259,8 @@ def _open_parquet(
     if any(remote) and not all(remote):
         raise InputError(f"{name}: give either paths or URLs, not both.")
     kind: Any = RemoteParquetSource if all(remote) else ParquetSource
-    source: Source = kind(paths, column, metadata_columns, name)
+    source: FileSource = kind(paths, column, metadata_columns, name)
+    source.location = None if location is None else str(location.absolute())
     return source
 
 

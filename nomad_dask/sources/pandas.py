@@ -237,3 +237,7 @@ class FrameSource(Source):
     def columns(self, names: Sequence[str], start: int, stop: int) -> pa.Table:
         """Convert a slice of the frame."""
         return frame_table(self._frame.iloc[start:stop], self._columns, names, self.name)
+
+    def column_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the types of the named columns, from all their values."""
+        return self.columns(names, 0, self.n_rows).schema

@@ -38,7 +38,7 @@ class ZarrSource(FileSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = str(path)
-        self._location = absolute(os.fspath(path)).rstrip("/")
+        self.location = self._location = absolute(os.fspath(path)).rstrip("/")
         self._per_thread = PerThread()
         array = with_retries(self._array, self.name)
         self.dtype = native_dtype(array.dtype, self.name)

@@ -18,9 +18,12 @@ from nomad_dask.callbacks.events import Emit, combined_snapshot_request, fan_out
 from nomad_dask.errors import ClusterError, InputError, Interrupted, ResourceError
 from nomad_dask.params import Params
 from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.output_paths import output_path
 from nomad_dask.storage.tempdir import TemporaryWorkspace
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nomad_dask.pipeline.collect import Layout
     from nomad_dask.sources.base import Source
 
@@ -202,17 +205,18 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Interrupted
             The fit was stopped.
         """
-        from nomad_dask.maps import check_metadata_columns
+        from nomad_dask.maps import check_metadata_columns, kept_schema
         from nomad_dask.sources import open_source
 
         params = self._method_params(self._draw_seed(resume))
         check_metadata_columns(metadata_columns)
         source = open_source(X, column=column, metadata_columns=metadata_columns)
+        schema = kept_schema(source, metadata_columns)
         workspace = self._workspace_path(resume)
         try:
             layout = self._project(source, params, workspace, resume)
         except (Interrupted, ClusterError, ResourceError) as error:
-            progress = self._store_partial(X, source, metadata_columns, params, workspace)
+            progress = self._store_partial(X, source, schema, params, workspace)
             if progress is None:
                 raise
             raise type(error)(f"{error} {progress}; fit(X, resume=True) continues the fit.") from error
@@ -221,7 +225,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 self._drop_temporary_workspace()
             raise
         self._drop_temporary_workspace()
-        self._store(X, source, metadata_columns, layout)
+        self._store(X, source, schema, layout)
         self.seed_, self.is_complete_ = params.random_state, True
         return self
 
@@ -268,7 +272,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         cluster = ClusterOptions(
             client=self.client, n_workers=self.n_workers, device=self.device, memory_limit=self.memory_limit
         )
-        options = WorkspaceOptions(workspace, resume=resume, keep_stages=self.keep_stages)
+        options = WorkspaceOptions(
+            workspace, resume=resume, keep_stages=self.keep_stages, is_temporary=self.workspace is None
+        )
         with self._open_listeners() as listeners:
             return project(
                 source,
@@ -301,7 +307,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 self._temporary_workspace = TemporaryWorkspace(self)
         path = None
         if self.workspace is not None:
-            path = Path(self.workspace)
+            path = output_path(self.workspace, "workspace")
         elif hasattr(self, "_temporary_workspace"):
             path = self._temporary_workspace.path
         if path is None or (resume and not (path / MANIFEST).exists()):
@@ -315,7 +321,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             del self._temporary_workspace
 
     def _store_partial(
-        self, X: Any, source: Source, metadata_columns: Sequence[str], params: Params, workspace: Path
+        self, X: Any, source: Source, schema: pa.Schema | None, params: Params, workspace: Path
     ) -> str | None:
         """Store the partial map of a stopped fit, and describe it; None if the fit had not started."""
         from nomad_dask.pipeline.collect import load_partial
@@ -327,17 +333,18 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         layout = load_partial(workspace, source, params)
         if layout is None:
             return "The layout has not started"
-        self._store(X, source, metadata_columns, layout)
+        self._store(X, source, schema, layout)
         self.is_complete_ = False
         return f"embedding_ and map_ are those after {layout.n_epochs} of {layout.n_planned_epochs} epochs"
 
-    def _store(self, X: Any, source: Source, metadata_columns: Sequence[str], layout: Layout) -> None:
-        """Store a complete or partial layout in the fitted attributes."""
+    def _store(self, X: Any, source: Source, schema: pa.Schema | None, layout: Layout) -> None:
+        """Store a complete or partial layout in the fitted attributes, with the columns of a schema carried along."""
         from nomad_dask.maps import run_map
 
         self.embedding_ = layout.positions
         self.cell_labels_ = layout.cell_labels
-        self.map_ = run_map(layout.positions, layout.cell_labels, source, metadata_columns, layout.metadata)
+        names = [] if schema is None else schema.names
+        self.map_ = run_map(layout.positions, layout.cell_labels, source, names, layout.metadata, schema)
         self.diagnostics_ = layout.diagnostics
         self.n_epochs_ = layout.n_epochs
         validate_data(self, X, reset=True, skip_check_array=True)  # sets feature_names_in_

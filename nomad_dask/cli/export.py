@@ -44,7 +44,7 @@ def site_options(command: options.Command) -> options.Command:
 @click.command(short_help="Write a map as a page for the browser.")
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
 @click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder."
+    "-o", "--output", "folder", callback=options.read_path("site"), required=True, metavar="DIR", help="The folder."
 )
 @site_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing site.")

@@ -45,7 +45,9 @@ class FitOptions:
 
 @click.command(short_help="Make a map of a file of vectors.")
 @shared.input_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MAP.parquet", help="The map.")
+@click.option(
+    "-o", "--output", callback=shared.read_path("output"), required=True, metavar="MAP.parquet", help="The map."
+)
 @click.option(
     "--metadata-columns",
     "--keep",
@@ -73,7 +75,7 @@ class FitOptions:
 @shared.memory_option
 @click.option(
     "--workspace",
-    type=click.Path(path_type=Path),
+    callback=shared.read_path("workspace"),
     metavar="DIR",
     help="Directory for the artifacts of the stages, which is kept. By default MAP.parquet.nomad, which is removed "
     "when the map is finished. The same run resumes from it.",
@@ -81,7 +83,7 @@ class FitOptions:
 @click.option("--keep-stages", is_flag=True, help="Keep artifacts in the workspace that no later stage needs.")
 @click.option("--resume", is_flag=True, help="Fail if the workspace has no run to resume.")
 @click.option("--overwrite", is_flag=True, help="Replace existing output, and a workspace of another run.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Also draw the map.")
+@click.option("--plot", callback=shared.read_path("picture"), metavar="PNG", help="Also draw the map.")
 @shared.quiet_option
 @shared.json_option
 @shared.verbose_option
@@ -92,16 +94,12 @@ def fit(params: Params, options: FitOptions) -> None:
     Writes one row for each row of INPUT, in the same order: x, y, the cell, and the metadata columns.
     """
     if options.plot is not None:
-        output.check_picture(options.plot, options.overwrite)
+        output.check_picture(options.plot)
 
     from nomad_dask.sources import open_source
 
     source = open_source(options.input, column=options.column, metadata_columns=options.metadata_columns or ())
     layout = _make_map(source, params, options)
-    if options.plot is not None:
-        from nomad_dask.plotting.raster import draw
-
-        draw(layout.positions[:, 0], layout.positions[:, 1], path=options.plot)
     if options.as_json:
         output.write_json(
             {
@@ -142,7 +140,7 @@ def _make_map(source: Source, params: Params, options: FitOptions) -> Layout:
                 workspace=WorkspaceOptions(
                     options.workspace, options.resume, options.overwrite, options.keep_stages, command
                 ),
-                output=OutputOptions(options.output, options.metadata_columns or (), options.overwrite),
+                output=OutputOptions(options.output, options.metadata_columns or (), options.overwrite, options.plot),
                 emit=emit,
             )
     except Interrupted as error:

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
+
+from nomad_dask.storage.output_paths import output_path
 
 Command = Callable[..., Any]
 
 # Set in the context by -v, for the code that reports errors and progress.
 VERBOSE = "nomad_dask.verbose"
+
+
+def read_path(what: str) -> Callable[[click.Context, click.Parameter, str | None], Path | None]:
+    """Return a callback that reads the path of something that is written; None if the option is not given.
+
+    Parameters
+    ----------
+    what : str
+        What is written, for messages.
+    """
+
+    def read(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+        return None if value is None else output_path(value, what)
+
+    return read
 
 
 def grouped(name: str, kind: type) -> Callable[[Command], Command]:

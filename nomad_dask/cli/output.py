@@ -32,19 +32,16 @@ def show_progress(quiet: bool) -> Iterator[Emit]:
         yield emit
 
 
-def check_picture(path: Path, overwrite: bool) -> None:
-    """Check, before any work, that a picture can be drawn and written.
+def check_picture(path: Path) -> None:
+    """Check, before any work, that a picture can be drawn.
 
     Raises
     ------
     InputError
         Its path is not accepted, or datashader is not installed.
     """
-    from nomad_dask.pipeline.setup import check_output
-
     if path.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"{path} is not accepted: pictures are PNG or SVG, use a name ending in .png or .svg.")
-    check_output(path, overwrite)
     check_plotting()
 
 

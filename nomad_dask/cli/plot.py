@@ -30,7 +30,7 @@ class PlotOptions:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    callback=shared.read_path("picture"),
     required=True,
     metavar="PICTURE",
     help="The picture, a .png or .svg file.",
@@ -59,7 +59,10 @@ def plot(
     overwrite: bool,
 ) -> None:
     """Draw MAP, the output of `fit`, as a PNG, or as an SVG with text as text."""
-    check_picture(output, overwrite)
+    from nomad_dask.pipeline.outputs import check_output
+
+    check_picture(output)
+    check_output(output, overwrite)
     if options.labels is not None and options.label_text is not None:
         raise InputError("Labels come from one column: use --labels or --label-text, not both.")
 

@@ -10,7 +10,7 @@ from nomad_dask.cli import options, output
 
 
 @click.command(short_help="Show the progress of a run.")
-@click.argument("workspace", type=click.Path(path_type=Path), metavar="WORKSPACE")
+@click.argument("workspace", callback=options.read_path("workspace"), metavar="WORKSPACE")
 @click.option("--quick", is_flag=True, help="Check only the sizes of the files, not their content.")
 @options.json_option
 @options.verbose_option

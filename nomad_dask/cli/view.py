@@ -21,7 +21,7 @@ from nomad_dask.errors import InputError
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    callback=options.read_path("site"),
     metavar="DIR",
     help="Folder for the site, which is kept. By default the site is removed at the end.",
 )

@@ -52,6 +52,8 @@ class WorkspaceOptions:
         Keep artifacts that no later stage reads.
     command : sequence of str
         Command line of the run, recorded for `status`.
+    is_temporary : bool
+        Whether `path` is in the system's directory for temporary files, which may lie inside a source.
     """
 
     path: Path | None = None
@@ -59,11 +61,12 @@ class WorkspaceOptions:
     overwrite: bool = False
     keep_stages: bool = False
     command: Sequence[str] = ()
+    is_temporary: bool = False
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The file of a map.
+    """The file of a map, and its picture.
 
     Attributes
     ----------
@@ -72,9 +75,12 @@ class OutputOptions:
     metadata_columns : sequence of str
         Columns of the source to copy to the map.
     overwrite : bool
-        Replace an existing file.
+        Replace existing files.
+    picture : Path, optional
+        PNG or SVG file of a picture of the map; None to draw none.
     """
 
     path: Path | None = None
     metadata_columns: Sequence[str] = ()
     overwrite: bool = False
+    picture: Path | None = None

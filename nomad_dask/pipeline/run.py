@@ -10,15 +10,30 @@ from pathlib import Path
 
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
 from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of
-from nomad_dask.errors import ClusterError, Interrupted, WorkspaceError
-from nomad_dask.maps import check_metadata_columns, write_map
+from nomad_dask.errors import (
+    ClusterError,
+    InputError,
+    Interrupted,
+    MissingInputError,
+    NomadError,
+    WorkspaceError,
+)
+from nomad_dask.maps import check_metadata_columns, kept_schema
 from nomad_dask.params import Params
 from nomad_dask.pipeline import diagnostics
 from nomad_dask.pipeline.collect import Layout, map_metadata
+from nomad_dask.pipeline.discard import discard_unstarted
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
+from nomad_dask.pipeline.outputs import (
+    beside,
+    check_output_disk,
+    check_outputs,
+    deliver,
+    find_delivered,
+    resolve_paths,
+)
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.pipeline.setup import (
-    check_output,
     describe_run,
     directory_bytes,
     open_workspace,
@@ -32,6 +47,7 @@ from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.lock import hold_lock
 from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.removal import remove_directory, remove_garbage
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import parse_bytes
 
@@ -71,32 +87,37 @@ def project(
     Interrupted
         The user stopped the run; it can be resumed from its workspace.
     """
-    cluster, output = cluster or ClusterOptions(), output or OutputOptions()
-    workspace = workspace or WorkspaceOptions()
+    cluster = cluster or ClusterOptions()
+    output, workspace = resolve_paths(output or OutputOptions(), workspace or WorkspaceOptions())
     check_metadata_columns(output.metadata_columns)
-    if output.path is not None:
-        check_output(output.path, output.overwrite)
+    delivered = find_delivered(output, source, params, workspace)
+    if delivered is not None:
+        return delivered
+    check_outputs(source, output, workspace)
+    schema = kept_schema(source, output.metadata_columns)
     memory_limit = parse_bytes(cluster.memory_limit)
     with (
         _workspace_directory(workspace, output) as path,
         hold_lock(path),
         _connect(cluster, source) as workers,
     ):
+        remove_garbage(path)
         emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))
         memory_bytes = worker_memory(workers, memory_limit)
-        run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output)
+        is_beside = path == beside(output.path)
+        with discard_unstarted(path, (NomadError,), whole=is_beside):
+            run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output)
         context = StageContext(
             run, workers, opened, emit, memory_bytes, workspace.keep_stages, run_stages, snapshot_request
         )
-        finished = run_stages(context)
+        with discard_unstarted(path, (InputError, MissingInputError), whole=is_beside):
+            finished = run_stages(context)
         diagnostics.warn(finished.diagnostics, params)
         layout = _as_layout(finished, source, params)
         if output.path is not None:
-            write_map(
-                output.path, layout.positions, layout.cell_labels, source, output.metadata_columns, layout.metadata
-            )
-        if path == _beside(output.path):
-            shutil.rmtree(path, ignore_errors=True)  # still locked: no other run may have started in it
+            deliver(layout, source, output, schema, opened)
+        if is_beside:
+            remove_directory(path)  # still locked: no other run may have started in it
     return layout
 
 
@@ -121,11 +142,13 @@ def _prepare_run(
     output: OutputOptions,
 ) -> tuple[RunContext, Workspace]:
     """Plan the run, open its workspace, and check that workers reach it and that the plan fits."""
-    plan = resume_or_make_plan(path, source, params, len(cluster.workers()), memory_bytes)
+    plan = resume_or_make_plan(path, source, params, len(cluster.workers()), memory_bytes, overwrite=options.overwrite)
+    resources = estimate_resources(plan)
+    disk_free = shutil.disk_usage(path).free + directory_bytes(path)
+    check_resources(resources, memory_bytes, disk_free, cluster.gpu_bytes())
+    check_output_disk(output.path, path, resources.stages[-1].disk_bytes)  # the last stage writes the map
     about = describe_run(source, plan, output.path, options.command)
     workspace = open_workspace(path, source, params, plan, options.overwrite, about)
-    disk_free = shutil.disk_usage(workspace.path).free + directory_bytes(workspace.path)
-    check_resources(estimate_resources(plan), memory_bytes, disk_free, cluster.gpu_bytes())
     check_reach(cluster, workspace.path, source)
     run = RunContext(source, params, plan, workspace.path, cluster.device, cluster.host_threads())
     return run, workspace
@@ -151,7 +174,7 @@ def _workspace_directory(options: WorkspaceOptions, output: OutputOptions) -> It
     When the run is stopped, the error names the directory if it is kept.
     """
     is_temporary = options.path is None and output.path is None
-    path = options.path or _beside(output.path) or Path(tempfile.mkdtemp(prefix="nomad-"))
+    path = options.path or beside(output.path) or Path(tempfile.mkdtemp(prefix="nomad-"))
     try:
         if options.resume and not (path / MANIFEST).exists():
             raise WorkspaceError(f"There is nothing to resume in {path}: leave --resume out to start.")
@@ -164,8 +187,3 @@ def _workspace_directory(options: WorkspaceOptions, output: OutputOptions) -> It
     finally:
         if is_temporary:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _beside(output: Path | None) -> Path | None:
-    """Return the default workspace of an output file."""
-    return None if output is None else output.with_name(output.name + ".nomad")

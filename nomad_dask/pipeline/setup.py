@@ -1,9 +1,7 @@
-"""Before the stages: the output is checked, the run is planned, and its workspace is opened."""
+"""Before the stages: the run is planned, and its workspace is opened."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,31 +14,12 @@ from nomad_dask.params import Params
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.planner import make_plan
 from nomad_dask.sources.base import Source
-from nomad_dask.storage.lock import LOCK
 from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import available_memory
 
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse, before any work, an output that cannot be written.
-
-    Raises
-    ------
-    InputError
-    """
-    if output.is_dir():
-        raise InputError(f"The output {str(output)!r} is a directory: give a file name such as map.parquet.")
-    if output.exists() and not overwrite:
-        raise InputError(f"The output {str(output)!r} exists: give another name, or --overwrite it.")
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"The directory {str(parent)!r} of the output does not exist: create it first.")
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
+# A source that workers cannot open is copied here.
+SOURCE_COPY = "input.npy"
 
 
 def worker_memory(cluster: Cluster, limit: int | None) -> int:
@@ -60,20 +39,29 @@ def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:
     }
 
 
-def resume_or_make_plan(path: Path, source: Source, params: Params, n_workers: int, memory: int) -> Plan:
+def resume_or_make_plan(
+    path: Path, source: Source, params: Params, n_workers: int, memory: int, overwrite: bool = False
+) -> Plan:
     """Plan a run; one that is resumed keeps its number of shards and its block size.
 
-    Workers and memory may have changed meanwhile, which must not make it another run.
+    Workers and memory may have changed meanwhile, which must not make it another run. With `overwrite`, a workspace
+    that cannot be read is ignored, as it will be replaced.
     """
-    if not (path / MANIFEST).exists():
-        return make_plan(source, params, n_workers, memory)
-    recorded = Workspace(path)
-    n_shards = recorded.identity.get("n_shards")
-    if not isinstance(n_shards, int) or recorded.identity != _identity(source, params, n_shards):
+    try:
+        recorded = Workspace(path) if (path / MANIFEST).exists() else None
+    except WorkspaceError:
+        if not overwrite:
+            raise
+        recorded = None
+    n_shards = None if recorded is None else recorded.identity.get("n_shards")
+    if recorded is None or not isinstance(n_shards, int) or recorded.identity != _identity(source, params, n_shards):
         return make_plan(source, params, n_workers, memory)
     plan = make_plan(source, params.replace(n_shards=n_shards), n_workers, memory)
-    block_rows = recorded.about.get("plan", {}).get("block_rows", plan.block_rows)
-    return plan if block_rows > plan.block_rows else replace(plan, block_rows=block_rows)
+    sizes = recorded.about.get("plan", {})
+    block_rows = sizes.get("block_rows") if isinstance(sizes, dict) else None
+    if not isinstance(block_rows, int) or not 0 < block_rows <= plan.block_rows:
+        return plan
+    return replace(plan, block_rows=block_rows)
 
 
 def describe_run(source: Source, plan: Plan, output: Path | None, command: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +84,7 @@ def directory_bytes(path: Path) -> int:
 def open_workspace(
     path: Path, source: Source, params: Params, plan: Plan, overwrite: bool, about: dict[str, Any] | None = None
 ) -> Workspace:
-    """Open the workspace of a run, or create it; with `overwrite`, one of another run is emptied first.
+    """Open the workspace of a run, or create it; one of another run is replaced with `overwrite`, or if it is empty.
 
     Raises
     ------
@@ -107,15 +95,26 @@ def open_workspace(
     """
     identity = _identity(source, params, plan.n_shards)
     try:
-        return Workspace(path, identity, about)
-    except WorkspaceError:
-        if not overwrite or not (path / MANIFEST).exists():
-            raise
-        for old in path.iterdir():
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old)
-            elif old.name != LOCK:
-                old.unlink()
-        return Workspace(path, identity, about)
+        try:
+            return Workspace(path, identity, about)
+        except WorkspaceError:
+            if not _is_replaceable(path, overwrite):
+                raise
+            return Workspace.replace(path, identity, about)
     except OSError as error:
         raise InputError(f"The workspace {str(path)!r} cannot be created ({error}): give another directory.") from error
+
+
+def _is_replaceable(path: Path, overwrite: bool) -> bool:
+    """Return whether a workspace can be replaced by that of another run.
+
+    One without a finished stage has nothing to lose. With `overwrite`, one whose manifest cannot be read is replaced
+    too, if there is nothing but arrays and hidden files beside it.
+    """
+    if not (path / MANIFEST).exists():
+        return False
+    try:
+        return overwrite or not Workspace(path).stages()
+    except WorkspaceError:
+        files = (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
+        return overwrite and all(p.name == MANIFEST or p.suffix == ".npy" or p.name.startswith(".") for p in files)

@@ -10,13 +10,11 @@ from typing import Any
 from nomad_dask.callbacks.events import CheckpointWritten, Event, Measured, StageFinished, StageStarted
 from nomad_dask.pipeline.collect import collect_positions
 from nomad_dask.pipeline.pending import find_damage, pending_stages, unreferenced_artifacts
+from nomad_dask.pipeline.setup import SOURCE_COPY
 from nomad_dask.pipeline.stage import FinishedStages, Stage, StageContext, StageFunction
 from nomad_dask.pipeline.stages import artifact_folders, stages_of_run
 from nomad_dask.sources.npy import copy_to_npy
 from nomad_dask.storage.manifest import CHECKPOINT
-
-# A source that workers cannot open is copied here.
-_SOURCE_COPY = "input.npy"
 
 
 def run_stages(context: StageContext) -> FinishedStages:
@@ -24,11 +22,8 @@ def run_stages(context: StageContext) -> FinishedStages:
     stages = stages_of_run(context.run.plan.coarse_rows > 0)
     pending = pending_stages(stages, context.workspace.stages(), find_damage(context.workspace))
     _remove_leftovers(context, stages, pending)
-    context = _with_shared_source(context, stages, pending)
     runner = _StageRunner(context, stages, pending)
-    for stage in stages:
-        if stage.function is not None:
-            runner.run(stage, stage.function)
+    runner.run_all()
     positions, cell_labels = collect_positions(
         context.workspace, context.run.plan.n_shards, runner.diagnostics["epochs"]
     )
@@ -43,12 +38,12 @@ def _remove_leftovers(context: StageContext, stages: Sequence[Stage], pending: s
     context.workspace.clean(set().union(*(names for stage, names in folders.items() if stage not in resumed)))
 
 
-def _with_shared_source(context: StageContext, stages: Sequence[Stage], pending: set[str]) -> StageContext:
-    """Return the context with a source that all workers can open: a copy on disk, if a pending stage needs one."""
+def _with_shared_source(context: StageContext) -> StageContext:
+    """Return the context with a source that all workers can open: if necessary, a copy on disk."""
     source = context.run.source
-    if source.shareable or context.cluster.in_process or not _reads_source(stages, pending):
+    if source.shareable or context.cluster.in_process:
         return context
-    copy = copy_to_npy(source, context.workspace.file(_SOURCE_COPY), context.run.plan.block_rows)
+    copy = copy_to_npy(source, context.workspace.file(SOURCE_COPY), context.run.plan.block_rows)
     return replace(context, run=replace(context.run, source=copy))
 
 
@@ -68,23 +63,37 @@ class _StageRunner:
 
     def __post_init__(self) -> None:
         self.diagnostics["n_shards"] = self.context.run.plan.n_shards
-        self._stage_context = replace(self.context, emit=self._emit)
+        self._source_context: StageContext | None = None
 
-    def run(self, stage: Stage, function: StageFunction) -> None:
+    def run_all(self) -> None:
+        """Run the pending stages in order, until none is pending.
+
+        A stage that makes other artifacts than recorded makes later ones pending, and with them earlier ones whose
+        artifacts they read and which were removed since: these run next.
+        """
+        runnable = {stage.name: (stage, stage.function) for stage in self.stages if stage.function is not None}
+        unreported = set(runnable)
+        while waiting := [name for name in runnable if name in unreported or name in self.pending]:
+            self._run(*runnable[waiting[0]])
+            unreported.discard(waiting[0])
+
+    def _run(self, stage: Stage, function: StageFunction) -> None:
         """Run a stage if it is pending, remove what no later stage reads, and report its measurements."""
         started = time.monotonic()
         resumed = stage.name not in self.pending
         if not resumed:
+            context = self._context_of(stage)
             self.context.emit(StageStarted(stage.name, stage.total(self.context.run), stage.unit))
-            result = function(self._stage_context, self._stage_context.progress_of(stage.name))
+            result = function(context, self.context.progress_of(stage.name))
             changed = self.context.workspace.record(
-                stage.name, result.artifacts, time.monotonic() - started, **result.facts
+                stage.name, result.artifacts, time.monotonic() - started, self._later(stage), **result.facts
             )
-            if changed:
-                self._drop_later(stage)
             self.pending.discard(stage.name)
+            if changed:
+                self.pending |= pending_stages(self.stages, self.context.workspace.stages(), self.pending)
         if not _reads_source(self.stages, self.pending):
-            self.context.workspace.file(_SOURCE_COPY).unlink(missing_ok=True)
+            self.context.workspace.file(SOURCE_COPY).unlink(missing_ok=True)
+            self._source_context = None
         self._remove_unreferenced()
         facts = self.context.workspace.recorded_facts(stage.name) or {}
         self.seconds[stage.name] = time.monotonic() - started
@@ -94,19 +103,25 @@ class _StageRunner:
                 self.context.emit(Measured(name, value))
         self.context.emit(StageFinished(stage.name, self.seconds[stage.name], resumed))
 
+    def _context_of(self, stage: Stage) -> StageContext:
+        """Return what a stage works with; one that reads the source has one that all workers can open."""
+        if not stage.reads_source:
+            return replace(self.context, emit=self._emit)
+        if self._source_context is None:
+            self._source_context = _with_shared_source(replace(self.context, emit=self._emit))
+        return self._source_context
+
     def _emit(self, event: Event) -> None:
         """Pass an event on; the first checkpoint makes what only the start of the layout reads superfluous."""
         if isinstance(event, CheckpointWritten):
             self._remove_unreferenced()
         self.context.emit(event)
 
-    def _drop_later(self, stage: Stage) -> None:
-        """Drop the later stages, made from artifacts of this stage that have changed."""
-        for later in self.stages[self.stages.index(stage) + 1 :]:
-            if later.function is not None:
-                self.context.workspace.drop_stage(later.name)
-                self.pending.add(later.name)
-        self.context.workspace.drop_stage(CHECKPOINT)
+    def _later(self, stage: Stage) -> list[str]:
+        """Return the records of what is made from the artifacts of a stage: the later stages and the checkpoint."""
+        later = self.stages[self.stages.index(stage) + 1 :]
+        made = [other.name for other in later if other.function is not None]
+        return [*made, CHECKPOINT] if made else []
 
     def _remove_unreferenced(self) -> None:
         if not self.context.keep_stages:

@@ -21,6 +21,7 @@ from nomad_dask.cli import cli
 from nomad_dask.errors import Interrupted, MissingInputError, WorkspaceError
 from nomad_dask.pipeline.status import read_status
 from nomad_dask.pipeline.status_text import format_status
+from nomad_dask.storage.manifest import FORMAT, write_manifest
 from tests.helpers.runs import blobs, make_map
 
 PROGRAM = Path(sys.executable).with_name("nomad-dask")
@@ -169,7 +170,7 @@ def test_a_running_run_is_killed_and_resumed_by_the_suggested_command(tmp_path):
 def test_directories_that_are_not_workspaces(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "manifest.json").write_text(json.dumps({"format": 1, "identity": {"a": 1}, "stages": {}}))
+    write_manifest(tmp_path / "odd", {"format": FORMAT, "identity": {"a": 1}, "stages": {}})
     for path, message in (
         (tmp_path / "none", "There is no workspace"),
         (tmp_path, "holds no manifest.json"),

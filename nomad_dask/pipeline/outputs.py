@@ -1,0 +1,184 @@
+"""The output of a run: checked before any work, written at the end, and recognized after a kill in between."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nomad_dask.errors import InputError, NomadError, ResourceError, WorkspaceError
+from nomad_dask.maps import read_map, write_map
+from nomad_dask.params import Params
+from nomad_dask.pipeline.collect import Layout, map_metadata
+from nomad_dask.pipeline.options import OutputOptions, WorkspaceOptions
+from nomad_dask.sources.base import Source
+from nomad_dask.storage.atomic import remove_partials
+from nomad_dask.storage.disk_full import disk_full_error, is_disk_full
+from nomad_dask.storage.manifest import as_json
+from nomad_dask.storage.output_paths import Target, check_targets, output_path
+from nomad_dask.storage.regular_files import check_replaceable
+from nomad_dask.storage.removal import find_garbage, remove_garbage
+from nomad_dask.storage.workspace import Workspace
+from nomad_dask.utils.array_types import AXES
+from nomad_dask.utils.formatting import format_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse, before any work, an output that cannot be written.
+
+    Raises
+    ------
+    InputError
+    DiskFullError
+    """
+    if output.is_dir():
+        raise InputError(f"The output {str(output)!r} is a directory: give a file name such as map.parquet.")
+    check_replaceable(output)
+    if output.exists() and not overwrite:
+        raise InputError(f"The output {str(output)!r} exists: give another name, or --overwrite it.")
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"The directory {str(parent)!r} of the output does not exist: create it first.")
+    try:
+        with tempfile.TemporaryFile(dir=parent) as trial:
+            trial.write(b"\0")
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full_error(output) from error
+        raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
+
+
+def beside(output: Path | None) -> Path | None:
+    """Return the default workspace of an output file."""
+    return None if output is None else output.with_name(output.name + ".nomad")
+
+
+def resolve_paths(output: OutputOptions, workspace: WorkspaceOptions) -> tuple[OutputOptions, WorkspaceOptions]:
+    """Return the options with valid paths, with ``~`` expanded.
+
+    Raises
+    ------
+    InputError
+        A path is empty, too long, or no text.
+    """
+    file = None if output.path is None else output_path(output.path, "output")
+    picture = None if output.picture is None else output_path(output.picture, "picture")
+    directory = None if workspace.path is None else output_path(workspace.path, "workspace")
+    return replace(output, path=file, picture=picture), replace(workspace, path=directory)
+
+
+def check_outputs(source: Source, output: OutputOptions, workspace: WorkspaceOptions) -> None:
+    """Check, before any work, that output, picture and workspace can be written, and would not damage the source.
+
+    A file that exists is accepted with `overwrite`, and if this run was writing it when it was killed.
+
+    Raises
+    ------
+    InputError
+    """
+    directory = workspace.path or beside(output.path)
+    targets = [Target("output", output.path)] if output.path is not None else []
+    targets += [Target("picture", output.picture)] if output.picture is not None else []
+    if directory is not None and not workspace.is_temporary:
+        targets.append(Target("workspace", directory, is_directory=True))
+    check_targets(targets, source.local_paths())
+    overwrite = output.overwrite or is_delivering(directory, output.path)
+    for target in targets:
+        if not target.is_directory:
+            check_output(target.path, overwrite)
+            remove_partials(target.path)
+
+
+def check_output_disk(output: Path | None, workspace: Path, needed: int) -> None:
+    """Check that the disk of the output, if it is not that of the workspace, has space for the map.
+
+    Raises
+    ------
+    ResourceError
+    """
+    if output is None or output.absolute().parent.stat().st_dev == workspace.stat().st_dev:
+        return
+    free = shutil.disk_usage(output.absolute().parent).free
+    if needed > free:
+        raise ResourceError(
+            f"The map needs at least {format_bytes(needed)} of disk, {format_bytes(free)} are free where {output} is: "
+            "give an output on a larger disk."
+        )
+
+
+def is_delivering(workspace: Path | None, output: Path | None) -> bool:
+    """Return whether the run in a workspace was writing this output when it ended."""
+    if workspace is None or output is None:
+        return False
+    try:
+        return Workspace(workspace).delivering == str(output.absolute())
+    except (WorkspaceError, OSError):
+        return False
+
+
+def find_delivered(output: OutputOptions, source: Source, params: Params, workspace: WorkspaceOptions) -> Layout | None:
+    """Return the finished map of a run that was killed while its workspace was being removed; None if there is none.
+
+    Such a run has left its map, which names its source and parameters, and the remains of its workspace.
+    """
+    directory = beside(output.path)
+    if output.path is None or directory is None or workspace.path not in (None, directory):
+        return None
+    if directory.exists() or not find_garbage(directory) or not output.path.is_file():
+        return None
+    try:
+        found = read_map(output.path)
+    except (NomadError, ValueError):
+        return None
+    described = found.metadata if isinstance(found.metadata, dict) else {}
+    diagnostics = described.get("diagnostics", {})
+    expected = as_json(map_metadata(source, params, {})) | {"diagnostics": diagnostics}
+    columns = [*AXES[: params.n_components], "cell", *output.metadata_columns]
+    if described != expected or found.columns != columns or len(found) != source.n_rows:
+        return None
+    remove_garbage(directory)
+    return Layout(
+        positions=found.positions,
+        cell_labels=found.table.column("cell").to_numpy(),
+        n_epochs=diagnostics["epochs"],
+        n_planned_epochs=diagnostics["epochs"],
+        diagnostics=diagnostics,
+        metadata=described,
+    )
+
+
+def deliver(
+    layout: Layout, source: Source, output: OutputOptions, schema: pa.Schema | None, workspace: Workspace
+) -> None:
+    """Write the map and its picture from the finished stages.
+
+    The workspace records the output until all is written, so that the same run may replace it after a kill.
+
+    Parameters
+    ----------
+    layout : Layout
+    source : Source
+        Provides the columns to carry along.
+    output : OutputOptions
+        With a path.
+    schema : pyarrow.Schema, optional
+        Types of the columns to carry along.
+    workspace : Workspace
+    """
+    if output.path is None:
+        return
+    workspace.set_delivering(output.path)
+    write_map(
+        output.path, layout.positions, layout.cell_labels, source, output.metadata_columns, layout.metadata, schema
+    )
+    if output.picture is not None:
+        from nomad_dask.plotting.raster import draw
+
+        draw(layout.positions[:, 0], layout.positions[:, 1], path=output.picture)
+    if workspace.path != beside(output.path.absolute()):
+        workspace.set_delivering(None)

@@ -109,10 +109,8 @@ class Params:
     learning_rate_end: float = _number(
         0.02, "The learning rate decreases linearly to this share of its initial value.", float, 0, 1
     )
-    max_step_norm: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 0, open_low=True)
-    init_std: float = _number(
-        1.0, "Standard deviation of the initial positions on the first axis.", float, 0, open_low=True
-    )
+    max_step_norm: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 1e-6, 1e6)
+    init_std: float = _number(1.0, "Standard deviation of the initial positions on the first axis.", float, 1e-12, 1e6)
     late_exaggeration: float = _number(
         1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
@@ -147,7 +145,7 @@ class Params:
         1,
         64,
     )
-    mesh_spacing: float = _number(0.7, "Spacing of the repulsion mesh in map units.", float, 0, 10, open_low=True)
+    mesh_spacing: float = _number(0.7, "Spacing of the repulsion mesh in map units.", float, 1e-3, 10)
 
     n_cells: int | None = _number(
         None, "Number of K-Means cells; None uses one per `cell_size` rows.", int, 1, 10_000_000, optional=True

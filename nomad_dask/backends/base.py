@@ -15,6 +15,7 @@ from nomad_dask.params import Params
 
 if TYPE_CHECKING:
     from nomad_dask.backends.row_reader import ShardVectors
+    from nomad_dask.backends.value_range import ValueRange
     from nomad_dask.sources.base import Source
 
 
@@ -279,6 +280,9 @@ class Backend(Protocol):
 
     def check_finite(self, rows: Any, start: int, name: str) -> None:
         """Raise the `InputError` of `sources.validation.check_finite` for rows with NaN or infinity."""
+
+    def value_range(self, rows: Any, metric: str) -> ValueRange:
+        """Return the range of the values of finite rows."""
 
     def to_float32(self, rows: Any, metric: str) -> Any:
         """Return rows as float32, scaled to unit length for cosine; the input is not modified."""

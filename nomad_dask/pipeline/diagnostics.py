@@ -25,6 +25,13 @@ def quality_warnings(measured: dict[str, Any], params: Params) -> list[str]:
         Parameters of the run.
     """
     texts = []
+    if measured.get("n_extreme_rows"):
+        n, rows = measured["n_extreme_rows"], ", ".join(map(str, measured["extreme_rows"]))
+        named = f"row {rows} has" if n == 1 else f"{n:,} rows (the first: {rows}) have"
+        texts.append(
+            f"In the data, {named} values so much larger than the others that the map shows only their direction: "
+            "check them, or remove them. The other rows are not affected."
+        )
     recall = measured.get("recall", 1.0)
     if params.n_probes is None and recall < params.target_recall - RECALL_SLACK:
         texts.append(

@@ -20,6 +20,7 @@ from nomad_dask.neighbors.neighbor_lists import SearchState
 from nomad_dask.neighbors.patches import build_patches
 from nomad_dask.params import Params
 from nomad_dask.partition.clustering import fit_cells_stage
+from nomad_dask.partition.rescaling import rescaled
 from nomad_dask.partition.sampling import copy_rows, draw_sample
 from nomad_dask.partition.shard_files import RUNS_FOLDER
 from nomad_dask.partition.shuffle_merge import merge_runs
@@ -41,7 +42,8 @@ _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
 def run_sample(context: StageContext, on_progress: Progress) -> StageResult:
     """Check every row of the source, and write a random sample."""
-    return StageResult(context.describe(draw_sample(context.run, context.cluster, on_progress)), {})
+    names, facts = draw_sample(context.run, context.cluster, on_progress)
+    return StageResult(context.describe(names), facts)
 
 
 def run_coarse(context: StageContext, on_progress: Progress) -> StageResult:
@@ -87,8 +89,9 @@ def run_cells(context: StageContext, on_progress: Progress) -> StageResult:
 
 
 def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
-    """Write every row to the shard that owns its cell."""
-    run = context.run
+    """Write every row, rescaled like the sample, to the shard that owns its cell."""
+    run = rescaled(context.run)
+    context = replace(context, run=run)
     write_runs(run, context.cluster, on_progress)
     n_blocks = len(run.source.blocks(run.plan.block_rows))
     artifacts = context.cluster.run(merge_runs, [(*job, n_blocks) for job in context.jobs()])

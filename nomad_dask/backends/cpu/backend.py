@@ -11,6 +11,7 @@ from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
+from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.validation import check_finite
@@ -38,6 +39,10 @@ class CpuBackend:
     def check_finite(self, rows: np.ndarray, start: int, name: str) -> None:
         """Raise an `InputError` that names the first of the rows with NaN or infinity."""
         check_finite(rows, start, name)
+
+    def value_range(self, rows: np.ndarray, metric: str) -> ValueRange:
+        """Return the range of the values of finite rows."""
+        return value_range(rows, metric)
 
     def to_float32(self, rows: np.ndarray, metric: str) -> np.ndarray:
         """Return rows as float32, scaled to unit length for cosine; the input is not modified."""

@@ -94,6 +94,8 @@ def mark_probes(centroid_distances, cell_sizes, n_probes, min_rows, marks):  # t
                 cells[:] = np.argsort(centroid_distances[q], kind="mergesort")
             else:
                 near[:wanted] = np.inf
+                # Valid cells too where distances are not finite and none is nearer.
+                cells[:wanted] = np.arange(wanted)
                 for c in range(n_cells):
                     if centroid_distances[q, c] < near[wanted - 1]:
                         insert(near[:wanted], cells[:wanted], centroid_distances[q, c], c)

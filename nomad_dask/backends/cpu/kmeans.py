@@ -136,7 +136,7 @@ def _nearest_in_tree(
     rows: np.ndarray, cells: CellTree, half_norms: np.ndarray, half_parent_norms: np.ndarray
 ) -> np.ndarray:
     """Return the nearest cell (rows,) int32 among the children of each row's nearest parents."""
-    labels = np.empty(len(rows), np.int32)
+    labels = np.zeros(len(rows), np.int32)
     best = np.full(len(rows), np.inf, np.float32)
     to_parents = half_parent_norms - rows @ cells.parents.T
     tried = np.argpartition(to_parents, PARENTS_TRIED - 1, axis=1)[:, :PARENTS_TRIED].ravel()

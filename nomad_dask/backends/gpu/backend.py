@@ -13,6 +13,7 @@ from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 
@@ -37,6 +38,11 @@ class GpuBackend:
         """Raise an `InputError` that names the first of the rows with NaN or infinity."""
         with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
             block_reader.check_finite(rows, start, name, self.runtime)
+
+    def value_range(self, rows: Any, metric: str) -> ValueRange:
+        """Return the range of the values of finite rows."""
+        with translate_oom(self.runtime, f"a block of {len(rows):,} rows"):
+            return value_range(rows, metric, self.runtime.xp)
 
     def to_float32(self, rows: Any, metric: str) -> Any:
         """Return rows as float32 on the device, scaled to unit length for cosine."""

@@ -93,3 +93,14 @@ def test_probes_are_marked_until_enough_rows():
     marks[:] = 0
     kernels.mark_probes(to_cells, np.array([5, 5, 5, 100]), 2, 12, marks)
     np.testing.assert_array_equal(marks.T, [[1, 1, 1, 1], [1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("n_probes", [3, 70])
+def test_probes_are_cells_whatever_the_distances(value, n_probes):
+    distances = np.full((4, 80), value, np.float32)
+    distances[1, 5] = 1.0
+    marks = np.zeros((80, 4), np.uint8)
+    kernels.mark_probes(distances, np.ones(80, np.int64), n_probes, n_probes, marks)
+    assert (marks.sum(axis=0) >= n_probes - 1).all()
+    assert marks[5, 1]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from nomad_dask.site.export import export
+from nomad_dask.site.server import Server
 from tests.helpers import site_maps as sites
 from tests.helpers.processes import NOMAD, command_line
 
@@ -114,6 +120,101 @@ def test_view_reports_no_connection_that_a_browser_resets(blobs, tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "Ctrl-C ends.\n")
+
+
+@pytest.fixture(scope="module")
+def served(site: Path) -> Iterator[tuple[str, int]]:
+    """The address of `view` of a site and its port; the process must have nothing to report in the end."""
+    with command_line("view", site) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        yield address, int(address.rstrip("/").rsplit(":", 1)[1])
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "Ctrl-C ends.\n")
+
+
+def ask(port: int, path: str, *headers: str) -> tuple[int, dict[str, str]]:
+    """Return the status and the headers of the answer to a request, sent as it is."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        lines = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *headers)
+        client.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
+        answer = client.makefile("rb").read().decode("latin-1")
+    status, *lines = answer.partition("\r\n\r\n")[0].split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("site_of_request", "more", "path", "status"),
+    [
+        ("same-origin", (), "/site.js", 200),
+        ("none", (), "/", 200),  # an address that the reader typed
+        ("cross-site", (), "/site.js", 403),
+        ("same-site", ("no-cors", "script"), "/site.js", 403),  # another port of this machine
+        ("cross-site", ("no-cors", "image"), "/overview/0.png", 403),
+        ("cross-site", ("navigate", "iframe"), "/", 403),
+        ("cross-site", ("navigate", "document"), "/", 200),  # a link from a notebook
+        ("cross-site", ("navigate", "document"), "/site.js", 403),
+    ],
+)
+def test_view_answers_no_other_site(served, site_of_request, more, path, status):
+    headers = [f"Sec-Fetch-Site: {site_of_request}"]
+    headers += [f"Sec-Fetch-{name}: {value}" for name, value in zip(("Mode", "Dest"), more, strict=False)]
+    found, sent = ask(served[1], path, *headers)
+    assert found == status
+    assert sent["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert sent["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/%00", "/site.js%00", "/%ff", "/%ed%a0%80", "/" + 300 * "x", "/site.js/", "/tiles"])
+def test_view_has_no_file_of_an_impossible_name(served, path):
+    assert ask(served[1], path)[0] == 404
+    assert ask(served[1], "/")[0] == 200
+
+
+def test_view_serves_nothing_but_regular_files_of_its_folder(site, tmp_path):
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    (tmp_path / "secret.js").write_text("secret")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "other.js").write_text("secret")
+    (folder / "leaves.js").symlink_to(tmp_path / "secret.js")
+    (folder / "folder").symlink_to(tmp_path / "secrets")
+    (folder / "circle.js").symlink_to(folder / "circle.js")
+    (folder / "stays.js").symlink_to("site.js")
+    os.mkfifo(folder / "waits.js")
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder)
+    with command_line("view", linked) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        for name in ("leaves.js", "folder/other.js", "circle.js", "waits.js", "../secret.js", "..%2fsecret.js"):
+            assert get(address + name)[0] == 404, name
+        assert get(address + "stays.js")[1] == (site / "site.js").read_bytes()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "Ctrl-C ends.\n")
+
+
+def test_view_answers_in_spite_of_connections_that_ask_for_nothing(served):
+    address, port = served
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
+        assert get(address)[0] == 200
+        # Only so many are kept: the first ones have been closed.
+        for first in idle[:200]:
+            first.settimeout(30)
+            assert first.recv(1) == b""
+
+
+def test_view_closes_a_connection_that_stays_idle(site):
+    with Server(site, idle_seconds=0.2) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(server.server_address) as idle:
+            idle.settimeout(30)
+            idle.sendall(b"GET / HTTP/1.1\r\nHost:")
+            assert idle.recv(1) == b""
+        server.shutdown()
 
 
 def test_view_keeps_the_site_where_asked_and_serves_it_again(blobs, tmp_path):

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, or plain lines in a log, from the events of a run."""
+"""Progress bars on a terminal, or lines elsewhere, from the events of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,13 +14,13 @@ from nomad_dask.callbacks.events import (
     Emit,
     EpochDone,
     Event,
-    Measured,
-    ShardPlaced,
     StageAdvanced,
     StageFinished,
     StageStarted,
     WorkerLost,
+    fan_out,
 )
+from nomad_dask.callbacks.log_lines import SummaryLines, format_rate, line_writer, signs_of_life
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,11 +30,13 @@ MIN_BAR_SECONDS = 1.0
 
 
 @contextmanager
-def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Iterator[Emit]:
+def progress_bars(
+    stream: TextIO | None = None, *, verbose: bool = False, silent_seconds: float = 10.0, interval: float = 5.0
+) -> Iterator[Emit]:
     """Yield a listener that shows the progress of a run until the context ends.
 
-    On a terminal every stage has a bar with its rate and the remaining time; bars of stages shorter than a second are
-    removed. Elsewhere nothing is written, or one line per stage with `verbose`.
+    On a terminal every stage has a bar with its rate, the remaining time and the elapsed time; bars of stages shorter
+    than a second are removed. Elsewhere a line every few seconds says what runs, unless that is short.
 
     Parameters
     ----------
@@ -43,6 +44,10 @@ def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Ite
         Where to write; standard error by default.
     verbose : bool
         Also write one line for every finished stage and every measured quantity.
+    silent_seconds : float
+        Without a terminal, the time before the first line that says what runs.
+    interval : float
+        Without a terminal, seconds between two such lines; more of them in long runs.
 
     Yields
     ------
@@ -51,12 +56,18 @@ def progress_bars(stream: TextIO | None = None, *, verbose: bool = False) -> Ite
     """
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():
-        yield _Lines(partial(print, file=stream, flush=True)) if verbose else _nothing
+        write = line_writer(stream)
+        with signs_of_life(write, silent_seconds, interval) as signs:
+            yield fan_out([SummaryLines(write), signs] if verbose else [signs])
         return
     with _bars(stream) as progress:
         # The console writes above the bars.
         write = partial(progress.console.print, markup=False, highlight=False)
-        yield _Bars(progress, _Lines(write) if verbose else None)
+        bars = _Bars(progress, SummaryLines(write) if verbose else None)
+        try:
+            yield bars
+        finally:
+            bars.close()
 
 
 @contextmanager
@@ -80,87 +91,39 @@ def stage_progress(emit: Emit, name: str, total: int, unit: str) -> Iterator[Cal
     emit(StageFinished(name, time.monotonic() - start))
 
 
-def _nothing(event: Event) -> None:
-    """Ignore an event."""
-
-
-@dataclass
-class _RunningStage:
-    """A running stage."""
-
-    total: int
-    unit: str
-
-
-class _Lines:
-    """Writes a line for every finished stage and every measured quantity."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._running: dict[str, _RunningStage] = {}
-        self._last_epoch: EpochDone | None = None
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case StageStarted(stage, total, unit):
-                self._running[stage] = _RunningStage(total, unit)
-                self._last_epoch = None
-            case StageFinished(stage, _, True):
-                self._running.pop(stage, None)
-                self._write(f"{stage}: done in an earlier run")
-            case StageFinished(stage, seconds):
-                self._write(self._summary(stage, seconds))
-            case EpochDone():
-                self._last_epoch = event
-            case Measured(name, value):
-                self._write(f"{name}: {value:.6g}")
-            case ShardPlaced(shard, worker, device):
-                self._write(f"shard {shard}: on {worker}, {device}")
-            case WorkerLost(address):
-                self._write(f"worker {address} was lost")
-            case ClusterJoined(_, str(dashboard)):
-                self._write(f"Dask dashboard: {dashboard}")
-            case _:
-                pass
-
-    def _summary(self, stage: str, seconds: float) -> str:
-        running = self._running.pop(stage, None)
-        if running is None:
-            return f"{stage}: {seconds:.2f} s"
-        line = f"{stage}: {running.total:,} {running.unit} in {seconds:.2f} s"
-        if seconds > 0:
-            line += f" ({_rate(running.total / seconds)} {running.unit}/s)"
-        if running.unit == "epochs" and self._last_epoch is not None:
-            if self._last_epoch.loss is not None:
-                line += f", loss {self._last_epoch.loss:.4f}"
-            line += f", {self._last_epoch.exchanged_bytes:,} bytes exchanged an epoch"
-        return line
-
-
 class _Bars:
-    """Draws a bar for every running stage."""
+    """Draws a bar for every running stage, and one without end while there is none."""
 
-    def __init__(self, progress: Progress, lines: _Lines | None) -> None:
+    def __init__(self, progress: Progress, lines: SummaryLines | None) -> None:
         self._progress = progress
         self._lines = lines
         self._tasks: dict[str, TaskID] = {}
+        self._totals: dict[TaskID, int] = {}
         self._epochs: TaskID | None = None
+        self._idle: TaskID | None = None
+        self._show_idle("preparing")
 
     def __call__(self, event: Event) -> None:
         if self._lines is not None:
             self._lines(event)
         match event:
             case StageStarted(stage, total, unit):
-                task = self._progress.add_task(stage, total=total or None, unit=unit, note="")
+                self.close()
+                # Without a total the bar moves to and fro, until the first part of the stage is done.
+                task = self._progress.add_task(stage, total=None, unit=unit, note="")
                 self._tasks[stage] = task
+                self._totals[task] = total
                 if unit == "epochs":
                     self._epochs = task
             case StageAdvanced(stage, done) if stage in self._tasks:
-                self._progress.update(self._tasks[stage], completed=done)
+                task = self._tasks[stage]
+                self._progress.update(task, completed=done, total=self._totals[task] or None)
             case EpochDone(_, _, loss) if self._epochs is not None and loss is not None:
                 self._progress.update(self._epochs, note=f"loss {loss:.3f}")
             case StageFinished(stage, seconds, resumed) if stage in self._tasks:
                 self._finish(self._tasks.pop(stage), seconds, resumed)
+                if not self._tasks:
+                    self._show_idle("working")
             case WorkerLost(address) if self._lines is None:
                 self._progress.console.print(f"worker {address} was lost", markup=False, highlight=False)
             case ClusterJoined(_, str(dashboard)) if self._lines is None:
@@ -168,13 +131,22 @@ class _Bars:
             case _:
                 pass
 
+    def close(self) -> None:
+        """Remove the bar that is shown while no stage runs."""
+        if self._idle is not None:
+            self._progress.remove_task(self._idle)
+            self._idle = None
+
+    def _show_idle(self, description: str) -> None:
+        self._idle = self._progress.add_task(description, total=None, unit="", note="")
+
     def _finish(self, task: TaskID, seconds: float, resumed: bool) -> None:
         if task == self._epochs:
             self._epochs = None
+        total = self._totals.pop(task)
         if resumed or seconds < MIN_BAR_SECONDS:
             self._progress.remove_task(task)
             return
-        total = next(t.total for t in self._progress.tasks if t.id == task)
         self._progress.update(task, total=total or 1, completed=total or 1)
         self._progress.stop_task(task)
 
@@ -183,21 +155,35 @@ class _Bars:
 def _bars(stream: TextIO) -> Iterator[Progress]:
     """Open the bars on a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
+
+    class Percent(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if task.total is None else f"{task.percentage:>3.0f}%")
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{_rate(speed)} {task.fields['unit']}/s")
+            return Text("" if speed is None else f"{format_rate(speed)} {task.fields['unit']}/s")
+
+    class Times(ProgressColumn):
+        """The remaining time, if it is known, and the elapsed time, which shows from the first second that all runs."""
+
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            left = None if task.finished else task.time_remaining
+            elapsed = _format_clock(task.elapsed or 0)
+            return Text(elapsed if left is None else f"{_format_clock(left)} left, {elapsed}")
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%"),
+        BarColumn(bar_width=24),
+        Percent(),
         Rate(),
         TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        Times(),
     )
     # Results are written to standard output while the bars are shown, so it must not be redirected.
     console = Console(file=stream, force_terminal=True)
@@ -205,6 +191,8 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         yield progress
 
 
-def _rate(value: float) -> str:
-    """Format a rate with three significant digits, or without decimals."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _format_clock(seconds: float) -> str:
+    """Return a duration as a clock shows it, such as ``"01:05"``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

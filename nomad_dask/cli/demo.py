@@ -27,7 +27,7 @@ def demo(folder: Path, device: str, quiet: bool) -> None:
 
     from nomad_dask.demo.run import run_demo
 
-    with output.show_progress(quiet) as emit:
+    with output.show_progress(quiet, silent_seconds=2.0) as emit:
         result = run_demo(folder, device=device, emit=emit)
     program = output.program_name()
     click.echo(

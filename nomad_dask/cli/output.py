@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def show_progress(quiet: bool) -> Iterator[Emit]:
-    """Yield a callback that shows the progress of a command on standard error, in more detail with ``-v``."""
+def show_progress(quiet: bool, silent_seconds: float = 10.0) -> Iterator[Emit]:
+    """Yield a callback that shows the progress of a command on standard error, in more detail with ``-v``.
+
+    Without a terminal it says what runs every few seconds, at first after `silent_seconds`.
+    """
     if quiet:
         yield lambda event: None
         return
     from nomad_dask.callbacks.progress_bars import progress_bars
 
-    with progress_bars(verbose=VERBOSE in click.get_current_context().meta) as emit:
+    verbose = VERBOSE in click.get_current_context().meta
+    with progress_bars(verbose=verbose, silent_seconds=silent_seconds) as emit:
         yield emit
 
 

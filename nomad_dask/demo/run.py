@@ -121,12 +121,13 @@ def _show(fitted: Map, path: Path, picture: Path, site: Path, emit: Emit) -> Non
     from nomad_dask.site.export import export
 
     title = f"{len(fitted.positions):,} docstrings"
-    draw(
-        fitted.positions[:, 0],
-        fitted.positions[:, 1],
-        color=fitted.table.column("package"),
-        color_name="package",
-        title=title,
-        path=picture,
-    )
+    with stage_progress(emit, "picture", len(fitted.positions), "rows"):
+        draw(
+            fitted.positions[:, 0],
+            fitted.positions[:, 1],
+            color=fitted.table.column("package"),
+            color_name="package",
+            title=title,
+            path=picture,
+        )
     export(path, site, color=("package", "kind"), title=title, overwrite=True, emit=emit)

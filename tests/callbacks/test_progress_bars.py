@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 
 import pytest
 
@@ -17,6 +18,7 @@ from nomad_dask.callbacks import (
     WorkerLost,
 )
 from nomad_dask.callbacks.progress_bars import progress_bars, stage_progress
+from tests.helpers.processes import wait_until
 from tests.helpers.terminals import on_a_terminal, screen
 
 
@@ -76,6 +78,48 @@ def test_side_by_side_stages_and_messages_stand_clear_of_the_bars() -> None:
     assert sorted(line.split()[0] for line in left[-2:]) == ["first", "second"]
 
 
+def plain(written: str) -> list[str]:
+    """Return all that was ever drawn, line by line, without control sequences."""
+    return [
+        line.strip() for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written)) if line.strip()
+    ]
+
+
+def test_a_terminal_shows_elapsed_time_before_anything_is_done() -> None:
+    drawn = plain(
+        on_a_terminal("""
+        with progress_bars() as emit:
+            time.sleep(1.3)  # what comes before the first stage, such as imports
+            emit(StageStarted("neighbors", 70_000, "rows"))
+            time.sleep(1.3)  # the first rows take long
+            emit(StageAdvanced("neighbors", 70_000))
+            emit(StageFinished("neighbors", 1.3))
+            time.sleep(0.5)
+            print("the result", file=sys.stderr)
+    """)
+    )
+    assert re.search(r"^preparing \S+ +00:00$", drawn[0]), drawn
+    for stage in ("preparing", "neighbors"):
+        assert any(re.search(rf"^{stage} \S+ +00:01$", line) for line in drawn), drawn
+    assert any(line.startswith("working") for line in drawn)
+    assert not any("--:--" in line for line in drawn)
+
+
+def test_only_finished_stages_are_left_on_a_terminal() -> None:
+    left = screen(
+        on_a_terminal("""
+        with progress_bars() as emit:
+            time.sleep(0.3)
+            emit(StageStarted("layout", 10, "epochs"))
+            time.sleep(0.3)
+            emit(StageFinished("layout", 2.0))
+            time.sleep(0.3)
+    """)
+    )
+    assert len(left) == 1, left
+    assert re.search(r"^layout .* 100% .*00:00$", left[0])
+
+
 def test_an_interrupt_leaves_the_terminal_usable() -> None:
     written = on_a_terminal("""
         try:
@@ -89,13 +133,43 @@ def test_an_interrupt_leaves_the_terminal_usable() -> None:
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l"), "the cursor stays hidden"
 
 
-def test_a_pipe_gets_nothing() -> None:
+def test_a_pipe_gets_nothing_of_a_short_run() -> None:
     stream = io.StringIO()
     with progress_bars(stream) as emit:
         emit(StageStarted("sample", 10, "rows"))
         emit(StageFinished("sample", 20.0))
         emit(WorkerLost("tcp://10.0.0.1:5"))
     assert stream.getvalue() == ""
+
+
+def test_a_pipe_gets_lines_that_say_what_runs() -> None:
+    stream = io.StringIO()
+
+    def wait_for(line: str) -> None:
+        wait_until(lambda: re.fullmatch(line, (stream.getvalue().splitlines() or [""])[-1]), what=line)
+
+    with progress_bars(stream, silent_seconds=0.01, interval=0.1) as emit:
+        wait_for(r"working for \d\.\d s")
+        emit(StageStarted("neighbors", 70_000, "rows"))
+        emit(StageAdvanced("neighbors", 30_000))
+        wait_for(r"neighbors: 30,000 of 70,000 rows, \d\.\d s")
+        emit(StageStarted("second", 0, "rows"))
+        wait_for(r"neighbors: 30,000 of 70,000 rows, \d\.\d s; second: \d\.\d s")
+        emit(StageFinished("second", 0.1))
+        emit(StageFinished("neighbors", 0.1))
+        wait_for(r"working for \d\.\d s")
+    ended = stream.getvalue()
+    assert ended.endswith("\n")
+    assert not [thread for thread in threading.enumerate() if thread.name == "signs of life"]
+
+
+def test_a_pipe_that_nobody_reads_does_not_end_the_run() -> None:
+    stream = io.StringIO()
+    with progress_bars(stream, silent_seconds=0.01) as emit:
+        emit(StageStarted("sample", 10, "rows"))
+        stream.close()
+        wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "signs of life"])
+        emit(StageFinished("sample", 0.1))
 
 
 def test_a_log_gets_a_line_a_stage_with_its_figures() -> None:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -211,3 +213,20 @@ class Page:
         """Choose an entry of the colour columns."""
         script = "const c = document.querySelector('#color'); c.selectedIndex = arguments[0];"
         self.run(script + "c.dispatchEvent(new Event('change'))", i)
+
+    def inks(self) -> set[str]:
+        """Return the colors of the legend of which the map has many pixels."""
+        pixels = np.asarray(Image.open(BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")).astype(int)[
+            130:, 340:1000
+        ]
+        found = set()
+        for swatch in self.all(".swatch"):
+            color = swatch.value_of_css_property("background-color")
+            rgb = np.array([int(v) for v in color.partition("(")[2].rstrip(")").split(",")[:3]])
+            # Points let a little of the ground through.
+            ground = np.array([16, 19, 24])
+            share = np.clip(((pixels - ground) @ (rgb - ground)) / ((rgb - ground) ** 2).sum(), 0, 1)[..., None]
+            near = np.abs(ground + share * (rgb - ground) - pixels).max(axis=2) < 12
+            if (near & (share[..., 0] > 0.6)).sum() > 300:
+                found.add(color)
+        return found

@@ -7,6 +7,7 @@ import { MapView } from "./map/mapView";
 import { SearchController } from "./search/searchController";
 import { ColorController } from "./ui/colorController";
 import { h } from "./ui/dom";
+import { describeEmptiness, EmptyHint } from "./ui/emptyHint";
 import { plural } from "./ui/format";
 import { Header } from "./ui/header";
 import { HoverController } from "./ui/hoverController";
@@ -20,8 +21,8 @@ import { createToolbar } from "./ui/toolbar";
 import { ViewHistory } from "./ui/viewHistory";
 
 const NO_WEBGL =
-  "This browser does not support WebGL 2, so only the overview is drawn: you can move, zoom and search it. " +
-  "Turn on hardware acceleration or use another browser to see single points.";
+  "This browser does not support WebGL 2, so fewer points are drawn at once, and more slowly. " +
+  "Turn on hardware acceleration, or use another browser.";
 
 export class App {
   private readonly notifications = new Notifications();
@@ -35,6 +36,7 @@ export class App {
   private readonly navigation: Navigation;
   private readonly input: MapInput;
   private readonly header: Header;
+  private readonly emptyHint = new EmptyHint();
 
   constructor(
     private readonly site: Site,
@@ -67,7 +69,7 @@ export class App {
     this.connect();
     this.attach();
     this.restore();
-    if (!this.map.renderer) notifications.warn(NO_WEBGL);
+    if (!this.map.hasWebGl) notifications.warn(NO_WEBGL);
   }
 
   /** Connects the events of the parts. */
@@ -82,18 +84,25 @@ export class App {
       showCrosshair: input.showsCrosshair,
       dimPoints: search.hasHits,
     });
-    map.onFrame.subscribe(() => {
+    map.onFrame.subscribe((changed) => {
+      if (changed) hover.follow();
       map.surface.setAttribute("aria-busy", String(!map.isSettled));
       header.update(map);
     });
     map.onRest.subscribe(() => {
-      if (map.isSettled || !map.renderer) history.replace();
+      if (map.isSettled) history.replace();
       input.describeCenter();
+      this.describeView();
     });
     map.onFail.subscribe((error) => notifications.fail(error));
     notifications.onRetry.subscribe(() => map.retry());
 
-    colors.onEdit.subscribe(() => history.push());
+    colors.onEdit.subscribe(() => {
+      history.push();
+      this.describeView();
+    });
+    this.emptyHint.onShowMap.subscribe(() => navigation.showAll());
+    this.emptyHint.onShowCategories.subscribe(() => colors.showAll());
     search.onHits.subscribe(() => map.redraw());
     search.onQuery.subscribe((isStep) => (isStep ? history.push() : history.replace()));
     search.onGoTo.subscribe((row) => navigation.goToRow(row));
@@ -104,6 +113,7 @@ export class App {
     });
     pins.table.onSelect.subscribe((row) => navigation.goToRow(row));
     navigation.onFlight.subscribe((target) => history.pushTarget(target));
+    navigation.onRow.subscribe((row) => hover.hold(row));
     addEventListener("popstate", () => this.restore());
   }
 
@@ -120,13 +130,19 @@ export class App {
       "div",
       { class: "bottom" },
       notifications.alert,
+      this.emptyHint.element,
       this.lasso.panel.element,
       this.pins.table.element,
     );
-    // On phones the tooltip is docked above the panels at the bottom.
-    const setHeight = (): void =>
-      document.documentElement.style.setProperty("--bottom-height", `${bottom.offsetHeight}px`);
-    new ResizeObserver(setHeight).observe(bottom);
+    // On phones the legend opens above the panels at the bottom, and the tooltip is docked above both.
+    const setHeight = (): void => {
+      const { style } = document.documentElement;
+      style.setProperty("--bottom-height", `${bottom.offsetHeight}px`);
+      style.setProperty("--legend-height", `${legend.element.offsetHeight}px`);
+    };
+    const observer = new ResizeObserver(setHeight);
+    observer.observe(bottom);
+    observer.observe(legend.element);
     // In the order in which the Tab key reaches them.
     document.body.replaceChildren(
       this.header.element,
@@ -137,6 +153,13 @@ export class App {
       this.hover.tooltip.element,
       notifications.status,
     );
+  }
+
+  /** Says so where there is nothing to see. */
+  private describeView(): void {
+    const { contents } = this.map;
+    const emptiness = contents && describeEmptiness(contents, this.colors.filter, this.site.n);
+    this.emptyHint.show(emptiness, this.notifications);
   }
 
   /** Shows the view that the address describes. */

@@ -171,4 +171,48 @@ describe("writeCsv", () => {
         '5,0.625,0,"two\nlines",plain,1000000\r\n7,0.875,0,,plain,0.1\r\n',
     );
   });
+
+  /** Returns the rows of a CSV of one text per row: as text in the tooltip, and as a category. */
+  async function writeTexts(texts: readonly string[], keepsFormulas: boolean): Promise<string[]> {
+    const site = createSite({
+      hover: ["text"],
+      columns: [{ ...KIND, name: "=kind", categories: texts.map((label) => ({ label, n: 1 })) }],
+    });
+    const rows = Uint32Array.from(texts, (_, i) => i);
+    const zeros = new Float64Array(texts.length);
+    const values = new Map([["=kind", Uint8Array.from(rows)]]);
+    const get = (row: number): unknown => Promise.resolve({ row, x: -1, y: 0, values: [texts[row]] });
+    const selection = { n: texts.length, tiles: [{ row: rows, values, x: zeros, y: zeros }] };
+    const csv = await writeCsv(selection, site, { get } as unknown as RowText, () => undefined, keepsFormulas);
+    return (await csv.text()).split("\r\n");
+  }
+
+  it.each(["=1+1", "+1", "-1+cmd", "@SUM(A1)", "\tx", "＝1"])(
+    "defuses the formula %j, if not told otherwise",
+    async (text) => {
+      expect(await writeTexts([text, "a=b"], false)).toEqual([
+        "row,x,y,text,'=kind",
+        `0,-1,0,'${text},'${text}`,
+        "1,-1,0,a=b,a=b",
+        "",
+      ]);
+      expect(await writeTexts([text, "a=b"], true)).toEqual([
+        "row,x,y,text,=kind",
+        `0,-1,0,${text},${text}`,
+        "1,-1,0,a=b,a=b",
+        "",
+      ]);
+    },
+  );
+
+  it("defuses before it quotes", async () => {
+    expect((await writeTexts(['=HYPERLINK("x",1)', "\rx"], false)).slice(1, 2)).toEqual([
+      `0,-1,0,"'=HYPERLINK(""x"",1)","'=HYPERLINK(""x"",1)"`,
+    ]);
+  });
+
+  it("leaves numbers as they are, also those that name categories", async () => {
+    // The text column is one of text, in which a minus starts a formula; the labels of the other one are all numbers.
+    expect((await writeTexts(["-1", "2.5e-3"], false)).slice(1, 3)).toEqual(["0,-1,0,'-1,-1", "1,-1,0,2.5e-3,2.5e-3"]);
+  });
 });

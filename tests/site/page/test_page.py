@@ -1,18 +1,29 @@
 from __future__ import annotations
 
+import json
 import time
-from io import BytesIO
+from base64 import b64decode
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed: it is in the dev extra")
 
-from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
 from tests.helpers.browser import Page, missing, served
-from tests.helpers.small_sites import COLUMNS, NONE, SEARCHED, SECTIONS, N, write_site
+from tests.helpers.small_sites import (
+    COLUMNS,
+    NONE,
+    SEARCHED,
+    SECTIONS,
+    XY,
+    N,
+    write_part,
+    write_site,
+    write_table,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -112,35 +123,17 @@ def test_the_legend_hides_one_and_shift_shows_one(page, site, address):
     assert sorted(labels[:4]) == SECTIONS
     counts = [int(e.text.split("\n")[1].replace(",", "")) for e in page.all(".entry")]
     assert counts == [sum(v == (None if k == NONE else k) for v in COLUMNS["section"]) for k in labels]
-    colors = inks(page)
+    colors = page.inks()
     page.all(".entry")[1].click()
     page.settle()
     assert page.all(".entry")[1].get_attribute("aria-pressed") == "false"
-    assert len(inks(page)) < len(colors)
+    assert len(page.inks()) < len(colors)
     page.run("document.querySelectorAll('.entry')[2].dispatchEvent(new MouseEvent('click', {shiftKey: true}))")
     page.settle()
     assert [e.get_attribute("aria-pressed") for e in page.all(".entry")] == ["false", "false", "true", "false", "false"]
     page.one(".entries .link").click()
     page.settle()
-    assert inks(page) == colors
-
-
-def inks(page: Page) -> set[str]:
-    """Return the colours of the legend of which the map has many pixels."""
-    pixels = np.asarray(Image.open(BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")).astype(int)[
-        130:, 340:1000
-    ]
-    found = set()
-    for swatch in page.all(".swatch"):
-        color = swatch.value_of_css_property("background-color")
-        rgb = np.array([int(v) for v in color.partition("(")[2].rstrip(")").split(",")[:3]])
-        # Points let a little of the ground through.
-        ground = np.array([16, 19, 24])
-        share = np.clip(((pixels - ground) @ (rgb - ground)) / ((rgb - ground) ** 2).sum(), 0, 1)[..., None]
-        near = np.abs(ground + share * (rgb - ground) - pixels).max(axis=2) < 12
-        if (near & (share[..., 0] > 0.6)).sum() > 300:
-            found.add(color)
-    return found
+    assert page.inks() == colors
 
 
 def test_keys_move_zoom_find_and_pin(page, site, address):
@@ -164,6 +157,131 @@ def test_keys_move_zoom_find_and_pin(page, site, address):
     page.wait(lambda: "selected" in page.text("[role=status]"))
     page.press(Keys.ESCAPE)
     assert page.all(".selection:not([hidden])") == []
+
+
+def zoom(page: Page) -> float:
+    return float(page.run("return new URLSearchParams(location.hash.slice(1)).get('zoom') ?? 0"))
+
+
+def test_keys_work_before_the_map_is_clicked_but_not_in_fields(page, site, address):
+    page.open(address)
+    assert page.run("return document.activeElement === document.body")
+    page.press("+", "+", Keys.ARROW_RIGHT)
+    page.wait(lambda: zoom(page) == 1 and "x=" in page.driver.current_url)
+    # A button that was clicked keeps the focus: it needs Enter and the space bar, and nothing else.
+    page.all(".entry")[0].click()
+    page.press("-")
+    page.wait(lambda: zoom(page) == 0.5)
+    page.press(Keys.ENTER)
+    page.wait(lambda: "hide" not in page.driver.current_url)
+    page.settle()
+    assert not page.all(".pins tbody tr")
+    page.press("/")
+    page.press("+-0/", Keys.ARROW_LEFT, "a")
+    page.settle()
+    assert page.one("#search").get_attribute("value") == "+-0a/"
+    assert zoom(page) == 0.5
+    # Escape clears the field, and then leaves it.
+    page.press(Keys.ESCAPE, Keys.ESCAPE, "0")
+    page.wait(lambda: "zoom" not in page.driver.current_url)
+    page.one("#color").click()
+    page.press(Keys.ESCAPE, Keys.ARROW_DOWN)
+    page.wait(lambda: "color=year" in page.driver.current_url)
+
+
+def test_a_view_without_points_says_so_and_offers_the_way_out(page, site, address):
+    page.open(address)
+    assert page.all(".empty-hint:not([hidden])") == []
+    page.open(address, x=site.extent[0], y=site.extent[1] + site.extent[2], zoom=6)
+    page.wait(lambda: page.text(".empty-hint:not([hidden]) p") == "There are no points here.")
+    page.one(".empty-hint button").click()
+    page.wait(lambda: not page.all(".empty-hint:not([hidden])"))
+    assert "zoom" not in page.driver.current_url
+    for entry in page.all(".entry"):
+        entry.click()
+    page.wait(lambda: page.text(".empty-hint:not([hidden]) p") == "All categories are hidden.")
+    page.one(".empty-hint button").click()
+    page.wait(lambda: not page.all(".empty-hint:not([hidden])"))
+    kind = [e.text.split("\n")[0] for e in page.all(".entry")].index(COLUMNS["section"][1] or NONE)
+    x, y = site.seen[1]
+    page.open(address, x=x, y=y, zoom=12, hide=kind)
+    page.wait(lambda: page.text(".empty-hint:not([hidden]) p") == "All points here are hidden.")
+
+
+def test_a_map_without_points_says_so(page, tmp_path):
+    made = write_site(tmp_path, XY[:1], {"title": COLUMNS["title"][:1]})
+    about = json.loads(b64decode((made.folder / "site.js").read_text().split('"')[3]))
+    write_part(made.folder, "site", json.dumps(about | {"n": 0}).encode())
+    empty = np.zeros(0, np.uint32)
+    write_table(made.folder, "index", pa.table(dict.fromkeys("zxyn", empty)))
+    with served(made.folder) as url:
+        page.open(url)
+        page.wait(lambda: page.text(".empty-hint:not([hidden])") == "This map has no points.")
+
+
+def overlaps(page: Page) -> list[tuple[str, str]]:
+    """Return the panels in sight that cover each other, the card included."""
+    script = (
+        "return [...document.querySelectorAll('.panel')].filter(p => p.getBoundingClientRect().width)"
+        ".map(p => [p.className, p.getBoundingClientRect()])"
+        ".map(([c, b]) => [c, b.left, b.top, b.right, b.bottom])"
+    )
+    found = []
+    boxes = page.run(script)
+    for i, (name, left, top, right, bottom) in enumerate(boxes):
+        found += [
+            (name, other)
+            for other, l2, t2, r2, b2 in boxes[:i]
+            if left < r2 and l2 < right and top < b2 and t2 < bottom
+        ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("size", "pin"), [((1280, 800), ""), ((1280, 800), "1.2.3"), ((768, 1024), "1"), ((390, 844), "")]
+)
+def test_the_card_covers_no_panel(page, site, address, size, pin):
+    page.resize(*size)
+    rng = np.random.default_rng(0)
+    x, y = site.seen.mean(axis=0)
+    page.open(address, x=x, y=y, zoom=1, pin=pin)
+    page.wait(lambda: len(page.all(".pins tbody tr")) == len(pin.split(".")) * bool(pin))
+    pixels = page.pixels(site, site.seen, x, y, 1)
+    on_the_map = np.flatnonzero(page.on_the_map(pixels))
+    # Among others those next to the panels.
+    edges = [on_the_map[np.argmax(pixels[on_the_map] @ way)] for way in ([1, 0], [-1, 0], [0, 1], [0, -1], [1, -1])]
+    for row in [*edges, *rng.choice(on_the_map, 10)]:
+        page.move_to(*pixels[row])
+        page.wait(lambda: page.all("#tooltip:not([hidden]) strong"))
+        time.sleep(0.1)  # the text arrives, and the card grows
+        assert overlaps(page) == []
+
+
+def test_on_a_phone_the_open_legend_leaves_the_map_in_sight(page, tmp_path):
+    rng = np.random.default_rng(1)
+    n = 4000
+    made = write_site(
+        tmp_path,
+        rng.normal(size=(n, 2)),
+        {"title": [f"A longer title of row {i}" for i in range(n)], "kind": [f"kind {i % 35}" for i in range(n)]},
+    )
+    page.resize(390, 844)
+    with served(made.folder) as url:
+        page.open(url)
+        page.one(".narrow-only").click()
+        page.move_to(195, 300)
+        page.wait(lambda: page.all("#tooltip:not([hidden]) dl"))
+        time.sleep(0.1)
+        box = page.run(
+            "const b = document.querySelector('.legend').getBoundingClientRect(); return [b.width, b.height]"
+        )
+        assert 100 < box[1] < 0.3 * 844
+        assert box[0] * box[1] < 0.25 * 390 * 844
+        assert overlaps(page) == []
+        # All entries can be reached.
+        page.run("arguments[0].scrollIntoView()", page.all(".entry")[-1])
+        page.all(".entry")[-1].click()
+        page.wait(lambda: "hide=34" in page.driver.current_url)
 
 
 def test_everything_that_acts_has_a_name_and_can_be_reached(page, site, address):

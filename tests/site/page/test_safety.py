@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed: it is in the dev extra")
 
+from nomad_dask.site.server import Server
 from tests.helpers.browser import chromium, missing, served
 from tests.helpers.small_sites import COLUMNS, NONE, SEARCHED, XY, write_site
 
@@ -118,6 +121,60 @@ def test_without_webgl_the_overview_can_be_looked_at(tmp_path, site, address):
         page.search("needle")
         page.wait(lambda: page.text(".hit .title") == f"Title {SEARCHED['needle']}")
         assert [line for line in page.console() if "SEVERE" in line] == []
+
+
+def test_without_webgl_the_legend_has_the_colors_of_the_picture(tmp_path, site, address):
+    with chromium(tmp_path, "--disable-3d-apis") as page:
+        page.scheme("dark")
+        page.open(address)
+        page.named("Close").click()
+        shown = page.inks()
+        assert shown == {swatch.value_of_css_property("background-color") for swatch in page.all(".swatch")}
+        hidden = page.one(".swatch").value_of_css_property("background-color")
+        page.one(".entry").click()
+        page.settle()
+        assert page.inks() == shown - {hidden}
+        x, y = site.seen[5]
+        page.open(address, x=x, y=y, zoom=6)
+        page.move_to(page.size[0] / 2, page.size[1] / 2)
+        page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == "Title 5")
+
+
+@pytest.fixture(scope="module")
+def thief(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """A page of another site, which tries to read a map as the page of the map does."""
+    folder = tmp_path_factory.mktemp("thief")
+    (folder / "index.html").write_text(
+        "<!doctype html><script>window.stolen = []; window.failed = 0;"
+        "window.nomad = (...all) => stolen.push(all)</script>"
+    )
+    with served(folder) as url:
+        yield url, folder
+
+
+def test_view_gives_nothing_to_the_pages_of_other_sites(page, site, thief):
+    load = (
+        "const [tag, address] = arguments; const e = document.createElement(tag); e.onload = () => stolen.push(tag);"
+        "e.onerror = () => failed++; e.src = address; document.body.append(e)"
+    )
+    with Server(site.folder) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        # The same host with another port, and another host name: of the same site, and of another one.
+        for other in (thief[0], thief[0].replace("127.0.0.1", "localhost")):
+            page.driver.get(other)
+            for tag, name in (("script", "site.js"), ("script", "index.js"), ("img", "overview/0.png")):
+                page.run(load, tag, server.address + name)
+            page.wait(lambda: page.run("return failed") == 3)
+            assert page.run("return stolen") == []
+        page.open(server.address)
+        assert page.text(".subtitle") == "12,000 points"
+        page.run("location.href = arguments[0]", thief[0])
+        page.wait(lambda: page.driver.current_url == thief[0])
+        # A link to the page from elsewhere still works.
+        page.run("location.href = arguments[0]", server.address)
+        page.wait(lambda: page.text(".subtitle") == "12,000 points")
+        server.shutdown()
+    page.console()
 
 
 def test_a_part_that_failed_can_be_tried_again(shared, tmp_path):

@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("selenium", reason="selenium is not installed: it is in the dev extra")
 
 from matplotlib.path import Path as Polygon
+from selenium.webdriver.common.keys import Keys
 
-from tests.helpers.browser import missing
-from tests.helpers.small_sites import COLUMNS, NONE, SEARCHED, XY, N
+from tests.helpers.browser import missing, served
+from tests.helpers.small_sites import COLUMNS, NONE, SEARCHED, XY, N, write_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -56,7 +57,30 @@ def test_search_ands_words_and_counts(page, site, address):
         ), note
 
 
-def lassoed(page, site, x, y, zoom, corners, tmp_path, texts=False):
+def test_enter_opens_the_card_of_the_first_hit_and_keeps_it(page, site, address):
+    page.open(address)
+    page.search("needle", enter=True)
+    row = SEARCHED["needle"]
+    page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == f"Title {row}")
+    assert COLUMNS["text"][row] in page.text("#tooltip dl")
+    page.settle()
+    # A cursor that moves over nothing leaves it open, but not one that moves the map.
+    page.move_to(page.size[0] / 2, page.size[1] - 30)
+    page.move_to(page.size[0] / 2, 5)
+    assert page.text("#tooltip:not([hidden]) strong") == f"Title {row}"
+    page.drag([(640, 700), (600, 650), (560, 600)])
+    page.wait(lambda: not page.all("#tooltip:not([hidden])"))
+    # Of several hits it is the first one in the list, also a second time.
+    page.search("common", enter=True)
+    page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == (page.text(".hit .title") or None))
+    page.one("#search").send_keys(Keys.ENTER)
+    page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == page.text(".hit .title"))
+    page.all(".hit")[1].click()
+    second = page.run("return document.querySelectorAll('.hit .title')[1].textContent")
+    page.wait(lambda: page.text("#tooltip:not([hidden]) strong") == second)
+
+
+def lassoed(page, site, x, y, zoom, corners, tmp_path, texts=False, formulas=False):
     """Draw a lasso and return its polygon on the map and the rows of its CSV."""
     page.driver.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path), "eventsEnabled": False}
@@ -66,6 +90,8 @@ def lassoed(page, site, x, y, zoom, corners, tmp_path, texts=False):
     count = page.text(".selection .note")
     if texts:
         page.one("#with-text").click()
+    if formulas:
+        page.one("#keep-formulas").click()
     page.one(".selection .primary").click()
     file = page.wait(lambda: next(iter(tmp_path.glob("*.csv")), None))
     page.wait(lambda: file.read_bytes().endswith(b"\r\n"))
@@ -104,3 +130,28 @@ def test_the_lasso_leaves_hidden_entries_out_and_adds_texts(page, site, address,
     assert [int(line["row"]) for line in found] == shown
     assert [line["text"] for line in found] == [COLUMNS["text"][row] for row in shown]
     assert "without hidden categories" in page.text(".selection .note")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_csv_of_a_lasso_runs_no_formula_unless_told_to_keep_them(page, tmp_path, kept):
+    formulas = ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\tx", "plain = text", "-1", None]
+    n = len(formulas)
+    xy = np.column_stack([np.arange(n), np.arange(n) % 3]) - 4.0
+    columns = {
+        "title": formulas,
+        "=cluster": ["-1", "0"] * (n // 2),
+        "size": -np.arange(n, dtype=float) - 0.5,
+    }
+    made = write_site(tmp_path / "site", xy, columns, hover=["title", "size"])
+    with served(made.folder) as url:
+        page.open(url, zoom=-1)
+        x, y = made.extent[0] + made.extent[2] / 2, made.extent[1] + made.extent[2] / 2
+        corners = [(400, 180), (880, 180), (880, 620), (400, 620)]
+        _, found = lassoed(page, made, x, y, -1, corners, tmp_path, texts=True, formulas=kept)
+    assert [int(line["row"]) for line in found] == list(range(n))
+    defused = ["'=1+1", "'+1", "'-1+cmd|' /C calc'!A0", "'@SUM(1)", "'\tx", "plain = text", "'-1", ""]
+    assert [line["title"] for line in found] == ([f or "" for f in formulas] if kept else defused)
+    # Numbers are numbers, and so are labels that are all numbers.
+    assert [float(line["x"]) for line in found] == pytest.approx(xy[:, 0].tolist())
+    assert [float(line["size"]) for line in found] == columns["size"].tolist()
+    assert [line["=cluster" if kept else "'=cluster"] for line in found] == columns["=cluster"]

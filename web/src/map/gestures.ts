@@ -1,4 +1,4 @@
-// Translates mouse, touch and keyboard events on the map into gestures.
+// Translates mouse and touch events on the map into gestures.
 
 import type { Point } from "../data/geometry";
 
@@ -18,20 +18,9 @@ export interface GestureHandlers {
 export type KeyCommand = "showAll" | "pin" | "escape" | "search" | "navigate";
 
 const MIN_DRAG_PIXELS = 4;
-const KEY_PAN_PIXELS = 80;
-const KEY_ZOOM_STEPS = 0.5;
 const MAX_WHEEL_STEPS = 2;
 /** Pixels of one unit of a wheel event, by its deltaMode: pixels, lines, pages. */
 const WHEEL_UNITS = [1, 30, 300];
-
-const KEY_COMMANDS: Partial<Record<string, KeyCommand>> = {
-  "0": "showAll",
-  Home: "showAll",
-  Enter: "pin",
-  " ": "pin",
-  Escape: "escape",
-  "/": "search",
-};
 
 /** Adds listeners to an element that covers the map. */
 export function addGestureListeners(element: HTMLElement, handlers: GestureHandlers): void {
@@ -48,14 +37,6 @@ export function addGestureListeners(element: HTMLElement, handlers: GestureHandl
     },
     { passive: false },
   );
-  element.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const command = KEY_COMMANDS[event.key];
-    if (command) handlers.key(command);
-    else if (navigateByKey(element, event, handlers)) handlers.key("navigate");
-    else return;
-    event.preventDefault();
-  });
 }
 
 function addPointerListeners(element: HTMLElement, handlers: GestureHandlers): void {
@@ -132,36 +113,6 @@ function pinch(previous: Point, position: Point, other: Point, handlers: Gesture
   if (distance <= 1 || previousDistance <= 1) return;
   const steps = Math.log2(distance / previousDistance);
   handlers.zoomAt((position.x + other.x) / 2, (position.y + other.y) / 2, steps);
-}
-
-/** Pans or zooms by a key. Returns whether the key does so. */
-function navigateByKey(element: HTMLElement, event: KeyboardEvent, handlers: GestureHandlers): boolean {
-  const pan = event.shiftKey ? KEY_PAN_PIXELS * 4 : KEY_PAN_PIXELS;
-  const zoom = (steps: number): void => handlers.zoomAt(element.clientWidth / 2, element.clientHeight / 2, steps);
-  switch (event.key) {
-    case "ArrowLeft":
-      handlers.panBy(pan, 0);
-      return true;
-    case "ArrowRight":
-      handlers.panBy(-pan, 0);
-      return true;
-    case "ArrowUp":
-      handlers.panBy(0, pan);
-      return true;
-    case "ArrowDown":
-      handlers.panBy(0, -pan);
-      return true;
-    case "+":
-    case "=":
-      zoom(KEY_ZOOM_STEPS);
-      return true;
-    case "-":
-    case "_":
-      zoom(-KEY_ZOOM_STEPS);
-      return true;
-    default:
-      return false;
-  }
 }
 
 function positionIn(element: HTMLElement, event: MouseEvent): Point {

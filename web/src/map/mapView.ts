@@ -8,6 +8,7 @@ import { TileCache, type TileRequest } from "../data/tileCache";
 import type { TilePoints, VisibleTile } from "../data/tilePoints";
 import { h } from "../ui/dom";
 import { Camera, type ViewTarget } from "./camera";
+import { CanvasRenderer } from "./canvasRenderer";
 import { CategoryFilter } from "./categoryFilter";
 import { paletteIndices, paletteTexture, type ColorRange } from "./colorMapping";
 import { FlightAnimation } from "./flightAnimation";
@@ -16,10 +17,13 @@ import { Overlay, type Annotations } from "./overlay";
 import { Overview } from "./overview";
 import { backgroundColor, overviewColor, plainColor, type Theme } from "./palettes";
 import { pickNearest, type PickedPoint } from "./picking";
-import { Renderer } from "./renderer";
+import { Renderer, type PointRenderer } from "./renderer";
 import { selectTiles, type DetailLimits } from "./tileSelection";
+import { viewContents, type ViewContents } from "./viewContents";
 
 const LIMITS: DetailLimits = { basePoints: 250_000, maxPoints: 3_000_000, minTilePixels: 192 };
+/** Without WebGL a frame takes about as long as thirty times as many points with it. */
+const CANVAS_LIMITS: DetailLimits = { ...LIMITS, basePoints: 20_000, maxPoints: 60_000 };
 const MAX_CACHED_POINTS = 8_000_000;
 const FADE_MS = 220;
 /** The view counts as moving until this long after the last movement. */
@@ -48,8 +52,8 @@ export class MapView {
   readonly element: HTMLElement;
   /** The top layer, which receives gestures. */
   readonly surface: HTMLCanvasElement;
-  /** Null where the browser has no WebGL 2; only the overview is drawn then. */
-  readonly renderer: Renderer | null;
+  /** Whether the browser has WebGL 2; fewer points are drawn without it. */
+  readonly hasWebGl: boolean;
   /** Emitted after each frame, with whether the view or its tiles changed. */
   readonly onFrame = new Emitter<boolean>();
   readonly onRest = new Emitter();
@@ -59,6 +63,7 @@ export class MapView {
   /** Returns the annotations of a frame. */
   annotate: () => Annotations = () => NO_ANNOTATIONS;
 
+  private readonly renderer: PointRenderer;
   private readonly overview: Overview;
   private readonly overlay: Overlay;
   private readonly tiles: TileCache;
@@ -84,11 +89,13 @@ export class MapView {
     this.surface = h("canvas", { class: "surface", tabindex: "0", role: "application" });
     this.overview = new Overview(h("canvas", { "aria-hidden": "true" }), site, () => this.redraw());
     this.overlay = new Overlay(this.surface);
-    this.element = h("main", { class: "map" }, this.overview.canvas, pointCanvas, this.surface);
-    this.renderer = Renderer.create(pointCanvas);
+    const webGl = Renderer.create(pointCanvas);
+    this.hasWebGl = webGl !== null;
+    this.renderer = webGl ?? new CanvasRenderer(this.overview.canvas);
+    this.element = h("main", { class: "map" }, this.overview.canvas, ...(webGl ? [pointCanvas] : []), this.surface);
     this.tiles = new TileCache(colorColumns(site), MAX_CACHED_POINTS);
     this.tiles.onLoad.subscribe((points) => this.showTile(points));
-    this.tiles.onEvict.subscribe((points) => this.renderer?.remove(points));
+    this.tiles.onEvict.subscribe((points) => this.renderer.remove(points));
     this.tiles.onFail.subscribe((error) => {
       this.onFail.emit(error);
       this.invalidate();
@@ -101,7 +108,12 @@ export class MapView {
 
   /** Whether everything that the view needs is drawn. */
   get isSettled(): boolean {
-    return !this.flight && !this.isStale && (!this.renderer || !this.tiles.isLoading);
+    return !this.flight && !this.isStale && !this.tiles.isLoading;
+  }
+
+  /** Whether the view moves by itself. */
+  get isFlying(): boolean {
+    return this.flight !== null;
   }
 
   /** Whether all points in view are drawn, not only a sample of them. */
@@ -118,6 +130,13 @@ export class MapView {
     return this.visible.reduce((sum, tile) => sum + tile.count, 0);
   }
 
+  /** What there is to see in the view, or null as long as not all of its points are drawn. */
+  get contents(): ViewContents | null {
+    if (!this.isSettled) return null;
+    const contents = viewContents(this.visible, this.camera, this.coloring.filter);
+    return contents === "points" || this.isComplete ? contents : null;
+  }
+
   /** The drawn points, tile by tile. */
   get visibleTiles(): readonly VisibleTile[] {
     return this.visible;
@@ -128,7 +147,7 @@ export class MapView {
     const previous = this.coloring;
     this.coloring = coloring;
     this.overlay.updateColors();
-    this.renderer?.setPalette(paletteTexture(filter.column, theme, filter.hidden));
+    this.renderer.setPalette(paletteTexture(filter.column, theme, filter.hidden));
     if (filter.column !== previous.filter.column || range.some((v, i) => v !== previous.range[i])) {
       for (const points of this.tiles.all()) this.upload(points);
     }
@@ -205,7 +224,7 @@ export class MapView {
     const { clientWidth: width, clientHeight: height } = this.element;
     this.camera.width = Math.max(1, width);
     this.camera.height = Math.max(1, height);
-    this.renderer?.resize(width, height, this.pixelRatio);
+    this.renderer.resize(width, height, this.pixelRatio);
     this.invalidate();
   }
 
@@ -216,7 +235,7 @@ export class MapView {
   }
 
   private upload(points: TilePoints): void {
-    this.renderer?.upload(points, paletteIndices(points, this.coloring.filter.column, this.coloring.range));
+    this.renderer.upload(points, paletteIndices(points, this.coloring.filter.column, this.coloring.range));
   }
 
   private draw(now: number): void {
@@ -232,8 +251,8 @@ export class MapView {
     this.levelOfDetail.update(now, isMoving);
     const annotations = this.annotate();
     const pointSize = this.pointSize();
-    const isFading = this.drawPoints(now, isMoving, pointSize, annotations.dimPoints);
     const isOverviewFading = this.drawOverview();
+    const isFading = this.drawPoints(now, isMoving, pointSize, annotations.dimPoints);
     this.overlay.draw(this.camera, this.pixelRatio, annotations, pointSize);
     if (this.flight || isMoving || isFading || isOverviewFading) this.redraw();
     this.onFrame.emit(changed);
@@ -244,14 +263,13 @@ export class MapView {
 
   private updateTiles(): void {
     this.isStale = false;
-    this.requests = this.root && this.renderer ? selectTiles(this.root, this.camera, LIMITS) : [];
+    this.requests = this.root ? selectTiles(this.root, this.camera, this.hasWebGl ? LIMITS : CANVAS_LIMITS) : [];
     this.tiles.request(this.requests);
     this.visible = this.tiles.visibleTiles();
   }
 
   /** Returns whether some tile is still fading in. */
   private drawPoints(now: number, isMoving: boolean, pointSize: number, isDimmed: boolean): boolean {
-    if (!this.renderer) return false;
     const share = isMoving ? this.levelOfDetail.factor : 1;
     const tiles =
       share < 1 ? this.visible.map((tile) => ({ ...tile, count: Math.ceil(tile.count * share) })) : this.visible;
@@ -274,7 +292,7 @@ export class MapView {
 
   /** Draws the overview, whose opacity approaches its target frame by frame. Returns whether it has yet to do so. */
   private drawOverview(): boolean {
-    const hasPoints = this.renderer !== null && this.visible.length > 0;
+    const hasPoints = this.visible.length > 0;
     const target = hasPoints ? this.backgroundOpacity() : 1;
     const difference = target - this.overviewOpacity;
     const jumps = Math.abs(difference) < 0.02 || this.prefersReducedMotion.matches;

@@ -62,7 +62,20 @@ export interface PointStyle {
   fadeMs: number;
 }
 
-export class Renderer {
+/** Draws points. */
+export interface PointRenderer {
+  resize(width: number, height: number, pixelRatio: number): void;
+  /** Sets the 256 colors that indices stand for, as RGBA. */
+  setPalette(colors: Uint8Array): void;
+  /** Takes the points of a tile with their color indices, or only new indices if it has the tile already. */
+  upload(points: TilePoints, colorIndices: Uint8Array): void;
+  /** Frees the memory of a tile. */
+  remove(points: TilePoints): void;
+  /** Draws a frame. Returns whether some tile is still fading in. */
+  draw(tiles: readonly VisibleTile[], camera: Camera, style: PointStyle, now: number): boolean;
+}
+
+export class Renderer implements PointRenderer {
   private readonly buffers = new Map<TilePoints, TileBuffers>();
   private readonly program: WebGLProgram;
   private readonly uniforms: Record<(typeof UNIFORMS)[number], WebGLUniformLocation | null>;
@@ -92,14 +105,12 @@ export class Renderer {
     this.canvas.height = Math.max(1, Math.round(height * pixelRatio));
   }
 
-  /** Sets the 256 colors that indices stand for, as RGBA. */
   setPalette(colors: Uint8Array): void {
     const { gl } = this;
     gl.bindTexture(gl.TEXTURE_2D, this.palette);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, colors);
   }
 
-  /** Uploads the points of a tile with their color indices, or only new indices if the tile is there already. */
   upload(points: TilePoints, colorIndices: Uint8Array): void {
     const { gl } = this;
     let buffers = this.buffers.get(points);
@@ -112,7 +123,6 @@ export class Renderer {
     gl.bindVertexArray(null);
   }
 
-  /** Frees the memory of a tile. */
   remove(points: TilePoints): void {
     const buffers = this.buffers.get(points);
     if (!buffers) return;
@@ -122,7 +132,6 @@ export class Renderer {
     this.buffers.delete(points);
   }
 
-  /** Draws a frame. Returns whether some tile is still fading in. */
   draw(tiles: readonly VisibleTile[], camera: Camera, style: PointStyle, now: number): boolean {
     const { gl, uniforms } = this;
     this.startFrame(camera, style);

@@ -7,26 +7,40 @@ import type { ReportProgress, Selection, TileSelection } from "./selection";
 const LINES_PER_BLOB_PART = 50_000;
 const ROWS_PER_REPORT = 1000;
 
-/** Writes rows in the order of the map: with `rowText` as the tooltip shows them, else as tiles store them. */
+/** Text that a spreadsheet would run as a formula, also in the full-width forms that some take for the others. */
+const FORMULA = /^[=+\-@\t\r\n＝＋－＠]/;
+const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
+
+/**
+ * Writes rows in the order of the map: with `rowText` as the tooltip shows them, else as tiles store them.
+ *
+ * Text that a spreadsheet would take for a formula gets an apostrophe in front, unless `keepsFormulas`. Numbers are
+ * never changed.
+ */
 export async function writeCsv(
   selection: Selection,
   site: Site,
   rowText: RowText | null,
   reportProgress: ReportProgress,
+  keepsFormulas = false,
 ): Promise<Blob> {
   const textColumns = rowText ? site.hover : [];
   const columns = colorColumns(site).filter((column) => !textColumns.includes(column.name));
-  const names = ["row", "x", "y", ...textColumns, ...columns.map((column) => column.name)];
-  const lines: string[] = [names.map(quote).join(",")];
+  const names = [...textColumns, ...columns.map((column) => column.name)];
+  const numeric = new Set(site.columns.filter(isNumeric).map((column) => column.name));
+  const defuse = (text: string): string => (!keepsFormulas && FORMULA.test(text) ? `'${text}` : text);
+  const formatCell = (cell: string | null, i: number): string | null =>
+    cell === null || (numeric.has(names[i]) && NUMBER.test(cell)) ? cell : defuse(cell);
+  const lines: string[] = [["row", "x", "y", ...names.map(defuse)].map(quote).join(",")];
   const parts: string[] = [];
   let done = 0;
   for (const { tile, i } of inRowOrder(selection)) {
     const row = tile.row[i];
     const text = rowText ? await rowText.get(row) : null;
     const { x, y } = text ?? { x: tile.x[i], y: tile.y[i] };
-    const cells: (string | null)[] = [String(row), formatFloat32(x), formatFloat32(y), ...(text?.values ?? [])];
-    for (const column of columns) cells.push(formatValue(column, tile, i));
-    lines.push(cells.map(quote).join(","));
+    const cells = [...(text?.values ?? []), ...columns.map((column) => formatValue(column, tile, i))];
+    const position = [String(row), formatFloat32(x), formatFloat32(y)];
+    lines.push([...position, ...cells.map(formatCell)].map(quote).join(","));
     if (lines.length >= LINES_PER_BLOB_PART) parts.push(`${lines.splice(0).join("\r\n")}\r\n`);
     if (++done % ROWS_PER_REPORT === 0) reportProgress(done, selection.n);
   }
@@ -71,6 +85,13 @@ function formatValue(column: Column, tile: TileSelection, i: number): string | n
   const value = tile.values.get(column.name)?.[i] ?? NaN;
   if (column.kind === "category") return column.categories?.[value]?.label ?? null;
   return Number.isNaN(value) ? null : formatFloat32(value);
+}
+
+/** Returns whether all values of a column are numbers: also the labels of a category, such as those of clusters. */
+function isNumeric(column: Column): boolean {
+  if (column.kind !== "category") return column.kind === "number";
+  const named = (column.categories ?? []).filter((category) => !category.other);
+  return named.length > 0 && named.every(({ label }) => NUMBER.test(label));
 }
 
 /** Writes a number with the digits that a 32-bit float has. */

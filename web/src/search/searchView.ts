@@ -43,13 +43,18 @@ export class SearchView {
       event.preventDefault();
       clearTimeout(this.typingTimer);
       this.onQuery.emit({ text: this.field.value, isSubmitted: true });
+      // The keyboard on the screen of a phone would cover the map.
+      if (matchMedia("(pointer: coarse)").matches) this.field.blur();
     });
     this.field.addEventListener("input", () => {
       clearTimeout(this.typingTimer);
       this.typingTimer = setTimeout(() => this.onQuery.emit({ text: this.field.value, isSubmitted: false }), TYPING_MS);
     });
     this.field.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.clear();
+      if (event.key !== "Escape") return;
+      // The keys of the map work again once the field has lost the focus.
+      if (this.field.value === "") this.field.blur();
+      else this.clear();
     });
     this.element = h("div", { class: "search-panel" }, form, this.results);
     this.element.hidden = site.search === null;

@@ -39,6 +39,11 @@ export class ColorController {
     this.update();
   }
 
+  /** Shows the hidden categories again. */
+  showAll(): void {
+    this.edit(this.filter.column?.name ?? null, new Set());
+  }
+
   private edit(name: string | null, hidden: ReadonlySet<number>): void {
     this.set(name, hidden);
     this.onEdit.emit();

@@ -25,7 +25,7 @@ export class Header {
 
   /** Shows how many points are drawn, once they are. */
   update(map: MapView): void {
-    const showsTotal = !map.renderer || !map.isSettled || map.isComplete;
+    const showsTotal = !map.isSettled || map.isComplete;
     this.subtitle.textContent = showsTotal ? this.nPoints : `${formatCount(map.pointCount)} of ${this.nPoints} drawn`;
   }
 }

@@ -13,7 +13,7 @@ import { iconButton } from "./dom";
 import { download } from "./download";
 import { simplifyPath } from "./lassoPath";
 import type { Notifications } from "./notifications";
-import { SelectionPanel } from "./selectionPanel";
+import { SelectionPanel, type CsvOptions } from "./selectionPanel";
 
 export class LassoController {
   readonly button = iconButton("lasso", "Select with a lasso", () => this.setActive(!this.isActive));
@@ -40,7 +40,7 @@ export class LassoController {
     const columns = colorColumns(site);
     this.search = root && new SelectionSearch(root, (tile) => map.cachedTile(tile) ?? loadTile(tile, columns), rowText);
     this.button.setAttribute("aria-pressed", "false");
-    this.panel.onSave.subscribe((includesText) => void this.save(includesText));
+    this.panel.onSave.subscribe((options) => void this.save(options));
     this.panel.onClear.subscribe(() => this.clear());
   }
 
@@ -108,15 +108,17 @@ export class LassoController {
     }
   }
 
-  private async save(includesText: boolean): Promise<void> {
+  private async save({ includesText, keepsFormulas }: CsvOptions): Promise<void> {
     const { selection } = this;
     if (!selection) return;
     // A selection that was cleared while its CSV is written must not show up again.
     const isCurrent = (): boolean => selection === this.selection;
     try {
-      const csv = await writeCsv(selection, this.site, includesText ? this.rowText : null, (done, total) => {
+      const reportProgress = (done: number, total: number): void => {
         if (isCurrent()) this.panel.showProgress("Writing rows", done, total);
-      });
+      };
+      const rowText = includesText ? this.rowText : null;
+      const csv = await writeCsv(selection, this.site, rowText, reportProgress, keepsFormulas);
       if (!isCurrent()) return;
       download(csv, "selection.csv");
     } catch (error) {

@@ -1,7 +1,8 @@
-// Connects gestures on the map with what they do.
+// Connects gestures and keys with what they do on the map.
 
 import type { Point } from "../data/geometry";
-import { addGestureListeners, type KeyCommand } from "../map/gestures";
+import { addGestureListeners, type GestureHandlers, type KeyCommand } from "../map/gestures";
+import { addKeyListeners } from "../map/keys";
 import type { MapView } from "../map/mapView";
 import type { HoverController, PointerAction } from "./hoverController";
 import type { LassoController } from "./lassoController";
@@ -26,7 +27,7 @@ export class MapInput {
     private readonly targets: MapInputTargets,
   ) {
     const { hover, lasso } = targets;
-    addGestureListeners(map.surface, {
+    const handlers: GestureHandlers = {
       panBy: (px, py) => {
         hover.hide();
         map.panBy(px, py);
@@ -37,14 +38,15 @@ export class MapInput {
       },
       hover: (position) => {
         this.usesKeyboard = false;
-        if (position) hover.show(position, "click");
-        else hover.hide();
+        hover.pointAt(position);
       },
       click: (position, isTouch) => this.pinAt(position, isTouch ? "tap" : "click", false),
       isLassoActive: () => lasso.isActive,
       lasso: (path, isDone) => lasso.draw(path, isDone),
       key: (command) => this.runCommand(command),
-    });
+    };
+    addGestureListeners(map.surface, handlers);
+    addKeyListeners(map.surface, handlers);
     map.surface.addEventListener("focus", () => map.redraw());
     map.surface.addEventListener("blur", () => {
       this.usesKeyboard = false;
@@ -54,12 +56,13 @@ export class MapInput {
 
   /** Whether to mark the center of the view. */
   get showsCrosshair(): boolean {
-    return this.usesKeyboard && document.activeElement === this.map.surface;
+    const { activeElement, body } = document;
+    return this.usesKeyboard && (activeElement === this.map.surface || activeElement === body);
   }
 
   /** Shows and announces the point at the center, if the reader moves by keys. */
   describeCenter(): void {
-    if (this.usesKeyboard) this.targets.hover.show(this.map.camera.screenCenter, "Enter", true);
+    if (this.showsCrosshair) this.targets.hover.show(this.map.camera.screenCenter, "Enter", true);
   }
 
   private runCommand(command: KeyCommand): void {

@@ -11,6 +11,8 @@ import { describeRow } from "./rowDescription";
 export class Navigation {
   /** Emitted at the start of a flight. */
   readonly onFlight = new Emitter<ViewTarget>();
+  /** Emitted with the row at which a flight will end. */
+  readonly onRow = new Emitter<Row>();
 
   constructor(
     private readonly site: Site,
@@ -23,6 +25,7 @@ export class Navigation {
   goToRow(row: Row): void {
     const zoom = Math.max(this.map.camera.zoom, this.map.detailZoom(row.x, row.y));
     this.flyTo({ x: row.x, y: row.y, zoom });
+    this.onRow.emit(row);
     this.notifications.announce(describeRow(row, this.site));
   }
 

@@ -4,25 +4,46 @@ import { Emitter } from "../data/emitter";
 import { h, iconButton, textButton } from "./dom";
 import { formatCount, plural } from "./format";
 
+/** What to write into a CSV. */
+export interface CsvOptions {
+  includesText: boolean;
+  /** Whether text that a spreadsheet would run as a formula stays as it is. */
+  keepsFormulas: boolean;
+}
+
+const FORMULAS_HINT =
+  "Text that starts with =, +, -, @, a tab or a line break gets an apostrophe in front, so that spreadsheets do not run " +
+  "it as a formula. Check this to leave it as it is.";
+
 export class SelectionPanel {
-  /** Emitted with whether to include the text of rows. */
-  readonly onSave = new Emitter<boolean>();
+  readonly onSave = new Emitter<CsvOptions>();
   readonly onClear = new Emitter();
   readonly element: HTMLElement;
   private readonly note = h("p", { class: "note" });
   private readonly progressBar = h("progress", { "aria-label": "Progress" });
   private readonly textCheckbox = h("input", { type: "checkbox", id: "with-text" });
-  private readonly saveButton = textButton("Save CSV", () => this.onSave.emit(this.textCheckbox.checked), "primary");
+  private readonly formulasCheckbox = h("input", { type: "checkbox", id: "keep-formulas" });
+  private readonly saveButton = textButton(
+    "Save CSV",
+    () => this.onSave.emit({ includesText: this.textCheckbox.checked, keepsFormulas: this.formulasCheckbox.checked }),
+    "primary",
+  );
 
   constructor() {
-    const checkboxLabel = h("label", { for: "with-text" }, this.textCheckbox, " with text");
+    const textLabel = h("label", { for: "with-text" }, this.textCheckbox, " with text");
+    const formulasLabel = h(
+      "label",
+      { for: "keep-formulas", title: FORMULAS_HINT },
+      this.formulasCheckbox,
+      " keep formulas",
+    );
     const clearButton = iconButton("close", "Clear the selection", () => this.onClear.emit());
     this.element = h(
       "section",
       { class: "selection panel", "aria-label": "Selection", hidden: true },
       this.note,
       this.progressBar,
-      h("div", { class: "actions" }, this.saveButton, checkboxLabel, clearButton),
+      h("div", { class: "actions" }, this.saveButton, textLabel, formulasLabel, clearButton),
     );
   }
 

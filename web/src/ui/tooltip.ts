@@ -1,17 +1,15 @@
-// The tooltip beside the point under the cursor.
+// The tooltip beside a point.
 
 import type { Point } from "../data/geometry";
 import { h } from "./dom";
 import { formatCount } from "./format";
+import { placeCard } from "./placement";
 
 export interface TooltipField {
   name: string;
   /** Null for a missing value; undefined while it is loading. */
   value: string | null | undefined;
 }
-
-const OFFSET = 14;
-const MARGIN = 8;
 
 export class Tooltip {
   readonly element = h("div", { class: "tooltip panel", role: "tooltip", id: "tooltip", hidden: true });
@@ -20,7 +18,7 @@ export class Tooltip {
     return !this.element.hidden;
   }
 
-  /** Shows a row near a position on the screen; on narrow screens the style sheet docks it at the bottom. */
+  /** Shows a row near a position on the screen. */
   show(row: number, fields: readonly TooltipField[], position: Point, hint: string): void {
     const title = fields.at(0);
     const others = fields.slice(1);
@@ -32,7 +30,6 @@ export class Tooltip {
       ...(others.length ? [list] : []),
       h("small", {}, `${rowLabel} · ${hint}`),
     );
-    this.element.hidden = false;
     this.moveTo(position);
   }
 
@@ -40,15 +37,16 @@ export class Tooltip {
     this.element.hidden = true;
   }
 
-  /** Moves the tooltip to the lower right of a position, or to another side where there is no room. */
-  private moveTo({ x, y }: Point): void {
-    const { offsetWidth: width, offsetHeight: height, style } = this.element;
-    const fitsRight = x + OFFSET + width + MARGIN <= innerWidth;
-    const fitsBelow = y + OFFSET + height + MARGIN <= innerHeight;
-    const left = fitsRight ? x + OFFSET : x - OFFSET - width;
-    const top = fitsBelow ? y + OFFSET : y - OFFSET - height;
-    style.left = `${Math.max(MARGIN, Math.min(left, innerWidth - width - MARGIN))}px`;
-    style.top = `${Math.max(MARGIN, Math.min(top, innerHeight - height - MARGIN))}px`;
+  /** Shows the tooltip near a position on the screen; on narrow screens the style sheet docks it at the bottom. */
+  moveTo(position: Point): void {
+    const { element } = this;
+    element.hidden = false;
+    const card = { width: element.offsetWidth, height: element.offsetHeight };
+    const panels = [...document.querySelectorAll(".panel")].filter((panel) => panel !== element);
+    const taken = panels.map((panel) => panel.getBoundingClientRect()).filter((area) => area.width > 0);
+    const { x, y } = placeCard(card, position, { width: innerWidth, height: innerHeight }, taken);
+    element.style.left = `${x}px`;
+    element.style.top = `${y}px`;
   }
 }
 

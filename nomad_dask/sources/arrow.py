@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nomad_dask.errors import InputError, suggest
+from nomad_dask.sources.arrow_types import index_columns, list_dtype, number_dtype
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.fingerprint import sampled_digest
-from nomad_dask.sources.validation import check_shape, missing_value_error, row_length_error
+from nomad_dask.sources.validation import ACCEPTED, check_shape, missing_value_error, row_length_error
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_vectors(schema: pa.Schema, column: str | None, metadata_columns: Sequen
     schema : pyarrow.Schema
     column : str or None
         A column of lists of numbers. None chooses the only such column, or else all columns if all are numbers;
-        `metadata_columns` are not considered.
+        `metadata_columns` and the index of a data frame are not considered.
     metadata_columns : sequence of str
     name : str
         Name of the data in messages.
@@ -56,56 +57,60 @@ def find_vectors(schema: pa.Schema, column: str | None, metadata_columns: Sequen
     types: dict[str, Any] = {field.name: field.type for field in schema}
     if len(types) < len(schema.names):
         raise InputError(f"{name} has two columns of one name among {schema.names}: rename one of them.")
-    elements = {n: _number_type(t.value_type) for n, t in types.items() if _is_list(t)}
+    lists = {n: dtype for n, t in types.items() if (dtype := list_dtype(t)) is not None}
     if column is not None:
         if column not in types:
             raise InputError(f"{name} has no column {column!r}. {suggest(column, types)}")
-        if elements.get(column) is None:
+        if column not in lists:
             raise InputError(
-                f"column {column!r} of {name} is {types[column]}: lists of float16, float32, float64 or "
-                "integers are accepted. Name such a column, or convert it."
+                f"column {column!r} of {name} is {types[column]}: lists of float16, float32, float64, "
+                "integers or booleans are accepted. Name such a column, or convert it."
             )
-        return VectorColumns((column,), True, elements[column])
-    candidates = [n for n, dtype in elements.items() if dtype is not None and n not in metadata_columns]
+        return VectorColumns((column,), True, lists[column])
+    carried = {*metadata_columns, *index_columns(schema)}
+    candidates = [n for n in lists if n not in carried]
     if len(candidates) > 1:
         raise InputError(
             f"{name} has {len(candidates)} columns of vectors ({', '.join(map(repr, candidates))}): "
             "choose one with column=."
         )
     if candidates:
-        return VectorColumns((candidates[0],), True, elements[candidates[0]])
-    return _number_columns(types, metadata_columns, name)
+        return VectorColumns((candidates[0],), True, lists[candidates[0]])
+    return _number_columns({n: t for n, t in types.items() if n not in carried}, name)
 
 
-def _number_columns(types: dict[str, Any], metadata_columns: Sequence[str], name: str) -> VectorColumns:
-    """Choose all columns except `metadata_columns`; all must be numbers."""
-    numbers = {n: _number_type(t) for n, t in types.items() if n not in metadata_columns}
+def _number_columns(types: dict[str, Any], name: str) -> VectorColumns:
+    """Choose all of the given columns; all must be numbers."""
+    numbers = {n: number_dtype(t) for n, t in types.items()}
     others = [f"{n!r} ({types[n]})" for n, dtype in numbers.items() if dtype is None]
     if others:
-        shown = ", ".join(others[:10]) + (", …" if len(others) > 10 else "")
-        raise InputError(
-            f"{name} has no column of lists of numbers, and not all its columns are numbers: {shown}. "
-            "Name the column of vectors with column=, or list these columns in metadata_columns=."
-        )
+        raise InputError(not_all_numbers(others, name))
     if not numbers:
         raise InputError(f"{name} has no column left to take vectors from: list fewer columns in metadata_columns=.")
     return VectorColumns(tuple(numbers), False, np.result_type(*numbers.values()))
 
 
-def _is_list(t: Any) -> bool:
-    return bool(pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t))
+def not_all_numbers(others: Sequence[str], name: str) -> str:
+    """Return the message for data with neither a column of lists of numbers nor only columns of numbers.
 
-
-def _number_type(t: Any) -> Any:
-    """Return the NumPy dtype of a numeric Arrow type, None for other types."""
-    return np.dtype(t.to_pandas_dtype()) if pa.types.is_integer(t) or pa.types.is_floating(t) else None
+    Parameters
+    ----------
+    others : sequence of str
+        Names and types of the columns that are not numbers.
+    name : str
+    """
+    shown = ", ".join(others[:10]) + (", …" if len(others) > 10 else "")
+    return (
+        f"{name} has no column of lists of numbers, and not all its columns are numbers: {shown}. Write the vectors "
+        f"as one column of lists ({ACCEPTED}), or list these columns in metadata_columns= if the others are vectors."
+    )
 
 
 def first_length(batch: pa.RecordBatch, vectors: VectorColumns, name: str) -> int:
     """Return the number of dimensions, from the first row of the data."""
     if not vectors.lists:
         return len(vectors.names)
-    lengths = pc.list_value_length(batch.column(vectors.names[0]).slice(0, 1))
+    lengths = pc.list_value_length(_storage(batch.column(vectors.names[0])).slice(0, 1))
     if lengths.null_count:
         raise missing_value_error(0, name)
     return int(lengths[0].as_py())
@@ -131,7 +136,7 @@ def rows_of(
     for batch in batches:
         part = _batch_rows(batch, vectors, n_dims, start + done, name)
         if len(part) == n_rows:
-            out = part
+            out = part.astype(vectors.dtype, copy=False)
         else:
             out = np.empty((n_rows, n_dims), vectors.dtype) if out is None else out
             out[done : done + len(part)] = part
@@ -140,7 +145,7 @@ def rows_of(
 
 
 def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, start: int, name: str) -> np.ndarray:
-    columns = [batch.column(n) for n in vectors.names]
+    columns = [_storage(batch.column(n)) for n in vectors.names]
     for column in columns:
         if column.null_count:
             raise missing_value_error(start + _first_null(column), name)
@@ -160,9 +165,15 @@ def _batch_rows(batch: pa.RecordBatch, vectors: VectorColumns, n_dims: int, star
     return _numbers(values).reshape(len(lists), n_dims)
 
 
+def _storage(array: pa.Array) -> pa.Array:
+    """Return the array in which one of an extension type is stored; other arrays unchanged."""
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
+
+
 def _numbers(array: pa.Array) -> np.ndarray:
-    """Return numbers without nulls as a view. Unlike `Array.to_numpy`, this does not import pandas."""
-    dtype = _number_type(array.type)
+    """Return numbers without nulls as a view; booleans as a copy. Unlike `Array.to_numpy`, this imports no pandas."""
+    array = array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array
+    dtype = np.dtype(array.type.to_pandas_dtype())
     if len(array) == 0:
         return np.empty(0, dtype)
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)

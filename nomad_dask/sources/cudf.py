@@ -90,7 +90,7 @@ def cudf_vectors(frame: Any, columns: CudfColumns, n_dims: int, start: int, name
         if one.null_count:
             raise missing_value_error(start + _first_true(one.isnull().values), name)
     if columns.lists:
-        return _list_vectors(series[0], n_dims, start, name)
+        return _list_vectors(series[0], n_dims, start, name).astype(columns.dtype, copy=False)
     out = np.empty_like(series[0].values, dtype=columns.dtype, order="C", shape=(len(frame), n_dims))
     for j, one in enumerate(series):
         out[:, j] = one.values

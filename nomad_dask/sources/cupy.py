@@ -29,4 +29,4 @@ class CupySource(DeviceSource):
 
     def read_device(self, start: int, stop: int) -> Any:
         """Return a view of a C-ordered array, else a copy."""
-        return contiguous(self._array[start:stop])
+        return contiguous(self._array[start:stop].astype(self.dtype, copy=False))

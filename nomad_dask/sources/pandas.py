@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nomad_dask.errors import InputError, suggest
-from nomad_dask.sources.arrow import VectorColumns, rows_of
+from nomad_dask.sources.arrow import VectorColumns, not_all_numbers, rows_of
+from nomad_dask.sources.arrow_types import is_index_name, list_dtype
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.fingerprint import sampled_digest
 from nomad_dask.sources.validation import check_shape, missing_value_error, native_dtype, row_length_error
@@ -51,7 +52,7 @@ def find_columns(frame: pd.DataFrame, column: str | None, metadata_columns: Sequ
         The data, or its first rows.
     column : str or None
         A column of lists or arrays of numbers. None chooses all columns if all are numbers, or else the only column
-        of lists; `metadata_columns` are not considered.
+        of lists; `metadata_columns` and an index that was written as a column are not considered.
 
     Raises
     ------
@@ -59,13 +60,15 @@ def find_columns(frame: pd.DataFrame, column: str | None, metadata_columns: Sequ
         The column does not exist or cannot hold vectors, or several columns could hold them.
     """
     labels = [str(label) for label in frame.columns]
+    if not labels:
+        check_shape(frame.shape, name)
     if column is not None:
         if labels.count(column) != 1:
             raise InputError(f"{name} has {labels.count(column)} columns {column!r}. {suggest(column, labels)}")
         position = labels.index(column)
         list_type = _list_type(frame, position, name)
         return FrameColumns((position,), True, list_type, _others(labels, (position,)))
-    candidates = [i for i, label in enumerate(labels) if label not in metadata_columns]
+    candidates = [i for i, label in enumerate(labels) if label not in metadata_columns and not is_index_name(label)]
     numbers = {i: dtype for i in candidates if (dtype := _number_type(frame.dtypes.iloc[i])) is not None}
     if candidates and len(numbers) == len(candidates):
         common = native_dtype(np.result_type(*numbers.values()), name)
@@ -76,12 +79,12 @@ def find_columns(frame: pd.DataFrame, column: str | None, metadata_columns: Sequ
     if lists:
         named = ", ".join(repr(labels[i]) for i in lists)
         raise InputError(f"{name} has {len(lists)} columns of vectors ({named}): choose one with column=.")
+    if not candidates:
+        raise InputError(f"{name} has no column left to take vectors from: list fewer columns in metadata_columns=.")
+    check_shape((len(frame), 1), name)
+    hint = "".join({_text_hint(frame.iat[0, i]) for i in candidates})
     others = [f"{labels[i]!r} ({frame.dtypes.iloc[i]})" for i in candidates if i not in numbers]
-    raise InputError(
-        f"{name} has no column of lists of numbers, and not all its columns are numbers: "
-        f"{', '.join(others[:10]) or 'none is left'}. Name the column of vectors with column=, or list these "
-        "columns in metadata_columns=."
-    )
+    raise InputError(not_all_numbers(others, name) + hint)
 
 
 def _others(labels: Sequence[str], vectors: Sequence[int]) -> dict[str, int]:
@@ -89,9 +92,9 @@ def _others(labels: Sequence[str], vectors: Sequence[int]) -> dict[str, int]:
 
 
 def _number_type(dtype: Any) -> np.dtype[Any] | None:
-    """Return the NumPy dtype of a numeric column, also of a nullable one; None for other columns."""
+    """Return the NumPy dtype of a column of numbers or booleans, also of a nullable one; None for other columns."""
     numpy_dtype = getattr(dtype, "numpy_dtype", dtype)
-    return numpy_dtype if isinstance(numpy_dtype, np.dtype) and numpy_dtype.kind in "iuf" else None
+    return numpy_dtype if isinstance(numpy_dtype, np.dtype) and numpy_dtype.kind in "iufb" else None
 
 
 def _is_list(cell: Any) -> bool:
@@ -102,27 +105,31 @@ def _holds_lists(frame: pd.DataFrame, position: int) -> bool:
     return len(frame) > 0 and _is_list(frame.iat[0, position])
 
 
+def _text_hint(cell: Any) -> str:
+    """Return what to do about a list that has become text."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return ""
+    return (
+        " Dask converts object columns to strings by default: call "
+        "dask.config.set({'dataframe.convert-string': False}) before the frame is created."
+    )
+
+
 def _list_type(frame: pd.DataFrame, position: int, name: str) -> np.dtype[Any]:
     """Return the element type of a column of lists, from its first row; Python lists are read as float64."""
     label, dtype = frame.columns[position], frame.dtypes.iloc[position]
     check_shape((len(frame), 1), name)
     cell: Any = frame.iat[0, position]
     if not _is_list(cell):
-        hint = (
-            " Dask converts object columns to strings by default: call "
-            "dask.config.set({'dataframe.convert-string': False}) before the frame is created."
-            if isinstance(cell, str)
-            else ""
-        )
         raise InputError(
             f"column {label!r} of {name} is {dtype} and holds {type(cell).__name__} in row 0, not vectors: "
-            f"lists or arrays of numbers are accepted. Name such a column.{hint}"
+            f"lists or arrays of numbers are accepted. Name such a column.{_text_hint(cell)}"
         )
     element: Any = np.float64
     if isinstance(cell, np.ndarray):
         element = cell.dtype
     elif hasattr(dtype, "pyarrow_dtype"):
-        element = dtype.pyarrow_dtype.value_type.to_pandas_dtype()
+        element = list_dtype(dtype.pyarrow_dtype) or np.dtype(object)
     return native_dtype(element, f"{name}, column {label!r}")
 
 

@@ -18,6 +18,7 @@ from nomad_dask.sources.base import PerThread
 from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, for_each, open_binary
 from nomad_dask.sources.fingerprint import digest_of, file_digest
 from nomad_dask.sources.fsspec import REQUEST_BYTES, RangeFile, is_url
+from nomad_dask.sources.parquet_schema import ColumnTypes
 from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape
 
@@ -30,6 +31,7 @@ _MIN_BUFFER = 1 << 16
 _FIRST_ROWS = 16
 # The fingerprint covers the footers of all files, and the content of at most this many, evenly spaced.
 _DIGESTED_FILES = 64
+_FOOTERS_AT_ONCE = 256
 # Bytes fetched from the end of an object; most footers are smaller.
 _REMOTE_TAIL = 1 << 16
 
@@ -72,18 +74,19 @@ class _ParquetRows(FileSource):
             states = for_each(lambda p: with_retries(lambda: file_stat(p), p), self.paths)
         self._file_stats = tuple(states)
         first = _read_footer(self.paths[0], self._file_stats[0])
-        self.vectors = find_vectors(first.schema, column, metadata_columns, name)
+        vectors = find_vectors(first.schema, column, metadata_columns, name)
+        columns = ColumnTypes.of_first(vectors, metadata_columns, first.schema, self.paths[0])
+        self._column_names = [n for n in first.schema.names if n not in vectors.names]
+        # A few at a time, as the schemas of many files take memory.
+        footers = [(first.rows, first.digest)]
+        files = list(zip(self.paths, self._file_stats, strict=True))
+        for i in range(1, len(files), _FOOTERS_AT_ONCE):
+            some = files[i : i + _FOOTERS_AT_ONCE]
+            for (path, _), footer in zip(some, for_each(lambda file: _read_footer(*file), some), strict=True):
+                columns = columns.add(footer.schema, path)
+                footers.append((footer.rows, footer.digest))
+        self.vectors, self._carried = columns.vectors, columns.carried
         self.dtype = self.vectors.dtype
-        self._column_names = [n for n in first.schema.names if n not in self.vectors.names]
-        required = [*self.vectors.names, *(n for n in metadata_columns if n in self._column_names)]
-
-        def check_footer(file: tuple[str, FileStat]) -> tuple[list[int], bytes]:
-            footer = _read_footer(*file)
-            _check_schema(footer.schema, first.schema, required, file[0], self.paths[0])
-            return footer.rows, footer.digest
-
-        others = for_each(check_footer, list(zip(self.paths, self._file_stats, strict=True))[1:])
-        footers = [(first.rows, first.digest), *others]
         groups = [
             (i, g, rows) for i, (group_rows, _) in enumerate(footers) for g, rows in enumerate(group_rows) if rows
         ]
@@ -180,9 +183,20 @@ class _ParquetRows(FileSource):
         """Decode the named columns only."""
 
         def table() -> pa.Table:
-            return pa.Table.from_batches(list(self._batches(tuple(names), start, stop)))
+            tables = [pa.Table.from_batches([batch]) for batch in self._batches(tuple(names), start, stop)]
+            return pa.concat_tables([self._with_common_types(table) for table in tables])
 
         return self._read_unchanged(table, start, stop)
+
+    def _with_common_types(self, table: pa.Table) -> pa.Table:
+        schema = pa.schema([f.with_type(self._carried.get(f.name, f.type)) for f in table.schema])
+        try:
+            return table if table.schema.equals(schema) else table.cast(schema)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"the columns {', '.join(schema.names)} of {self.name} have values that do not fit one type for all "
+                f"files ({error}): write all files with the same types."
+            ) from error
 
 
 class ParquetSource(_ParquetRows):
@@ -255,17 +269,6 @@ def _footer_bytes(path: str, size: int) -> bytes | None:
             f.seek(size - length)
             tail = f.read(length)
     return tail[-length:]
-
-
-def _check_schema(schema: pa.Schema, first: pa.Schema, names: Sequence[str], path: str, first_path: str) -> None:
-    """Check that a file has the required columns, of the same types as in the first file."""
-    for n in names:
-        found, expected = (s.field(n).type if n in s.names else None for s in (schema, first))
-        if found != expected:
-            raise InputError(
-                f"column {n!r} is {expected} in {first_path}, and {found or 'missing'} in {path}: "
-                "write all files with the same columns."
-            )
 
 
 @contextmanager

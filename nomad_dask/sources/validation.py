@@ -8,20 +8,22 @@ import numpy as np
 
 from nomad_dask.errors import InputError
 
-ACCEPTED = "float16, float32, float64 and integers are accepted"
+ACCEPTED = "float16, float32, float64, integers and booleans are accepted"
 
 
 def native_dtype(dtype: Any, name: str) -> np.dtype[Any]:
-    """Return an accepted element type in native byte order.
+    """Return the element type in which vectors are read: in native byte order, uint8 for booleans.
 
     Raises
     ------
     InputError
-        The dtype is not float16, float32, float64 or an integer.
+        The dtype is not float16, float32, float64, an integer or a boolean.
     """
     checked: np.dtype[Any] = np.dtype(dtype)
     if checked.kind == "c":
         raise InputError(f"Complex data not supported: {name} has dtype {checked}, {ACCEPTED}. Give real numbers.")
+    if checked.kind == "b":
+        return np.dtype(np.uint8)
     if checked.kind not in "iuf" or checked.itemsize > 8:
         raise InputError(f"{name} has dtype {checked}, {ACCEPTED}: convert it, as with X.astype('float32').")
     return checked.newbyteorder("=")

@@ -172,7 +172,7 @@ def dask_array(folder, x):
 def dask_unknown_chunks(folder, x):
     import dask.array as da
 
-    return da.from_array(np.concatenate([x, -np.ones_like(x)]), chunks=7)[da.arange(2 * len(x), chunks=7) < len(x)]
+    return da.from_array(np.concatenate([x, np.ones_like(x)]), chunks=7)[da.arange(2 * len(x), chunks=7) < len(x)]
 
 
 def dask_numbers(folder, x):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import datetime
 import pickle
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -188,12 +191,106 @@ def test_empty(tmp_path, table, message):
 
 def test_files_must_agree(tmp_path, x):
     written(tmp_path / "a.parquet", list_table(x))
-    written(tmp_path / "b.parquet", list_table(x.astype("f8")))
-    with pytest.raises(InputError, match=r"column 'v' is list<.*float> in .*a.parquet, and list<.*double> in .*b.parq"):
+    written(tmp_path / "b.parquet", list_table(x).set_column(0, "v", pa.array(["text"] * 41)))
+    with pytest.raises(InputError, match=r"column 'v' is list<.*float> in .*a.parquet, and string in .*b.parq"):
         open_source(tmp_path)
     written(tmp_path / "b.parquet", pa.table({"w": [1]}))
     with pytest.raises(InputError, match=r"and missing in .*b\.parquet"):
         open_source(tmp_path)
+
+
+def test_a_dimension_of_one_file_only(tmp_path, x):
+    for names in (["a.parquet", "b.parquet"], ["b.parquet", "a.parquet"]):
+        written(tmp_path / names[0], pa.table({"x": x[:, 0], "y": x[:, 1]}))
+        written(tmp_path / names[1], pa.table({"x": x[:, 0], "y": x[:, 1], "z": x[:, 2]}))
+        with pytest.raises(InputError, match=r"column 'z' is .*missing in "):
+            open_source(tmp_path)
+
+
+NUMBERS = [pa.float16(), pa.float32(), pa.float64(), pa.int8(), pa.uint16(), pa.int64(), pa.bool_()]
+LISTS = [
+    pa.list_,
+    pa.large_list,
+    pa.list_view,
+    pa.large_list_view,
+    lambda t: pa.list_(t, 3),
+    lambda t: pa.fixed_shape_tensor(t, (3,)),
+]
+CARRIED = [
+    [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.string())],
+    [pa.int8(), pa.uint16(), pa.int64(), pa.null()],
+    [pa.timestamp("s"), pa.timestamp("us")],
+    [pa.float32(), pa.float64(), pa.int16()],
+    [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.null()],
+    [pa.struct({"a": pa.int32()}), pa.null()],
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(data=st.data(), n_files=st.integers(2, 4), lists=st.booleans())
+def test_types_that_differ_between_files(tmp_path, data, n_files, lists):
+    """The vectors and the columns to keep have a type that holds the values of all files."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    family = data.draw(st.sampled_from(CARRIED))
+    vectors, carried, dtypes = [], [], []
+    for i in range(n_files):
+        number, t = data.draw(st.sampled_from(NUMBERS)), data.draw(st.sampled_from(family))
+        part = np.arange(9, dtype="f4").reshape(3, 3) + i if number != pa.bool_() else np.eye(3)
+        part = part.astype(number.to_pandas_dtype())
+        dtypes.append("u1" if number == pa.bool_() else part.dtype)
+        if lists:
+            make = data.draw(st.sampled_from(LISTS if number != pa.bool_() else LISTS[:5]))
+            columns = {"v": pa.array(part.tolist(), make(number))}
+        else:
+            columns = {f"x{j}": pa.array(part[:, j].tolist(), number) for j in range(3)}
+        plain = pa.array(VALUES[CARRIED.index(family)])
+        kept = (
+            pa.nulls(3)
+            if t == pa.null()
+            else plain.cast(t.value_type).dictionary_encode().cast(t)
+            if pa.types.is_dictionary(t)
+            else plain.cast(t)
+        )
+        written(folder / f"{i}.parquet", pa.table(columns | {"kept": kept}))
+        vectors.append(part)
+        carried += kept.to_pylist()
+    source = open_source(folder, metadata_columns=["kept"])
+    assert source.dtype == np.result_type(*dtypes)
+    expected = np.concatenate([part.astype(source.dtype) for part in vectors])
+    for start, stop in [(0, 3 * n_files), (1, 5), (2, 3)]:
+        np.testing.assert_array_equal(source.read(start, stop), expected[start:stop])
+        table = source.columns(["kept"], start, stop)
+        assert table.column("kept").to_pylist() == carried[start:stop]
+        assert table.schema == source.columns(["kept"], 0, 1).schema
+
+
+VALUES = [
+    ["a", "b", None],
+    [1, 2, 3],
+    [datetime.datetime(2024, 1, 1), None, datetime.datetime(2025, 1, 1)],
+    [1, 2, 3],
+    [[1], None, [2, 3]],
+    [{"a": 1}, None, {"a": 2}],
+]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pa.int64(), pa.float64()),
+        (pa.uint64(), pa.int64()),
+        (pa.string(), pa.binary()),
+        (pa.string(), pa.int32()),
+        (pa.bool_(), pa.int8()),
+    ],
+)
+def test_columns_without_a_common_type_cannot_be_kept(tmp_path, x, one, other):
+    """Before any work, and without the loss that a cast would bring."""
+    for i, t in enumerate((one, other)):
+        written(tmp_path / f"{i}.parquet", list_table(x, kept=pa.nulls(41).cast(t)))
+    with pytest.raises(InputError, match=f"column 'kept' is {one} in .*0.parquet, and {other} in .*1.parquet"):
+        open_source(tmp_path, metadata_columns=["kept"])
+    assert open_source(tmp_path).n_rows == 82
 
 
 def test_missing_and_foreign_files(tmp_path, x):
@@ -243,8 +340,6 @@ def test_a_moved_file_is_the_same_data(tmp_path, x):
 
 
 def test_columns_keep_their_types(tmp_path, x):
-    import datetime
-
     others = {
         "id": pa.array(range(41), pa.uint16()),
         "a.b": pa.array(["x", None] * 20 + ["y"]).dictionary_encode(),

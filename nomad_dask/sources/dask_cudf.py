@@ -10,6 +10,7 @@ import numpy as np
 
 from nomad_dask.sources.cudf import CudfColumns, count_cudf_dims, cudf_table, cudf_vectors, find_cudf_columns
 from nomad_dask.sources.dask_cupy import DaskCupySource
+from nomad_dask.sources.dask_partitions import FramePartitions, partition_lengths
 from nomad_dask.sources.fingerprint import digest_of
 from nomad_dask.sources.validation import check_shape
 
@@ -39,13 +40,16 @@ class DaskCudfSource(DaskCupySource):
 
         check_shape((1, len(frame.columns)), name)
         columns = find_cudf_columns(frame._meta, column, metadata_columns, name)
-        lengths = _partition_lengths(frame, columns)
+        labels = list(frame.columns)
+        # One column is enough to count rows, and one that holds no vectors is cheaper to read.
+        lengths = partition_lengths(frame, labels.index(next(iter(columns.others.values()), columns.labels[0])))
         super().__init__(_vector_array(frame, columns, lengths, name), name)
         self._columns = columns
         self._digest = digest_of(["dask frame", tokenize(frame), *map(str, columns.labels)])
         # Row ranges of the partitions, and the other columns of each.
         edges = np.cumsum([0, *lengths]).tolist()
-        self._other_columns = [*pairwise(edges)], frame[list(columns.others.values())].to_delayed()
+        others = FramePartitions(frame, [labels.index(label) for label in columns.others.values()], len(lengths))
+        self._other_columns: tuple[Sequence[tuple[int, int]], Sequence[Any]] = [*pairwise(edges)], others
 
     def slice_rows(self, start: int, stop: int) -> Self:
         """Drop the other columns too."""
@@ -77,17 +81,6 @@ class DaskCudfSource(DaskCupySource):
         return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _partition_lengths(frame: Any, columns: CudfColumns) -> list[int]:
-    """Compute the number of rows of every partition."""
-    import dask.base
-    from dask.delayed import delayed
-
-    compute: Any = dask.base.compute  # its annotations are partial
-    # One column is enough to count rows, and one that holds no vectors is cheaper to read.
-    label = next(iter(columns.others.values()), columns.labels[0])
-    return [int(n) for n in compute(*map(delayed(len), frame[[label]].to_delayed()))]
-
-
 def _vector_array(frame: Any, columns: CudfColumns, lengths: Sequence[int], name: str) -> Any:
     """Return the vectors as a lazy Dask array with one chunk per partition that is not empty."""
     import dask.array
@@ -95,7 +88,8 @@ def _vector_array(frame: Any, columns: CudfColumns, lengths: Sequence[int], name
 
     da: Any = dask.array  # its annotations are partial
     check_shape((sum(lengths), 1), name)
-    partitions = frame[list(columns.labels)].to_delayed()
+    labels = list(frame.columns)
+    partitions = FramePartitions(frame, [labels.index(label) for label in columns.labels], len(lengths))
     first = next(i for i, n in enumerate(lengths) if n)
     n_dims = int(delayed(count_cudf_dims)(partitions[first], columns, 0, name).compute())
     check_shape((sum(lengths), n_dims), name)

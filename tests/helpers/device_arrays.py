@@ -186,5 +186,11 @@ class DaskFrame:
 
         return DaskFrame([delayed(Frame.__getitem__)(part, labels) for part in self._parts], self._meta[labels])
 
-    def to_delayed(self):
-        return self._parts
+    def simplify(self):
+        return self
+
+    def __dask_keys__(self):
+        return [part.key for part in self._parts]
+
+    def __dask_graph__(self):
+        return {key: task for part in self._parts for key, task in dict(part.dask).items()}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pickle
 
+import cloudpickle
 import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
 
 from nomad_dask.errors import InputError
 from nomad_dask.sources import open_source
 from nomad_dask.sources.dask import DaskArraySource
+from tests.helpers.source_kinds import list_table
 
 
 def no_scheduler(dsk, keys, **more):
@@ -75,10 +78,93 @@ def test_frame_with_partitions_without_rows(x):
         open_source(frame[frame.n > 100])
 
 
+FRAMES = {
+    "all": lambda frame: frame,
+    "selected": lambda frame: frame[["x0", "x1", "x2", "x3", "x4", "id"]],
+    "fused": lambda frame: frame[["x0", "x1", "x2", "x3", "x4", "id"]].optimize(),
+    "computed": lambda frame: frame.assign(x4=-frame.x4, text=frame.text.str.upper()),
+    "filtered": lambda frame: frame[frame.id >= 100],
+    "filtered by text": lambda frame: frame[frame.text != "text 7"],
+    "mapped": lambda frame: frame.map_partitions(lambda part: part[part.id % 2 == 0]),
+    "fewer partitions": lambda frame: frame.repartition(npartitions=2),
+    "more partitions": lambda frame: frame.repartition(npartitions=9),
+    "with itself": lambda frame: dd.concat([frame, frame]),
+    "without text": lambda frame: frame.drop(columns="text").dropna(),
+}
+
+
+def parquet_files(folder, n_files):
+    """600 rows of wide and narrow columns, in files of different lengths."""
+    x = np.random.default_rng(n_files).standard_normal((600, 5)).astype("f4")
+    frame = pd.DataFrame(x).add_prefix("x").assign(id=range(600), text=[f"text {i % 50}" for i in range(600)])
+    for i, rows in enumerate(np.split(np.arange(600), np.linspace(0, 600, n_files + 1)[1:-1].astype(int) + 7)):
+        frame.iloc[rows].to_parquet(folder / f"part.{i}.parquet", row_group_size=90)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("n_files", "reading"),
+    [(2, {}), (6, {}), (6, {"filesystem": "arrow"}), (1, {"split_row_groups": True}), (3, {"index": False})],
+)
+def test_frames_of_several_files(tmp_path, n_files, reading):
+    """Whatever Dask makes of the partitions for some of the columns, rows are those of `compute`."""
+    frame = dd.read_parquet(parquet_files(tmp_path, n_files), **reading)
+    for name, make in FRAMES.items():
+        lazy = make(frame)
+        expected = lazy.compute()
+        text = [c for c in ("text",) if c in lazy.columns]
+        source = open_source(lazy, metadata_columns=["id", *text])
+        part = pickle.loads(cloudpickle.dumps(source)).slice_rows(60, 205)
+        n = len(expected)
+        for reader, start, stop in [
+            (source, 0, n),
+            (source, 95, 110),
+            (pickle.loads(cloudpickle.dumps(part)), 60, 205),
+        ]:
+            rows = reader.read(start, stop)
+            np.testing.assert_array_equal(rows, expected.iloc[start:stop, :5], err_msg=name)
+        kept = source.columns([*text, "id"], 90, 110)
+        assert kept.column("id").to_pylist() == expected["id"].iloc[90:110].tolist(), name
+        assert not text or kept.column("text").to_pylist() == expected["text"].iloc[90:110].tolist()
+        if name != "with itself" and len(lazy.columns) == 7:
+            one = open_source(lazy[["x3"]])
+            np.testing.assert_array_equal(one.read(0, n), expected[["x3"]])
+
+
+def test_lists_in_several_files(tmp_path, x):
+    for i, rows in enumerate(np.array_split(x, 6)):
+        pq.write_table(list_table(rows, id=[i] * len(rows), text=["some text"] * len(rows)), tmp_path / f"{i}.parquet")
+    for columns in (None, ["v"], ["v", "id"]):
+        source = open_source(dd.read_parquet(tmp_path, columns=columns))
+        np.testing.assert_array_equal(source.read(0, 41), x)
+        np.testing.assert_array_equal(source.slice_rows(5, 30).read(6, 29), x[6:29])
+
+
+def test_only_the_columns_and_partitions_needed_are_read(x):
+    reads = []
+
+    def part(i, columns=None):
+        reads.append((i, columns))
+        frame = pd.DataFrame(x[10 * i : 10 * i + 10]).add_prefix("x").assign(text="some text")
+        return frame if columns is None else frame[columns]
+
+    frame = dd.from_map(part, range(4), meta=part(0))
+    source = open_source(frame, metadata_columns=["text"])
+    reads.clear()
+    source.read(12, 25)
+    source.slice_rows(20, 30).read(20, 30)
+    vectors = [f"x{j}" for j in range(5)]
+    assert reads == [(1, vectors), (2, vectors), (2, vectors)]
+    reads.clear()
+    source.columns(["text"], 5, 9)
+    assert reads == [(0, ["text"])]
+
+
 def test_frame_whose_lists_became_text(x):
     frame = dd.from_pandas(pd.DataFrame({"v": list(x)}), npartitions=2)
-    with pytest.raises(InputError, match=r"dataframe\.convert-string"):
-        open_source(frame, column="v")
+    for column in ("v", None):
+        with pytest.raises(InputError, match=r"dataframe\.convert-string"):
+            open_source(frame, column=column)
 
 
 def test_other_collections():

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from nomad_dask._version import __version__ as __version__
 
+TYPE_CHECKING = False  # `typing` takes a third of the time until the command line handles Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from nomad_dask.callbacks.live import LiveMap as LiveMap
     from nomad_dask.estimator import NomadProjection as NomadProjection
     from nomad_dask.maps import Map as Map
@@ -36,5 +36,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        from importlib import import_module
+
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'nomad_dask' has no attribute {name!r}")

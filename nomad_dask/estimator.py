@@ -15,11 +15,12 @@ from sklearn.utils._set_output import _get_output_config  # no public function r
 from sklearn.utils.validation import validate_data
 
 from nomad_dask.callbacks.events import Emit, combined_snapshot_request, fan_out
-from nomad_dask.errors import ClusterError, InputError, Interrupted, ResourceError
+from nomad_dask.errors import ClusterError, InputError, Interrupted, ResourceError, suggest
 from nomad_dask.params import Params
 from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.output_paths import output_path
 from nomad_dask.storage.tempdir import TemporaryWorkspace
+from nomad_dask.utils.interrupts import no_lost_interrupts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -178,6 +179,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         column: str | None = None,
         metadata_columns: Sequence[str] = (),
         resume: bool = False,
+        **parameters: Any,
     ) -> Self:
         """Compute the map of X.
 
@@ -197,6 +199,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Columns of a file or data frame to carry along to ``map_``.
         resume : bool
             Continue a stopped fit of the same X; the result is the same as without the interruption.
+        **parameters
+            Not accepted: parameters are given to the constructor.
 
         Raises
         ------
@@ -204,7 +208,22 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             A parameter is out of range, the data cannot be mapped (rows are named), or there is nothing to resume.
         Interrupted
             The fit was stopped.
+        TypeError
+            A parameter was given that is not one of `fit`; says where it belongs.
         """
+        self._refuse_parameters(parameters)
+        try:
+            with no_lost_interrupts():
+                self._fit(X, column, metadata_columns, resume)
+        except Interrupted:
+            raise
+        except KeyboardInterrupt as interrupt:
+            path = self._kept_workspace()
+            hint = " fit(X, resume=True) continues the fit." if path is not None and (path / MANIFEST).exists() else ""
+            raise Interrupted(f"Stopped.{hint}") from interrupt
+        return self
+
+    def _fit(self, X: Any, column: str | None, metadata_columns: Sequence[str], resume: bool) -> None:
         from nomad_dask.maps import check_metadata_columns, kept_schema
         from nomad_dask.sources import open_source
 
@@ -215,19 +234,19 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         workspace = self._workspace_path(resume)
         try:
             layout = self._project(source, params, workspace, resume)
-        except (Interrupted, ClusterError, ResourceError) as error:
+        except (KeyboardInterrupt, ClusterError, ResourceError) as error:
             progress = self._store_partial(X, source, schema, params, workspace)
             if progress is None:
                 raise
-            raise type(error)(f"{error} {progress}; fit(X, resume=True) continues the fit.") from error
+            kind = Interrupted if isinstance(error, KeyboardInterrupt) else type(error)
+            raise kind(f"{str(error) or 'Stopped.'} {progress}; fit(X, resume=True) continues the fit.") from error
         except BaseException:
             if not resume:
                 self._drop_temporary_workspace()
             raise
-        self._drop_temporary_workspace()
         self._store(X, source, schema, layout)
         self.seed_, self.is_complete_ = params.random_state, True
-        return self
+        self._drop_temporary_workspace()
 
     def fit_transform(
         self,
@@ -237,6 +256,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         column: str | None = None,
         metadata_columns: Sequence[str] = (),
         resume: bool = False,
+        **parameters: Any,
     ) -> Any:
         """Compute the map of X and return it: float32 (n_samples, n_components). See `fit`.
 
@@ -245,17 +265,29 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from nomad_dask.utils.array_types import to_output_type
 
-        layout = self.fit(X, y, column=column, metadata_columns=metadata_columns, resume=resume).embedding_
+        fitted = self.fit(X, y, column=column, metadata_columns=metadata_columns, resume=resume, **parameters)
+        layout = fitted.embedding_
         return to_output_type(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
-    def _method_params(self, seed: int) -> Params:
+    def _refuse_parameters(self, given: dict[str, Any]) -> None:
+        if not given:
+            return
+        name, value = next(iter(given.items()))
+        own = type(self)._get_param_names()
+        if name in own:
+            remedy = f"give it to the constructor, as in {type(self).__name__}({name}=...).fit(X), or use set_params"
+        else:
+            remedy = suggest(name, ["column", "metadata_columns", "resume", *own])
+        raise TypeError(f"fit does not accept {name}={value!r}: {remedy}")
+
+    def _method_params(self, seed: Any) -> Params:
         settings = {name: value for name, value in self.get_params(deep=False).items() if name in _METHOD_PARAMS}
         return Params(**settings, random_state=seed)
 
-    def _draw_seed(self, resume: bool) -> int:
-        """Return the seed of a fit: the given one, the one of the stopped fit, or a new one."""
+    def _draw_seed(self, resume: bool) -> Any:
+        """Return the seed of a fit: the given one, which `Params` checks, the one of the stopped fit, or a new one."""
         if isinstance(self.random_state, numbers.Integral):
-            return int(self.random_state)
+            return self.random_state
         if resume and hasattr(self, "seed_"):
             return int(self.seed_)
         try:
@@ -305,15 +337,16 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self._drop_temporary_workspace()
             if self.workspace is None:
                 self._temporary_workspace = TemporaryWorkspace(self)
-        path = None
-        if self.workspace is not None:
-            path = output_path(self.workspace, "workspace")
-        elif hasattr(self, "_temporary_workspace"):
-            path = self._temporary_workspace.path
+        path = self._kept_workspace()
         if path is None or (resume and not (path / MANIFEST).exists()):
             location = "" if path is None else f" in {path}"
             raise InputError(f"There is nothing to resume{location}: no fit was stopped. Omit resume to start a fit.")
         return path
+
+    def _kept_workspace(self) -> Path | None:
+        if self.workspace is not None:
+            return output_path(self.workspace, "workspace")
+        return self._temporary_workspace.path if hasattr(self, "_temporary_workspace") else None
 
     def _drop_temporary_workspace(self) -> None:
         if hasattr(self, "_temporary_workspace"):

@@ -6,84 +6,72 @@ Results go to standard output, progress and errors to standard error.
 
 from __future__ import annotations
 
+# Only what is imported in no time: before `main` runs, Ctrl-C ends in a traceback.
+import os
 import signal
-import traceback
-import warnings
-from typing import Any, TextIO
+import sys
 
-import click
+from nomad_dask.utils.interrupts import InterruptHandler, silent_finalizers
 
-from nomad_dask._version import __version__
-from nomad_dask.cli.demo import demo
-from nomad_dask.cli.export import export
-from nomad_dask.cli.fit import fit
-from nomad_dask.cli.options import VERBOSE
-from nomad_dask.cli.plan import plan
-from nomad_dask.cli.plot import plot
-from nomad_dask.cli.score import score
-from nomad_dask.cli.status import status
-from nomad_dask.cli.view import view
-from nomad_dask.errors import Interrupted, NomadError, NomadWarning
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_EXIT_INTERRUPTED = 4
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR = "\x1b[?25h"
 
 
-class _Commands(click.Group):
-    """Reports the error of a command as one message and an exit code."""
+def __getattr__(name: str) -> Any:
+    if name == "cli":
+        from nomad_dask.cli.commands import cli
 
-    def invoke(self, ctx: click.Context) -> Any:
-        warnings.showwarning = _show_warning
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except NomadError as error:
-            _report(ctx, error, str(error))
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt as error:
-            _report(ctx, error, "Stopped.")
-            ctx.exit(Interrupted.exit_code)
-        except Exception as error:  # noqa: BLE001 - the last place to report it in one line
-            hint = "" if VERBOSE in ctx.meta else " This was not expected; -v shows where it comes from."
-            _report(ctx, error, f"{type(error).__name__}: {error}.{hint}")
-            ctx.exit(NomadError.exit_code)
+        return cli
+    raise AttributeError(f"module 'nomad_dask.cli' has no attribute {name!r}")
 
 
-_show_python_warning = warnings.showwarning
+def main() -> NoReturn:
+    """Run the command line and end the process: with exit code 4 if Ctrl-C or SIGTERM has stopped it at any moment.
+
+    A second signal ends the process at once.
+    """
+    handler = InterruptHandler(_stop_at_once)
+    code = _EXIT_INTERRUPTED
+    try:
+        for number in _SIGNALS:
+            # Ignored in a background job of a shell script, which a Ctrl-C for others must not stop.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)
+        with silent_finalizers():
+            from nomad_dask.cli.commands import run
+
+            code = run()
+        _end_with_the_results(handler, code)
+    except KeyboardInterrupt:
+        handler.close()
+    if handler.is_requested:
+        _end_interrupted("Stopped.")
+    if code == _EXIT_INTERRUPTED:  # the command has reported it
+        _end_interrupted()
+    sys.exit(code)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Write the warnings of this package as one line, without their source code."""
-    if issubclass(category, NomadWarning):
-        click.echo(f"Warning: {message}", err=True)
-    else:
-        _show_python_warning(message, category, filename, lineno, file, line)
+def _end_with_the_results(handler: InterruptHandler, code: int) -> None:
+    """Make signals from now on end the process: nothing handles an exception while the interpreter shuts down."""
+    message = "" if code else "Stopped when the command had finished: its results are complete."
+    for number in _SIGNALS:
+        if signal.getsignal(number) is handler:
+            signal.signal(number, lambda *_: _end_interrupted(message))
+    handler.close()
 
 
-def _report(ctx: click.Context, error: BaseException, message: str) -> None:
-    """Write a message to standard error, after the traceback with ``-v``."""
-    if VERBOSE in ctx.meta:
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(f"Error: {message}", err=True)
+def _stop_at_once() -> None:
+    _end_interrupted("Stopped at once. The same command continues from the work that is complete.")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="nomad-dask")
-def cli() -> None:
-    """Make maps of embedding vectors, from thousands to tens of millions."""
-
-
-for command in (fit, status, score, plot, view, export, plan, demo):
-    cli.add_command(command)
-
-
-def main() -> None:
-    """Run the command line and end the process."""
-    # SIGTERM stops a job as cleanly as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cli(prog_name="nomad-dask")
+def _end_interrupted(message: str = "") -> None:
+    """End the process without what Python does at its end, which a signal could disturb. Its workers end with it."""
+    if message:
+        cursor = _SHOW_CURSOR if os.isatty(2) else ""
+        os.write(2, f"{cursor}Error: {message}\n".encode())
+    os._exit(_EXIT_INTERRUPTED)

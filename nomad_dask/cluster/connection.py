@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def _remote(scheduler: str, device: str) -> Iterator[Cluster]:
 def _local_cpus(n_workers: int, device: str) -> Iterator[Cluster]:
     """Yield an embedded cluster of CPU processes, or of this process, which may compute on its one GPU."""
     with (
-        embedded_client(start_cpu_cluster(n_workers)) as client,
+        embedded_client(partial(start_cpu_cluster, n_workers)) as client,
         _prepared(client, device, in_process=n_workers == 1) as cluster,
     ):
         yield cluster
@@ -95,10 +96,9 @@ def _local_cpus(n_workers: int, device: str) -> Iterator[Cluster]:
 
 @contextmanager
 def _local_gpus(n_workers: int | None) -> Iterator[Cluster]:
-    workers = start_gpu_cluster(n_workers)
-    with embedded_client(workers) as client:
+    with embedded_client(partial(start_gpu_cluster, n_workers)) as client:
         try:
-            client.wait_for_workers(len(workers.worker_spec), timeout=GPU_START_SECONDS)
+            client.wait_for_workers(len(client.cluster.worker_spec), timeout=GPU_START_SECONDS)
         except TimeoutError as error:
             raise gpus_not_started_error(error) from error
         with _prepared(client, "gpu") as cluster:

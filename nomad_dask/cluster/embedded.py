@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from nomad_dask.errors import ClusterError, Interrupted, NomadWarning
+from nomad_dask.errors import ClusterError, NomadWarning
+from nomad_dask.utils.interrupts import deferred
 
+_WARNINGS = "PYTHONWARNINGS"
 MAIN_GUARD = (
     "In a script, put what starts a run under `if __name__ == '__main__':`, because every worker process first "
     "imports the script"
@@ -19,56 +22,102 @@ MAIN_GUARD = (
 
 
 @contextmanager
-def embedded_client(cluster: Any) -> Iterator[Any]:
-    """Yield a client of an embedded cluster, and close both; a second Ctrl-C kills the workers.
+def embedded_client(start: Callable[[], Any]) -> Iterator[Any]:
+    """Yield a client of an embedded cluster, and close both.
+
+    A Ctrl-C waits while they start and while they close; a second one kills the workers.
 
     Parameters
     ----------
-    cluster : distributed.LocalCluster
+    start : callable
+        Starts the cluster, a `distributed.LocalCluster`.
 
     Raises
     ------
     ClusterError
-        The scheduler does not answer.
+        The cluster does not start, or its scheduler does not answer.
     """
     import dask.config
+    import distributed  # noqa: F401 - or what it adds to the configuration is removed with the setting below
+
+    # This long after it has lost a worker, Dask closes the worker's nanny if no worker is running at that moment:
+    # because it died again, or because the machine is slow to start one.
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}), ExitStack() as stack:
+        with deferred():
+            cluster = _start_without_interrupts(start)
+            stack.callback(_close, cluster, cluster)
+            client = _client_of(cluster)
+            stack.callback(_close, client, cluster)
+        yield client
+
+
+def _start_without_interrupts(start: Callable[[], Any]) -> Any:
+    """Start a cluster in a thread whose threads and processes do not receive the Ctrl-C of a terminal.
+
+    They inherit the blocked signal, also while they import what handles or ignores it. It is for the driver alone.
+    """
+    _start_resource_tracker()
+    executor = ThreadPoolExecutor(1, "nomad-start")
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        starting = executor.submit(start)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    try:
+        return starting.result()
+    except KeyboardInterrupt:
+        starting.add_done_callback(_kill_started)
+        raise
+    finally:
+        executor.shutdown(wait=False)
+
+
+def _start_resource_tracker() -> None:
+    """Start the process in which Python tracks semaphores: its start would unblock the signal.
+
+    If Ctrl-C ends this process at once, it removes those of Dask, which is not worth a warning.
+    """
+    before = os.environ.get(_WARNINGS)
+    os.environ[_WARNINGS] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    finally:
+        if before is None:
+            del os.environ[_WARNINGS]
+        else:
+            os.environ[_WARNINGS] = before
+
+
+def _kill_started(starting: Future[Any]) -> None:
+    if starting.exception() is None:
+        _kill_workers(starting.result())
+
+
+def _client_of(cluster: Any) -> Any:
     import distributed
 
     Client: Any = distributed.Client
     try:
-        # This long after it has lost a worker, Dask closes the worker's nanny if no worker is running at that moment:
-        # because it died again, or because the machine is slow to start one.
-        with _closing(cluster, cluster), dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}):
-            try:
-                client = Client(cluster, set_as_default=False)
-            except OSError as error:
-                raise too_busy_error(
-                    f"The scheduler of the embedded cluster did not answer ({describe(error)})"
-                ) from error
-            with _closing(client, cluster):
-                yield client
-    except Interrupted:
-        raise
+        return Client(cluster, set_as_default=False)
+    except OSError as error:
+        raise too_busy_error(f"The scheduler of the embedded cluster did not answer ({describe(error)})") from error
+
+
+def _close(resource: Any, cluster: Any) -> None:
+    """Close a cluster or its client; the result of the run is valid even if Dask takes too long for it."""
+    try:
+        with deferred():
+            resource.close()
+    except TimeoutError as error:
+        _kill_workers(cluster)
+        warnings.warn(
+            f"The embedded cluster did not close in time ({describe(error)}); its workers were killed.",
+            NomadWarning,
+            stacklevel=2,
+        )
     except KeyboardInterrupt:
         _kill_workers(cluster)
         raise
-
-
-@contextmanager
-def _closing(resource: Any, cluster: Any) -> Iterator[None]:
-    """Close a cluster or its client at the end; the result of the run is valid even if Dask takes too long for it."""
-    try:
-        yield
-    finally:
-        try:
-            resource.close()
-        except TimeoutError as error:
-            _kill_workers(cluster)
-            warnings.warn(
-                f"The embedded cluster did not close in time ({describe(error)}); its workers were killed.",
-                NomadWarning,
-                stacklevel=2,
-            )
 
 
 def _kill_workers(cluster: Any) -> None:

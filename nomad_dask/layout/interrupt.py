@@ -15,6 +15,11 @@ def graceful_interrupt() -> Iterator[threading.Event]:
 
     Only the main thread receives signals: in other threads, and where Python does not handle SIGINT, the event is
     never set.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At the end of the block, if the event is set.
     """
     interrupted = threading.Event()
     previous_handler = signal.getsignal(signal.SIGINT)
@@ -32,3 +37,5 @@ def graceful_interrupt() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, previous_handler)
+    if interrupted.is_set():  # also when it came too late for the block to notice
+        raise KeyboardInterrupt

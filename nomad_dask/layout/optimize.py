@@ -65,8 +65,6 @@ def optimize_layout(
             state = _run_to_end(layout, snapshots, interrupted)
             if snapshots is not None:
                 layout.emit_snapshot(state, snapshots)
-            if interrupted.is_set():
-                raise KeyboardInterrupt
         finally:
             cluster.broadcast_best_effort(unload_shards, str(run.workspace))
     return {"epochs": n_epochs, "loss": state.loss, "exchanged_bytes_per_epoch": state.exchanged_bytes()}

@@ -48,18 +48,46 @@ def test_ctrl_c_ends_the_command_and_the_run_resumes(tmp_path, whom):
     np.testing.assert_array_equal(np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]), plain)
 
 
+def handles_sigterm(pid: int) -> bool:
+    """Return whether a process has a handler of its own for SIGTERM, as the command line has from its start."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5])
+def test_at_any_moment_it_is_one_line_and_exit_code_4(tmp_path, seconds, sent):
+    """In the imports, in the start of the workers, and while these import what would handle the signal."""
+    data = tmp_path / "x.npy"
+    np.save(data, blobs(3000, 16))
+    options = ["--workers", "2", "--shards", "2", "--epochs", "20000"]
+    with command_line("fit", data, "-o", tmp_path / "map.parquet", *options) as driver:
+        wait_until(lambda: handles_sigterm(driver.pid))
+        time.sleep(seconds)
+        family = descendants(driver.pid)
+        os.killpg(driver.pid, sent) if sent == signal.SIGINT else driver.send_signal(sent)
+        _, errors = driver.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=30)
+    assert driver.returncode == 4, errors
+    assert errors.startswith("Error: Stopped.")
+    assert len(errors.splitlines()) == 1, errors
+    assert not alive
+
+
 def test_a_second_ctrl_c_ends_the_command_at_once(tmp_path):
     data, output = tmp_path / "x.npy", tmp_path / "map.parquet"
     np.save(data, blobs(3000, 16))
     with command_line("fit", data, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "20000") as driver:
         wait_until(lambda: driver.poll() is not None or "neighbors" in stages_done(tmp_path / "map.parquet.nomad"))
         family = descendants(driver.pid)
-        driver.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        driver.send_signal(signal.SIGINT)
+        for _ in range(3):  # the first one lets the running epochs finish
+            driver.send_signal(signal.SIGINT)
+            time.sleep(0.4)
         _, errors = driver.communicate(timeout=30)
         _, alive = psutil.wait_procs(family, timeout=30)
     assert driver.returncode == 4, errors
+    assert len(errors.splitlines()) == 1, errors
     assert not alive
 
 

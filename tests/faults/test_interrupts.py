@@ -61,7 +61,7 @@ def test_at_any_moment_it_is_one_line_and_exit_code_4(tmp_path, seconds, sent):
     """In the imports, in the start of the workers, and while these import what would handle the signal."""
     data = tmp_path / "x.npy"
     np.save(data, blobs(3000, 16))
-    options = ["--workers", "2", "--shards", "2", "--epochs", "20000"]
+    options = ["--workers", "2", "--shards", "2", "--epochs", "20000", "--quiet"]
     with command_line("fit", data, "-o", tmp_path / "map.parquet", *options) as driver:
         wait_until(lambda: handles_sigterm(driver.pid))
         time.sleep(seconds)
@@ -78,7 +78,8 @@ def test_at_any_moment_it_is_one_line_and_exit_code_4(tmp_path, seconds, sent):
 def test_a_second_ctrl_c_ends_the_command_at_once(tmp_path):
     data, output = tmp_path / "x.npy", tmp_path / "map.parquet"
     np.save(data, blobs(3000, 16))
-    with command_line("fit", data, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "20000") as driver:
+    options = ["--workers", "2", "--shards", "2", "--epochs", "20000", "--quiet"]
+    with command_line("fit", data, "-o", output, *options) as driver:
         wait_until(lambda: driver.poll() is not None or "neighbors" in stages_done(tmp_path / "map.parquet.nomad"))
         family = descendants(driver.pid)
         for _ in range(3):  # the first one lets the running epochs finish

@@ -15,6 +15,7 @@ import numpy as np
 from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.backends.value_range import ValueRange
 from nomad_dask.cluster import Cluster, report_progress, worker_backend
+from nomad_dask.partition.checksums import save_checksums
 from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.rescaling import BlockRange, extreme_rows, fit_rescaling
 from nomad_dask.planning.run_context import RunContext
@@ -38,7 +39,8 @@ def draw_sample(
     """Read the source once: check every row, and write the sampled ones.
 
     Writes ``sample/vectors.npy`` (n_sampled, n_dims), ``sample/rows.npy`` (n_sampled,) int64 row numbers, ascending,
-    and ``sample/rescaling.npy``, by which the vectors of the sample and later all others are rescaled.
+    ``sample/rescaling.npy``, by which the vectors of the sample and later all others are rescaled, and the checksums
+    of what the source computes.
 
     Returns
     -------
@@ -60,14 +62,16 @@ def draw_sample(
         for i, blocks in enumerate(groups):
             part = replace(run, source=run.source.slice_rows(blocks[0][0], blocks[-1][1]))
             jobs.append((part, unfinished, blocks, rows[offsets[i] : offsets[i + 1]], int(offsets[i])))
-        ranges = list(chain.from_iterable(cluster.run(_sample_blocks, jobs, on_progress)))
+        results = cluster.run(_sample_blocks, jobs, on_progress)
+        ranges = list(chain.from_iterable(found for found, _ in results))
         rescaling = fit_rescaling(run, unfinished, [found for _, found in ranges])
         _convert(unfinished, working_dtype(run.source.dtype), rescaling)
     facts = extreme_rows(run, cluster, rescaling, ranges)
     for name, array in (("rows", rows), ("rescaling", rescaling.as_array())):
         with atomic_write(run.file(f"sample/{name}.npy")) as unfinished, unfinished.open("wb") as f:
             np.save(f, array)
-    return [f"sample/{name}.npy" for name in ("vectors", "rows", "rescaling")], facts
+    checksums = save_checksums(run, [run.source.checksums(0, plan.n_rows), *(found for _, found in results)])
+    return [*(f"sample/{name}.npy" for name in ("vectors", "rows", "rescaling")), *checksums], facts
 
 
 def _reserve_disk(file: Path, final_path: Path) -> None:
@@ -86,13 +90,15 @@ def _reserve_disk(file: Path, final_path: Path) -> None:
 
 def _sample_blocks(
     run: RunContext, target: Path, blocks: list[tuple[int, int]], rows: np.ndarray, first: int
-) -> list[BlockRange]:
+) -> tuple[list[BlockRange], dict[int, int]]:
     """Check the rows of consecutive blocks, and write the sampled ones to `target` from its row `first` on.
 
     Returns
     -------
-    list of ((start, stop), ValueRange)
+    ranges : list of ((start, stop), ValueRange)
         The range of the values of each block.
+    checksums : dict
+        See `Source.checksums`.
     """
     out = np.lib.format.open_memmap(target, "r+")
     ranges: list[BlockRange] = []
@@ -105,7 +111,7 @@ def _sample_blocks(
         ranges.append(((start, stop), found))
         report_progress(stop - blocks[0][0])
     out.flush()
-    return ranges
+    return ranges, run.source.checksums(blocks[0][0], blocks[-1][1])
 
 
 def _read_sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> tuple[Any, ...]:

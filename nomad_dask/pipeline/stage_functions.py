@@ -19,6 +19,7 @@ from nomad_dask.neighbors.list_files import LISTS_FOLDER
 from nomad_dask.neighbors.neighbor_lists import SearchState
 from nomad_dask.neighbors.patches import build_patches
 from nomad_dask.params import Params
+from nomad_dask.partition.checksums import with_checksums
 from nomad_dask.partition.clustering import fit_cells_stage
 from nomad_dask.partition.rescaling import rescaled
 from nomad_dask.partition.sampling import copy_rows, draw_sample
@@ -90,7 +91,7 @@ def run_cells(context: StageContext, on_progress: Progress) -> StageResult:
 
 def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
     """Write every row, rescaled like the sample, to the shard that owns its cell."""
-    run = rescaled(context.run)
+    run = rescaled(with_checksums(context.run))
     context = replace(context, run=run)
     write_runs(run, context.cluster, on_progress)
     n_blocks = len(run.source.blocks(run.plan.block_rows))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nomad_dask.callbacks.events import CheckpointWritten, Event, Measured, StageFinished, StageStarted
+from nomad_dask.partition.checksums import with_checksums
 from nomad_dask.pipeline.collect import collect_positions
 from nomad_dask.pipeline.pending import find_damage, pending_stages, unreferenced_artifacts
 from nomad_dask.pipeline.setup import SOURCE_COPY
@@ -43,6 +44,7 @@ def _with_shared_source(context: StageContext) -> StageContext:
     source = context.run.source
     if source.shareable or context.cluster.in_process:
         return context
+    source = with_checksums(context.run).source
     copy = copy_to_npy(source, context.workspace.file(SOURCE_COPY), context.run.plan.block_rows)
     return replace(context, run=replace(context.run, source=copy))
 

@@ -73,7 +73,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="shards",
-        reads=("cells/*", "sample/rescaling.npy"),
+        reads=("cells/*", "sample/rescaling.npy", "sample/checksums.npy"),
         writes=("runs/*", "shards/*"),
         resources=ResourceModel(
             host_memory.shards_host_bytes,

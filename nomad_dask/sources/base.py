@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
@@ -127,6 +127,17 @@ class Source(ABC):
         """Return a source of rows `start` to `stop`, with unchanged row numbers, that is smaller when pickled.
 
         It supports reading these rows only.
+        """
+        return self
+
+    def checksums(self, start: int, stop: int) -> dict[int, int]:
+        """Return checksums of what was computed to read the rows, by number; empty if nothing is computed."""
+        return {}
+
+    def with_checksums(self, checksums: Mapping[int, int]) -> Self:
+        """Return a source whose computations must have the given checksums, for another pass over the same rows.
+
+        Reading raises an `InputError` for others.
         """
         return self
 

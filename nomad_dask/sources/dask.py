@@ -2,102 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import sys
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nomad_dask.errors import InputError
-from nomad_dask.sources.base import PerThread, Source
 from nomad_dask.sources.dask_partitions import FramePartitions, partition_lengths
 from nomad_dask.sources.fingerprint import digest_of
+from nomad_dask.sources.lazy import LazySource
 from nomad_dask.sources.pandas import count_dims, find_columns, frame_rows, frame_table
-from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class _LazySource(Source):
-    """Partitions of rows that are computed one at a time; each thread keeps its last one.
-
-    A graph without futures can be computed by any process that receives it, in a single thread: parallelism comes
-    from the workers of the run. A graph with futures can only be computed through the client.
-    """
-
-    repeatable = False
-
-    def __init__(self, collection: Any, lengths: Sequence[int], name: str) -> None:
-        self.name = name
-        self.shareable = not _has_futures(collection)
-        self._collection = collection
-        self._edges = np.cumsum([0, *lengths])
-        self._last = PerThread()
-        self._parts: dict[int, Any] | None = None
-
-    @abstractmethod
-    def _partition(self, i: int) -> Any:
-        """Return the i-th partition as a lazy collection whose graph contains no other partition."""
-
-    def slice_rows(self, start: int, stop: int) -> Self:
-        """Keep only the part of the graph that the rows need: tasks must not carry the data of other partitions."""
-        if not self.shareable:
-            return self
-        part = copy.copy(self)
-        part._parts = {i: self._partition(i) for i, *_ in self._pieces(start, stop)}
-        part._drop_graph()
-        part._last = PerThread()
-        return part
-
-    def _drop_graph(self) -> None:
-        """Drop what is required for other partitions only."""
-        self._collection = None
-
-    def _compute(self, i: int) -> Any:
-        """Return the i-th partition, computed."""
-        return self._compute_once("vectors", i, lambda: self._partition(i) if self._parts is None else self._parts[i])
-
-    def _compute_once(self, what: str, i: int, lazy: Callable[[], Any]) -> Any:
-        """Compute something of the i-th partition, unless this thread has computed it last."""
-        last = self._last.__dict__
-        if last.get("key") != (what, i):
-            last.clear()  # before computing the next one, so that only one is in memory
-            last.update(key=(what, i), value=self._compute_part(lazy(), i))
-        return last["value"]
-
-    def _compute_part(self, lazy: Any, i: int) -> Any:
-        """Compute a delayed value with the rows of the i-th partition."""
-        scheduler = {"scheduler": "synchronous"} if self.shareable else {}
-        value = with_retries(lambda: lazy.compute(**scheduler), f"partition {i} of {self.name}")
-        expected = int(self._edges[i + 1] - self._edges[i])
-        if len(value) != expected:
-            raise InputError(
-                f"partition {i} of {self.name} has {len(value)} rows, {expected} expected: it does not "
-                "produce the same rows each time. Write it to a file and give its path."
-            )
-        return value
-
-    def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """Return the overlap of a row range with each partition: index and first row of the partition, start, stop."""
-        return [
-            (i, int(low), max(start, int(low)), min(stop, int(high)))
-            for i, (low, high) in enumerate(zip(self._edges[:-1], self._edges[1:], strict=True))
-            if low < stop and high > start and high > low
-        ]
-
-    def chunk_boundaries(self) -> Sequence[int]:
-        """Return the edges of the partitions."""
-        return [int(edge) for edge in self._edges]
-
-
-class DaskArraySource(_LazySource):
+class DaskArraySource(LazySource):
     """Rows of a Dask array. Opening it computes nothing, unless the lengths of its chunks are unknown.
 
     Parameters
@@ -124,25 +48,15 @@ class DaskArraySource(_LazySource):
     def _partition(self, i: int) -> Any:
         return self._collection.blocks[i].to_delayed(optimize_graph=True).item()
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Compute the chunks that the range needs."""
-        pieces = self._pieces(start, stop)
-        if len(pieces) == 1:
-            i, low, a, b = pieces[0]
-            rows = np.ascontiguousarray(self._compute(i)[a - low : b - low], dtype=self.dtype).view()
-            rows.flags.writeable = False  # it may be a view of the cached partition
-            return rows
-        out = np.empty((stop - start, self.n_dims), self.dtype)
-        for i, low, a, b in pieces:
-            out[a - start : b - start] = self._compute(i)[a - low : b - low]
-        return out
+    def _rows(self, value: Any, i: int) -> Any:
+        return np.ascontiguousarray(value, dtype=self.dtype)
 
     def fingerprint(self) -> str:
         """Digest the name that Dask computes from the array's definition."""
         return digest_of(["dask array", self._collection.name, self.n_rows, self.n_dims, self.dtype.str])
 
 
-class DaskFrameSource(_LazySource):
+class DaskFrameSource(LazySource):
     """Rows of a Dask data frame. Opening it computes the lengths of its partitions and reads the first row.
 
     Parameters
@@ -196,13 +110,8 @@ class DaskFrameSource(_LazySource):
         digest = self._digest if self._collection is None else self.fingerprint()
         return self.__dict__ | {"_collection": None, "_digest": digest}
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Compute the partitions that the range needs."""
-        out = np.empty((stop - start, self.n_dims), self.dtype)
-        for i, low, a, b in self._pieces(start, stop):
-            part = self._compute(i).iloc[a - low : b - low]
-            out[a - start : b - start] = frame_rows(part, self._vectors, self.n_dims, a, self.name)
-        return out
+    def _rows(self, value: Any, i: int) -> Any:
+        return frame_rows(value, self._vectors, self.n_dims, int(self._edges[i]), self.name)
 
     def fingerprint(self) -> str:
         """Digest the token that Dask computes from the frame's definition."""
@@ -247,12 +156,3 @@ class DaskFrameSource(_LazySource):
             raise InputError(
                 f"{self.name}: columns {', '.join(names)} cannot be kept ({error}). Give each of them one type."
             ) from error
-
-
-def _has_futures(collection: Any) -> bool:
-    """Return whether a collection's graph refers to results on a cluster."""
-    if "distributed" not in sys.modules:
-        return False  # without distributed, there are no futures
-    from distributed import futures_of
-
-    return bool(futures_of(collection))  # type: ignore[no-untyped-call]

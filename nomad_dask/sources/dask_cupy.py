@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +39,19 @@ class DaskCupySource(DaskArraySource, DeviceSource):
             part._host_source = self._host_source.slice_rows(start, stop)
         return part
 
+    def _rows(self, value: Any, i: int) -> Any:
+        return contiguous(value.astype(self.dtype, copy=False))
+
+    def checksums(self, start: int, stop: int) -> dict[int, int]:
+        """Return those of the chunks computed on the device or for the host."""
+        return super().checksums(start, stop) | self._host_source.checksums(start, stop)
+
+    def with_checksums(self, checksums: Mapping[int, int]) -> Self:
+        """Return a source that compares both kinds of chunks."""
+        expecting = super().with_checksums(checksums)
+        expecting._host_source = self._host_source.with_checksums(checksums)
+        return expecting
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Compute the chunks that the range needs, and download them."""
         return self._host_source.read(start, stop)
@@ -47,4 +61,4 @@ class DaskCupySource(DaskArraySource, DeviceSource):
         pieces = [self._compute(i)[a - low : b - low] for i, low, a, b in self._pieces(start, stop)]
         pieces = pieces or [self._compute(0)[:0]]
         rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return contiguous(rows.astype(self.dtype, copy=False))
+        return contiguous(rows)

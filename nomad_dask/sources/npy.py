@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -31,6 +31,8 @@ class _NpyRows(FileSource):
     path : path-like or str
     fingerprint : str, optional
         Fingerprint to return instead of the file's own, if the file is a copy of another source.
+    checksums : dict, optional
+        Checksums of the other source when it was copied.
 
     Raises
     ------
@@ -39,8 +41,11 @@ class _NpyRows(FileSource):
         two-dimensional, is empty, or has a dtype that is not accepted.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], fingerprint: str | None = None, checksums: Mapping[int, int] | None = None
+    ) -> None:
         self.name = str(path)
+        self._copied_checksums = checksums or {}
         self._location = absolute(os.fspath(path))
         self._given_fingerprint = fingerprint
         self._stat = with_retries(lambda: file_stat(self._location), self.name)
@@ -66,6 +71,18 @@ class _NpyRows(FileSource):
     def _states(self, start: int, stop: int) -> Iterable[tuple[str, FileStat]]:
         return [(self._location, self._stat)]
 
+    def slice_rows(self, start: int, stop: int) -> Self:
+        """Drop the checksums."""
+        if not self._copied_checksums:
+            return self
+        part = self._shallow()
+        part._copied_checksums = {}
+        return part
+
+    def checksums(self, start: int, stop: int) -> dict[int, int]:
+        """Return those of the source that was copied, for all of its rows."""
+        return dict(self._copied_checksums)
+
     def _fingerprint(self) -> str:
         """Digest parts of the file."""
         return file_digest(self._location, self._stat.size)
@@ -83,9 +100,11 @@ class NpySource(_NpyRows):
     of the process.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], fingerprint: str | None = None, checksums: Mapping[int, int] | None = None
+    ) -> None:
         self.path = Path(path).absolute()
-        super().__init__(path, fingerprint)
+        super().__init__(path, fingerprint, checksums)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         """Read a range of rows; a Fortran-ordered file is read through a memory map."""
@@ -170,4 +189,4 @@ def copy_to_npy(source: Source, path: Path, max_rows: int) -> NpySource:
         write_npy_header(f, source.dtype, (source.n_rows, source.n_dims))
         for _, rows in source.iterate(max_rows):
             rows.tofile(f)
-    return NpySource(path, fingerprint)
+    return NpySource(path, fingerprint, source.checksums(0, source.n_rows))

@@ -48,6 +48,9 @@ class Card:
     def __setitem__(self, key, value):
         self.held[key] = value.held
 
+    def __mul__(self, other):
+        return Card(self.held * other.held)
+
     def __ne__(self, other):
         return Card(self.held != other)
 
@@ -56,6 +59,15 @@ class Card:
 
     def __int__(self):
         return int(self.held)
+
+    def view(self, dtype):
+        return Card(self.held.view(dtype))
+
+    def sum(self, axis):
+        return Card(self.held.sum(axis=axis))
+
+    def set(self, x):
+        self.held[...] = x
 
     def any(self):
         return Card(self.held.any())

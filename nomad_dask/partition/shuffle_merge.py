@@ -93,7 +93,8 @@ def _save_shard(workspace: Workspace, shard: int, merged: dict[str, list[np.ndar
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    """Create a second name for a file; the first one is kept for tasks that are repeated."""
+    """Replace a file by a second name of another one, whose first name is kept for tasks that are repeated."""
+    target.unlink()
     try:
         target.hardlink_to(path)
     except OSError:  # the file system has no hard links

@@ -1,0 +1,117 @@
+"""Killed at any instant, of the run or of its clean-up: the same command makes the same map, and leaves nothing else.
+
+A kill leaves the files as they are between two changes. So every state is copied that a run goes through, and the same
+command continues from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nomad_dask.errors import InputError
+from nomad_dask.maps import read_map
+from nomad_dask.storage.manifest import read_manifest
+from nomad_dask.storage.workspace import Workspace
+from tests.helpers.runs import blobs, make_map
+
+SETTINGS: dict[str, Any] = {"n_epochs": 3, "n_cells": 4, "n_shards": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, blobs(300, 8))
+    return path
+
+
+def states_of_run(data: Path, folder: Path, copies: Path, *options: str) -> list[Path]:
+    """Run ``fit`` to its end, and return copies of its folder at every instant, in order."""
+    command = ["fit", str(data), "-o", str(folder / "map.parquet"), "--quiet", *options]
+    command += ["--epochs", "3", "--n-cells", "4", "--shards", "1"]
+    recorder = [sys.executable, "-m", "tests.helpers.instants", str(folder), str(copies), *command]
+    done = subprocess.run(recorder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return sorted(copies.iterdir())
+
+
+def restore(state: Path, folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(state, folder, symlinks=True)
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_the_same_command_takes_up_every_state(data, tmp_path, explicit):
+    folder, copies = tmp_path / "out", tmp_path / "copies"
+    folder.mkdir()
+    workspace = folder / "w" if explicit else None
+    states = states_of_run(data, folder, copies, *(["--workspace", str(workspace)] if explicit else []))
+    expected = read_map(folder / "map.parquet")
+    complete = names(folder)
+    assert complete == ({"map.parquet", "w"} if explicit else {"map.parquet"})
+    written = [(state / "map.parquet").exists() for state in states].index(True)
+    assert written > 100
+    assert len(states) - written > (5 if explicit else 15)
+    for state in states[:written:23] + states[written - 8 :]:
+        restore(state, folder)
+        if (folder / "map.parquet").exists() and is_complete(folder, explicit):
+            with pytest.raises(InputError, match="exists: give another name, or --overwrite it"):
+                make_map(data, output=folder / "map.parquet", workspace=workspace, **SETTINGS)
+        else:
+            layout = make_map(data, output=folder / "map.parquet", workspace=workspace, **SETTINGS)
+            np.testing.assert_array_equal(layout.positions, expected.positions, err_msg=state.name)
+            np.testing.assert_array_equal(layout.cell_labels, expected.column("cell").to_numpy(), err_msg=state.name)
+            assert layout.metadata == expected.metadata
+        found = read_map(folder / "map.parquet")
+        np.testing.assert_array_equal(found.positions, expected.positions, err_msg=state.name)
+        assert found.metadata == expected.metadata, state.name
+        assert names(folder) == complete, state.name
+
+
+def is_complete(folder: Path, explicit: bool) -> bool:
+    """Return whether the run has nothing left to do but to end."""
+    if explicit:
+        manifest = read_manifest(folder / "w")
+        assert manifest is not None
+        return manifest["delivering"] is None
+    return names(folder) == {"map.parquet"} or (
+        names(folder) == {"map.parquet", "map.parquet.nomad"} and not any((folder / "map.parquet.nomad").iterdir())
+    )
+
+
+def test_what_a_killed_clean_up_leaves_is_not_taken_for_another_run(data, tmp_path):
+    """Beside a map of other parameters or of other columns, it proves nothing."""
+    output = tmp_path / "map.parquet"
+    make_map(data, output=output, **SETTINGS)
+    before = output.read_bytes()
+    (tmp_path / ".map.parquet.nomad.0123abcd.removed").mkdir()
+    with pytest.raises(InputError, match="exists: give another name"):
+        make_map(data, output=output, n_neighbors=7, **SETTINGS)
+    assert output.read_bytes() == before
+    make_map(data, output=output, n_neighbors=7, overwrite=True, **SETTINGS)
+    assert names(tmp_path) == {"map.parquet"}
+    assert read_map(output).metadata["params"]["n_neighbors"] == 7
+
+
+def test_a_killed_picture_is_drawn_by_the_same_command(data, tmp_path):
+    """The workspace stays until the picture is drawn, so that the same command may replace the map."""
+    output, picture = tmp_path / "map.parquet", tmp_path / "map.png"
+    make_map(data, output=output, workspace=tmp_path / "w", **SETTINGS)
+    before = output.read_bytes()
+    Workspace(tmp_path / "w").set_delivering(output)
+    shutil.move(tmp_path / "w", tmp_path / "map.parquet.nomad")
+    (tmp_path / ".map.png.0123abcd.partial").write_bytes(b"half a picture")
+    make_map(data, output=output, picture=picture, **SETTINGS)
+    assert names(tmp_path) == {"map.parquet", "map.png"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert output.read_bytes() == before

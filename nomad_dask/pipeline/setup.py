@@ -114,7 +114,7 @@ def _is_replaceable(path: Path, overwrite: bool) -> bool:
     if not (path / MANIFEST).exists():
         return False
     try:
-        return overwrite or not Workspace(path).stages()
+        return not Workspace(path).stages() or overwrite
     except WorkspaceError:
         files = (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
         return overwrite and all(p.name == MANIFEST or p.suffix == ".npy" or p.name.startswith(".") for p in files)

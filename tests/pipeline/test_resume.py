@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageFinished, StageStarted
-from nomad_dask.errors import InputError, Interrupted, NomadWarning, WorkspaceError
+from nomad_dask.errors import InputError, Interrupted, NomadWarning, ResourceError, WorkspaceError
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
@@ -203,6 +203,39 @@ def test_a_stage_with_other_artifacts_makes_later_stages_run_again(x, undisturbe
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
 
 
+@pytest.mark.parametrize("stage", ["cells", "neighbors"])
+def test_a_stage_with_other_artifacts_finds_what_later_stages_need_again(
+    x, undisturbed, tmp_path, checkpoints_at_once, stage
+):
+    """The start of the layout reads artifacts that were removed after the first checkpoint: they are made again."""
+    stopped(x, tmp_path / "w", lambda event: isinstance(event, CheckpointWritten) and event.epoch == 11)
+    home = Workspace(tmp_path / "w")
+    assert "shards/0000.start.npy" in home.stages()["shards"].released
+    entry = home.stages()[stage]
+    changed, missing = sorted(entry.artifacts)[-2:]
+    other = home.save(changed, home.load(changed) + 1)
+    home.record(stage, [*(a for n, a in entry.artifacts.items() if n != changed), other], **entry.facts)
+    (tmp_path / "w" / missing).unlink()
+    event_log = EventLog()
+    with pytest.warns(NomadWarning, match=f"{missing} is missing"):
+        again = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+    np.testing.assert_array_equal(again.cell_labels, undisturbed.cell_labels)
+    assert again.diagnostics == undisturbed.diagnostics
+    assert event_log.of(EpochDone)[0].epoch == 1, "the checkpoint was made from other artifacts"
+
+
+def test_a_killed_record_never_mixes_artifacts_of_two_runs(x, tmp_path):
+    """Recording other artifacts and dropping what was made from the old ones is one write of the manifest."""
+    make_map(x, workspace=tmp_path / "w", keep_stages=True, **SETTINGS)
+    home = Workspace(tmp_path / "w")
+    other = home.save("graph/0000.weights.npy", home.load("graph/0000.weights.npy") + 1)
+    artifacts = [*(a for a in home.stages()["neighbors"].artifacts.values() if a.path != other.path), other]
+    assert home.record("neighbors", artifacts, later_stages=["layout", "checkpoint"])
+    assert set(Workspace(tmp_path / "w").stages()) == {"sample", "cells", "shards", "neighbors"}
+    assert not list((tmp_path / "w" / "layout").rglob("*.npy"))
+
+
 def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
     most: dict[str, set[str]] = {}
 
@@ -326,6 +359,53 @@ def test_overwrite_replaces_another_run(x, undisturbed, tmp_path):
     result = make_map(x, workspace=tmp_path / "w", overwrite=True, emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
     assert resumed_stages(event_log) == []
+
+
+@pytest.mark.parametrize("damage", ["{", '{"format": 1}', "[" * 100_000])
+def test_overwrite_replaces_a_workspace_whose_manifest_is_damaged(x, undisturbed, tmp_path, damage):
+    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "shards")
+    (tmp_path / "w" / "manifest.json").write_text(damage)
+    with pytest.raises(WorkspaceError, match=r"manifest\.json (is damaged|has format).*--overwrite"):
+        make_map(x, workspace=tmp_path / "w", **SETTINGS)
+    result = make_map(x, workspace=tmp_path / "w", overwrite=True, **SETTINGS)
+    np.testing.assert_array_equal(result.positions, undisturbed.positions)
+
+
+def test_overwrite_spares_what_is_not_of_a_workspace(x, tmp_path):
+    """A browser extension has a manifest.json too; and other files in a workspace are not its own."""
+    extension = tmp_path / "extension"
+    extension.mkdir()
+    for name in ("manifest.json", "popup.js"):
+        (extension / name).write_text('{"manifest_version": 3}')
+    with pytest.raises(WorkspaceError, match="is damaged"):
+        make_map(x, workspace=extension, overwrite=True, **SETTINGS)
+    assert files(extension) == {"manifest.json", "popup.js"}
+    assert (extension / "manifest.json").read_text() == '{"manifest_version": 3}'
+    make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
+    (tmp_path / "w" / "notes.txt").write_text("mine")
+    make_map(x, workspace=tmp_path / "w", overwrite=True, **SETTINGS)
+    assert (tmp_path / "w" / "notes.txt").read_text() == "mine"
+
+
+def test_a_workspace_without_a_finished_stage_is_no_obstacle(x, undisturbed, tmp_path):
+    """Its run was killed early, or its data was refused: there is nothing to lose."""
+    stopped(x[::-1], tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "sample")
+    result = make_map(x, workspace=tmp_path / "w", **SETTINGS)
+    np.testing.assert_array_equal(result.positions, undisturbed.positions)
+
+
+def test_a_refused_run_leaves_no_workspace(x, tmp_path):
+    with pytest.raises(ResourceError, match="The plan needs"):
+        make_map(x, output=tmp_path / "map.parquet", memory_limit="2MB", **SETTINGS)
+    with pytest.raises(ResourceError, match="The plan needs"):
+        make_map(x, workspace=tmp_path / "w", memory_limit="2MB", **SETTINGS)
+    bad = x.copy()
+    bad[17, 3] = np.nan
+    np.save(tmp_path / "bad.npy", bad)
+    for target in ({"output": tmp_path / "map.parquet"}, {"workspace": tmp_path / "w"}):
+        with pytest.raises(InputError, match="17"):
+            make_map(tmp_path / "bad.npy", **target, **SETTINGS)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.npy"]
 
 
 def test_overwrite_refuses_a_folder_that_is_not_a_workspace(x, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nomad_dask.errors import InputError, WorkspaceError
-from nomad_dask.storage.lock import LOCK, hold_lock, is_running, read_lock_owner
+from nomad_dask.storage.lock import LOCK, hold_lock, is_locked, is_running, read_lock_owner
 
 HOLD = """
 import sys, time
@@ -83,12 +83,65 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "h"}', "3", '{"host": 1, "pid": "x", "since": 2}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"host": "h"}',
+        "3",
+        "[" * 100_000,
+        '{"host": "h", "pid": 1e999, "since": 0}',
+        '{"host": "h", "pid": -1, "since": 0}',
+        '{"host": "h", "pid": 1, "since": NaN}',
+        '{"host": "h", "pid": 1, "since": 1e300}',
+        '{"host": 1, "pid": "x", "since": 2}',
+    ],
+)
 def test_a_lock_that_says_nothing(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     assert read_lock_owner(tmp_path) is None
     with hold_lock(tmp_path):
         assert read_lock_owner(tmp_path) is not None
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "hard link", "FIFO", "directory", "device"])
+def test_a_lock_that_leads_elsewhere_is_not_written_to(tmp_path, kind):
+    """Whoever can write to the directory must not make another user's run overwrite a file."""
+    workspace, precious = tmp_path / "w", tmp_path / "precious"
+    workspace.mkdir()
+    precious.write_text("precious")
+    if kind == "symbolic link":
+        (workspace / LOCK).symlink_to(precious)
+    elif kind == "dangling link":
+        (workspace / LOCK).symlink_to(tmp_path / "new")
+    elif kind == "hard link":
+        (workspace / LOCK).hardlink_to(precious)
+    elif kind == "FIFO":
+        os.mkfifo(workspace / LOCK)
+    elif kind == "directory":
+        (workspace / LOCK).mkdir()
+    else:
+        (workspace / LOCK).symlink_to("/dev/zero")
+    assert read_lock_owner(workspace) is None
+    with pytest.raises(InputError, match="cannot be created"), hold_lock(workspace):
+        pass
+    assert precious.read_text() == "precious"
+    assert {p.name for p in tmp_path.iterdir()} == {"w", "precious"}
+
+
+def test_a_renamed_directory_leaves_the_lock_of_a_new_one_alone(tmp_path):
+    with hold_lock(tmp_path / "w"):
+        (tmp_path / "w").rename(tmp_path / "old")
+        process = hold(tmp_path / "w")
+    try:
+        assert is_locked(tmp_path / "w")
+        assert not is_locked(tmp_path / "old")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_number_that_another_process_has_got_since(tmp_path):

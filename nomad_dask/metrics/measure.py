@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.row_reader import normalized
 from nomad_dask.errors import ResourceError
-from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, StreamingKNN, pair_distances
+from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, StreamingKNN
+from nomad_dask.metrics.distances import multiply, pair_distances, safe_factor, unit_rows
 from nomad_dask.metrics.sample import Sample
 from nomad_dask.sources.base import Source
+from nomad_dask.sources.validation import check_finite
 from nomad_dask.utils.threads import Threads, thread_pool
 
 _MAX_BLOCK_ROWS = 16_384
@@ -24,7 +25,7 @@ _MIN_BLOCK_ROWS = 64
 
 @dataclass(frozen=True)
 class VectorReader:
-    """Reads the vectors of a source in blocks, as floats whose Euclidean distances order them as the metric does.
+    """Reads the vectors of a source in blocks, as float64 whose Euclidean distances order them as the metric does.
 
     Attributes
     ----------
@@ -41,25 +42,32 @@ class VectorReader:
     block_rows: int
     on_progress: Callable[[int], None] | None
 
-    def comparable(self, block: np.ndarray) -> np.ndarray:
-        """Convert a block to comparable floats, by exact casts only."""
-        if self.metric == "cosine":
-            return normalized(block.astype(np.float64))
-        return block.astype(np.result_type(block.dtype, np.float32), copy=False)
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read rows as comparable float64 ``(stop - start, n_dims)``.
+
+        Raises
+        ------
+        InputError
+            A value is NaN or infinite.
+        """
+        block = self.source.read(start, stop)
+        check_finite(block, start, self.source.name)
+        rows = block.astype(np.float64)
+        return unit_rows(rows) if self.metric == "cosine" else rows
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Read the given rows, ascending, as float64 ``(rows.size, n_dims)``; other blocks are skipped."""
+        """Read the given rows, ascending, as `read` does ``(rows.size, n_dims)``; other blocks are skipped."""
         gathered = np.empty((rows.size, self.source.n_dims), np.float64)
         for start, stop in self.source.blocks(self.block_rows):
             a, b = np.searchsorted(rows, [start, stop])
             if a < b:
-                gathered[a:b] = self.comparable(self.source.read(start, stop)[rows[a:b] - start])
+                gathered[a:b] = self.read(start, stop)[rows[a:b] - start]
         return gathered
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What scores are computed from; all distances are squared.
+    """What scores are computed from. Distances in the data have a unit of their own.
 
     Attributes
     ----------
@@ -110,53 +118,46 @@ def measure(reader: VectorReader, positions: np.ndarray, sample: Sample, k_map: 
     ----------
     reader : VectorReader
     positions : ndarray (n_rows, n_components)
+        Finite.
     sample : Sample
     k_map, k_data : int
         Number of nearest neighbors to find in the map and in the data.
     """
     left, right = sample.pairs[:, :, 0], sample.pairs[:, :, 1]
+    in_map = safe_factor(positions)
     with thread_pool(count_cores()) as pool:
-        map_neighbors = _find_map_neighbors(positions, sample.queries, k_map, reader.block_rows, pool)
+        map_neighbors = _find_map_neighbors(positions, in_map, sample.queries, k_map, reader.block_rows, pool)
         vectors = reader.gather(sample.queries)
+        in_data = safe_factor(vectors)
+        vectors = multiply(vectors, in_data)
         nearest = StreamingKNN(vectors, sample.queries, k_data)
         distances = StreamingDistances(vectors, np.hstack([map_neighbors, left, right]))
-        _stream(reader, sample.mapped, nearest, distances, pool)
+        for start, stop in reader.source.blocks(reader.block_rows):
+            rows = multiply(reader.read(start, stop), in_data)
+            distances.update(rows, start, pool)
+            nearest.update(rows, np.arange(start, stop), pool)
+            if reader.on_progress is not None:
+                reader.on_progress(stop)
     to_neighbors, to_left, to_right = np.split(distances.distances, [k_map, k_map + left.shape[1]], axis=1)
-    left_in_map = _map_distances(positions, sample.queries, left)
-    nearer_in_map = left_in_map < _map_distances(positions, sample.queries, right)
+    left_in_map = _map_distances(positions, in_map, sample.queries, left)
+    nearer_in_map = left_in_map < _map_distances(positions, in_map, sample.queries, right)
     agree = ((to_left < to_right) == nearer_in_map).mean(axis=1)
     return Measurements(map_neighbors, to_neighbors, nearest.distances, agree)
 
 
 def _find_map_neighbors(
-    positions: np.ndarray, queries: np.ndarray, k: int, block_rows: int, pool: Threads
+    positions: np.ndarray, factor: float, queries: np.ndarray, k: int, block_rows: int, pool: Threads
 ) -> np.ndarray:
     """Return the row numbers of the `k` nearest neighbors of each query in the map."""
-    nearest = StreamingKNN(positions[queries].astype(np.float64), queries, k)
+    nearest = StreamingKNN(multiply(positions[queries], factor), queries, k)
     for start in range(0, len(positions), block_rows):
-        rows = positions[start : start + block_rows]
-        mapped = np.flatnonzero(np.isfinite(rows).all(axis=1))
-        nearest.update(rows[mapped], start + mapped, pool)
+        rows = multiply(positions[start : start + block_rows], factor)
+        nearest.update(rows, np.arange(start, start + len(rows)), pool)
     return nearest.ids
 
 
-def _stream(
-    reader: VectorReader, mapped: np.ndarray, nearest: StreamingKNN, distances: StreamingDistances, pool: Threads
-) -> None:
-    """Read all rows once, and compare them with the queries."""
-    is_mapped = np.zeros(reader.source.n_rows, bool)
-    is_mapped[mapped] = True
-    for start, block in reader.source.iterate(reader.block_rows):
-        rows = reader.comparable(block)
-        distances.update(rows, start, pool)
-        in_block = np.flatnonzero(is_mapped[start : start + len(rows)])
-        nearest.update(rows if in_block.size == len(rows) else rows[in_block], start + in_block, pool)
-        if reader.on_progress is not None:
-            reader.on_progress(start + len(rows))
-
-
-def _map_distances(positions: np.ndarray, queries: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the squared distances in the map from each query to its others, shaped as `others`."""
-    own = positions[queries].astype(np.float64)
+def _map_distances(positions: np.ndarray, factor: float, queries: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the distances in the map from each query to its others, shaped as `others`."""
+    own, rest = (multiply(positions[rows], factor) for rows in (queries, others.ravel()))
     query = np.repeat(np.arange(queries.size), others.shape[1])
-    return pair_distances(own, query, positions, others.ravel()).reshape(others.shape)
+    return pair_distances(own, query, rest, np.arange(others.size)).reshape(others.shape)

@@ -15,15 +15,15 @@ class Sample:
 
     Attributes
     ----------
-    mapped : ndarray of int64 (n_mapped,)
-        Row numbers of all rows with positions, ascending.
+    n_rows : int
+        Number of rows that the sample is drawn from.
     queries : ndarray of int64 (n_queries,)
         Row numbers of the sampled rows, ascending.
     pairs : ndarray of int64 (n_queries, n_pairs, 2)
         Row numbers of the pairs that form a triplet with each query.
     """
 
-    mapped: np.ndarray
+    n_rows: int
     queries: np.ndarray
     pairs: np.ndarray
 
@@ -33,25 +33,20 @@ class Sample:
         return int(self.pairs.shape[0] * self.pairs.shape[1])
 
 
-def draw_sample(positions: np.ndarray, n_queries: int, n_triplets: int, random_state: int) -> Sample:
-    """Draw queries among the rows with positions, and about `n_triplets` triplets, equally many per query.
+def draw_sample(n_rows: int, n_queries: int, n_triplets: int, random_state: int) -> Sample:
+    """Draw queries among the rows, and about `n_triplets` triplets, equally many per query.
 
     Raises
     ------
     InputError
-        Fewer than 3 rows have positions.
+        There are fewer than 3 rows.
     """
-    mapped = np.flatnonzero(np.isfinite(positions).all(axis=1))
-    if mapped.size < 3:
-        raise InputError(
-            f"{mapped.size} of {len(positions)} rows have positions: a score requires at least 3, "
-            "so give the map of more rows."
-        )
+    if n_rows < 3:
+        raise InputError(f"The map has {n_rows} rows: a score requires at least 3, so give the map of more rows.")
     rng = np.random.default_rng(random_state)
-    n_queries = min(n_queries, mapped.size)
-    chosen = np.sort(rng.choice(mapped.size, n_queries, replace=False))
-    pairs = random_pairs(rng, chosen, mapped.size, -(-n_triplets // n_queries))
-    return Sample(mapped, mapped[chosen], mapped[pairs])
+    n_queries = min(n_queries, n_rows)
+    chosen = np.sort(rng.choice(n_rows, n_queries, replace=False))
+    return Sample(n_rows, chosen, random_pairs(rng, chosen, n_rows, -(-n_triplets // n_queries)))
 
 
 def random_pairs(rng: np.random.Generator, chosen: np.ndarray, n: int, count: int) -> np.ndarray:

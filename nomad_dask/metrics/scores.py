@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
 from nomad_dask.utils.array_types import to_host
 
+DEFAULT_KS = (10, 15, 50)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -27,7 +30,7 @@ class Scores:
     ----------
     neighbors : dict of int to ConfidenceInterval
         Neighborhood preservation NP@k by k: share of a row's k nearest rows in the data that are among its k
-        nearest in the map. Only for k below the number of mapped rows less one; above, all rows are neighbors.
+        nearest in the map.
     triplets : ConfidenceInterval
         Random triplet accuracy (RTA): of a row and two random others, how often the one nearer in the data
         is also nearer in the map.
@@ -56,7 +59,7 @@ def score(
     positions: Any,
     *,
     labels: Any = None,
-    ks: Iterable[int] = (10, 15, 50),
+    ks: Iterable[int] | None = None,
     metric: str = "euclidean",
     n_queries: int = 1000,
     n_triplets: int = 50_000,
@@ -71,11 +74,12 @@ def score(
     source : Source, or any input of `nomad_dask.sources.open_source`
         The vectors ``(n_rows, n_dims)``, read twice in blocks. The scores do not depend on the blocks.
     positions : ndarray of shape (n_rows, n_components), CuPy array, or cuDF frame with ``x`` and ``y``
-        The map. Rows with NaN are left out.
+        The map. All positions must be finite.
     labels : array-like of shape (n_rows,), optional
         Strings or numbers, also as an Arrow array or a cuDF column. Rows whose label is null or NaN do not count.
-    ks : iterable of int
-        Neighborhood sizes of NP@k. If rows tie for the k-th nearest, any of them counts.
+    ks : iterable of int, optional
+        Neighborhood sizes of NP@k, below the number of rows less one: with more, all rows are neighbors. If rows tie
+        for the k-th nearest, any of them counts. By default those of 10, 15 and 50 that the map has rows for.
     metric : {'euclidean', 'cosine'}
         Distance between vectors.
     n_queries : int
@@ -92,45 +96,85 @@ def score(
     Raises
     ------
     InputError
-        An argument is out of range or of the wrong shape, or fewer than 3 rows have positions.
+        An argument is out of range or of the wrong shape, a value of the data or a position is NaN or infinite, no
+        sampled row has a label, or there are fewer than 3 rows.
     ResourceError
         `max_bytes` is too small for the queries.
     """
     source, positions = open_source(source), to_host(positions)
-    ks = _check_arguments(source, positions, ks, metric, n_queries, n_triplets)
-    codes = None if labels is None else label_codes(labels, source.n_rows)
-    sample = draw_sample(positions, n_queries, n_triplets, random_state)
-    ks = tuple(k for k in ks if k < sample.mapped.size - 1)
+    _check_positions(source, positions)
+    if metric not in METRICS:
+        raise InputError(f"metric={metric!r} is not accepted. {suggest(str(metric), METRICS)}")
+    for name, value, low in [
+        ("n_queries", n_queries, 1),
+        ("n_triplets", n_triplets, 1),
+        ("random_state", random_state, 0),
+    ]:
+        whole_number(name, value, low)
+    sizes = _neighborhood_sizes(ks, source.n_rows)
+    sample = draw_sample(source.n_rows, n_queries, n_triplets, random_state)
+    codes = None if labels is None else label_codes(labels, source.n_rows, sample.queries)
     block_rows = fit_block_rows(source, sample.queries.size, max_bytes, count_cores())
     reader = VectorReader(source, metric, block_rows, on_progress)
-    k_map = min(max(*ks, LABEL_NEIGHBORS, 1), sample.mapped.size - 1)
-    return _summarize(measure(reader, positions, sample, k_map, max(ks, default=1)), sample, ks, codes)
+    k_map = min(max(*sizes, LABEL_NEIGHBORS, 1), source.n_rows - 1)
+    return _summarize(measure(reader, positions, sample, k_map, max(sizes, default=1)), sample, sizes, codes)
 
 
-def _check_arguments(
-    source: Source, positions: np.ndarray, ks: Iterable[int], metric: str, n_queries: int, n_triplets: int
-) -> tuple[int, ...]:
-    """Check the arguments of `score`, and return `ks` as a tuple."""
-    if positions.ndim != 2 or positions.shape[0] != source.n_rows or positions.shape[1] < 1:
+def whole_number(name: str, value: Any, low: int, high: int | None = None, reason: str = "") -> int:
+    """Return a whole number of any integer type, after a check of its range.
+
+    Raises
+    ------
+    InputError
+    """
+    accepted = f"from {low}" if high is None else f"from {low} to {high:,}"
+    try:
+        number = index(value)
+    except TypeError as error:
+        raise InputError(f"{name}={value!r} is not a whole number: give one {accepted}.") from error
+    if number < low or (high is not None and number > high):
+        raise InputError(f"{name}={number} is out of range: {reason}give a whole number {accepted}.")
+    return number
+
+
+def _check_positions(source: Source, positions: np.ndarray) -> None:
+    """Check that there is a finite position for each row of the source."""
+    if positions.ndim != 2 or positions.shape[1] < 1 or positions.dtype.kind not in "iuf":
         raise InputError(
-            f"positions have shape {positions.shape}: give one row of coordinates for each of the "
-            f"{source.n_rows} rows of {source.name}."
+            f"positions have shape {positions.shape} and dtype {positions.dtype}: give one row of coordinates for "
+            f"each of the {source.n_rows:,} rows of {source.name}."
         )
-    if metric not in METRICS:
-        raise InputError(f"metric={metric!r} is not accepted. {suggest(metric, METRICS)}")
-    ks = tuple(ks)
-    for name, value in [("n_queries", n_queries), ("n_triplets", n_triplets), *(("k", k) for k in ks)]:
-        if value < 1:
-            raise InputError(f"{name}={value} is out of range: give a whole number from 1.")
-    return ks
+    if len(positions) != source.n_rows:
+        raise InputError(
+            f"The map has {len(positions):,} rows and {source.name} has {source.n_rows:,}: score a map against the "
+            "vectors that it was made from, row by row."
+        )
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if bad.size:
+        raise InputError(
+            f"{bad.size:,} of {len(positions):,} rows of the map have no finite position, the first is row {bad[0]:,} "
+            f"with {', '.join(map(str, positions[bad[0]]))}: leave such rows out of the map and of the vectors."
+        )
+
+
+def _neighborhood_sizes(ks: Iterable[int] | None, n_rows: int) -> tuple[int, ...]:
+    """Return the sizes to measure: the given ones, all of them, or the default ones that are possible."""
+    if ks is None:
+        return tuple(k for k in DEFAULT_KS if k < n_rows - 1)
+    try:
+        given = tuple(ks)
+    except TypeError as error:
+        raise InputError(f"ks={ks!r} is not accepted: give neighborhood sizes, such as [10, 15].") from error
+    reason = f"of {n_rows:,} rows, all are neighbors, "
+    return tuple(whole_number("k", k, 1, max(1, n_rows - 2), reason) for k in given)
 
 
 def _summarize(measured: Measurements, sample: Sample, ks: tuple[int, ...], codes: np.ndarray | None) -> Scores:
     preserved = {k: _neighborhood_preservation(measured, k) for k in ks}
     return Scores(
-        neighbors={k: mean_interval(values, sample.mapped.size) for k, values in preserved.items()},
+        neighbors={k: mean_interval(values, sample.n_rows) for k, values in preserved.items()},
         triplets=mean_interval(measured.triplets_agree, None),
-        labels=None if codes is None else label_accuracy(codes, sample.queries, measured.map_neighbors, sample.mapped),
+        labels=None if codes is None else label_accuracy(codes, sample.queries, measured.map_neighbors),
         n_queries=sample.queries.size,
         n_triplets=sample.n_triplets,
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -216,15 +218,104 @@ def test_a_map_fallen_into_one_point_gets_nothing_for_it():
     assert got.triplets.value == pytest.approx(0.5, abs=0.02)
 
 
-def test_rows_without_positions_are_left_out():
-    X, Y = noisy_map(7, n=400)
-    out = np.random.default_rng(0).permutation(400)[:150]
-    labels = np.where(Y[:, 0] > 0, "right", "left")
-    kept = np.setdiff1d(np.arange(400), out)
-    without = score(Rows(X[kept]), Y[kept], labels=labels[kept], n_queries=250)
-    Y[out, 1] = np.nan
-    X[out[:50]] = np.nan  # rows dropped by the fit for their values
-    assert score(Rows(X), Y, labels=labels, n_queries=250) == without
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_values_that_are_not_finite_are_refused(value, dtype):
+    X, Y = noisy_map(7, n=400, dtype=dtype)
+    Y[[300, 350], 1] = value
+    with pytest.raises(InputError, match=r"2 of 400 rows of the map have no finite position, the first is row 300 "):
+        score(Rows(X), Y)
+    X, Y = noisy_map(7, n=400, dtype=dtype)
+    X[399, 3] = value
+    what = "NaN" if np.isnan(value) else "infinity"
+    with pytest.raises(InputError, match=rf"contains {what}: test rows, row 399, column 3"):
+        score(Rows(X), Y, n_queries=5, max_bytes=1 << 18)
+
+
+@pytest.mark.parametrize("power", [-1000, -500, -100, 60, 500, 1000])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_scale_changes_nothing(metric, power):
+    X, Y = noisy_map(13, n=150, dtype=np.float64)
+    X += 3
+    more = {"metric": metric, "n_queries": 60, "n_triplets": 600, "labels": np.arange(150) % 3}
+    expected = score(Rows(X), Y.astype(np.float64), **more)
+    assert score(Rows(np.ldexp(X, power)), np.ldexp(Y.astype(np.float64), power), **more) == expected
+
+
+@pytest.mark.parametrize("largest", [2**63 - 1, 2**62])
+def test_whole_numbers_of_64_bits(largest):
+    X, _ = noisy_map(14, n=100)
+    whole = np.rint(X.astype(np.float64) / np.abs(X).max() * largest * 0.999).astype(np.int64)
+    got = score(Rows(whole), whole[:, :2], n_queries=100)
+    assert got == score(Rows(whole.astype(np.float64)), whole[:, :2].astype(np.float64), n_queries=100)
+
+
+def exact_np(X, Y, k):
+    """Mean NP@k from exact squared distances: X and Y hold Python's whole numbers."""
+    shares = []
+    for i in range(len(X)):
+        of_x, of_y = ([sum((a - b) ** 2 for a, b in zip(rows[i], row, strict=True)) for row in rows] for rows in (X, Y))
+        others = [j for j in range(len(X)) if j != i]
+        kth = sorted(of_x[j] for j in others)[k - 1]
+        # Distances that differ by less than a float64 tells are equal.
+        shares.append(
+            sum(
+                of_x[j] * 10**24 <= kth * (10**12 + 1) ** 2 for j in sorted(others, key=lambda j, s=of_y: (s[j], j))[:k]
+            )
+            / k
+        )
+    return np.mean(shares)
+
+
+def hard_rows(case):
+    """Return float64 vectors whose squares, or digits, a careless computation loses."""
+    rng = np.random.default_rng(5)
+    X, Y = noisy_map(15, n=90, d=4, dtype=np.float64)
+    X, Y = np.round(X * 64) / 64, np.round(Y.astype(np.float64) * 64) / 64  # so that offsets are exact
+    if case == "offset":
+        return X + 1e9, Y
+    if case == "far offset":
+        return X + 2.0**45, Y + 2.0**45
+    if case == "one far row":
+        X[7] = 1e200
+        return X, Y
+    if case == "far rows":
+        X[::3] *= 2.0**600
+        return X, Y
+    if case == "two far clusters":
+        return X + np.where(rng.integers(2, size=(90, 1)), 2.0**44, 0), Y
+    if case == "every magnitude":
+        return X * np.ldexp(1.0, rng.integers(-900, 900, size=(90, 1))), Y
+    if case == "largest":
+        return np.sign(X) * (np.finfo(np.float64).max / 2) * (1 + np.abs(X) / np.abs(X).max()), Y
+    if case == "smallest":
+        return np.ldexp(np.round(X * 64), -1074), Y
+    raise KeyError(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["offset", "far offset", "one far row", "far rows", "two far clusters", "every magnitude", "largest", "smallest"],
+)
+def test_any_finite_numbers_are_right(case):
+    X, Y = hard_rows(case)
+    assert np.isfinite(X).all()
+    got = score(Rows(X), Y, ks=(5,), n_queries=90, n_triplets=900)
+    # Every float is a whole multiple of 2**-1074, so Python's whole numbers compute exactly.
+    whole = [[[int(Fraction(v) * 2**1074) for v in row] for row in rows.tolist()] for rows in (X, Y)]
+    assert got.neighbors[5].value == pytest.approx(exact_np(*whole, 5), abs=1e-12)
+
+
+def test_more_near_rows_than_are_measured_at_once():
+    """Rows that float32 cannot tell apart are all measured, however many there are."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(5000, 3))
+    X[2500:] += 1e9
+    got = score(Rows(X), X, ks=(10,), n_queries=50)
+    assert got.neighbors[10].value == 1
+    moved = X.copy()
+    moved[2500:] = rng.permutation(moved[2500:])
+    assert score(Rows(X), moved, ks=(10,), n_queries=200).neighbors[10].value < 0.65
 
 
 def majority(Y, labels):
@@ -267,14 +358,15 @@ def test_missing_labels_neither_ask_nor_vote():
         names[i] = None
     got = score(Rows(X), Y, labels=names, n_queries=300, n_triplets=300)
     assert got.labels.value == pytest.approx(majority(Y, names), abs=1e-12)
-    assert score(Rows(X), Y, labels=[None] * 300, n_queries=300).labels is None
     numbers = [np.nan if n is None else float(n == "a") for n in names]
-    assert score(Rows(X), Y, labels=numbers, n_queries=300).labels == got.labels
+    for kind in (numbers, pa.array(numbers, from_pandas=False), pa.chunked_array([numbers[:9], numbers[9:]])):
+        assert score(Rows(X), Y, labels=kind, n_queries=300).labels == got.labels
 
 
-def test_k_without_a_choice_is_left_out():
+def test_default_sizes_are_those_with_a_choice():
     X, Y = noisy_map(10, n=12)
-    assert list(score(Rows(X), Y, ks=(5, 10, 11, 50)).neighbors) == [5, 10]
+    assert list(score(Rows(X), Y).neighbors) == [10]
+    assert list(score(Rows(X), Y, ks=(np.int64(5), 10)).neighbors) == [5, 10]
     tiny = score(Rows(X[:3]), Y[:3])
     assert tiny.neighbors == {}
     assert tiny.n_queries == 3
@@ -295,12 +387,25 @@ def test_progress_and_plain_values():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": np.zeros((299, 2))}, "one row of coordinates for each of the 300 rows"),
-        ({"positions": np.full((300, 2), np.nan)}, "0 of 300 rows have positions"),
+        ({"positions": np.zeros((299, 2))}, "The map has 299 rows and test rows has 300: score a map"),
+        ({"positions": np.zeros(300)}, "one row of coordinates for each of the 300 rows"),
+        ({"positions": np.full((300, 2), "a")}, "one row of coordinates for each of the 300 rows"),
+        ({"positions": np.full((300, 2), np.nan)}, "300 of 300 rows of the map have no finite position"),
         ({"metric": "cosin"}, "Did you mean 'cosine'"),
         ({"ks": (10, 0)}, "k=0 is out of range"),
+        ({"ks": (10, 299)}, "k=299 is out of range: of 300 rows, all are neighbors, give a whole number from 1 to 298"),
+        ({"ks": (5000,)}, "k=5000 is out of range"),
+        ({"ks": (1.5,)}, "k=1.5 is not a whole number"),
+        ({"ks": 10}, "ks=10 is not accepted"),
         ({"n_queries": 0}, "n_queries=0 is out of range"),
         ({"n_triplets": -1}, "n_triplets=-1 is out of range"),
+        ({"n_queries": "a"}, "n_queries='a' is not a whole number"),
+        ({"random_state": -1}, "random_state=-1 is out of range"),
+        ({"labels": [None] * 300}, "All labels are missing"),
+        ({"labels": pa.array([np.nan] * 300)}, "All labels are missing"),
+        ({"labels": ["a"] + [None] * 299, "n_queries": 3}, "None of 3 sampled rows has a label"),
+        ({"labels": [[1]] * 300}, "labels cannot be read"),
+        ({"labels": 7}, "labels cannot be read"),
         ({"labels": [1, 2]}, "2 labels for 300 rows"),
         ({"labels": [1, "a"] * 150}, "strings or numbers of one kind"),
     ],

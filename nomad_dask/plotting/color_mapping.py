@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.plotting.column_values import as_arrow, check_groupable, finite_numbers, group_values, is_continuous
 from nomad_dask.plotting.palettes import MAX_CATEGORIES, Theme, color_map, palette
 
 
@@ -49,18 +50,17 @@ class NumberColors:
     high: float
     colors: np.ndarray
 
-    def colors_of(self, values: np.ndarray) -> np.ndarray:
-        """Return the color of each value; NaN has the first color."""
-        share = (np.nan_to_num(values, nan=self.low) - self.low) / ((self.high - self.low) or 1.0)
-        colors: np.ndarray = self.colors[(np.clip(share, 0, 1) * 255).round().astype(np.uint8)]
+    def shares(self, values: np.ndarray) -> np.ndarray:
+        """Return where each value is on the scale: 0 at its low end, 1 at its high end; NaN stays NaN."""
+        # Halved, as the difference of the largest numbers overflows; no sum of shares does.
+        low, high = self.low / 2, self.high / 2
+        with np.errstate(over="ignore"):
+            return np.clip((values / 2 - low) / ((high - low) or 1.0), -1e9, 1e9)
+
+    def colors_of(self, shares: np.ndarray) -> np.ndarray:
+        """Return the color at each place of the scale; NaN has the first color."""
+        colors: np.ndarray = self.colors[(np.clip(np.nan_to_num(shares), 0, 1) * 255).round().astype(np.uint8)]
         return colors
-
-
-def as_series(column: Any) -> Any:
-    """Return a column of any kind (Arrow, cuDF, pandas, list) as a pandas Series with the index 0, 1, 2, ..."""
-    import pandas as pd
-
-    return pd.Series(column.to_pandas() if hasattr(column, "to_pandas") else column).reset_index(drop=True)
 
 
 def select_rows(data: Any, rows: np.ndarray) -> Any:
@@ -75,52 +75,51 @@ def select_rows(data: Any, rows: np.ndarray) -> Any:
     return data.filter(pa.array(mask))
 
 
-def map_colors(column: Any, theme: Theme) -> CategoryColors | NumberColors:
+def map_colors(column: Any, theme: Theme, name: str | None = None) -> CategoryColors | NumberColors:
     """Return the colors of a column.
 
     Names, booleans and up to 20 different whole numbers are categories. Other numbers have a scale from their 1st to
     their 99th percentile, so that a few extreme values do not leave the same color for all others.
-    """
-    import pandas as pd
 
-    column = as_series(column)
-    if is_continuous(column):
-        values = column.to_numpy(np.float64, na_value=np.nan)
-        values = np.where(np.isfinite(values), values, np.nan)
+    Parameters
+    ----------
+    column : array-like or Arrow array
+    theme : Theme
+    name : str, optional
+        Name of the column in messages.
+
+    Raises
+    ------
+    InputError
+        The column holds lists, bytes or values of mixed types.
+    """
+    called = "The column of colors" if name is None else f"The column {name!r}"
+    column = as_arrow(column, called)
+    check_groupable(column, called, "colors")
+    if is_continuous(column, MAX_CATEGORIES):
+        values = finite_numbers(column)
         present = values[~np.isnan(values)]
         low, high = np.percentile(present, [1, 99])
         if low == high:
             low, high = present.min(), present.max()
         return NumberColors(values, float(low), float(high), color_map(theme.numbers, theme.numbers_range))
-    codes, values = pd.factorize(column)
-    counts = np.bincount(codes[codes >= 0], minlength=len(values))
-    by_count = np.lexsort((np.arange(len(values)), -counts))
+    groups = group_values(column)
+    by_count = groups.most_frequent(len(groups.counts))
     kept, rest = by_count[:MAX_CATEGORIES], by_count[MAX_CATEGORIES:]
-    colors, names = palette(len(kept), theme), [str(values[code]) for code in kept]
-    sizes = [int(counts[code]) for code in kept]
+    colors, names = palette(len(kept), theme), groups.names(kept)
+    sizes = [int(n) for n in groups.counts[kept]]
     # The last item is for the code -1, a missing value.
-    category = np.empty(len(values) + 1, np.int64)
+    category = np.empty(len(groups.counts) + 1, np.int64)
     category[kept] = np.arange(len(kept))
     if rest.size:
         category[rest] = len(names)
         names.append(f"other ({rest.size:,})")
         colors.append(theme.gray)
-        sizes.append(int(counts[rest].sum()))
-    missing = int((codes < 0).sum())
+        sizes.append(int(groups.counts[rest].sum()))
+    missing = int((groups.codes < 0).sum())
     if missing:
         category[-1] = len(names)
         names.append("missing")
         colors.append(theme.gray)
         sizes.append(missing)
-    return CategoryColors(category[codes], names, colors, sizes)
-
-
-def is_continuous(column: Any) -> bool:
-    """Return whether a column holds numbers to average, not names, booleans or a few different whole numbers."""
-    import pandas as pd
-
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return False
-    present = column.dropna()
-    # Checking for whole numbers is faster than counting different values.
-    return not (bool((present == present.round()).all()) and present.nunique() <= MAX_CATEGORIES)
+    return CategoryColors(category[groups.codes], names, colors, sizes)

@@ -23,7 +23,7 @@ def html_of_map(positions: np.ndarray, kinds: dict[str, str], metadata: dict[str
     kinds : dict of str
         Type of each column by its name.
     metadata : dict
-        Metadata of the run that made the map.
+        Metadata of the run that made the map; what is not as this package writes it is left out.
     """
     rows = list(kinds.items())[:_MAX_COLUMNS]
     if len(kinds) > _MAX_COLUMNS:
@@ -33,15 +33,19 @@ def html_of_map(positions: np.ndarray, kinds: dict[str, str], metadata: dict[str
         for name, kind in rows
     )
     about = [f"{len(positions):,} rows"]
-    source = metadata.get("source")
-    if isinstance(source, dict) and source.get("name"):
+    plane = "<div>Of its three dimensions, x and y are shown.</div>" if positions.shape[1] > 2 else ""
+    source, diagnostics = (
+        found if isinstance(found := metadata.get(key), dict) else {} for key in ("source", "diagnostics")
+    )
+    if source.get("name"):
         about.append(f"of {source['name']}")
-    recall = (metadata.get("diagnostics") or {}).get("recall")
+    recall = diagnostics.get("recall")
     if isinstance(recall, float):
         about.append(f"recall {recall:.3f}")
+    about_text = _text(", ".join(about))
     return (
         '<div style="display: flex; gap: 1.5em; align-items: flex-start">'
-        f"{_picture(positions)}<div><strong>Map</strong> of {_text(', '.join(about))}<table>{lines}</table></div></div>"
+        f"{_picture(positions)}<div><strong>Map</strong> of {about_text}{plane}<table>{lines}</table></div></div>"
     )
 
 
@@ -58,4 +62,5 @@ def _picture(positions: np.ndarray) -> str:
 
 def _text(text: str) -> str:
     cut = text if len(text) <= 200 else text[:200] + "…"
-    return escape(cut, quote=True)
+    # A name of a file that is not UTF-8 has characters that no page can have.
+    return escape(cut, quote=True).encode("utf-8", "replace").decode()

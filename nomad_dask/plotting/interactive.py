@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,18 +54,18 @@ def explore(
     InputError
         A column does not exist, or a required package is not installed.
     """
-    if theme not in THEMES:
-        raise InputError(f"theme={theme!r} is not accepted. {suggest(theme, THEMES)}")
-    if isinstance(hover, str):
-        raise InputError(f"hover={hover!r} is one name: pass a list of names, such as [{hover!r}].")
+    if not isinstance(theme, str) or theme not in THEMES:
+        raise InputError(f"theme={theme!r} is not accepted. {suggest(str(theme), THEMES)}")
+    if isinstance(hover, str) or not isinstance(hover, Iterable):
+        raise InputError(f"hover={hover!r} is one name: pass a list of names, such as [{str(hover)!r}].")
     for name in [*hover, *([] if color is None else [color])]:
         if name not in table.column_names:
-            raise InputError(f"The map has no column {name!r}. {suggest(name, table.column_names)}")
+            raise InputError(f"The map has no column {name!r}. {suggest(str(name), table.column_names)}")
     rows = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if not rows.size:
         raise InputError("The map has no point with a position: there is nothing to explore.")
     if rows.size < len(x):
         x, y, table = x[rows], y[rows], select_rows(table, rows)
-    colors = None if color is None else map_colors(table.column(color), THEMES[theme])
+    colors = None if color is None else map_colors(table.column(color), THEMES[theme], color)
     data = ViewData(x, y, rows, table, color, colors, list(dict.fromkeys(hover)), THEMES[theme], size)
     return scatter_view(data) if rows.size <= MAX_SCATTER_POINTS else datashader_view(data)

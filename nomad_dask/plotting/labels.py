@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError
-from nomad_dask.plotting.color_mapping import as_series, select_rows
+from nomad_dask.plotting.color_mapping import select_rows
+from nomad_dask.plotting.column_values import as_arrow, check_groupable, group_values
 
 LEVELS = (16, 64, 256)  # number of groups at each zoom level
 _MAX_WORDS = 2  # of a label
@@ -51,22 +52,27 @@ def labels_of_column(x: np.ndarray, y: np.ndarray, column: Any) -> list[Label]:
         Positions; rows with NaN are left out.
     column : array-like or Arrow array of shape (n_rows,)
         Missing and empty values have no label.
-    """
-    import pandas as pd
 
+    Raises
+    ------
+    InputError
+        The column holds lists, bytes or values of mixed types.
+    """
     shown = np.isfinite(x) & np.isfinite(y)
-    codes, values = pd.factorize(as_series(column)[shown])
-    names = [str(value) for value in values]
-    counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    kept = [code for code in np.lexsort((np.arange(len(names)), -counts))[:_MAX_NAMES] if names[code].strip()]
-    group = np.full(len(names) + 1, -1)
+    column = as_arrow(column, "The column of labels")
+    check_groupable(column, "The column of labels", "labels")
+    groups = group_values(column if shown.all() else select_rows(column, np.flatnonzero(shown)))
+    frequent = groups.most_frequent(_MAX_NAMES)
+    named = [(code, text) for code, text in zip(frequent.tolist(), groups.names(frequent), strict=True) if text.strip()]
+    kept = [code for code, _ in named]
+    group = np.full(len(groups.counts) + 1, -1)
     group[kept] = np.arange(len(kept))
-    centers = densest_points(x[shown], y[shown], group[codes], len(kept))
-    shares = counts[kept] / max(1, shown.sum())
-    levels = (shares[:, None] < _LEVEL_SHARES).sum(axis=1)
+    centers = densest_points(x[shown], y[shown], group[groups.codes], len(kept))
+    counts = groups.counts[kept]
+    levels = (counts[:, None] / max(1, shown.sum()) < _LEVEL_SHARES).sum(axis=1)
     return [
-        Label(names[code], x_at, y_at, int(counts[code]), int(level))
-        for code, (x_at, y_at), level in zip(kept, centers.tolist(), levels, strict=True)
+        Label(text, x_at, y_at, int(count), int(level))
+        for (_, text), (x_at, y_at), count, level in zip(named, centers.tolist(), counts, levels, strict=True)
     ]
 
 
@@ -94,7 +100,7 @@ def labels_of_text(x: np.ndarray, y: np.ndarray, text: Any, cells: Any = None) -
         The column has no text.
     """
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    x, y = np.asarray(x)[shown], np.asarray(y)[shown]
+    x, y = (np.asarray(axis)[shown].astype(np.float64) for axis in (x, y))
     groups = group_cells(x, y, None if cells is None else np.asarray(cells)[shown])
     rows = np.arange(shown.size)
     if shown.size > _MAX_TEXTS:
@@ -212,12 +218,15 @@ def _means(x: np.ndarray, y: np.ndarray, groups: np.ndarray, n: int | None = Non
 def _read_texts(text: Any, rows: np.ndarray) -> list[str]:
     """Return the texts of some rows, in order, cut to the maximum length; a missing text is empty."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    if isinstance(text, pa.Array | pa.ChunkedArray):
-        values = select_rows(text, rows).to_pylist()
-    else:
-        values = as_series(text).iloc[rows].tolist()
-    return [value[:_MAX_CHARACTERS] if isinstance(value, str) else "" for value in values]
+    column = as_arrow(text, "The column of texts")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(test(kind) for test in tests):
+        raise InputError(f"Labels cannot be made of this column ({kind}): use a column of text with words.")
+    values = pc.utf8_slice_codeunits(select_rows(column, rows).cast(pa.large_string()), 0, _MAX_CHARACTERS).to_pylist()
+    return ["" if value is None else value for value in values]
 
 
 def _count_words(texts: list[str]) -> tuple[Any, np.ndarray]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from nomad_dask.errors import InputError, suggest
 from nomad_dask.plotting.canvas import Canvas, PngCanvas, SvgCanvas
-from nomad_dask.plotting.color_mapping import CategoryColors, NumberColors, as_series, map_colors
+from nomad_dask.plotting.color_mapping import CategoryColors, NumberColors, map_colors, select_rows
+from nomad_dask.plotting.column_values import as_arrow
 from nomad_dask.plotting.label_placement import place_labels
 from nomad_dask.plotting.labels import Label
 from nomad_dask.plotting.legend import Bar, Entry, Panel, draw_title
@@ -131,7 +132,9 @@ def _compose(canvas: Canvas, content: _Content) -> None:
     x, y = (np.asarray(axis)[finite].astype(np.float64) for axis in (content.x, content.y))
     colors = None
     if content.color is not None and finite.size:
-        colors = map_colors(as_series(content.color).iloc[finite], theme)
+        column = as_arrow(content.color)
+        column = column if finite.size == len(content.x) else select_rows(column, finite)
+        colors = map_colors(column, theme, content.color_name)
     layers, entries = _layers(colors, theme)
     numbers = colors if isinstance(colors, NumberColors) else None
 
@@ -163,8 +166,8 @@ def _compose(canvas: Canvas, content: _Content) -> None:
 
 
 def _check_arguments(x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, int], theme: str, path: Path) -> None:
-    if theme not in THEMES:
-        raise InputError(f"theme={theme!r} is not accepted. {suggest(theme, THEMES)}")
+    if not isinstance(theme, str) or theme not in THEMES:
+        raise InputError(f"theme={theme!r} is not accepted. {suggest(str(theme), THEMES)}")
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path} ends in {path.suffix!r}: use a name ending in .png or .svg.")
     if len(size) != 2 or not all(_MIN_PIXELS <= s <= _MAX_PIXELS for s in size):
@@ -201,7 +204,7 @@ def _bar(numbers: NumberColors) -> Bar:
     """Return the color bar; an end that also stands for values beyond it has < or >."""
     below = "< " if np.nanmin(numbers.values) < numbers.low else ""
     above = "> " if np.nanmax(numbers.values) > numbers.high else ""
-    middle = (numbers.low + numbers.high) / 2
+    middle = numbers.low / 2 + numbers.high / 2
     return Bar(
         numbers.colors,
         below + _format_number(numbers.low),

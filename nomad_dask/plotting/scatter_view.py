@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from nomad_dask.errors import InputError
 from nomad_dask.plotting.color_mapping import CategoryColors, NumberColors
 from nomad_dask.plotting.palettes import Theme, color_map
 from nomad_dask.plotting.view_data import ViewData, missing_package, to_categorical, to_hex, to_text
 
+_FAR = 2.0**60  # coordinates whose squares float32 holds
 _MIN_LONG_TEXT = 40  # characters on average from which a column is shown below the others
 
 
@@ -25,10 +28,12 @@ def scatter_view(data: ViewData) -> Any:
         import jscatter
     except ImportError as error:
         raise missing_package("jupyter-scatter", error) from error
+    data = _near_zero(data)
     frame, encoding = _make_frame(data)
     # The same range for both axes, so that the map is not stretched.
-    half = max(float(np.ptp(data.x)), float(np.ptp(data.y)), float(np.finfo(np.float32).tiny)) / 2
-    middle = [float(axis.min()) + float(np.ptp(axis)) / 2 for axis in (data.x, data.y)]
+    spans = [float(axis.max()) - float(axis.min()) for axis in (data.x, data.y)]
+    half = max(*spans, float(np.finfo(np.float32).tiny)) / 2
+    middle = [float(axis.min()) + span / 2 for axis, span in zip((data.x, data.y), spans, strict=True)]
     view = jscatter.Scatter(
         x="x",
         y="y",
@@ -53,6 +58,17 @@ def scatter_view(data: ViewData) -> Any:
         properties = [*(["color"] if encoding else []), *(name for name in data.hover if name != long)]
         view.tooltip(True, properties=properties, size="medium", **({} if long is None else {"preview": long}))
     return view
+
+
+def _near_zero(data: ViewData) -> ViewData:
+    """Return points that the widget, which computes in float32, can show: those far from zero are moved or scaled."""
+    far = max(float(np.abs(axis).max()) for axis in (data.x, data.y))
+    span = max(float(axis.max()) - float(axis.min()) for axis in (data.x, data.y))
+    if span > far * 2.0**-14 and far < _FAR:
+        return data
+    factor = _FAR / far if far > _FAR else 1.0
+    x, y = ((axis.astype(np.float64) - float(axis.min())) * factor for axis in (data.x, data.y))
+    return replace(data, x=x.astype(np.float32), y=y.astype(np.float32))
 
 
 def _text_columns(data: ViewData) -> list[str]:
@@ -86,7 +102,18 @@ def _make_frame(data: ViewData) -> tuple[Any, dict[str, Any]]:
 
 
 def _make_scale(numbers: NumberColors, theme: Theme) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return values clipped to the scale, and the scale for jupyter-scatter; missing values are gray, below it."""
+    """Return values clipped to the scale, and the scale for jupyter-scatter; missing values are gray, below it.
+
+    Raises
+    ------
+    InputError
+        The widget, which has float32, cannot hold the values.
+    """
+    if max(abs(numbers.low), abs(numbers.high)) > float(np.finfo(np.float32).max) / 4:
+        raise InputError(
+            f"The colors are numbers from {numbers.low:.3g} to {numbers.high:.3g}, beyond the range of float32 that a "
+            "notebook view has: scale the column down."
+        )
     values, colors, low = np.clip(numbers.values, numbers.low, numbers.high), to_hex(numbers.colors), numbers.low
     if np.isnan(values).any():
         low -= (numbers.high - numbers.low) / (len(colors) - 1) or 1.0

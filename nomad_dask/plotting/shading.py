@@ -11,6 +11,7 @@ from nomad_dask.plotting.color_mapping import NumberColors
 from nomad_dask.plotting.palettes import Theme, color_map, rgb
 
 _MIN_OPACITY = 0.5  # of a pixel with a single point, where others have many
+_MIN_PIXEL = 2.0**-40  # width of a pixel, as a share of the coordinates
 _COVERAGE = 0.35  # share of the occupied area that spread points cover
 
 
@@ -32,8 +33,11 @@ class Layer:
 
 def axis_ranges(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return the ranges of both axes that show all points at the same scale in a picture of this size."""
-    middle_x, middle_y = (float(axis.min()) + float(np.ptp(axis)) / 2 for axis in (x, y))
-    per_pixel = 1.02 * max(float(np.ptp(x)) / size[0], float(np.ptp(y)) / size[1]) or 1.0
+    (left, right), (low, high) = ((float(axis.min()), float(axis.max())) for axis in (x, y))
+    middle_x, middle_y = left + (right - left) / 2, low + (high - low) / 2
+    per_pixel = 1.02 * max((right - left) / size[0], (high - low) / size[1])
+    # A range far from zero must be wide enough for floats to tell its pixels apart.
+    per_pixel = max(per_pixel, _MIN_PIXEL * max(abs(middle_x), abs(middle_y))) or 1.0
     half_x, half_y = per_pixel * size[0] / 2, per_pixel * size[1] / 2
     return (middle_x - half_x, middle_x + half_x), (middle_y - half_y, middle_y + half_y)
 
@@ -145,7 +149,7 @@ def shade_points(
         weights += weight
     if numbers is not None:
         rows = np.flatnonzero(~np.isnan(numbers.values))
-        counts, sums = raster.count(rows), raster.sum(rows, numbers.values[rows])
+        counts, sums = raster.count(rows), raster.sum(rows, numbers.shares(numbers.values[rows]))
         weight = counts**2 / rows.size
         mixed += weight[..., None] * numbers.colors_of(sums / np.maximum(counts, 1))
         weights += weight

@@ -16,6 +16,9 @@ from nomad_dask.plotting.palettes import THEMES, palette, rgb
 N = 900
 EVIL = "<img src=x onerror=alert(1)>"
 
+# The map has a row without a position.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no finite position")
+
 
 @pytest.fixture
 def a_map() -> Map:

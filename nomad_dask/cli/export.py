@@ -19,11 +19,12 @@ class SiteOptions:
     search: tuple[str, ...] | None
     title: str | None
     tile_rows: int
+    axes: tuple[str, ...] | None
 
 
 def site_options(command: options.Command) -> options.Command:
     """Add the options of a site; pass them on as ``site``, a `SiteOptions`."""
-    command = options.grouped("site", SiteOptions)(command)
+    command = options.axes_option(options.grouped("site", SiteOptions)(command))
     command = click.option(
         "--tile-rows",
         type=click.IntRange(min=1),

@@ -46,7 +46,12 @@ class FitOptions:
 @click.command(short_help="Make a map of a file of vectors.")
 @shared.input_options
 @click.option(
-    "-o", "--output", callback=shared.read_path("output"), required=True, metavar="MAP.parquet", help="The map."
+    "-o",
+    "--output",
+    callback=shared.read_path("output"),
+    required=True,
+    metavar="MAP.parquet",
+    help="The map: a .parquet, .csv, .feather or .arrow file.",
 )
 @click.option(
     "--metadata-columns",

@@ -134,8 +134,20 @@ def read_names(ctx: click.Context, parameter: click.Parameter, value: str | None
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def read_whole_numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Read whole numbers separated by commas, such as ``10,15,50``."""
+def axes_option(command: Command) -> Command:
+    """Add ``--axes``."""
+    return click.option(
+        "--axes",
+        callback=read_names,
+        metavar="A,B",
+        help="The two axes to show of a map in three dimensions, such as x,z; x,y by default.",
+    )(command)
+
+
+def read_whole_numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read whole numbers separated by commas, such as ``10,15,50``; None if the option is not given."""
+    if value is None:
+        return None
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError as error:

@@ -23,6 +23,7 @@ class PlotOptions:
     theme: str
     title: str | None
     legend: bool
+    axes: tuple[str, ...] | None
 
 
 @click.command(short_help="Draw a map as a PNG or SVG.")
@@ -46,6 +47,7 @@ class PlotOptions:
     metavar="WxH",
     help="Width and height of the picture in pixels.",
 )
+@shared.axes_option
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
 @click.option("--title", help="Text above the map.")
 @click.option("--legend/--no-legend", default=True, show_default=True, help="Draw a legend of the colors.")

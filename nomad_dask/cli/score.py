@@ -11,6 +11,7 @@ import click
 from nomad_dask.callbacks.progress_bars import stage_progress
 from nomad_dask.cli import options as shared
 from nomad_dask.cli import output
+from nomad_dask.params import METRICS
 
 if TYPE_CHECKING:
     from nomad_dask.maps import Map
@@ -23,7 +24,8 @@ class ScoreOptions:
 
     column: str | None
     label: str | None
-    k: tuple[int, ...]
+    metric: str | None
+    k: tuple[int, ...] | None
     queries: int
     random_state: int
     quiet: bool
@@ -37,10 +39,13 @@ class ScoreOptions:
 @click.option(
     "--k",
     callback=shared.read_whole_numbers,
-    default="10,15,50",
-    show_default=True,
     metavar="A,B",
-    help="Neighborhood sizes.",
+    help="Neighborhood sizes; by default those of 10, 15 and 50 that are below the number of rows.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    help="Distance between vectors; by default that of the map.",
 )
 @click.option("--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of rows.")
 @click.option(
@@ -80,7 +85,7 @@ def score(
             scored.positions,
             labels=labels,
             ks=options.k,
-            metric=scored.metadata.get("params", {}).get("metric", "euclidean"),
+            metric=scored.metric() if options.metric is None else options.metric,
             n_queries=options.queries,
             random_state=options.random_state,
             on_progress=advance,

@@ -1,9 +1,9 @@
-"""The map: a Parquet file with one row per input row, in input order."""
+"""The map: a file with one row per input row, in input order."""
 
+from nomad_dask.maps.files import write_map
 from nomad_dask.maps.kept_columns import kept_schema
 from nomad_dask.maps.map import Map
 from nomad_dask.maps.open import as_map, read_map, run_map
-from nomad_dask.maps.parquet import write_map
 from nomad_dask.maps.table import check_metadata_columns
 from nomad_dask.maps.views import explore, plot
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nomad_dask.errors import InputError
+from nomad_dask.errors import InputError, suggest
+from nomad_dask.storage.table_formats import format_to_write
+from nomad_dask.storage.table_writer import check_writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,32 +16,29 @@ if TYPE_CHECKING:
     from nomad_dask.sources.base import Source
 
 
-def kept_schema(source: Source, names: Sequence[str]) -> pa.Schema | None:
+def kept_schema(source: Source, names: Sequence[str], output: Path | None = None) -> pa.Schema | None:
     """Return the types of the columns to carry along, which hold for all rows; None without columns.
 
     Parameters
     ----------
     source : Source
     names : sequence of str
+    output : Path, optional
+        File of the map; without it, any that Parquet can hold.
 
     Raises
     ------
     InputError
-        A column has values of several types, or a type that Parquet files cannot hold.
+        A column does not exist or is there twice, or has values of several types, or a type that the file cannot hold.
     """
     if not names:
         return None
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = source.column_schema(names)
-    for field in schema:
-        try:
-            with pq.ParquetWriter(io.BytesIO(), pa.schema([field])):
-                pass
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise InputError(
-                f"The column {field.name!r} of {source.name} cannot be kept: its type {field.type} cannot be written "
-                f"to Parquet ({error}). Convert it, or leave it out."
-            ) from error
-    return schema.remove_metadata()
+    available = source.column_names()
+    for name in names:
+        if name not in available:
+            raise InputError(f"{source.name} has no column {name!r} to keep. {suggest(name, available)}")
+        if available.count(name) > 1:
+            raise InputError(f"{source.name} has two columns {name!r}: rename the one to keep.")
+    schema = source.column_schema(names).remove_metadata()
+    check_writable("Parquet" if output is None else format_to_write(output), schema)
+    return schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError, suggest
+from nomad_dask.errors import InputError, NomadWarning, suggest
 from nomad_dask.maps import convert
-from nomad_dask.maps.parquet import write_table
+from nomad_dask.maps.files import write_table
 from nomad_dask.maps.table import BLOCK_ROWS, build_table
+from nomad_dask.params import METRICS
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
+from nomad_dask.storage.table_formats import Format
 from nomad_dask.utils.array_types import AXES
+from nomad_dask.utils.positions import plane_axes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +64,34 @@ class Map:
             return self.table.column(name)
         if name in self.columns:
             return self.positions[:, AXES.index(name)]
-        raise InputError(f"The map has no column {name!r}. {suggest(name, self.columns)}")
+        raise InputError(f"The map has no column {name!r}. {suggest(str(name), self.columns)}")
+
+    def metric(self) -> str:
+        """Return the distance that the map was made with, from its metadata.
+
+        Without metadata it is taken to be Euclidean, with a warning.
+
+        Raises
+        ------
+        InputError
+            The metadata have another one.
+        """
+        params = self.metadata.get("params")
+        metric = params.get("metric") if isinstance(params, dict) else None
+        if metric is None:
+            warnings.warn(
+                "The map does not say which distance it was made with: the Euclidean one is used, give --metric "
+                "(metric=) if it was another one.",
+                NomadWarning,
+                stacklevel=2,
+            )
+            return METRICS[0]
+        if metric not in METRICS:
+            raise InputError(
+                f"The map was made with the metric {metric!r}, which is not known: give --metric (metric=), one of "
+                f"{', '.join(METRICS)}."
+            )
+        return str(metric)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -89,8 +120,19 @@ class Map:
         InputError
             The path is not accepted, or the file would replace or join the vectors that the map was made from.
         """
+        return self._write(path, "Parquet")
+
+    def to_feather(self, path: str | os.PathLike[str]) -> Path:
+        """Write the map as an Arrow file, ``.feather`` or ``.arrow``, as `to_parquet` does."""
+        return self._write(path, "Arrow")
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write the map as CSV, as `to_parquet` does; CSV holds neither lists nor the metadata."""
+        return self._write(path, "CSV")
+
+    def _write(self, path: str | os.PathLike[str], kind: Format) -> Path:
         file = self._check_target(path, "output")
-        write_table(file, self.to_arrow(), self.metadata)
+        write_table(file, kind, self.to_arrow(), self.metadata)
         return file
 
     def _check_target(self, path: str | os.PathLike[str], what: str) -> Path:
@@ -110,6 +152,7 @@ class Map:
         size: tuple[int, int] = (1200, 1000),
         theme: str = "dark",
         legend: bool = True,
+        axes: Sequence[str] | None = None,
     ) -> Path:
         """Draw the map as a PNG or SVG file, and return its path.
 
@@ -131,19 +174,25 @@ class Map:
             Background and colors.
         legend : bool
             Whether to draw the legend or color bar.
+        axes : sequence of str, optional
+            The two axes to show of a map in three dimensions, such as ``("x", "z")``; by default ``x`` and ``y``, with
+            a warning.
 
         Raises
         ------
         InputError
-            A column does not exist, an argument is wrong, or datashader is not installed.
+            A column does not exist or cannot be used in this way, an argument is wrong, or datashader is not
+            installed.
         """
         from nomad_dask.plotting.raster import draw
 
+        x, y = self._plane(axes)
         return draw(
-            *self.positions[:, :2].T,
+            x,
+            y,
             color=None if color is None else self.column(color),
             color_name=color,
-            labels=self._labels(labels, label_text),
+            labels=self._labels(x, y, labels, label_text),
             title=title,
             size=size,
             theme=theme,
@@ -151,13 +200,26 @@ class Map:
             path=self._check_target(path, "picture"),
         )
 
-    def _labels(self, labels: str | None, label_text: str | None) -> list[Label]:
+    def _plane(self, axes: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions along two axes, with a warning if rows have none."""
+        first, second = plane_axes(axes, self.positions.shape[1])
+        x, y = self.positions[:, AXES.index(first)], self.positions[:, AXES.index(second)]
+        lost = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y)))
+        if lost.size:
+            warnings.warn(
+                f"{lost.size:,} of {len(x):,} rows have no finite position and are left out, the first is row "
+                f"{lost[0]:,} with {first} = {x[lost[0]]}, {second} = {y[lost[0]]}.",
+                NomadWarning,
+                stacklevel=2,
+            )
+        return x, y
+
+    def _labels(self, x: np.ndarray, y: np.ndarray, labels: str | None, label_text: str | None) -> list[Label]:
         """Return the labels of a picture, from a column of names or a column of text."""
         from nomad_dask.plotting.labels import labels_of_column, labels_of_text
 
         if labels is not None and label_text is not None:
             raise InputError("Labels are taken from one column: give labels or label_text, not both.")
-        x, y = self.positions[:, 0], self.positions[:, 1]
         if labels is not None:
             return labels_of_column(x, y, self.column(labels))
         if label_text is not None:
@@ -172,6 +234,7 @@ class Map:
         *,
         theme: str = "dark",
         size: tuple[int, int] = (900, 700),
+        axes: Sequence[str] | None = None,
     ) -> Any:
         """Return an interactive view for a notebook; see `nomad_dask.plotting.interactive.explore`.
 
@@ -184,10 +247,12 @@ class Map:
         theme : {'dark', 'light'}
         size : tuple of int
             Width and height in pixels.
+        axes : sequence of str, optional
+            The two axes to show of a map in three dimensions; by default ``x`` and ``y``, with a warning.
         """
         from nomad_dask.plotting.interactive import explore
 
-        x, y = (np.ascontiguousarray(axis) for axis in self.positions[:, :2].T)
+        x, y = map(np.ascontiguousarray, self._plane(axes))
         return explore(x, y, self.to_arrow(), color, hover, theme, size)
 
     def _repr_html_(self) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nomad_dask.errors import InputError
+from nomad_dask.maps.files import read_table, table_metadata
 from nomad_dask.maps.map import Map
-from nomad_dask.maps.parquet import read_table, table_metadata
 from nomad_dask.maps.table import input_columns, row_blocks, split_table
 from nomad_dask.utils.array_types import library_of
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 def read_map(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None, optional_columns: Sequence[str] = ()
 ) -> Map:
-    """Read a map, or any Parquet file with the columns ``x`` and ``y``.
+    """Read a map, or any Parquet, Arrow (Feather) or CSV file with the columns ``x`` and ``y``.
 
     Parameters
     ----------
     path : path-like
+        CSV has no description of the run, and the types of its columns are found in its values.
     columns : sequence of str, optional
         Columns to read besides the positions; None reads all.
     optional_columns : sequence of str
@@ -38,7 +39,7 @@ def read_map(
     MissingInputError
         The file does not exist.
     InputError
-        The file is not a Parquet file, has no positions, or lacks one of `columns`.
+        The file cannot be read, has no positions, or lacks one of `columns`.
     """
     return _map_of_table(read_table(path, columns, optional_columns), repr(os.fspath(path)))
 
@@ -65,10 +66,12 @@ def as_map(x: Any) -> Map:
     if isinstance(x, str | os.PathLike):
         return read_map(x)
     library = library_of(x)
-    if library == "pandas":
-        return _map_of_table(pa.Table.from_pandas(x, preserve_index=False), "The frame")
-    if library in ("cudf", "polars"):
-        return _map_of_table(x.to_arrow(), "The frame")
+    if library in ("pandas", "cudf", "polars") and hasattr(x, "columns"):
+        try:
+            table = pa.Table.from_pandas(x, preserve_index=False) if library == "pandas" else x.to_arrow()
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InputError(f"The frame cannot be read as a table ({error}): give each column one type.") from error
+        return _map_of_table(table, "The frame")
     if isinstance(x, pa.Table):
         return _map_of_table(x, "The table")
     raise InputError(f"A {type(x).__name__} is not a map: give a map, its path, an Arrow table or a data frame.")
@@ -104,4 +107,4 @@ def run_map(
 
 def _map_of_table(table: pa.Table, name: str) -> Map:
     positions, columns = split_table(table, name)
-    return Map(positions, columns, table_metadata(table))
+    return Map(positions, columns, table_metadata(table, name))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nomad_dask.errors import InputError, suggest
+from nomad_dask.errors import InputError
 from nomad_dask.utils.array_types import AXES
+from nomad_dask.utils.positions import position_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,8 +31,13 @@ def check_metadata_columns(metadata_columns: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        A name is reserved, or was given twice.
+        A name is reserved or was given twice, or they are not a list.
     """
+    if isinstance(metadata_columns, str):
+        raise InputError(
+            f"metadata_columns={metadata_columns!r} is not accepted: give a list of column names, such as "
+            f"[{metadata_columns!r}]."
+        )
     for i, name in enumerate(metadata_columns):
         if name in metadata_columns[:i]:
             raise InputError(f"The column {name!r} to keep was given twice: give it once.")
@@ -68,18 +74,24 @@ def split_table(table: pa.Table, name: str) -> tuple[np.ndarray, pa.Table]:
     Raises
     ------
     InputError
-        The columns ``x`` and ``y`` are missing or are not numbers.
+        The columns ``x`` and ``y`` are missing, not numbers or beyond the range of float32, or two columns have one
+        name.
     """
-    axes = [axis for axis in AXES if axis in table.column_names]
-    if axes[:2] != ["x", "y"]:
-        missing = "x" if "x" not in axes else "y"
-        raise InputError(
-            f"{name} has no column {missing!r}, so it is not a map. {suggest(missing, table.column_names)}"
-        )
-    try:
-        positions = np.stack([table.column(axis).to_numpy() for axis in axes], axis=1).astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"The positions of {name} are not numbers ({error}): give a map.") from error
+    import pyarrow as pa
+
+    axes = position_columns(table.schema, name)
+    positions = np.empty((table.num_rows, len(axes)), np.float32)
+    for i, axis in enumerate(axes):
+        column = table.column(axis).cast(pa.float64(), safe=False)
+        values = column.to_numpy()
+        with np.errstate(over="ignore"):
+            positions[:, i] = values
+        lost = np.flatnonzero(np.isinf(positions[:, i]) & np.isfinite(values))
+        if lost.size:
+            raise InputError(
+                f"{name}: {axis} = {values[lost[0]]} in row {lost[0]:,} is beyond the range of float32, "
+                f"±{np.finfo(np.float32).max:.1e}: scale the positions down."
+            )
     return positions, table.drop_columns(axes)
 
 
@@ -113,6 +125,13 @@ def input_columns(
         for name in metadata_columns:
             table = table.append_column(carried.schema.field(name), carried.column(name))
     return table
+
+
+def map_schema(dim: int, kept: pa.Schema | None) -> pa.Schema:
+    """Return the types of a map, with those of the columns carried along."""
+    import pyarrow as pa
+
+    return pa.schema([*((axis, pa.float32()) for axis in AXES[:dim]), ("cell", pa.int32()), *(kept or ())])
 
 
 def _arrow_array(numbers: np.ndarray) -> pa.Array:

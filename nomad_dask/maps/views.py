@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nomad_dask.errors import InputError
 from nomad_dask.maps.map import Map
 from nomad_dask.maps.open import as_map, read_map
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
@@ -53,12 +54,14 @@ def explore(x: Any, color: str | None = None, hover: Sequence[str] = (), **setti
     **settings
         Further arguments of `Map.explore`.
     """
-    names = [] if isinstance(hover, str) else hover  # a string is refused by Map.explore
-    return _open_columns(x, [color, *names]).explore(color, hover, **settings)
+    if isinstance(hover, str) or not isinstance(hover, Iterable):
+        raise InputError(f"hover={hover!r} is one name: pass a list of names, such as [{str(hover)!r}].")
+    names = list(hover)
+    return _open_columns(x, [color, *names]).explore(color, names, **settings)
 
 
 def _open_columns(x: Any, names: Sequence[str | None], optional_columns: Sequence[str] = ()) -> Map:
     """Return any object that holds a map as a `Map`; from a file, read only these columns and the positions."""
     if isinstance(x, str | os.PathLike):
-        return read_map(x, [name for name in names if name is not None and name not in AXES], optional_columns)
+        return read_map(x, [str(name) for name in names if name is not None and name not in AXES], optional_columns)
     return as_map(x)

@@ -71,7 +71,7 @@ class OutputOptions:
     Attributes
     ----------
     path : Path, optional
-        Parquet file to write; None to write none.
+        Parquet, Arrow or CSV file to write, by its suffix; None to write none.
     metadata_columns : sequence of str
         Columns of the source to copy to the map.
     overwrite : bool

@@ -20,9 +20,11 @@ from nomad_dask.storage.manifest import as_json
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
 from nomad_dask.storage.regular_files import check_replaceable
 from nomad_dask.storage.removal import find_garbage, remove_garbage
+from nomad_dask.storage.table_formats import format_to_write
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.array_types import AXES
 from nomad_dask.utils.formatting import format_bytes
+from nomad_dask.utils.positions import plane_axes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,6 +94,8 @@ def check_outputs(source: Source, output: OutputOptions, workspace: WorkspaceOpt
         if not target.is_directory:
             check_output(target.path, overwrite)
             remove_partials(target.path)
+    if output.path is not None:
+        format_to_write(output.path)
 
 
 def check_output_disk(output: Path | None, workspace: Path, needed: int) -> None:
@@ -179,6 +183,7 @@ def deliver(
     if output.picture is not None:
         from nomad_dask.plotting.raster import draw
 
+        plane_axes(None, layout.positions.shape[1])  # warns that a third axis is not shown
         draw(layout.positions[:, 0], layout.positions[:, 1], path=output.picture)
     if workspace.path != beside(output.path.absolute()):
         workspace.set_delivering(None)

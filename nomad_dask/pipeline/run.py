@@ -94,7 +94,7 @@ def project(
     if delivered is not None:
         return delivered
     check_outputs(source, output, workspace)
-    schema = kept_schema(source, output.metadata_columns)
+    schema = kept_schema(source, output.metadata_columns, output.path)
     memory_limit = parse_bytes(cluster.memory_limit)
     with (
         _workspace_directory(workspace, output) as path,

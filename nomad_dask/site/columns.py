@@ -10,7 +10,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError, suggest
 from nomad_dask.plotting.palettes import MAX_CATEGORIES
-from nomad_dask.site.map_reader import MapFile, as_text, can_be_text, is_number, is_words
+from nomad_dask.site.map_reader import MapFile, as_numbers, as_text, can_be_text, is_number, is_words
 from nomad_dask.site.top_values import count_values
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Column:
 
         if self.kind == "number":
             with np.errstate(over="ignore"):
-                return _numbers(array).astype(np.float32)
+                return as_numbers(array).astype(np.float32)
         text = as_text(array, _MAX_LABEL_LENGTH)
         indices = pc.index_in(text, value_set=pa.array([label for label, _ in self.labels], pa.string()))
         codes = indices.fill_null(len(self.labels)).to_numpy(zero_copy_only=False).astype(np.uint8)
@@ -137,7 +137,7 @@ def select_columns(
     InputError
         A column does not exist, or cannot be used in that way.
     """
-    metadata = [name for name in file.schema.names if name not in ("x", "y", _CELL)]
+    metadata = [name for name in file.schema.names if name not in (*file.axes, _CELL)]
     hover = _select_hover(file, metadata, names.hover)
     search = _select_search(file, hover, names.search)
     if names.color is None:
@@ -230,20 +230,11 @@ def _read_column(file: MapFile, name: str) -> Iterator[pa.Array]:
         yield batch.column(name)
 
 
-def _numbers(array: pa.Array) -> np.ndarray:
-    """Return numbers of any type as float64, with NaN for nulls."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-
-
 def _has_few_whole_numbers(file: MapFile, name: str) -> bool:
     """Return whether a column holds a few different whole numbers only, which are categories as in pictures."""
     values_seen: set[float] = set()
     for array in _read_column(file, name):
-        values = _numbers(array)
+        values = as_numbers(array)
         values = values[~np.isnan(values)]
         # The first rows of most columns show that they are not categories.
         for part in (values[:1000], values[1000:]):
@@ -258,7 +249,7 @@ def _find_range(file: MapFile, name: str) -> tuple[float, float]:
     low, high = np.inf, -np.inf
     for array in _read_column(file, name):
         with np.errstate(over="ignore"):
-            values = _numbers(array).astype(np.float32)
+            values = as_numbers(array).astype(np.float32)
         values = values[np.isfinite(values)]
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))

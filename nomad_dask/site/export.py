@@ -114,6 +114,7 @@ def export(
     title: str | None = None,
     tile_rows: int = TILE_ROWS,
     overwrite: bool = False,
+    axes: Sequence[str] | None = None,
     emit: Emit = lambda event: None,
     memory_rows: int = _MEMORY_ROWS,
 ) -> Site:
@@ -125,7 +126,7 @@ def export(
     Parameters
     ----------
     path : path-like
-        A map, or any Parquet file with the columns ``x`` and ``y``.
+        A map, or any Parquet, Arrow (Feather) or CSV file with the columns ``x`` and ``y``.
     output : path-like
         The folder; created if it does not exist, otherwise it must be empty.
     color, hover, search : sequence of str, optional
@@ -137,6 +138,9 @@ def export(
         Number of points that the page loads at once, from 1 to 131,072.
     overwrite : bool
         Replace an existing site.
+    axes : sequence of str, optional
+        The two axes to show of a map in three dimensions, such as ``("x", "z")``; the third is a column as others. By
+        default ``x`` and ``y``, with a warning.
     emit : callable
         Receives the events of the stages.
     memory_rows : int
@@ -160,7 +164,7 @@ def export(
     folder_path = output_path(output, "site")
     check_folder(folder_path, overwrite)
     check_targets([Target("site", folder_path, is_directory=True)], [os.fspath(path)])
-    file = MapFile(Path(path))
+    file = MapFile(Path(path), axes)
     with staged_folder(folder_path, overwrite) as (folder, scratch):
         writer = ChunkWriter(folder)
         stages = ExportStages(file, writer, scratch, emit, memory_rows)

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nomad_dask.errors import InputError, MissingInputError, suggest
+import numpy as np
+
+from nomad_dask.errors import InputError
+from nomad_dask.storage.table_files import MAX_BATCH_BYTES, open_table
+from nomad_dask.utils.positions import plane_axes, position_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 # Characters of a value that are shown and searched.
 MAX_TEXT_LENGTH = 2000
-_MAX_BATCH_ROWS = 1 << 18
-_MAX_BATCH_BYTES = 32 << 20
-_CODE_BYTES = 16
 _MAX_MAP_ROWS = 2**32 - 1
 _MAX_WHOLE_NUMBER = 1e15
 
@@ -27,82 +27,40 @@ class MapFile:
     Parameters
     ----------
     path : Path
+        A Parquet, Arrow or CSV file.
+    axes : sequence of str, optional
+        The two axes to show, as in `plane_axes`.
+
+    Attributes
+    ----------
+    path : Path
+    schema : pyarrow.Schema
+    n_rows : int
+    axes : tuple of str
+        The columns of the positions: to the right and upward.
 
     Raises
     ------
     MissingInputError
         The file does not exist.
     InputError
-        It is not a Parquet file, or has no positions, no rows, or more than 4,294,967,295 rows.
+        It cannot be read, or has no positions, no rows, or more than 4,294,967,295 rows.
     """
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    def __init__(self, path: Path, axes: Sequence[str] | None = None) -> None:
         self.path = path
-        if not path.exists():
-            raise MissingInputError(f"The map {str(path)!r} does not exist: use a file written by 'nomad-dask fit'.")
-        try:
-            # Without a buffer a whole row group is read at once, and a map may be a single row group.
-            self._file = pq.ParquetFile(
-                path, buffer_size=1 << 20, pre_buffer=False, read_dictionary=_dictionary_columns(pq.read_metadata(path))
-            )
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{str(path)!r} cannot be read as Parquet ({error}): use a map.") from error
-        self.schema: pa.Schema = self._file.schema_arrow
-        self.n_rows: int = self._file.metadata.num_rows
-        names = self.schema.names
-        for axis in ("x", "y"):
-            if axis not in names:
-                raise InputError(f"{str(path)!r} has no column {axis!r}, so it is not a map. {suggest(axis, names)}")
-            kind = self.schema.field(axis).type
-            if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-                raise InputError(f"The column {axis!r} of {str(path)!r} holds {kind}: positions must be numbers.")
-        duplicates = sorted({name for name in names if names.count(name) > 1})
-        if duplicates:
-            raise InputError(f"{str(path)!r} has the column {duplicates[0]!r} twice: rename one of them.")
+        self._file = open_table(path, as_dictionaries=True)
+        self.schema: pa.Schema = self._file.schema
+        self.n_rows = self._file.n_rows
+        self.axes = plane_axes(axes, len(position_columns(self.schema, repr(str(path)))))
         if not self.n_rows:
             raise InputError(f"{str(path)!r} has no rows: use a map with points.")
         if self.n_rows > _MAX_MAP_ROWS:
             raise InputError(f"{str(path)!r} has {self.n_rows:,} rows: a site holds at most {_MAX_MAP_ROWS:,}.")
 
-    def batches(self, columns: Sequence[str], max_bytes: int = _MAX_BATCH_BYTES) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], max_bytes: int = MAX_BATCH_BYTES) -> Iterator[pa.RecordBatch]:
         """Yield some columns of all rows in order, in batches of about `max_bytes` at most."""
-        import pyarrow as pa
-
-        max_rows = int(min(_MAX_BATCH_ROWS, max(1, max_bytes // self.bytes_per_row(columns))))
-        try:
-            yield from self._file.iter_batches(max_rows, columns=list(columns))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"{str(self.path)!r} cannot be read ({error}): it may be damaged, create it again."
-            ) from error
-
-    def bytes_per_row(self, columns: Sequence[str]) -> float:
-        """Return the mean bytes per row of some columns in the row group where it is largest, from the metadata."""
-        metadata = self._file.metadata
-        paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-        # Nested columns have a path with dots, but so may names.
-        leaves = [i for i, path in enumerate(paths) if path in columns or path.split(".")[0] in columns]
-        largest = 1.0
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            size = sum(group.column(i).total_uncompressed_size for i in leaves)
-            largest = max(largest, size / max(1, group.num_rows))
-        return largest
-
-
-def _dictionary_columns(metadata: pq.FileMetaData) -> list[str]:
-    """Return the columns stored as little more than dictionary codes, which may stand for values of any length."""
-    names = set()
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for leaf in map(group.column, range(group.num_columns)):
-            short = leaf.total_uncompressed_size < _CODE_BYTES * leaf.num_values
-            if leaf.physical_type == "BYTE_ARRAY" and leaf.has_dictionary_page and short:
-                names.add(leaf.path_in_schema)
-    return sorted(names)
+        return self._file.batches(columns, max_bytes)
 
 
 def rebatch(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -184,6 +142,15 @@ def as_text(array: pa.Array, max_length: int = MAX_TEXT_LENGTH) -> pa.Array:
         cut = pc.binary_join_element_wise(pc.utf8_slice_codeunits(array, 0, max_length), "…", "")
         array = pc.if_else(pc.greater(pc.utf8_length(array), max_length), cut.cast(array.type), array)
     return array.cast(pa.string())
+
+
+def as_numbers(array: pa.Array) -> np.ndarray:
+    """Return numbers of any type as float64, with NaN for nulls."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
 
 
 def _numbers_as_text(array: pa.Array) -> pa.Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nomad_dask.errors import InputError
-from nomad_dask.site.map_reader import MapFile
+from nomad_dask.site.map_reader import MapFile, as_numbers
 
 # Zoom levels, and bits of a coordinate inside a tile.
 LEVELS = 24
@@ -67,13 +67,11 @@ def find_extent(file: MapFile, on_progress: Callable[[int], None] = lambda done:
     """
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     start = 0
-    for batch in file.batches(["x", "y"]):
-        positions = np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in ("x", "y")]).astype(
-            np.float64
-        )
+    for batch in file.batches(file.axes):
+        positions = np.stack([as_numbers(batch.column(name)) for name in file.axes])
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=0))
         if bad.size:
-            name = "y" if np.isfinite(positions[0, bad[0]]) else "x"
+            name = file.axes[int(np.isfinite(positions[0, bad[0]]))]
             value = batch.column(name)[int(bad[0])].as_py()
             text = "null" if value is None else value
             raise InputError(

@@ -33,15 +33,18 @@ def read_texts(file: MapFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch
     """Yield the position of each row, then some columns as text, of all rows in order."""
     import pyarrow as pa
 
-    positions = [(f"@{axis}", _position_type(file.schema.field(axis).type)) for axis in ("x", "y")]
+    # The page calls the axes x and y, whichever they are.
+    positions = [
+        (f"@{name}", _position_type(file.schema.field(axis).type)) for name, axis in zip("xy", file.axes, strict=True)
+    ]
     schema = pa.schema([*positions, *((name, pa.string()) for name in columns)])
-    others = [name for name in columns if name not in ("x", "y")]
-    for batch in file.batches(["x", "y", *others], _BATCH_BYTES):
+    others = [name for name in columns if name not in file.axes]
+    for batch in file.batches([*file.axes, *others], _BATCH_BYTES):
         # A batch of dictionary codes may be small, and the text that they stand for large.
         for start, stop in _split(batch):
             piece = batch.slice(start, stop - start)
             position = [
-                piece.column(axis).cast(kind, safe=False) for axis, (_, kind) in zip(("x", "y"), positions, strict=True)
+                piece.column(axis).cast(kind, safe=False) for axis, (_, kind) in zip(file.axes, positions, strict=True)
             ]
             yield pa.record_batch([*position, *(as_text(piece.column(name)) for name in columns)], schema=schema)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nomad_dask.site.chunk_writer import ChunkWriter
 from nomad_dask.site.columns import Column
-from nomad_dask.site.map_reader import MapFile
+from nomad_dask.site.map_reader import MapFile, as_numbers
 from nomad_dask.site.quadtree import Tile
 from nomad_dask.site.quantize import INNER_BITS, Extent, inner_bits
 
@@ -30,11 +30,12 @@ def read_rows(file: MapFile, extent: Extent, columns: Sequence[Column], dtype: n
         Type of a row, from `row_type`, with the fields ``c.0``, ``c.1``, ... for the columns.
     """
     start = 0
-    for batch in file.batches(["x", "y", *(c.name for c in columns if c.name not in ("x", "y"))]):
+    right, upward = file.axes
+    for batch in file.batches([right, upward, *(c.name for c in columns if c.name not in file.axes)]):
         rows = np.empty(batch.num_rows, dtype)
         rows["row"] = np.arange(start, start + batch.num_rows)
-        rows["x"] = extent.grid(batch.column("x").to_numpy(zero_copy_only=False), extent.x)
-        rows["y"] = extent.grid(batch.column("y").to_numpy(zero_copy_only=False), extent.y)
+        rows["x"] = extent.grid(as_numbers(batch.column(right)), extent.x)
+        rows["y"] = extent.grid(as_numbers(batch.column(upward)), extent.y)
         for i, column in enumerate(columns):
             rows[f"c.{i}"] = column.encode(batch.column(column.name))
         yield rows

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nomad_dask.errors import NomadWarning
 from nomad_dask.site.export import export
 from nomad_dask.site.top_values import count_values
 from tests.helpers import site_maps as sites
@@ -43,7 +45,8 @@ def test_kinds_of_columns(tmp_path):
         when=pa.array(np.arange(n), pa.timestamp("s")), vector=pa.array([[1.0, 2.0]] * n), raw=pa.array([b"\xff"] * n),
         nothing=pa.nulls(n, pa.string()), gaps=pa.nulls(n, pa.float32()),
     )  # fmt: skip
-    columns = describe(path, tmp_path / "s")
+    with pytest.warns(NomadWarning, match="three dimensions, of which x and y are shown"):
+        columns = describe(path, tmp_path / "s")
     assert {name: column["kind"] for name, column in columns.items() if column["in_tiles"]} == {
         "z": "number", "place": "category", "year": "number", "label": "category", "share": "number",
         "flag": "category", "whole": "category", "cell": "category", "nothing": "category", "gaps": "number",

@@ -14,7 +14,7 @@ import numpy as np
 from nomad_dask.errors import InputError, NomadWarning, suggest
 from nomad_dask.maps import table as map_table
 from nomad_dask.maps.kept_columns import kept_schema
-from nomad_dask.storage.table_files import open_table
+from nomad_dask.storage.open_table import open_table
 from nomad_dask.storage.table_formats import Format, check_suffix, format_to_write
 from nomad_dask.storage.table_writer import check_writable, table_writer
 from nomad_dask.utils.array_types import AXES

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nomad_dask.errors import InputError
-from nomad_dask.storage.table_files import MAX_BATCH_BYTES, open_table
+from nomad_dask.storage.open_table import open_table
+from nomad_dask.storage.table_files import MAX_BATCH_BYTES
 from nomad_dask.utils.positions import plane_axes, position_columns
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError, MissingInputError, NomadError
-from nomad_dask.storage import csv_files, table_files
-from nomad_dask.storage.table_files import open_table
+from nomad_dask.storage import csv_files
+from nomad_dask.storage.open_table import open_table
 from nomad_dask.storage.table_formats import format_to_write
 from nomad_dask.storage.table_writer import check_writable, table_writer
 
@@ -213,6 +213,6 @@ def test_damaged_files_are_read_or_refused(tmp_path, suffix, seed):
 
 def test_a_column_is_read_without_the_others(tmp_path):
     write(tmp_path / "t.feather", table())
-    file = table_files.open_table(tmp_path / "t.feather")
+    file = open_table(tmp_path / "t.feather")
     assert next(iter(file.batches(["flag", "x"]))).schema.names == ["flag", "x"]
     assert pq.ParquetFile(write(tmp_path / "t.parquet", table())).num_row_groups == 3

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shutil import disk_usage
+from typing import TYPE_CHECKING
 
 import click
 
 from nomad_dask.cli import options as shared
 from nomad_dask.cli import output
 from nomad_dask.cli.method_options import method_options
+from nomad_dask.errors import NomadError, ResourceError
 from nomad_dask.params import Params
+from nomad_dask.utils.formatting import format_bytes
+
+if TYPE_CHECKING:
+    from nomad_dask.planning.resources import ResourceEstimate
 
 
 @dataclass(frozen=True)
@@ -45,30 +52,120 @@ class PlanOptions:
 @shared.verbose_option
 @shared.grouped("options", PlanOptions)
 def plan(params: Params, options: PlanOptions) -> None:
-    """Show what `fit` would do with INPUT and which resources it needs, without doing it.
+    """Show what `fit` would do with INPUT, which resources it needs, and whether this machine has them.
 
-    Exits with code 3 if this machine has too little memory, or the working directory too little disk space.
+    Nothing is done. Exits with code 3 if this machine has too little memory, or the working directory too little disk
+    space.
     """
     from nomad_dask.pipeline.resources import estimate_resources
-    from nomad_dask.planning.feasibility import check_resources
     from nomad_dask.planning.plan_table import format_plan
     from nomad_dask.planning.planner import make_plan
     from nomad_dask.sources import open_source
-    from nomad_dask.utils.memory import available_memory
 
     source = open_source(options.input, column=options.column)
-    memory = available_memory() // options.n_workers
-    if options.memory_limit is not None:
-        memory = min(memory, options.memory_limit)
-    run_plan = make_plan(source, params, options.n_workers, memory)
+    machine = _inspect_machine(options)
+    run_plan = make_plan(source, params, options.n_workers, machine.worker_bytes)
     resources = estimate_resources(run_plan)
     seconds: dict[str, float] = {}
     if not options.no_time:
         from nomad_dask.pipeline.time_estimate import estimate_seconds
 
-        seconds = estimate_seconds(source, params, run_plan, options.device)
+        with output.show_progress(quiet=False):
+            seconds = estimate_seconds(source, params, run_plan, options.device)
+    problem = _find_problem(resources, machine)
     if options.as_json:
-        output.write_json(resources.as_dict() | {"seconds": seconds})
+        found = {"machine": asdict(machine), "fits": problem is None}
+        output.write_json(resources.as_dict() | {"seconds": seconds} | found)
     else:
-        click.echo(format_plan(resources, seconds))
-    check_resources(resources, memory, shutil.disk_usage(".").free)
+        verdict = "The plan fits this machine." if problem is None else "The plan does not fit this machine."
+        click.echo(f"{format_plan(resources, seconds)}\n\n{_format_machine(machine)}\n\n{verdict}")
+    if problem is not None:
+        raise problem
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What this machine has for a run.
+
+    Attributes
+    ----------
+    cores : int
+        Cores that this process may use.
+    memory_bytes, worker_bytes : int
+        Memory that is available, and that of it which each worker may use.
+    disk : str
+        The working directory.
+    disk_free_bytes : int
+        Free space there.
+    gpu : str or None
+        The GPU that a worker would compute on, or None if it would compute on CPUs.
+    gpu_free_bytes : int or None
+        Free memory of the GPU for a worker.
+    gpu_lacks : str or None
+        Why there is no GPU to compute on, if one was asked for.
+    """
+
+    cores: int
+    memory_bytes: int
+    worker_bytes: int
+    disk: str
+    disk_free_bytes: int
+    gpu: str | None
+    gpu_free_bytes: int | None
+    gpu_lacks: str | None
+
+
+def _inspect_machine(options: PlanOptions) -> _Machine:
+    from nomad_dask.metrics.measure import count_cores
+    from nomad_dask.utils.memory import available_memory
+
+    memory = available_memory()
+    worker_bytes = memory // options.n_workers
+    if options.memory_limit is not None:
+        worker_bytes = min(worker_bytes, options.memory_limit)
+    folder = Path.cwd()
+    disk = disk_usage(folder).free
+    return _Machine(count_cores(), memory, worker_bytes, str(folder), disk, *_find_gpu(options))
+
+
+def _find_gpu(options: PlanOptions) -> tuple[str | None, int | None, str | None]:
+    """Return the GPU of a worker, its share of the free memory, and what keeps a run from the GPU that it asks for."""
+    from nomad_dask.backends.devices import NoGpu, detect_gpu, n_local_gpus
+
+    if options.device == "cpu":
+        return None, None, None
+    found = detect_gpu(with_memory=True)
+    if isinstance(found, NoGpu):
+        return None, None, found.lacks if options.device == "gpu" else None
+    return str(found), found.free_bytes * min(options.n_workers, n_local_gpus()) // options.n_workers, None
+
+
+def _find_problem(resources: ResourceEstimate, machine: _Machine) -> NomadError | None:
+    """Return the error with which a run would be refused, or None if it fits."""
+    from nomad_dask.backends.devices import no_gpu_error
+    from nomad_dask.planning.feasibility import check_resources
+
+    if machine.gpu_lacks is not None:
+        return no_gpu_error(machine.gpu_lacks)
+    try:
+        check_resources(resources, machine.worker_bytes, machine.disk_free_bytes, machine.gpu_free_bytes)
+    except ResourceError as error:
+        return error
+    return None
+
+
+def _format_machine(machine: _Machine) -> str:
+    """Return what the machine has as text for people, with the rows of the plan that it compares with."""
+    rows = [
+        ("cores", f"{machine.cores}"),
+        (
+            "memory per worker",
+            f"{format_bytes(machine.worker_bytes)} of {format_bytes(machine.memory_bytes)} available",
+        ),
+        ("disk", f"{format_bytes(machine.disk_free_bytes)} free in {machine.disk}"),
+        ("GPU", machine.gpu or "none"),
+    ]
+    if machine.gpu_free_bytes is not None:
+        rows.append(("GPU memory per worker", f"{format_bytes(machine.gpu_free_bytes)} free"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(["this machine has", *(f"{name:<{width}}  {value}" for name, value in rows)])

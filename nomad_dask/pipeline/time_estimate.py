@@ -15,7 +15,6 @@ from nomad_dask.planning.plan import Plan
 from nomad_dask.sources.base import Source
 
 TIMED_ROWS = 8000
-_WARM_UP_ROWS = 600
 _EPOCHS = 10
 # A row of a large map visits more cells of more memory than one of a small map: measured 1.3 to 2.
 _OUT_OF_CACHE = 1.5
@@ -25,8 +24,8 @@ _OUT_OF_CACHE_GROWTH = 4
 def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "auto") -> dict[str, float]:
     """Return the seconds that each stage will take on this machine, within a factor of about two.
 
-    The first rows of the source are mapped twice: a few to load what is compiled, then as many as take a second or
-    two. The seconds of each stage grow with its work, see `Stage.work`; those of the coarse map are the sum over all
+    The first rows of the source are mapped twice, as many as take a second or two: the first time compiles all that is
+    used. The seconds of each stage grow with its work, see `Stage.work`; those of the coarse map are the sum over all
     stages for the rows of the coarse map and its epochs.
     """
     n_timed = min(source.n_rows, TIMED_ROWS)
@@ -72,11 +71,11 @@ def _time_small_run(source: Source, params: Params, n_rows: int, device: str) ->
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="nomad-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)
-        for count in (min(n_rows, _WARM_UP_ROWS), n_rows):
+        for name in ("first", "second"):
             seconds = project(
-                open_source(rows[:count]),
+                open_source(rows),
                 small,
                 cluster=ClusterOptions(device=device),
-                workspace=WorkspaceOptions(Path(folder) / str(count)),
+                workspace=WorkspaceOptions(Path(folder) / name),
             ).seconds
     return seconds

@@ -2,6 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --editable
+# Before a command that says nothing for minutes: a line every few seconds shows that it is at work. The command takes the
+# place of its shell, whose number tells the loop within a second when to end.
+EVERY ?= 5
+SIGNS_OF_LIFE = @{ s=0; while sleep 1 && kill -0 $$$$; do \
+	s=$$((s + 1)); if [ $$((s % $(EVERY))) = 0 ]; then echo "Installing for $$s s"; fi; done; } 2>/dev/null & exec
 
 .DEFAULT_GOAL := help
 .PHONY: help install map web web-check docs notebooks test test-rapids lint bench clean
@@ -56,20 +61,20 @@ clean: ## Remove .venv, caches and the demo
 
 .venv/plot.stamp: .venv/python.stamp pyproject.toml
 	@echo "Installing into .venv: this takes a minute or two."
-	$(PIP) '.[plot]'
+	$(SIGNS_OF_LIFE) $(PIP) '.[plot]'
 	@touch $@
 
 .venv/dev.stamp: .venv/python.stamp pyproject.toml
 	@echo "Installing into .venv: this takes a minute or two."
-	$(PIP) '.[dev]'
+	$(SIGNS_OF_LIFE) $(PIP) '.[dev]'
 	@touch $@ .venv/plot.stamp
 
 .venv/docs.stamp: .venv/plot.stamp
-	$(PIP) '.[docs]'
+	$(SIGNS_OF_LIFE) $(PIP) '.[docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/dev.stamp
-	$(PIP) '.[dev,bench]'
+	$(SIGNS_OF_LIFE) $(PIP) '.[dev,bench]'
 	@touch $@
 
 web/node_modules/.package-lock.json: web/package-lock.json
@@ -81,5 +86,5 @@ web/node_modules/.package-lock.json: web/package-lock.json
 	@test "$$(df -Pk . | awk 'NR == 2 { print $$4 }')" -gt 8000000 || { echo "RAPIDS needs 8 GB of disk here, less is free" >&2; exit 1; }
 	@echo "Installing RAPIDS into .venv-rapids: this takes a few minutes."
 	$(PYTHON) -m venv .venv-rapids
-	.venv-rapids/bin/python -m pip install --quiet --editable '.[gpu-cu13,test]'
+	$(SIGNS_OF_LIFE) .venv-rapids/bin/python -m pip install --quiet --editable '.[gpu-cu13,test]'
 	@touch $@

@@ -14,6 +14,7 @@ from nomad_dask.cli import options
 from nomad_dask.cli.export import SiteOptions, site_options
 from nomad_dask.cli.output import show_progress
 from nomad_dask.errors import InputError
+from nomad_dask.utils.interrupts import current_handler
 
 
 @click.command(short_help="Show a map in the browser.")
@@ -64,10 +65,13 @@ def view(
 
             with show_progress(quiet) as emit:
                 export(map, folder, overwrite=overwrite, emit=emit, **vars(site))
-        click.echo(server.address)
-        click.echo("Ctrl-C ends.", err=True)
         with suppress(KeyboardInterrupt):
+            click.echo(server.address)
+            click.echo("Ctrl-C ends.", err=True)
             server.serve_forever()
+        # Ctrl-C is how this command ends, and does not stop anything.
+        if (handler := current_handler()) is not None:
+            handler.acknowledge()
 
 
 def _has_site_options() -> bool:

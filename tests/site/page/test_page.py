@@ -263,7 +263,10 @@ def test_on_a_phone_the_open_legend_leaves_the_map_in_sight(page, tmp_path):
     made = write_site(
         tmp_path,
         rng.normal(size=(n, 2)),
-        {"title": [f"A longer title of row {i}" for i in range(n)], "kind": [f"kind {i % 35}" for i in range(n)]},
+        {
+            "title": [f"A longer title of row {i}" for i in range(n)],
+            "kind": [f"a longer kind {i % 35}" for i in range(n)],
+        },
     )
     page.resize(390, 844)
     with served(made.folder) as url:
@@ -278,6 +281,12 @@ def test_on_a_phone_the_open_legend_leaves_the_map_in_sight(page, tmp_path):
         assert 100 < box[1] < 0.3 * 844
         assert box[0] * box[1] < 0.25 * 390 * 844
         assert overlaps(page) == []
+        # Entries stick out of it neither left nor right.
+        sides = "const b = arguments[0].getBoundingClientRect(); return [b.left, b.right]"
+        left, right = page.run(sides, page.one(".legend"))
+        for part in page.all(".entry .swatch, .entry .label, .entry .count"):
+            part_left, part_right = page.run(sides, part)
+            assert left < part_left < part_right < right
         # All entries can be reached.
         page.run("arguments[0].scrollIntoView()", page.all(".entry")[-1])
         page.all(".entry")[-1].click()

@@ -42,8 +42,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ``seed_``.
     device : {{'auto', 'cpu', 'gpu'}}, default='auto'
         Where to compute.
-    client : distributed.Client or None, default=None
-        Dask cluster to run on; None starts an embedded cluster.
+    client : distributed.Client, str or None, default=None
+        Dask cluster to run on, or the address of its scheduler; None starts an embedded cluster.
     n_workers : int or None, default=None
         Number of workers of the embedded cluster. None or 1 runs in this process, on all its cores.
     workspace : path-like or None, default=None

@@ -125,7 +125,10 @@ def test_parameters_are_kept_as_given_and_cloned():
         ({"metric": "cosin"}, "Did you mean 'cosine'"),
         ({"n_epochs": 2.5}, "n_epochs=2.5"),
         ({"random_state": "a"}, "random_state='a'"),
-        ({"random_state": -1}, "-1"),
+        ({"random_state": -1}, "random_state=-1 is out of range"),
+        ({"random_state": np.int64(-1)}, "random_state=np.int64(-1) is out of range"),
+        ({"random_state": True}, "random_state=True"),
+        ({"random_state": 1.5}, "random_state=1.5"),
         ({"device": "cpuu"}, "device='cpuu'"),
         ({"n_workers": 0}, "n_workers=0"),
     ],
@@ -231,3 +234,15 @@ def test_a_failed_fit_leaves_nothing_behind(x, tmp_path, monkeypatch):
         estimator.fit(broken)
     assert not hasattr(estimator, "embedding_")
     assert list(Path(tmp_path).glob("nomad-*")) == []
+
+
+@pytest.mark.parametrize("name", ["client", "n_epochs", "workspace", "verbose"])
+def test_a_parameter_given_to_fit_is_refused_with_its_place(x, name):
+    message = (
+        rf"fit does not accept {name}=1: give it to the constructor, as in NomadProjection\({name}=...\)\.fit\(X\)"
+    )
+    for method in (NomadProjection().fit, NomadProjection().fit_transform):
+        with pytest.raises(TypeError, match=message):
+            method(x, **{name: 1})
+    with pytest.raises(TypeError, match="fit does not accept colum='a': Did you mean 'column'"):
+        NomadProjection().fit(x, colum="a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,17 @@ from nomad_dask.backends.select import check_device
 from nomad_dask.cluster.cpu_cluster import start_cpu_cluster
 from nomad_dask.cluster.embedded import embedded_client
 from nomad_dask.cluster.executor import GPU_START_SECONDS, Cluster
+from nomad_dask.cluster.forks import check_fork
+from nomad_dask.cluster.given_client import check_client
 from nomad_dask.cluster.gpu_cluster import gpus_not_started_error, start_gpu_cluster, uses_local_gpus
 from nomad_dask.cluster.preflight import check_versions
 from nomad_dask.cluster.remote import read_scheduler_file, remote_client
+from nomad_dask.cluster.settings import check_settings
+from nomad_dask.cluster.worker_state import PROCESS_LOCK
 from nomad_dask.errors import InputError
+
+# More processes than this, on a machine with fewer cores, are a slip.
+_MANY_WORKERS = 64
 
 
 @contextmanager
@@ -34,8 +42,8 @@ def connect(
 
     Parameters
     ----------
-    client : distributed.Client, optional
-        Used as it is, and left open.
+    client : distributed.Client or str, optional
+        Used as it is, and left open. A text is the address of a scheduler.
     scheduler : str, optional
         Address of a running scheduler. For ``tls://`` the certificates are those of Dask's configuration.
     scheduler_file : path-like, optional
@@ -52,7 +60,7 @@ def connect(
     Raises
     ------
     InputError
-        `n_workers` or `device` is invalid.
+        `client`, `n_workers`, `device` or a setting of this package in Dask's configuration is invalid.
     MissingInputError
         There is no `scheduler_file`.
     ClusterError
@@ -60,11 +68,14 @@ def connect(
         what `device` needs, or workers of an embedded cluster do not start.
     """
     check_device(device)
-    if n_workers is not None and n_workers < 1:
-        raise InputError(f"n_workers={n_workers!r} is not accepted: give a whole number from 1, or None.")
+    check_settings()
+    _check_n_workers(n_workers)
+    if isinstance(client, str):
+        client, scheduler = None, client
     if client is None and scheduler is None and scheduler_file is not None:
         scheduler = read_scheduler_file(Path(scheduler_file))
     if client is not None:
+        check_client(client)
         connection = _prepared(client, device)
     elif scheduler is not None:
         connection = _remote(scheduler, device)
@@ -78,6 +89,16 @@ def connect(
         yield cluster
 
 
+def _check_n_workers(n_workers: Any) -> None:
+    limit = max(_MANY_WORKERS, len(os.sched_getaffinity(0)))
+    is_whole = isinstance(n_workers, numbers.Integral) and not isinstance(n_workers, bool)
+    if n_workers is not None and not (is_whole and 1 <= n_workers <= limit):
+        raise InputError(
+            f"n_workers={n_workers!r} is not accepted: give a whole number from 1 to {limit}, or None. "
+            "Each is a process on this machine."
+        )
+
+
 @contextmanager
 def _remote(scheduler: str, device: str) -> Iterator[Cluster]:
     with remote_client(scheduler) as client, _prepared(client, device) as cluster:
@@ -87,6 +108,7 @@ def _remote(scheduler: str, device: str) -> Iterator[Cluster]:
 @contextmanager
 def _local_cpus(n_workers: int, device: str) -> Iterator[Cluster]:
     """Yield an embedded cluster of CPU processes, or of this process, which may compute on its one GPU."""
+    check_fork(PROCESS_LOCK)
     with (
         embedded_client(partial(start_cpu_cluster, n_workers)) as client,
         _prepared(client, device, in_process=n_workers == 1) as cluster,
@@ -96,6 +118,7 @@ def _local_cpus(n_workers: int, device: str) -> Iterator[Cluster]:
 
 @contextmanager
 def _local_gpus(n_workers: int | None) -> Iterator[Cluster]:
+    check_fork(PROCESS_LOCK)
     with embedded_client(partial(start_gpu_cluster, n_workers)) as client:
         try:
             client.wait_for_workers(len(client.cluster.worker_spec), timeout=GPU_START_SECONDS)

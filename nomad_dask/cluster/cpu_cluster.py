@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nomad_dask.cluster.embedded import MAIN_GUARD, describe, refuse_during_main_import, too_busy_error
+from nomad_dask.cluster.embedded import MAIN_GUARD, check_worker_processes, describe, too_busy_error
 from nomad_dask.errors import ClusterError
 
 # The scheduler of an embedded cluster ends a worker this long after its last heartbeat; it checks at this interval.
@@ -35,7 +35,7 @@ def start_cpu_cluster(n_workers: int) -> Any:
     cores = len(os.sched_getaffinity(0))
     processes = n_workers > 1
     if processes:
-        refuse_during_main_import()
+        check_worker_processes()
     # By default, Dask's workers return freed memory to the system at once and allocate it again in the next epoch,
     # which takes a third of their time.
     environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}

@@ -140,12 +140,19 @@ def too_busy_error(problem: str) -> ClusterError:
     )
 
 
-def refuse_during_main_import() -> None:
-    """Raise in a worker process that still imports the main script: it must not start a cluster itself.
+def check_worker_processes() -> None:
+    """Check that this process can start worker processes.
 
     Raises
     ------
     ClusterError
+        It is a worker process that still imports the main script, or a process that may start no others.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    current = multiprocessing.current_process()
+    if getattr(current, "_inheriting", False):
         raise ClusterError(f"This is a worker process that imports the script of its parent. {MAIN_GUARD}.")
+    if current.daemon:
+        raise ClusterError(
+            f"The process {current.name!r} cannot start worker processes, because it is daemonic, as those of "
+            "multiprocessing.Pool: leave n_workers out, give a client, or use concurrent.futures.ProcessPoolExecutor."
+        )

@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nomad_dask.backends import devices
+from nomad_dask.cluster.settings import timeout
 from nomad_dask.cluster.task_batch import TaskBatch
-from nomad_dask.cluster.watchdog import (
-    ANSWER_SECONDS,
-    call_scheduler,
-    no_workers_error,
-    scheduler_lost_error,
-    timeout,
-)
+from nomad_dask.cluster.watchdog import ANSWER_SECONDS, call_scheduler, no_workers_error, scheduler_lost_error
 from nomad_dask.errors import ClusterError
 
 # Processes that import RAPIDS and create a CUDA context start slowly.

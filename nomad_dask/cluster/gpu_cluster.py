@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from nomad_dask.backends import devices
-from nomad_dask.cluster.embedded import MAIN_GUARD, refuse_during_main_import
+from nomad_dask.cluster.embedded import MAIN_GUARD, check_worker_processes
 from nomad_dask.errors import ClusterError, InputError, NomadWarning
 
 # Of each GPU's memory, reserved at the start by a pool, which grows when more is needed.
@@ -60,7 +60,7 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
     from dask_cuda import LocalCUDACluster
     from dask_cuda.utils import cuda_visible_devices
 
-    refuse_during_main_import()
+    check_worker_processes()
     try:
         visible = cuda_visible_devices(0).split(",")
         if n_workers is not None and n_workers > len(visible):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nomad_dask._version import __version__
 from nomad_dask.cluster.executor import Cluster
-from nomad_dask.cluster.watchdog import timeout
+from nomad_dask.cluster.settings import timeout
 from nomad_dask.errors import ClusterError
 from nomad_dask.sources.base import Source
 

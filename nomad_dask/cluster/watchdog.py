@@ -1,14 +1,6 @@
-"""Detection of workers and schedulers that will never answer, within configurable time limits.
+"""Detection of workers and schedulers that will never answer, within the time limits of `nomad_dask.cluster.settings`.
 
-A task may take any time while its worker sends heartbeats. The limits, in seconds, are read from Dask's
-configuration or the environment (``DASK_NOMAD_DASK__LOST_AFTER=120``):
-
-``nomad-dask.lost-after`` (60)
-    How long there may be no worker at all, or no answer of the scheduler, before the run ends with an error.
-    A nanny starts a new worker in the meantime.
-``nomad-dask.frozen-after`` (300)
-    How long a worker with our tasks may send no heartbeat before the scheduler is asked to end it, so that its
-    tasks move to others; and how long all workers may be paused because they lack memory.
+A task may take any time while its worker sends heartbeats.
 """
 
 from __future__ import annotations
@@ -18,21 +10,13 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+from nomad_dask.cluster.settings import timeout
 from nomad_dask.errors import ClusterError
 
 ANSWER_SECONDS = 10
 POLL_SECONDS = 1.0
-_DEFAULTS = {"lost-after": 60.0, "frozen-after": 300.0}
 # Time a nanny has to end its worker; it kills one that does not end by itself.
 _END_SECONDS = 30
-
-
-def timeout(name: str) -> float:
-    """Return one of the time limits in seconds."""
-    import dask.config
-    from dask.utils import parse_timedelta
-
-    return float(parse_timedelta(dask.config.get(f"nomad-dask.{name}", _DEFAULTS[name])))
 
 
 def call_scheduler(client: Any, operation: str, seconds: float = ANSWER_SECONDS, **arguments: Any) -> Any:

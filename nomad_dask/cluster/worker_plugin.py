@@ -12,7 +12,8 @@ from distributed import WorkerPlugin
 from distributed.protocol.pickle import dumps
 
 from nomad_dask.cluster.p2p import Inbox
-from nomad_dask.cluster.watchdog import call_scheduler, timeout
+from nomad_dask.cluster.settings import timeout
+from nomad_dask.cluster.watchdog import call_scheduler
 from nomad_dask.cluster.worker_state import EXTENSION, WorkerState
 from nomad_dask.errors import ClusterError
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any, TypeVar
 
+from nomad_dask.cluster.forks import ProcessLock
 from nomad_dask.errors import ClusterError
 
 T = TypeVar("T")
 # The name under which a worker holds its state, among its extensions.
 EXTENSION = "nomad-dask"
 # One for all workers of a process, because they share its cores or its GPU.
-_PROCESS_LOCK = threading.Lock()
+PROCESS_LOCK = ProcessLock()
 
 
 class WorkerState:
@@ -23,13 +24,13 @@ class WorkerState:
     ----------
     connections : set of str
         Names of the plugins that use this state; it is removed with the last of them.
-    task_lock : threading.Lock
+    task_lock : ProcessLock
         Held by the task that computes. Tasks of one process run one at a time, each with all its threads.
     """
 
     def __init__(self) -> None:
         self.connections: set[str] = set()
-        self.task_lock = _PROCESS_LOCK
+        self.task_lock = PROCESS_LOCK
         self._objects: dict[type[Any], Any] = {}
         self._lock = threading.Lock()
 

@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from nomad_dask.errors import InputError
 
@@ -137,8 +137,11 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def _is_own_request(self, port: int) -> bool:
         """Return whether the page itself asks, or a reader who opens it, and not another site in the same browser."""
+        hosts = (f"{_HOST}:{port}", f"localhost:{port}")
         # Another site could read the map through a host name that resolves to this address.
-        if self.headers.get("Host") not in (f"{_HOST}:{port}", f"localhost:{port}"):
+        if self.headers.get("Host") not in hosts:
+            return False
+        if self.headers.get("Origin") not in (None, *(f"http://{host}" for host in hosts)):
             return False
         # Or it could load the chunks, which are scripts. Browsers tell where a request comes from.
         if self.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
@@ -147,7 +150,7 @@ class _Handler(SimpleHTTPRequestHandler):
         opens_page = (
             self.headers.get("Sec-Fetch-Mode") == "navigate" and self.headers.get("Sec-Fetch-Dest") == "document"
         )
-        return opens_page and urlsplit(self.path).path in ("/", "/index.html")
+        return opens_page and self.path.partition("?")[0] in ("/", "/index.html")
 
     def _find_file(self) -> Path | None:
         """Return the regular file that the request names, or None if the folder holds none of that name."""

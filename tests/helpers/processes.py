@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -187,6 +188,12 @@ def stages_done(workspace: Path) -> set[str]:
         return set(json.loads((workspace / "manifest.json").read_text())["stages"])
     except (OSError, ValueError):
         return set()
+
+
+def without_progress(errors: str) -> str:
+    """Return what a command wrote to standard error without the lines that say, every few seconds, what runs."""
+    progress = re.compile(r"(\w[\w ]*: .*\d\.\d|working for \d+\.\d) (s|min|h)\n?")
+    return "".join(line for line in errors.splitlines(keepends=True) if not progress.fullmatch(line))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -164,6 +164,39 @@ def test_view_answers_no_other_site(served, site_of_request, more, path, status)
     assert found == status
     assert sent["Cross-Origin-Resource-Policy"] == "same-origin"
     assert sent["X-Content-Type-Options"] == "nosniff"
+
+
+def test_view_answers_no_script_of_another_origin(served):
+    address, port = served
+    assert ask(port, "/site.js", "Origin: https://evil.example")[0] == 403
+    assert ask(port, "/site.js", "Origin: null")[0] == 403
+    assert ask(port, "/site.js", f"Origin: {address.rstrip('/')}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"",
+        b"\x00\xff\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /site.js HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n",
+        b"GET http://[/ HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"
+        b"Sec-Fetch-Dest: document\r\n\r\n",
+        b"GET /site.js HTTP/1.1\r\nHost: {host}\r\nIf-Modified-Since: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: {host}\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"GET /" + b"x" * 70_000,
+    ],
+    ids=range(9),
+)
+def test_view_has_nothing_to_report_of_broken_requests(served, request_):
+    port = served[1]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(request_.replace(b"{host}", b"127.0.0.1:%d" % port))
+        client.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):  # it may close the connection before it has read all
+            client.makefile("rb").read()
+    assert ask(port, "/")[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/%00", "/site.js%00", "/%ff", "/%ed%a0%80", "/" + 300 * "x", "/site.js/", "/tiles"])

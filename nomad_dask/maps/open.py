@@ -73,6 +73,10 @@ def as_map(x: Any) -> Map:
             raise InputError(f"The frame cannot be read as a table ({error}): give each column one type.") from error
         return _map_of_table(table, "The frame")
     if isinstance(x, pa.Table):
+        try:
+            x.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"The table holds invalid values ({error}): create it again.") from error
         return _map_of_table(x, "The table")
     raise InputError(f"A {type(x).__name__} is not a map: give a map, its path, an Arrow table or a data frame.")
 

@@ -92,7 +92,16 @@ def split_table(table: pa.Table, name: str) -> tuple[np.ndarray, pa.Table]:
                 f"{name}: {axis} = {values[lost[0]]} in row {lost[0]:,} is beyond the range of float32, "
                 f"±{np.finfo(np.float32).max:.1e}: scale the positions down."
             )
-    return positions, table.drop_columns(axes)
+    return positions, _without_views(table.drop_columns(axes))
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Return a table without Arrow's view types, which many of its functions do not take."""
+    import pyarrow as pa
+
+    others = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    fields = [field.with_type(others.get(field.type, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 def input_columns(

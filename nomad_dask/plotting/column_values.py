@@ -62,6 +62,8 @@ def as_arrow(column: Any, name: str = "The column") -> pa.ChunkedArray:
             column = pa.array(column, from_pandas=True)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise InputError(f"{name} cannot be read ({error}): give values of one type.") from error
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())  # many functions do not take views
     return pa.chunked_array([column]) if isinstance(column, pa.Array) else column
 
 

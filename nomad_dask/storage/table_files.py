@@ -48,7 +48,10 @@ class TableFile(ABC):
         """
         with translate_damage(self.path, self.format, "it may be damaged, create it again"):
             for batch in self._batches(columns, max_bytes):
-                yield batch.select(list(columns))
+                selected = batch.select(list(columns))
+                # Arrow trusts offsets and text that it reads; damaged ones would end the process later.
+                selected.validate(full=True)
+                yield selected
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Return some columns of all rows.

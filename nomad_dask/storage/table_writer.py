@@ -27,7 +27,23 @@ def table_writer(path: Path, kind: Format, schema: pa.Schema) -> Iterator[Callab
         Of all tables, with the metadata to write; CSV has none. The format must hold its types, see `check_writable`.
     """
     with atomic_write(path) as partial, partial.open("wb") as file, _writer(kind, file, schema) as write:
-        yield write
+        yield _checked(path, write)
+
+
+def _checked(path: Path, write: Callable[[pa.Table], None]) -> Callable[[pa.Table], None]:
+    """Return a function that writes, and names the file if it cannot hold a value, such as a time too far away."""
+    import pyarrow as pa
+
+    def checked(table: pa.Table) -> None:
+        try:
+            write(table)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"{str(path)!r} cannot hold a value of the columns to keep ({error}): leave that column out, or write "
+                "a file in another format."
+            ) from error
+
+    return checked
 
 
 def check_writable(kind: Format, schema: pa.Schema) -> None:

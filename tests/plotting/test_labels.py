@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from nomad_dask.errors import InputError
 from nomad_dask.plotting import labels as labels_module
 from nomad_dask.plotting.canvas import clean, text_width
-from nomad_dask.plotting.color_mapping import select_rows
+from nomad_dask.plotting.color_mapping import map_colors, select_rows
 from nomad_dask.plotting.label_placement import place_labels, wrap
 from nomad_dask.plotting.labels import (
     LEVELS,
@@ -28,6 +28,7 @@ from nomad_dask.plotting.labels import (
     labels_of_text,
     same_word,
 )
+from nomad_dask.plotting.palettes import THEMES
 
 TOPICS = ("cheese bread butter", "guitar piano violin", "planet comet galaxy", "tiger zebra lion")
 FRUIT = ["apple", "pear", "plum", "fig"]
@@ -244,3 +245,36 @@ def test_lines_are_wrapped_cut_and_cleaned():
     assert len(lines) == 3
     assert lines[-1].endswith("...")
     assert clean("a\x00b\u202ec\nd\ud800") == "a b c d"
+
+
+def test_a_million_categories_are_twenty_colors_and_other():
+    n = 1_000_000
+    names = np.concatenate([np.arange(n - 3000), np.repeat([-1, -2], 1500)]).astype(str).tolist()
+    for column in (pa.array(names), pa.array(names).dictionary_encode()):
+        found = map_colors(column, THEMES["dark"])
+        assert found.names[:2] == ["-1", "-2"]
+        assert found.names[2:] == [*(str(i) for i in range(18)), "other (996,982)"]
+        assert found.counts == [1500, 1500, *([1] * 18), n - 3018]
+        assert (np.bincount(found.codes) == found.counts).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        (pa.array([1, None, 1, 2]), ["1", "2", "missing"]),
+        (pa.array([True, False, True]), ["True", "False"]),
+        (pa.array([1.0, 3.0, np.nan]), ["1.0", "3.0", "missing"]),
+        (pa.array([0, 86_400], pa.timestamp("s")), ["1970-01-01 00:00:00", "1970-01-02 00:00:00"]),
+        (pa.array([2**62], pa.timestamp("s")), None),
+        (pa.array([1], pa.date32()), ["1970-01-02"]),
+        (pa.array([90], pa.duration("s")), ["90 s"]),
+        (pa.DictionaryArray.from_arrays([1, 0, 1, None], ["a", "a"]), ["a", "missing"]),
+        (pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.uint8()), [None, "b"]), ["b", "missing"]),
+        (pa.array(["a"], pa.string_view()), ["a"]),
+        (pa.array([7]).cast(pa.decimal128(21, 2)), ["7.00"]),
+    ],
+)
+def test_values_of_any_type_are_categories(column, names):
+    found = map_colors(column, THEMES["dark"])
+    assert names is None or found.names == names
+    assert len(found.codes) == len(column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from nomad_dask.callbacks.progress_bars import stage_progress
 from nomad_dask.cli import options as shared
 from nomad_dask.cli import output
+from nomad_dask.errors import NomadWarning
 from nomad_dask.params import METRICS
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ class ScoreOptions:
     """The options of ``score``."""
 
     column: str | None
+    metadata_columns: tuple[str, ...] | None
     label: str | None
     metric: str | None
     k: tuple[int, ...] | None
@@ -35,6 +38,14 @@ class ScoreOptions:
 @click.command(short_help="Score a map against the vectors it was made from.")
 @shared.input_options
 @click.argument("map", type=click.Path(path_type=Path), metavar="MAP")
+@click.option(
+    "--metadata-columns",
+    "--keep",
+    "metadata_columns",
+    callback=shared.read_names,
+    metavar="A,B",
+    help="Columns of INPUT that are no part of the vectors, as for fit.",
+)
 @click.option("--label", metavar="COLUMN", help="Column of the map or of INPUT, with labels that neighbors share.")
 @click.option(
     "--k",
@@ -76,6 +87,7 @@ def score(
 
     scored = read_map(map)
     source, labels = _open_labeled(input, scored, options)
+    _warn_of_other_vectors(source, scored)
     with (
         output.show_progress(options.quiet) as emit,
         stage_progress(emit, "score", source.n_rows, "rows") as advance,
@@ -100,10 +112,23 @@ def _open_labeled(path: str, scored: Map, options: ScoreOptions) -> tuple[Source
     """Return the source of the vectors, and the column of labels, which the map or the source holds."""
     from nomad_dask.sources import open_source
 
-    label = options.label
-    if label is None:
-        return open_source(path, column=options.column), None
-    if label in scored.table.column_names:
-        return open_source(path, column=options.column), scored.table.column(label)
-    source = open_source(path, column=options.column, metadata_columns=(label,))
+    label, others = options.label, options.metadata_columns or ()
+    if label is None or label in scored.table.column_names:
+        source = open_source(path, column=options.column, metadata_columns=others)
+        return source, None if label is None else scored.table.column(label)
+    source = open_source(path, column=options.column, metadata_columns=tuple(dict.fromkeys((*others, label))))
     return source, source.columns([label], 0, source.n_rows).column(label)
+
+
+def _warn_of_other_vectors(source: Source, scored: Map) -> None:
+    """Warn if the map was made from a source of this name whose content or columns were others."""
+    described = scored.metadata.get("source")
+    if not isinstance(described, dict) or described.get("name") != source.name:
+        return
+    if described.get("fingerprint") != source.fingerprint():
+        warnings.warn(
+            f"{source.name} is not as it was when the map was made: it has changed, or other columns were the vectors. "
+            "The scores may be wrong: give --column and --metadata-columns as for fit.",
+            NomadWarning,
+            stacklevel=2,
+        )

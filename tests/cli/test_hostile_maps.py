@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from nomad_dask.cli import cli
+from nomad_dask.sources import open_source
 
 N = 60
 X = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
@@ -159,3 +160,18 @@ def test_score_refuses_sizes_without_a_choice_and_other_data(tmp_path, data):
     np.save(tmp_path / "nan.npy", X_nan)
     code, output = run("score", tmp_path / "nan.npy", path)
     assert (code, "row 3, column 1" in output) == (2, True)
+
+
+def test_score_says_if_the_vectors_are_others_than_those_of_the_map(tmp_path):
+    columns = {f"v{i}": X[:, i] for i in range(4)} | {"label": np.arange(N) % 2}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    source = open_source(str(tmp_path / "in.parquet"), metadata_columns=["label"])
+    described = {"name": source.name, "fingerprint": source.fingerprint()}
+    path = write(tmp_path, json.dumps({"params": {"metric": "euclidean"}, "source": described}).encode())
+    code, output = run("score", source.name, path, "--quiet", "--metadata-columns", "label", "--label", "label")
+    assert (code, "is not as it was" in output) == (0, False)
+    code, output = run("score", source.name, path, "--quiet")
+    assert (code, "is not as it was when the map was made" in output) == (0, True)
+    pq.write_table(pa.table(columns | {"v0": X[:, 1]}), tmp_path / "in.parquet")
+    code, output = run("score", source.name, path, "--quiet", "--metadata-columns", "label")
+    assert (code, "is not as it was when the map was made" in output) == (0, True)

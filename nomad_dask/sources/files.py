@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar, cast
-from urllib.parse import unquote
 
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.sources import fsspec
 from nomad_dask.sources.base import Source, describe_rows
+from nomad_dask.sources.paths import check_regular, local_path, open_regular
 from nomad_dask.sources.retry import translate_io_errors, with_retries
 
 # Files that are examined concurrently, as most of the time is spent waiting.
@@ -46,25 +46,19 @@ def absolute(path: str | Path) -> str:
     return str(fs.unstrip_protocol(inner))
 
 
-def local_path(url: str) -> str:
-    """Return the path of a ``file://`` URL, with or without percent-encoded characters."""
-    path = url.partition("://")[2]
-    path = path.removeprefix("localhost") if path.startswith("localhost/") else path
-    return path if Path(path).exists() else unquote(path)
-
-
 def file_stat(path: str) -> FileStat:
     """Return the size and stamp of a file.
 
     Raises
     ------
     MissingInputError, InputError
-        The file does not exist, or access is denied.
+        The file does not exist, access is denied, or it is not a regular file.
     """
     if fsspec.is_url(path):
         return remote_file_stat(fsspec.info(path), path)
     with translate_io_errors(path):
         stat = Path(path).stat()
+    check_regular(path, stat)
     return FileStat(stat.st_size, str(stat.st_mtime_ns))
 
 
@@ -77,7 +71,7 @@ def open_binary(path: str, size: int) -> BinaryIO:
     """Open a file for buffered reading; an object behind a URL, of `size` bytes, is read by ranges."""
     if fsspec.is_url(path):
         return cast("BinaryIO", io.BufferedReader(fsspec.RangeFile(path, size), 1 << 16))
-    return Path(path).open("rb")
+    return open_regular(path)
 
 
 def for_each(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
@@ -96,11 +90,11 @@ class FileSource(Source):
 
     Attributes
     ----------
-    location : str, optional
-        The directory or pattern that was given, of whose files the source consists.
+    locations : tuple of str
+        The directories and patterns that were given, of whose files the source consists.
     """
 
-    location: str | None = None
+    locations: tuple[str, ...] = ()
     _given_fingerprint: str | None = None
     _computed_fingerprint: str | None = None
 
@@ -137,11 +131,11 @@ class FileSource(Source):
         return self._computed_fingerprint
 
     def local_paths(self) -> list[str]:
-        """Return its files, and the directory or pattern that was given."""
+        """Return its files, and the directories and patterns that were given."""
         paths = [path for path, _ in self._states(0, self.n_rows)]
         return [
             local_path(path) if fsspec.is_url(path) else path
-            for path in ([] if self.location is None else [self.location]) + paths
+            for path in [*self.locations, *paths]
             if not fsspec.is_url(path) or "file://" in path
         ]
 

@@ -16,6 +16,7 @@ from nomad_dask.sources.base import Source
 from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, open_binary
 from nomad_dask.sources.fingerprint import file_digest
 from nomad_dask.sources.fsspec import REQUEST_BYTES, read_ranges
+from nomad_dask.sources.paths import open_regular
 from nomad_dask.sources.retry import with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
 from nomad_dask.storage.atomic import atomic_write, write_npy_header
@@ -115,11 +116,11 @@ class NpySource(_NpyRows):
         # Not np.fromfile, which treats a disk error as the end of the file.
         row_bytes: Any = rows.reshape(-1).view(np.uint8)
         view = memoryview(row_bytes)
-        with self.path.open("rb", buffering=0) as f:
+        with open_regular(self.path, buffering=0) as f:
             f.seek(self._position(start))
             done = 0
             while done < len(view):
-                n_read = f.readinto(view[done:])
+                n_read = f.readinto(view[done:])  # type: ignore[attr-defined]
                 if not n_read:
                     raise OSError(f"{self.path} ends before row {stop}")
                 done += n_read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from nomad_dask.errors import InputError, NomadError
 from nomad_dask.sources.arrow import find_vectors, first_length, rows_of
 from nomad_dask.sources.base import PerThread
+from nomad_dask.sources.batch_cursor import BatchCursor
 from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, for_each, open_binary
 from nomad_dask.sources.fingerprint import digest_of, file_digest
 from nomad_dask.sources.fsspec import REQUEST_BYTES, RangeFile, is_url
@@ -129,12 +131,12 @@ class _ParquetRows(FileSource):
 
     def _batches(self, names: tuple[str, ...], start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a range, continuing where this thread stopped if that is in the same row group."""
-        cursors: dict[Any, _Cursor] = self._cursors.__dict__
+        cursors: dict[Any, BatchCursor] = self._cursors.__dict__
         cursor = cursors.pop(names, None)  # a cursor that fails is not used again
         group = int(np.searchsorted(self._edges, start, "right")) - 1
         if cursor is None or not self._edges[group] <= cursor.row <= start:
             batch_rows = self._batch_rows if names == self.vectors.names else 1 << 16
-            cursor = _Cursor(int(self._edges[group]), self._decode(names, group, batch_rows))
+            cursor = BatchCursor(int(self._edges[group]), self._decode(names, group, batch_rows))
         yield from cursor.advance(start, stop)
         cursors[names] = cursor
 
@@ -209,32 +211,6 @@ class RemoteParquetSource(_ParquetRows):
     _column_buffer = REQUEST_BYTES
 
 
-class _Cursor:
-    """The position of a thread in the batches of some columns.
-
-    Attributes
-    ----------
-    row : int
-        The next row that it can return.
-    """
-
-    def __init__(self, row: int, batches: Iterator[pa.RecordBatch]) -> None:
-        self.row = row
-        self._batches = batches
-        self._rest: pa.RecordBatch | None = None
-
-    def advance(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows `start` to `stop`, skipping the rows before."""
-        while self.row < stop:
-            batch = next(self._batches) if self._rest is None else self._rest
-            begin = max(0, min(start - self.row, batch.num_rows))
-            end = min(stop - self.row, batch.num_rows)
-            self._rest = batch.slice(end) if end < batch.num_rows else None
-            self.row += end
-            if begin < end:
-                yield batch.slice(begin, end - begin)
-
-
 class _Footer(NamedTuple):
     """The footer of a Parquet file: its columns, the number of rows of each row group, and a digest."""
 
@@ -288,7 +264,11 @@ def _report_damage(path: str, what: str = "is damaged") -> Iterator[None]:
 @contextmanager
 def _open_file(path: str, state: FileStat, buffer: int) -> Iterator[Any]:
     # Buffered reading keeps a row group larger than memory from being loaded whole.
-    source = RangeFile(path, state.size) if is_url(path) else path
+    if is_url(path):
+        source: Any = RangeFile(path, state.size)
+    else:
+        file_stat(path)  # pyarrow would wait for a pipe that has taken its place
+        source = pa.OSFile(os.fsencode(path))  # the name need not be UTF-8
     with _report_damage(path, "is not a Parquet file, or damaged"):
         file = pq.ParquetFile(source, buffer_size=buffer, pre_buffer=False)
     with file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 import warnings
@@ -16,6 +17,8 @@ from nomad_dask.utils.array_types import library_of
 WAITS = (0.1, 1.0, 5.0)
 # Errors that a retry cannot fix.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+# Errors of a path that leads to no file anywhere.
+_IMPOSSIBLE = {errno.ELOOP: "is a symbolic link that leads to itself", errno.ENAMETOOLONG: "has too long a name"}
 # Libraries whose errors come from the transfer of data, although they are not an OSError.
 _TRANSFER_LIBRARIES = (
     "aiobotocore",
@@ -82,9 +85,11 @@ def translate_io_errors(what: str) -> Iterator[None]:
         yield
     except NomadError:
         raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingInputError(f"{what} does not exist: check the path, and that every worker can see it.") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _IMPOSSIBLE:
+            raise InputError(f"{what} {_IMPOSSIBLE[error.errno]} ({_describe(error)}): give another path.") from error
         if isinstance(error, PermissionError) or _is_access_denied(error):
             raise InputError(
                 f"{what} may not be read ({_describe(error)}): check its permissions and your credentials, on the "
@@ -105,6 +110,12 @@ def _is_transient(error: Exception) -> bool:
     if isinstance(error, (NomadError, *_PERMANENT)):
         return False
     return isinstance(error, OSError) or _is_transfer_error(error)
+
+
+def is_storage_error(error: Exception) -> bool:
+    """Return whether storage has failed, rather than the data is damaged."""
+    # Libraries also raise OSError for damage, but without an errno.
+    return (isinstance(error, OSError) and error.errno is not None) or _is_transfer_error(error)
 
 
 def _is_transfer_error(error: Exception) -> bool:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError, MissingInputError
+from nomad_dask.errors import InputError, MissingInputError, NomadError
 from nomad_dask.sources import fsspec
 from nomad_dask.sources.base import PerThread
 from nomad_dask.sources.files import FileSource, FileStat, absolute, file_stat, for_each, remote_file_stat
 from nomad_dask.sources.fingerprint import digest_of, file_digest
-from nomad_dask.sources.retry import with_retries
+from nomad_dask.sources.retry import is_storage_error, with_retries
 from nomad_dask.sources.validation import check_shape, native_dtype
 
 
@@ -38,15 +38,16 @@ class ZarrSource(FileSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = str(path)
-        self.location = self._location = absolute(os.fspath(path)).rstrip("/")
+        self._location = absolute(os.fspath(path)).rstrip("/")
+        self.locations = (self._location,)
         self._per_thread = PerThread()
+        self._files = with_retries(lambda: _list_files(self._location), self.name)
         array = with_retries(self._array, self.name)
         self.dtype = native_dtype(array.dtype, self.name)
         self.n_rows, self.n_dims = check_shape(array.shape, self.name)
         # The shape of the data in one file, and the rows that are decoded at once.
         self._file_shape = tuple(int(size) for size in array.shards or array.chunks)
         self._chunk_rows = int(array.chunks[0])
-        self._files = with_retries(lambda: _list_files(self._location), self.name)
         n_files = -(-self.n_rows // self._file_shape[0])
         self._stamps = np.array([self._stamp(i, self._files.get) for i in range(n_files)], np.uint32)
 
@@ -76,7 +77,7 @@ class ZarrSource(FileSource):
         if start < stop:
             # Read to the end of the chunk, which is decoded anyway.
             end = min(-(-stop // self._chunk_rows) * self._chunk_rows, self.n_rows)
-            rows = np.asarray(array[start:end])
+            rows = self._decode(array, start, end)
             pieces.append(rows[: stop - start])
             if end > stop:
                 low = max(start, end - self._chunk_rows)
@@ -89,6 +90,42 @@ class ZarrSource(FileSource):
             return rows
         rows = np.concatenate(pieces) if pieces else np.empty((0, self.n_dims))
         return np.ascontiguousarray(rows, dtype=self.dtype)
+
+    def _decode(self, array: Any, start: int, stop: int) -> np.ndarray:
+        """Decode the chunks of a range of rows.
+
+        Raises
+        ------
+        InputError
+            The message names the files of the first rows that cannot be decoded.
+        """
+        try:
+            return np.asarray(array[start:stop])
+        except Exception as error:
+            # Compressors raise errors of many kinds.
+            if is_storage_error(error):
+                raise
+            step = self._file_shape[0]
+            for first in range(start // step * step, stop, step):
+                last = min(first + step, self.n_rows)
+                self._find_damage(array, first, last)
+            raise InputError(
+                f"{self.name}, rows {start} to {stop - 1}, cannot be decoded ({error}). Copy or write it again."
+            ) from error
+
+    def _find_damage(self, array: Any, first: int, last: int) -> None:
+        """Decode one by one the files that hold rows `first` to `last`, and raise an error for one that is damaged."""
+        width = self._file_shape[1]
+        for j, key in enumerate(self._keys(first // self._file_shape[0])):
+            try:
+                array[first:last, j * width : (j + 1) * width]
+            except Exception as error:
+                if is_storage_error(error):
+                    raise
+                raise InputError(
+                    f"{self.name}, rows {first} to {last - 1}, cannot be decoded: {self._location}/{key} is damaged "
+                    f"({type(error).__name__}: {error}). Copy or write it again."
+                ) from error
 
     def chunk_boundaries(self) -> Sequence[int]:
         """Return the edges of the zarr shards, or of the chunks if the array has no shards."""
@@ -135,7 +172,8 @@ def _list_files(location: str) -> dict[str, FileStat]:
     if fsspec.is_url(location):
         objects = fsspec.find(location)
         return {url[len(location) + 1 :]: remote_file_stat(info, url) for url, info in objects.items()}
-    files = [p for p in Path(location).rglob("*") if p.is_file()]
+    files = [p for p in Path(location).rglob("*") if not p.is_dir()]
+    # Also refuses pipes and devices, for which zarr would wait, and links that lead nowhere.
     return {p.relative_to(location).as_posix(): file_stat(str(p)) for p in files}
 
 
@@ -152,8 +190,9 @@ def _open(location: str, name: str) -> Any:
             fsspec.filesystem(location)  # reports missing packages
             store = zarr.storage.FsspecStore.from_url(location, read_only=True)
         opened = zarr.open(store, mode="r")
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        if isinstance(error, (InputError, PermissionError)):
+    except Exception as error:
+        # Damaged metadata raise errors of many kinds.
+        if isinstance(error, NomadError) or is_storage_error(error):
             raise
         raise InputError(f"{name} cannot be read as a zarr array ({error}). Write it again.") from error
     if isinstance(opened, zarr.Group):

@@ -133,6 +133,8 @@ def test_pipeline_on_worker_processes(tmp_path, store):
 def test_missing(tmp_path, x, on, protocol):
     (tmp_path / "home").mkdir()
     np.save(tmp_path / "home" / "embeddings.npy", x)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("none")
     base = on[protocol](tmp_path / "home")
     with pytest.raises(MissingInputError, match=r"embedings\.npy does not exist.*Did you mean 'embeddings\.npy'"):
         open_source(f"{base}/embedings.npy")
@@ -140,8 +142,8 @@ def test_missing(tmp_path, x, on, protocol):
         open_source(f"{base}/*.parquet")
     with pytest.raises(MissingInputError):
         open_source([f"{base}/a.parquet", f"{base}/b.parquet"])
-    with pytest.raises(InputError, match="contains no Parquet files and is not a zarr array"):
-        open_source(base)
+    with pytest.raises(InputError, match=r"contains no Parquet or \.npy files and is not a zarr array"):
+        open_source(on[protocol](tmp_path / "empty"))
 
 
 def test_no_bucket(store):

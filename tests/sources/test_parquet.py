@@ -300,7 +300,7 @@ def test_missing_and_foreign_files(tmp_path, x):
     with pytest.raises(MissingInputError, match="no file matches"):
         open_source(tmp_path / "*.parq")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="contains no Parquet files and is not a zarr array"):
+    with pytest.raises(InputError, match=r"contains no Parquet or \.npy files and is not a zarr array"):
         open_source(tmp_path / "empty")
     for content in (b"", b"PAR1", b"some text that is long enough", path.read_bytes()[:-50]):
         (tmp_path / "other.parquet").write_bytes(content)

@@ -25,6 +25,8 @@ from nomad_dask.callbacks.log_lines import SummaryLines, format_rate, line_write
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+# Characters of a bar, and of all that stands around it.
+_MAX_BAR_WIDTH, _TEXT_WIDTH = 24, 68
 # Bars of shorter stages, in seconds, are removed when they end.
 MIN_BAR_SECONDS = 1.0
 
@@ -156,6 +158,7 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
     """Open the bars on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Percent(ProgressColumn):
@@ -168,7 +171,7 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
             return Text("" if speed is None else f"{format_rate(speed)} {task.fields['unit']}/s")
 
     class Times(ProgressColumn):
-        """The remaining time, if it is known, and the elapsed time, which shows from the first second that all runs."""
+        """The remaining time, if it is known, and the elapsed time, a sign of life before anything is done."""
 
         max_refresh = 0.5
 
@@ -177,16 +180,20 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
             elapsed = _format_clock(task.elapsed or 0)
             return Text(elapsed if left is None else f"{_format_clock(left)} left, {elapsed}")
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        Percent(),
-        Rate(),
-        TextColumn("{task.fields[note]}", markup=False),
-        Times(),
-    )
     # Results are written to standard output while the bars are shown, so it must not be redirected.
     console = Console(file=stream, force_terminal=True)
+
+    def one_line() -> Column:
+        return Column(no_wrap=True)
+
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=one_line()),
+        BarColumn(bar_width=max(4, min(_MAX_BAR_WIDTH, console.width - _TEXT_WIDTH))),
+        Percent(table_column=one_line()),
+        Rate(table_column=one_line()),
+        TextColumn("{task.fields[note]}", markup=False, table_column=one_line()),
+        Times(table_column=one_line()),
+    )
     with Progress(*columns, console=console, redirect_stdout=False, refresh_per_second=5) as progress:
         yield progress
 

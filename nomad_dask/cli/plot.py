@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from nomad_dask.cli import options as shared
-from nomad_dask.cli.output import check_picture
+from nomad_dask.cli.output import check_picture, show_progress
 from nomad_dask.errors import InputError
 
 
@@ -70,5 +70,6 @@ def plot(
 
     from nomad_dask import maps
 
-    maps.plot(map, output, **vars(options))
+    with show_progress(quiet=False):
+        maps.plot(map, output, **vars(options))
     click.echo(output)

@@ -89,9 +89,9 @@ def test_a_terminal_shows_elapsed_time_before_anything_is_done() -> None:
     drawn = plain(
         on_a_terminal("""
         with progress_bars() as emit:
-            time.sleep(1.3)  # what comes before the first stage, such as imports
+            time.sleep(2.2)  # what comes before the first stage, such as imports
             emit(StageStarted("neighbors", 70_000, "rows"))
-            time.sleep(1.3)  # the first rows take long
+            time.sleep(2.2)  # the first rows take long
             emit(StageAdvanced("neighbors", 70_000))
             emit(StageFinished("neighbors", 1.3))
             time.sleep(0.5)
@@ -100,9 +100,33 @@ def test_a_terminal_shows_elapsed_time_before_anything_is_done() -> None:
     )
     assert re.search(r"^preparing \S+ +00:00$", drawn[0]), drawn
     for stage in ("preparing", "neighbors"):
-        assert any(re.search(rf"^{stage} \S+ +00:01$", line) for line in drawn), drawn
+        assert any(re.search(rf"^{stage} \S+ +00:0[1-9]$", line) for line in drawn), drawn
     assert any(line.startswith("working") for line in drawn)
     assert not any("--:--" in line for line in drawn)
+
+
+def test_bars_take_one_line_each_on_a_terminal_of_80_columns() -> None:
+    shown = screen(
+        on_a_terminal(
+            """
+        import os
+        with progress_bars() as emit:
+            emit(StageStarted("coarse neighbors", 70_000_000, "rows"))
+            emit(StageStarted("layout", 200, "epochs"))
+            for done in (1, 2, 3):
+                time.sleep(0.3)
+                emit(StageAdvanced("coarse neighbors", 100_000 * done))
+                emit(StageAdvanced("layout", done))
+                emit(EpochDone(done, 200, 8.125, 64))
+            time.sleep(0.5)
+            os._exit(0)  # leaves what a reader sees at this moment
+    """,
+            columns=80,
+        )
+    )
+    assert [line.split()[0] for line in shown] == ["coarse", "layout"]
+    assert all(re.search(r"\d\d:\d\d left, \d\d:\d\d$", line) and len(line) <= 80 for line in shown), shown
+    assert "loss 8.125" in shown[1]
 
 
 def test_only_finished_stages_are_left_on_a_terminal() -> None:
@@ -117,7 +141,7 @@ def test_only_finished_stages_are_left_on_a_terminal() -> None:
     """)
     )
     assert len(left) == 1, left
-    assert re.search(r"^layout .* 100% .*00:00$", left[0])
+    assert re.search(r"^layout .* 100% .*\d\d:\d\d$", left[0])
 
 
 def test_an_interrupt_leaves_the_terminal_usable() -> None:

@@ -17,11 +17,11 @@ from nomad_dask.callbacks.progress_bars import progress_bars
 """
 
 
-def on_a_terminal(script: str) -> str:
-    """Run a script whose standard error is a terminal; return all that it wrote there."""
+def on_a_terminal(script: str, columns: int = 120) -> str:
+    """Run a script whose standard error is a terminal of so many columns; return all that it wrote there."""
     pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of Unix")
     master, slave = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"}
     code = PRELUDE + textwrap.dedent(script)
     child = subprocess.Popen([sys.executable, "-c", code], stderr=slave, env=environment)
     os.close(slave)

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config  # no public function reads this setting
@@ -78,6 +79,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         The seed that was used.
     n_features_in_ : int
         Number of dimensions of the input.
+    feature_names_in_ : ndarray of object (n_features_in_,)
+        Names of the dimensions, for a data frame whose columns of numbers are the dimensions.
 
     References
     ----------
@@ -380,8 +383,14 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.map_ = run_map(layout.positions, layout.cell_labels, source, names, layout.metadata, schema)
         self.diagnostics_ = layout.diagnostics
         self.n_epochs_ = layout.n_epochs
-        validate_data(self, X, reset=True, skip_check_array=True)  # sets feature_names_in_
-        self.n_features_in_ = source.n_dims  # of the vectors; the data frame may hold them in one column
+        validate_data(self, X, reset=True, skip_check_array=True)  # sets feature_names_in_ to all columns
+        self.n_features_in_ = source.n_dims
+        if hasattr(self, "feature_names_in_"):
+            names = source.dimension_names()
+            if names is None:
+                delattr(self, "feature_names_in_")  # the vectors are in one column
+            else:
+                self.feature_names_in_: Any = np.asarray(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
         # The temporary workspace belongs to this object: a copy must neither use nor remove it.

@@ -161,6 +161,12 @@ def test_frames_give_names_and_take_them(x):
     assert list(estimator.feature_names_in_) == list(frame.columns)
     np.testing.assert_array_equal(layout.to_numpy(), estimator.embedding_)
     assert not hasattr(estimator.fit(x), "feature_names_in_")
+    estimator.fit(frame.assign(key=range(300)), metadata_columns=["key"])
+    assert list(estimator.feature_names_in_) == list(frame.columns)
+    assert estimator.n_features_in_ == 6
+    estimator.fit(pd.DataFrame({"key": range(300), "vectors": list(x)}))
+    assert not hasattr(estimator, "feature_names_in_")
+    assert estimator.n_features_in_ == 6
 
 
 def test_in_a_pipeline(x):

@@ -72,6 +72,8 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
         cells = backend.fit_cells(coordinates, plan.n_cells, params.random_state)
         labels = backend.assign(coordinates, cells)
         convergence = kmeans_convergence(coordinates, labels, cells.centroids)
+        if axes.std == 0 and plan.sample_rows > 1:
+            convergence["n_equal_rows"] = plan.sample_rows
         shards = _assign_cells(coordinates, labels, cells.centroids, plan.n_shards)
     order = np.argsort(shards, kind="stable")
     ranks = np.empty(len(order), np.int32)

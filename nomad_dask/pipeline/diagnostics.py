@@ -25,6 +25,11 @@ def quality_warnings(measured: dict[str, Any], params: Params) -> list[str]:
         Parameters of the run.
     """
     texts = []
+    if "n_equal_rows" in measured:
+        texts.append(
+            f"All {measured['n_equal_rows']:,} rows of the sample are equal, so places in the map mean nothing: check "
+            "that the source holds the vectors that you want to map."
+        )
     if measured.get("n_extreme_rows"):
         n, rows = measured["n_extreme_rows"], ", ".join(map(str, measured["extreme_rows"]))
         named = f"row {rows} has" if n == 1 else f"{n:,} rows (the first: {rows}) have"

@@ -224,6 +224,10 @@ class TableSource(Source):
         """Digest a sample of the rows."""
         return sampled_digest(self)
 
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns, if they are columns of numbers."""
+        return None if self.vectors.lists else list(self.vectors.names)
+
     def column_names(self) -> list[str]:
         """Return the names of all columns that do not hold the vectors."""
         return [n for n in self._table.schema.names if n not in self.vectors.names]

@@ -80,6 +80,10 @@ class Source(ABC):
         """Return the ascending row numbers at which reads are best split (edges of row groups or chunks)."""
         return ()
 
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns of numbers that are the dimensions; None if there are none."""
+        return None
+
     def column_names(self) -> list[str]:
         """Return the names of the columns that can be carried along to the map."""
         return []

@@ -155,6 +155,10 @@ class CudfSource(DeviceSource):
             return self._rows[start:stop]
         return cudf_vectors(self._frame.iloc[start:stop], self._columns, self.n_dims, start, self.name)
 
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns, if they are columns of numbers."""
+        return None if self._columns.lists else [str(label) for label in self._columns.labels]
+
     def column_names(self) -> list[str]:
         """Return the names of all columns that do not hold the vectors."""
         return list(self._columns.others)

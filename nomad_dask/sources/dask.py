@@ -81,6 +81,7 @@ class DaskFrameSource(LazySource):
         lengths = partition_lengths(frame, next((i for i, c in enumerate(labels) if c in metadata_columns), 0))
         check_shape((sum(lengths), 1), name)
         super().__init__(frame, lengths, name)
+        self._labels = labels
         index = next(i for i, n in enumerate(lengths) if n)
         first = self._compute_part(FramePartitions(frame)[index], index)
         self._columns = find_columns(first, column, metadata_columns, name)
@@ -120,6 +121,10 @@ class DaskFrameSource(LazySource):
         if self._collection is None:
             return self._digest
         return digest_of(["dask frame", tokenize(self._collection), self._columns.vectors])
+
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns, if they are columns of numbers."""
+        return None if self._columns.lists else [self._labels[i] for i in self._columns.vectors]
 
     def column_names(self) -> list[str]:
         """Return the names of all columns that do not hold the vectors."""

@@ -62,6 +62,10 @@ class DaskCudfSource(DaskCupySource):
         """Digest the token that Dask computes from the frame's definition."""
         return self._digest
 
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns, if they are columns of numbers."""
+        return None if self._columns.lists else [str(label) for label in self._columns.labels]
+
     def column_names(self) -> list[str]:
         """Return the names of all columns that do not hold the vectors."""
         return list(self._columns.others)

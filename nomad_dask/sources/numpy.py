@@ -69,6 +69,8 @@ def open_array(x: Any, name: str | None = None) -> Source:
         if source is not None:
             return source
     name = name or f"the {type(x).__name__}"
+    if hasattr(x, "__next__") or (not hasattr(x, "__array__") and isinstance(x, (dict, set, frozenset, bytes))):
+        raise InputError(f"{name} is not an array of rows: give an array or a list of rows, as with np.stack(list(x)).")
     try:
         array = x if isinstance(x, np.ndarray) else np.asarray(x)
     except (TypeError, ValueError) as error:

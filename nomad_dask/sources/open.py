@@ -20,7 +20,8 @@ def open_source(x: Any, column: str | None = None, metadata_columns: Sequence[st
         A ``.npy`` file or a Parquet file; a directory of them, a pattern with ``*``, ``?`` or ``[ ]``, or a
         list of them, whose rows follow each other; a directory of a zarr array; a URL of any of these, such as
         ``s3://bucket/x.npy``;
-        anything that NumPy converts to a two-dimensional array; a pandas or Polars frame or an Arrow table; a
+        anything that NumPy converts to a two-dimensional array; a pandas or Polars frame or an Arrow table, reader or
+        dataset of Parquet files; a
         CuPy array or a cuDF frame, which stay in GPU memory; a Dask array or data frame, also on GPUs.
         Files of a directory or a pattern are sorted by name, with numbers by value.
     column : str, optional
@@ -71,13 +72,10 @@ def _open(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source
         from nomad_dask.sources.pandas import FrameSource
 
         return FrameSource(x, column, metadata_columns, "the data frame")
-    if library in ("pyarrow", "polars") and type(x).__name__ in (
-        "Table",
-        "RecordBatch",
-        "DataFrame",
-        "LazyFrame",
-    ):
-        return _open_table(x, column, metadata_columns)
+    if library in ("pyarrow", "polars"):
+        from nomad_dask.sources.open_table import open_table
+
+        return open_table(x, column, metadata_columns)
     if type(x).__module__.startswith("scipy.sparse"):
         raise InputError(
             f"Sparse data is not supported: a {type(x).__name__} of shape {x.shape} was given, dense vectors "
@@ -102,20 +100,17 @@ def _is_on_device(x: Any) -> bool:
 def _open_dask(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:
     from nomad_dask.sources import dask
 
+    if type(x).__module__ == "dask.delayed":  # it has any attribute
+        raise InputError(
+            "A dask.delayed value is not accepted, as its shape is not known: make an array of it, as with "
+            "dask.array.from_delayed(x, shape, dtype), or a data frame, as with dask.dataframe.from_delayed([x])."
+        )
     if hasattr(x, "chunks"):
         _refuse_column(column, "the Dask array")
         return dask.DaskArraySource(x)
     if hasattr(x, "partitions") and hasattr(x, "columns") and x.ndim == 2:
         return dask.DaskFrameSource(x, column, metadata_columns)
-    raise InputError(f"{type(x).__module__}.{type(x).__qualname__} is neither a Dask array nor a data frame.")
-
-
-def _open_table(x: Any, column: str | None, metadata_columns: Sequence[str]) -> Source:
-    import pyarrow as pa
-
-    from nomad_dask.sources.arrow import TableSource
-
-    if hasattr(x, "collect"):
-        x = x.collect()  # a lazy Polars frame
-    table = pa.Table.from_batches([x]) if isinstance(x, pa.RecordBatch) else pa.table(x)
-    return TableSource(table, column, metadata_columns, f"the {type(x).__name__}")
+    raise InputError(
+        f"{type(x).__module__}.{type(x).__qualname__} is neither a Dask array nor a data frame: convert it, as with "
+        "to_frame() or to_dataframe()."
+    )

@@ -237,6 +237,10 @@ class FrameSource(Source):
         """Digest a sample of the rows."""
         return sampled_digest(self)
 
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns, if they are columns of numbers."""
+        return None if self._columns.lists else [str(self._frame.columns[i]) for i in self._columns.vectors]
+
     def column_names(self) -> list[str]:
         """Return the names of all columns that do not hold the vectors."""
         return list(self._columns.others)

@@ -177,6 +177,10 @@ class _ParquetRows(FileSource):
         sizes = [state.size for state in self._file_stats]
         return digest_of(["parquet", self.vectors.names, self._footers, digest_of(sizes), *digests])
 
+    def dimension_names(self) -> list[str] | None:
+        """Return the names of the columns, if they are columns of numbers."""
+        return None if self.vectors.lists else list(self.vectors.names)
+
     def column_names(self) -> list[str]:
         """Return the names of all columns that do not hold the vectors."""
         return list(self._column_names)

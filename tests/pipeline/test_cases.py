@@ -53,13 +53,17 @@ def test_few_rows(n, options):
 @pytest.mark.parametrize("value", [0.0, 7.25])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_identical_rows(n, value, metric):
-    positions = checked(np.full((n, 6), value, np.float32), metric=metric)
+    with pytest.warns(NomadWarning, match=f"All {n} rows of the sample are equal"):
+        positions = checked(np.full((n, 6), value, np.float32), metric=metric)
     assert len(np.unique(positions, axis=0)) == n
     assert np.abs(positions).max() < 1000
 
 
 def test_identical_rows_in_shards():
-    with pytest.warns(NomadWarning, match=r"largest shard has 3\.00 times the mean"):
+    with (
+        pytest.warns(NomadWarning, match="rows of the sample are equal"),
+        pytest.warns(NomadWarning, match=r"largest shard has 3\.00 times the mean"),
+    ):
         positions = checked(np.ones((600, 6), np.float32), n_shards=3)
     assert len(np.unique(positions, axis=0)) == 600
 

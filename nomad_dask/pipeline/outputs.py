@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nomad_dask.errors import InputError, NomadError, ResourceError, WorkspaceError
+from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.maps import read_map, write_map
 from nomad_dask.params import Params
 from nomad_dask.pipeline.collect import Layout, map_metadata
 from nomad_dask.pipeline.options import OutputOptions, WorkspaceOptions
+from nomad_dask.planning.planner import n_coarse_rows
 from nomad_dask.sources.base import Source
-from nomad_dask.storage.atomic import remove_partials
+from nomad_dask.storage.atomic import find_temporary, remove_partials
 from nomad_dask.storage.disk_full import disk_full_error, is_disk_full
-from nomad_dask.storage.manifest import as_json
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
 from nomad_dask.storage.regular_files import check_replaceable
-from nomad_dask.storage.removal import find_garbage, remove_garbage
+from nomad_dask.storage.removal import REMOVED, is_garbage, remove_garbage
 from nomad_dask.storage.table_formats import format_to_write
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.array_types import AXES
@@ -125,34 +130,40 @@ def is_delivering(workspace: Path | None, output: Path | None) -> bool:
         return False
 
 
+def run_token(source: Source, params: Params, output: OutputOptions) -> str:
+    """Return 8 hexadecimal digits that stand for the map of a run: its source, parameters and columns."""
+    described = json.dumps([map_metadata(source, params, {}), list(output.metadata_columns)], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+
 def find_delivered(output: OutputOptions, source: Source, params: Params, workspace: WorkspaceOptions) -> Layout | None:
     """Return the finished map of a run that was killed while its workspace was being removed; None if there is none.
 
-    Such a run has left its map, which names its source and parameters, and the remains of its workspace.
+    Such a run has left its map, and the remains of its workspace, whose name has the token of the run.
     """
     directory = beside(output.path)
     if output.path is None or directory is None or workspace.path not in (None, directory):
         return None
-    if directory.exists() or not find_garbage(directory) or not output.path.is_file():
+    is_left = output.path.is_file() and not directory.exists() and any(find_temporary(directory.resolve(), REMOVED))
+    if not is_left or not is_garbage(directory, run_token(source, params, output)):
         return None
     try:
         found = read_map(output.path)
-    except (NomadError, ValueError):
+    except NomadError:
         return None
-    described = found.metadata if isinstance(found.metadata, dict) else {}
-    diagnostics = described.get("diagnostics", {})
-    expected = as_json(map_metadata(source, params, {})) | {"diagnostics": diagnostics}
     columns = [*AXES[: params.n_components], "cell", *output.metadata_columns]
-    if described != expected or found.columns != columns or len(found) != source.n_rows:
+    if found.columns != columns or len(found) != source.n_rows:
         return None
     remove_garbage(directory)
+    n_coarse = n_coarse_rows(source.n_rows, params.coarse_init)
+    n_epochs = make_schedule(params, source.n_rows, refining=n_coarse > 0).n_epochs
     return Layout(
         positions=found.positions,
-        cell_labels=found.table.column("cell").to_numpy(),
-        n_epochs=diagnostics["epochs"],
-        n_planned_epochs=diagnostics["epochs"],
-        diagnostics=diagnostics,
-        metadata=described,
+        cell_labels=found.table.column("cell").to_numpy().astype(np.int32),
+        n_epochs=n_epochs,
+        n_planned_epochs=n_epochs,
+        diagnostics=found.metadata.get("diagnostics", {}),  # a CSV file has none
+        metadata=found.metadata,
     )
 
 

@@ -31,6 +31,7 @@ from nomad_dask.pipeline.outputs import (
     deliver,
     find_delivered,
     resolve_paths,
+    run_token,
 )
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.pipeline.setup import (
@@ -117,7 +118,8 @@ def project(
         if output.path is not None:
             deliver(layout, source, output, schema, opened)
         if is_beside:
-            remove_directory(path)  # still locked: no other run may have started in it
+            # It is still locked: no other run may have started in it.
+            remove_directory(path, run_token(source, params, output))
     return layout
 
 

@@ -67,9 +67,18 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def temporary_name(path: Path, kind: str) -> Path:
-    """Return a new hidden name beside a path, which `find_temporary` finds by the path and the kind."""
-    return path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.{kind}")
+def temporary_name(path: Path, kind: str, token: str | None = None) -> Path:
+    """Return a hidden name beside a path, which `find_temporary` finds by the path and the kind.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        Last part of the name.
+    token : str, optional
+        Part of the name of 8 hexadecimal digits; by default a random one.
+    """
+    return path.with_name(f".{_stem(path)}.{token or secrets.token_hex(4)}.{kind}")
 
 
 def find_temporary(path: Path, kind: str) -> Iterable[Path]:

@@ -10,13 +10,20 @@ from nomad_dask.errors import NomadWarning
 from nomad_dask.storage.atomic import find_temporary, temporary_name
 from nomad_dask.storage.lock import is_locked
 
-_REMOVED = "removed"
+REMOVED = "removed"
 
 
-def remove_directory(path: Path) -> None:
-    """Remove a directory with all its content; what a kill leaves of it is removed by `remove_garbage`."""
+def remove_directory(path: Path, token: str | None = None) -> None:
+    """Remove a directory with all its content; what a kill leaves of it is removed by `remove_garbage`.
+
+    Parameters
+    ----------
+    path : Path
+    token : str, optional
+        8 hexadecimal digits, by which `is_garbage` recognizes what is left.
+    """
     real = path.resolve()  # the directory may be a link to one on another disk
-    garbage = temporary_name(real, _REMOVED)
+    garbage = temporary_name(real, REMOVED, token)
     try:
         real.rename(garbage)
         if path.is_symlink():
@@ -27,13 +34,13 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(garbage, ignore_errors=True)
 
 
-def find_garbage(path: Path) -> list[Path]:
-    """Return what is left of earlier directories of this name, whose removal was killed."""
-    return [p for p in find_temporary(path.resolve(), _REMOVED) if p.is_dir() and not p.is_symlink()]
+def is_garbage(path: Path, token: str) -> bool:
+    """Return whether something is left of a directory of this name that was removed with a token."""
+    return temporary_name(path.resolve(), REMOVED, token).is_dir()
 
 
 def remove_garbage(path: Path) -> None:
     """Remove what is left of earlier directories of this name, unless a running process is removing it."""
-    for garbage in find_garbage(path):
-        if not is_locked(garbage):
+    for garbage in find_temporary(path.resolve(), REMOVED):
+        if garbage.is_dir() and not garbage.is_symlink() and not is_locked(garbage):
             shutil.rmtree(garbage, ignore_errors=True)

@@ -31,9 +31,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def states_of_run(data: Path, folder: Path, copies: Path, *options: str) -> list[Path]:
-    """Run ``fit`` to its end, and return copies of its folder at every instant, in order."""
-    command = ["fit", str(data), "-o", str(folder / "map.parquet"), "--quiet", *options]
+def states_of_run(data: Path, output: Path, copies: Path, *options: str) -> list[Path]:
+    """Run ``fit`` to its end, and return copies of the folder of its output at every instant, in order."""
+    folder = output.parent
+    command = ["fit", str(data), "-o", str(output), "--quiet", *options]
     command += ["--epochs", "3", "--n-cells", "4", "--shards", "1"]
     recorder = [sys.executable, "-m", "tests.helpers.instants", str(folder), str(copies), *command]
     done = subprocess.run(recorder, capture_output=True, text=True, check=False)
@@ -50,43 +51,47 @@ def names(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-def test_the_same_command_takes_up_every_state(data, tmp_path, explicit):
+@pytest.mark.parametrize(
+    ("name", "explicit", "step"), [("map.parquet", False, 23), ("map.parquet", True, 23), ("map.csv", False, 200)]
+)
+def test_the_same_command_takes_up_every_state(data, tmp_path, name, explicit, step):
     folder, copies = tmp_path / "out", tmp_path / "copies"
+    output = folder / name
     folder.mkdir()
     workspace = folder / "w" if explicit else None
-    states = states_of_run(data, folder, copies, *(["--workspace", str(workspace)] if explicit else []))
-    expected = read_map(folder / "map.parquet")
+    states = states_of_run(data, output, copies, *(["--workspace", str(workspace)] if explicit else []))
+    expected = read_map(output)
     complete = names(folder)
-    assert complete == ({"map.parquet", "w"} if explicit else {"map.parquet"})
-    written = [(state / "map.parquet").exists() for state in states].index(True)
+    assert complete == ({name, "w"} if explicit else {name})
+    written = [(state / name).exists() for state in states].index(True)
     assert written > 100
     assert len(states) - written > (5 if explicit else 15)
-    for state in states[:written:23] + states[written - 8 :]:
+    for state in states[:written:step] + states[written - 8 :]:
         restore(state, folder)
-        if (folder / "map.parquet").exists() and is_complete(folder, explicit):
+        if is_complete(output, workspace):
             with pytest.raises(InputError, match="exists: give another name, or --overwrite it"):
-                make_map(data, output=folder / "map.parquet", workspace=workspace, **SETTINGS)
+                make_map(data, output=output, workspace=workspace, **SETTINGS)
         else:
-            layout = make_map(data, output=folder / "map.parquet", workspace=workspace, **SETTINGS)
+            layout = make_map(data, output=output, workspace=workspace, **SETTINGS)
             np.testing.assert_array_equal(layout.positions, expected.positions, err_msg=state.name)
             np.testing.assert_array_equal(layout.cell_labels, expected.column("cell").to_numpy(), err_msg=state.name)
-            assert layout.metadata == expected.metadata
-        found = read_map(folder / "map.parquet")
+            assert layout.cell_labels.dtype == np.int32
+            assert layout.n_epochs == 3
+        found = read_map(output)
         np.testing.assert_array_equal(found.positions, expected.positions, err_msg=state.name)
         assert found.metadata == expected.metadata, state.name
         assert names(folder) == complete, state.name
 
 
-def is_complete(folder: Path, explicit: bool) -> bool:
+def is_complete(output: Path, workspace: Path | None) -> bool:
     """Return whether the run has nothing left to do but to end."""
-    if explicit:
-        manifest = read_manifest(folder / "w")
+    if not output.exists():
+        return False
+    if workspace is not None:
+        manifest = read_manifest(workspace)
         assert manifest is not None
         return manifest["delivering"] is None
-    return names(folder) == {"map.parquet"} or (
-        names(folder) == {"map.parquet", "map.parquet.nomad"} and not any((folder / "map.parquet.nomad").iterdir())
-    )
+    return names(output.parent) == {output.name}
 
 
 def test_what_a_killed_clean_up_leaves_is_not_taken_for_another_run(data, tmp_path):

@@ -151,9 +151,10 @@ class DaskFrameSource(LazySource):
         """
         import pyarrow as pa
 
-        declared = self._collection._meta.iloc[:, [self._columns.others[name] for name in names]]
-        if not any(dtype.name in ("object", "category") for dtype in declared.dtypes):
-            return pa.Table.from_pandas(declared, preserve_index=False).rename_columns(list(names)).schema
+        declared = self._collection._meta
+        types = declared.dtypes.iloc[[self._columns.others[name] for name in names]]
+        if not any(dtype.name in ("object", "category") for dtype in types):
+            return frame_table(declared, self._columns, names, self.name).schema
         tables = (self.columns(names, int(a), int(b)) for a, b in pairwise(self._edges) if b > a)
         try:
             return pa.unify_schemas([table.schema for table in tables], promote_options="permissive")

@@ -196,9 +196,9 @@ def frame_table(frame: pd.DataFrame, columns: FrameColumns, names: Sequence[str]
     part = frame.iloc[:, [columns.others[n] for n in names]]
     try:
         return pa.Table.from_pandas(part, preserve_index=False).rename_columns(list(names))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{name}: columns {', '.join(names)} cannot be kept ({error}). Give each of them one type."
+            f"{name}: columns {', '.join(names)} cannot be kept ({error}). Give each of them one type that Arrow has."
         ) from error
 
 

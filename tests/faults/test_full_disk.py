@@ -15,7 +15,7 @@ from nomad_dask.errors import ResourceError
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.storage.atomic import atomic_write
 from nomad_dask.storage.workspace import Workspace
-from tests.helpers.runs import blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 20, "cell_size": 60}
 
@@ -109,10 +109,31 @@ def test_full_when_the_map_is_written(x, undisturbed, small_disk, room_before):
     assert sorted(p.name for p in small_disk.iterdir()) == ["map.parquet"]
 
 
-def test_too_small_from_the_start(small_disk, x):
-    fill(small_disk)
+@pytest.mark.parametrize("where", ["workspace", "output", "both"])
+def test_too_small_from_the_start(small_disk, tmp_path, x, where):
+    """It is found before the first stage, also where only the map would not fit, and nothing is left."""
+    filler = fill(small_disk)
+    log = EventLog()
+    targets = {
+        "workspace": {"workspace": small_disk / "w"},
+        "output": {"workspace": tmp_path / "w", "output": small_disk / "map.parquet"},
+        "both": {"output": small_disk / "map.parquet"},
+    }[where]
     with pytest.raises(ResourceError):
-        make_map(x, workspace=small_disk / "w", **SETTINGS)
+        make_map(x, emit=log, **targets, **SETTINGS)
+    assert log.of(StageStarted) == []
+    assert list(small_disk.iterdir()) == [filler]
+    assert [p.name for p in tmp_path.iterdir()] == ["disk"]
+
+
+def test_a_map_that_does_not_fit_on_its_own_disk(small_disk, tmp_path):
+    """The disk of the output has some space left, but less than the map takes."""
+    with fill(small_disk).open("r+b") as filler:
+        filler.truncate((64 << 20) - (1 << 14))
+    log = EventLog()
+    with pytest.raises(ResourceError, match="The map needs at least"):
+        make_map(blobs(5000), workspace=tmp_path / "w", output=small_disk / "map.parquet", emit=log, **SETTINGS)
+    assert log.of(StageStarted) == []
 
 
 def test_the_requested_bytes_are_reported(small_disk, tmp_path):

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nomad_dask.errors import InputError, NomadError, ResourceError, WorkspaceError
-from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.maps import read_map, write_map
 from nomad_dask.params import Params
 from nomad_dask.pipeline.collect import Layout, map_metadata
 from nomad_dask.pipeline.options import OutputOptions, WorkspaceOptions
-from nomad_dask.planning.planner import n_coarse_rows
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.atomic import find_temporary, remove_partials
 from nomad_dask.storage.disk_full import disk_full_error, is_disk_full
@@ -155,14 +153,14 @@ def find_delivered(output: OutputOptions, source: Source, params: Params, worksp
     if found.columns != columns or len(found) != source.n_rows:
         return None
     remove_garbage(directory)
-    n_coarse = n_coarse_rows(source.n_rows, params.coarse_init)
-    n_epochs = make_schedule(params, source.n_rows, refining=n_coarse > 0).n_epochs
+    diagnostics = found.metadata.get("diagnostics", {})
+    n_epochs = diagnostics.get("epochs", params.n_epochs or 0)  # a CSV file has no diagnostics
     return Layout(
         positions=found.positions,
         cell_labels=found.table.column("cell").to_numpy().astype(np.int32),
         n_epochs=n_epochs,
         n_planned_epochs=n_epochs,
-        diagnostics=found.metadata.get("diagnostics", {}),  # a CSV file has none
+        diagnostics=diagnostics,
         metadata=found.metadata,
     )
 

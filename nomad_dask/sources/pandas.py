@@ -62,6 +62,9 @@ def find_columns(frame: pd.DataFrame, column: str | None, metadata_columns: Sequ
     labels = [str(label) for label in frame.columns]
     if not labels:
         check_shape(frame.shape, name)
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise InputError(f"{name} has two columns of one name, {twice!r}: rename one of them.")
     if column is not None:
         if labels.count(column) != 1:
             raise InputError(f"{name} has {labels.count(column)} columns {column!r}. {suggest(column, labels)}")

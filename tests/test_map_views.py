@@ -21,6 +21,7 @@ import nomad_dask
 from nomad_dask import NomadProjection, read_map
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.maps import Map, as_map
+from nomad_dask.site.export import export
 from nomad_dask.storage.table_files import TableFile
 from tests.helpers.runs import blobs
 
@@ -226,3 +227,29 @@ def test_a_parquet_file_of_others_stays_readable(a_map, tmp_path):
     path = Path(a_map.to_parquet(tmp_path / "m.parquet"))
     assert pq.read_schema(path).names == a_map.columns
     assert list(pd.read_parquet(path).columns) == a_map.columns
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda m, p: m.plot(p, color=5), "no column 5"),
+        (lambda m, p: m.plot(p, size=300), "size=300 is out of range"),
+        (lambda m, p: m.plot(p, size=(300.5, 300)), "is out of range"),
+        (lambda m, p: m.plot(p, axes=5), "axes=5 is not accepted"),
+        (lambda m, p: m.plot(p, axes=(["x"], "y")), "is not accepted"),
+        (lambda m, p: m.plot(p, theme=["dark"]), "theme="),
+        (lambda m, p: m.explore(size=5), "size=5 is out of range"),
+        (lambda m, p: m.explore(hover=5), "hover=5 is one name"),
+        (lambda m, p: nomad_dask.explore(m, hover=5), "hover=5 is one name"),
+        (lambda m, p: read_map(5), "5 is not a path"),
+        (
+            lambda m, p: export(m.to_parquet(p.with_suffix(".parquet")), p.with_suffix(""), color="name"),
+            "'name' is one",
+        ),
+        (lambda m, p: export(m.to_parquet(p.with_suffix(".parquet")), p.with_suffix(""), tile_rows="a"), "tile_rows=a"),
+    ],
+)
+def test_arguments_of_other_types_are_named(a_map, tmp_path, use, message):
+    with pytest.raises(InputError, match=message):
+        use(a_map, tmp_path / "p.png")
+    assert not (tmp_path / "p.png").exists()

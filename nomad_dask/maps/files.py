@@ -93,6 +93,8 @@ def read_table(
     InputError
         The file cannot be read, has no positions, or lacks one of `columns`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{path!r} is not a path: give the path of a map, such as 'map.parquet'.")
     file = open_table(Path(path))
     names = file.schema.names
     position_columns(file.schema, repr(os.fspath(path)))

@@ -63,6 +63,8 @@ def as_map(x: Any) -> Map:
 
     if isinstance(x, Map):
         return x
+    if hasattr(x, "collect"):
+        x = x.collect()  # a lazy Polars frame
     if isinstance(x, str | os.PathLike):
         return read_map(x)
     library = library_of(x)

@@ -45,7 +45,7 @@ def label_codes(labels: Any, n_rows: int, queries: np.ndarray) -> np.ndarray:
         encoded = pc.dictionary_encode(arrow)
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.unify_dictionaries().combine_chunks()
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, LookupError) as error:
         raise InputError(f"labels cannot be read ({error}): give strings or numbers of one kind.") from error
     if len(encoded) != n_rows:
         raise InputError(f"{len(encoded):,} labels for {n_rows:,} rows: give one label for each row.")

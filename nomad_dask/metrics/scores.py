@@ -18,6 +18,7 @@ from nomad_dask.params import METRICS
 from nomad_dask.sources import open_source
 from nomad_dask.sources.base import Source
 from nomad_dask.utils.array_types import to_host
+from nomad_dask.utils.memory import parse_bytes
 
 DEFAULT_KS = (10, 15, 50)
 
@@ -64,7 +65,7 @@ def score(
     n_queries: int = 1000,
     n_triplets: int = 50_000,
     random_state: int = 0,
-    max_bytes: int = 256 << 20,
+    max_bytes: int | str = 256 << 20,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score a map against the vectors it was made from, on a random sample of the rows.
@@ -73,7 +74,7 @@ def score(
     ----------
     source : Source, or any input of `nomad_dask.sources.open_source`
         The vectors ``(n_rows, n_dims)``, read twice in blocks. The scores do not depend on the blocks.
-    positions : ndarray of shape (n_rows, n_components), CuPy array, or cuDF frame with ``x`` and ``y``
+    positions : ndarray of shape (n_rows, n_components), CuPy array, Map, or data frame with ``x`` and ``y``
         The map. All positions must be finite.
     labels : array-like of shape (n_rows,), optional
         Strings or numbers, also as an Arrow array or a cuDF column. Rows whose label is null or NaN do not count.
@@ -88,7 +89,7 @@ def score(
         Number of triplets to sample, rounded up to the same number for each query.
     random_state : int
         Seed of the sample. With the same seed, maps of the same rows are compared on the same sample.
-    max_bytes : int
+    max_bytes : int or str
         Memory for blocks and queries, in addition to `positions` and `labels`.
     on_progress : callable, optional
         Called with the number of rows done, after every block of the second reading.
@@ -111,10 +112,11 @@ def score(
         ("random_state", random_state, 0),
     ]:
         whole_number(name, value, low)
+    bytes_at_once = parse_bytes(max_bytes) or 0
     sizes = _neighborhood_sizes(ks, source.n_rows)
     sample = draw_sample(source.n_rows, n_queries, n_triplets, random_state)
     codes = None if labels is None else label_codes(labels, source.n_rows, sample.queries)
-    block_rows = fit_block_rows(source, sample.queries.size, max_bytes, count_cores())
+    block_rows = fit_block_rows(source, sample.queries.size, bytes_at_once, count_cores())
     reader = VectorReader(source, metric, block_rows, on_progress)
     k_map = min(max(*sizes, LABEL_NEIGHBORS, 1), source.n_rows - 1)
     return _summarize(measure(reader, positions, sample, k_map, max(sizes, default=1)), sample, sizes, codes)

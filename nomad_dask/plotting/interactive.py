@@ -11,6 +11,7 @@ from nomad_dask.errors import InputError, suggest
 from nomad_dask.plotting.color_mapping import map_colors, select_rows
 from nomad_dask.plotting.datashader_view import datashader_view
 from nomad_dask.plotting.palettes import THEMES
+from nomad_dask.plotting.raster import check_size
 from nomad_dask.plotting.scatter_view import scatter_view
 from nomad_dask.plotting.view_data import ViewData
 
@@ -56,6 +57,7 @@ def explore(
     """
     if not isinstance(theme, str) or theme not in THEMES:
         raise InputError(f"theme={theme!r} is not accepted. {suggest(str(theme), THEMES)}")
+    check_size(size, 1)
     if isinstance(hover, str) or not isinstance(hover, Iterable):
         raise InputError(f"hover={hover!r} is one name: pass a list of names, such as [{str(hover)!r}].")
     for name in [*hover, *([] if color is None else [color])]:

@@ -94,7 +94,7 @@ def draw(
     path = Path(path)
     _check_arguments(x, y, color, size, theme, path)
     _require_datashader()
-    content = _Content(x, y, THEMES[theme], color, color_name, labels, title, legend)
+    content = _Content(x, y, THEMES[theme], color, color_name, labels, None if title is None else str(title), legend)
     canvas = _make_canvas(path, size, content)
     _compose(canvas, content)
     with atomic_write(path) as partial:
@@ -165,15 +165,24 @@ def _compose(canvas: Canvas, content: _Content) -> None:
             canvas.text(middle, line, placed.size, theme.text, "m", halo=theme.background)
 
 
+def check_size(size: tuple[int, int], low: int) -> None:
+    """Check the width and height of a picture, from `low` to 20,000 pixels.
+
+    Raises
+    ------
+    InputError
+    """
+    pair = isinstance(size, Sequence) and len(size) == 2
+    if not pair or not all(isinstance(s, int | np.integer) and low <= s <= _MAX_PIXELS for s in size):
+        raise InputError(f"size={size} is out of range: use a width and height from {low} to {_MAX_PIXELS:,} pixels.")
+
+
 def _check_arguments(x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, int], theme: str, path: Path) -> None:
     if not isinstance(theme, str) or theme not in THEMES:
         raise InputError(f"theme={theme!r} is not accepted. {suggest(str(theme), THEMES)}")
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path} ends in {path.suffix!r}: use a name ending in .png or .svg.")
-    if len(size) != 2 or not all(_MIN_PIXELS <= s <= _MAX_PIXELS for s in size):
-        raise InputError(
-            f"size={size} is out of range: use a width and height from {_MIN_PIXELS} to {_MAX_PIXELS:,} pixels."
-        )
+    check_size(size, _MIN_PIXELS)
     if np.ndim(x) != 1 or np.shape(x) != np.shape(y):
         raise InputError(f"x has shape {np.shape(x)} and y {np.shape(y)}: pass one number of each for every point.")
     if color is not None and len(color) != len(x):

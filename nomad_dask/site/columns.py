@@ -182,6 +182,8 @@ def _select_search(file: MapFile, hover: Sequence[str], names: Sequence[str] | N
 
 def _check_names(file: MapFile, names: Sequence[str]) -> Sequence[str]:
     """Return the names, after a check that each is a column and none occurs twice."""
+    if isinstance(names, str):
+        raise InputError(f"{names!r} is one name: pass a list of names, such as [{names!r}].")
     for name in names:
         if name not in file.schema.names:
             raise InputError(f"{str(file.path)!r} has no column {name!r}. {suggest(name, file.schema.names)}")

@@ -188,7 +188,7 @@ def _summarize(path: Path, n_rows: int, contents: _Contents, writer: ChunkWriter
 
 def _check_tile_rows(tile_rows: int) -> None:
     low, high = _TILE_ROWS_RANGE
-    if not low <= tile_rows <= high:
+    if not isinstance(tile_rows, int) or not low <= tile_rows <= high:
         raise InputError(f"tile_rows={tile_rows} is out of range: use a whole number from {low} to {high:,}.")
 
 

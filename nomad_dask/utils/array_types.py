@@ -36,7 +36,7 @@ def to_output_type(x: Any, positions: np.ndarray) -> Any:
 
 
 def to_host(positions: Any) -> np.ndarray:
-    """Return positions (n, dim) as a NumPy array, from a NumPy or CuPy array or a cuDF frame with ``x`` and ``y``.
+    """Return positions (n, dim) as a NumPy array, from an array, or a map or frame with ``x`` and ``y``.
 
     Raises
     ------
@@ -46,10 +46,15 @@ def to_host(positions: Any) -> np.ndarray:
     library = library_of(positions)
     if library == "cupy":
         return np.asarray(positions.get())
-    if library == "cudf":
-        axes = [a for a in AXES if a in positions.columns]
+    if library == "nomad_dask":
+        return np.asarray(positions.positions)
+    names = list(getattr(positions, "column_names", getattr(positions, "columns", ())))
+    if library in ("cudf", "pandas", "polars", "pyarrow"):
+        axes = [a for a in AXES if a in names]
         if axes[:2] != ["x", "y"]:
-            raise InputError(f"The frame of positions has the columns {list(positions.columns)}: x and y are required.")
+            raise InputError(f"The frame of positions has the columns {names}: x and y are required.")
+        if library != "cudf":
+            return np.stack([np.asarray(positions[a]) for a in axes], axis=1)
         # cuDF turns NaN into missing values; turn them back.
         return np.stack([positions[a].to_pandas().to_numpy(np.float32, na_value=np.nan) for a in axes], axis=1)
     return np.asarray(positions)

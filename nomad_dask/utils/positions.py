@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nomad_dask.errors import InputError, NomadWarning, suggest
@@ -85,8 +85,8 @@ def plane_axes(axes: Sequence[str] | None, dim: int) -> tuple[str, str]:
             )
         return "x", "y"
     available = AXES[:dim]
-    chosen = tuple(axes)
-    if len(chosen) != 2 or len(set(chosen)) != 2 or not set(chosen) <= set(available):
+    chosen = tuple(axes) if isinstance(axes, Iterable) else (axes,)
+    if len(chosen) != 2 or chosen[0] == chosen[1] or any(axis not in available for axis in chosen):
         raise InputError(
             f"axes={','.join(map(str, chosen))} is not accepted: give two different axes of the map, which has "
             f"{', '.join(available)}, such as {available[-2]},{available[-1]}."

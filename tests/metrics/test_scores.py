@@ -3,6 +3,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.errors import InputError, ResourceError
+from nomad_dask.maps import as_map
 from nomad_dask.metrics import measure
 from nomad_dask.metrics.sample import random_pairs
 from nomad_dask.metrics.scores import score
@@ -415,3 +417,15 @@ def test_wrong_use_is_named(change, message):
     arguments = {"positions": Y} | change
     with pytest.raises(InputError, match=message):
         score(Rows(X), **arguments)
+
+
+@pytest.mark.parametrize("given_as", ["map", "pandas", "polars", "arrow"])
+def test_of_a_frame_only_the_positions_count(given_as):
+    X, Y = noisy_map(16)
+    table = pa.table({"cell": np.arange(300) * 1000, "y": Y[:, 1], "x": Y[:, 0], "name": ["a"] * 300})
+    positions = {"map": as_map, "pandas": pa.Table.to_pandas, "polars": pl.from_arrow, "arrow": pa.table}[given_as](
+        table
+    )
+    assert score(Rows(X), positions, n_queries=100) == score(Rows(X), Y, n_queries=100)
+    with pytest.raises(InputError, match="x and y are required"):
+        score(Rows(X), table.drop_columns(["x"]))

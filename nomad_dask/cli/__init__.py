@@ -7,9 +7,11 @@ Results go to standard output, progress and errors to standard error.
 from __future__ import annotations
 
 # Only what is imported in no time: before `main` runs, Ctrl-C ends in a traceback.
+import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from nomad_dask.utils.interrupts import InterruptHandler, silent_finalizers
 
@@ -37,6 +39,8 @@ def main() -> NoReturn:
     """
     handler = InterruptHandler(_stop_at_once)
     code = _EXIT_INTERRUPTED
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # first, so that it is called last
     try:
         for number in _SIGNALS:
             # Ignored in a background job of a shell script, which a Ctrl-C for others must not stop.
@@ -53,7 +57,17 @@ def main() -> NoReturn:
         _end_interrupted("Stopped.")
     if code == _EXIT_INTERRUPTED:  # the command has reported it
         _end_interrupted()
+    codes.append(code)
     sys.exit(code)
+
+
+def _leave(codes: list[int]) -> None:
+    """End the process before Python removes its signal handlers and its modules, in which a signal would kill it."""
+    if codes:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(codes[0])
 
 
 def _end_with_the_results(handler: InterruptHandler, code: int) -> None:

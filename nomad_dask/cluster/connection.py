@@ -22,7 +22,7 @@ from nomad_dask.cluster.preflight import check_versions
 from nomad_dask.cluster.remote import read_scheduler_file, remote_client
 from nomad_dask.cluster.settings import check_settings
 from nomad_dask.cluster.worker_state import PROCESS_LOCK
-from nomad_dask.errors import InputError
+from nomad_dask.errors import ClusterError, InputError
 
 # More processes than this, on a machine with fewer cores, are a slip.
 _MANY_WORKERS = 64
@@ -85,8 +85,18 @@ def connect(
         connection = _local_cpus(1, "gpu")
     else:
         connection = _local_gpus(n_workers)
-    with connection as cluster:
-        yield cluster
+    try:
+        with connection as cluster:
+            yield cluster
+    except OSError as error:
+        from distributed.comm.core import CommClosedError
+
+        if not isinstance(error, CommClosedError):
+            raise
+        raise ClusterError(
+            f"A connection in the cluster broke ({error}): check that the scheduler and the workers run and have "
+            "enough memory, and run the same again."
+        ) from error
 
 
 def _check_n_workers(n_workers: Any) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from nomad_dask.cluster.quiet_logs import quiet_logs
 from nomad_dask.errors import ClusterError, NomadWarning
 from nomad_dask.utils.interrupts import deferred
 
@@ -43,6 +44,7 @@ def embedded_client(start: Callable[[], Any]) -> Iterator[Any]:
     # This long after it has lost a worker, Dask closes the worker's nanny if no worker is running at that moment:
     # because it died again, or because the machine is slow to start one.
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}), ExitStack() as stack:
+        stack.enter_context(quiet_logs())
         with deferred():
             cluster = _start_without_interrupts(start)
             stack.callback(_close, cluster, cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,8 @@ from nomad_dask.errors import ClusterError
 
 # Processes that import RAPIDS and create a CUDA context start slowly.
 GPU_START_SECONDS = 120
+# Workers that die this often, one after another, while all are asked something.
+_MAX_LOSSES = 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class Cluster:
     def workers(self) -> list[WorkerInfo]:
         """Return the current workers, sorted by address.
 
-        If there were workers before and all are lost, it waits until a nanny has started another.
+        If there were workers before and all are lost, it waits until a nanny has started another. A cluster that
+        adapts may have none at first.
 
         Raises
         ------
@@ -104,18 +108,25 @@ class Cluster:
             There are none, or the scheduler does not answer.
         """
         started = time.monotonic()
+        requested = None
         while not (workers := self._query_workers()):
             waited = time.monotonic() - started
-            if not self._had_workers:
+            if not self._had_workers and not self._is_adaptive():
                 raise no_workers_error()
             if waited > timeout("lost-after"):
                 raise no_workers_error(waited)
+            if requested is None:  # an adaptive cluster starts workers for tasks only
+                requested = self.client.submit(os.getpid, pure=False)
             time.sleep(0.1)
         self._had_workers = True
         return [
             WorkerInfo(address, w["nthreads"], int(w["memory_limit"] or _free_memory()))
             for address, w in sorted(workers.items())
         ]
+
+    def _is_adaptive(self) -> bool:
+        """Return whether the client has a cluster object that starts workers when there are tasks."""
+        return getattr(self.client.cluster, "_adaptive", None) is not None
 
     def host_threads(self) -> int:
         """Return the number of threads of all workers of a host, for the host with the fewest."""
@@ -137,28 +148,57 @@ class Cluster:
     def run_on_workers(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> dict[str, Any]:
         """Run ``function(*args)`` once on every worker, beside its tasks, and return the results by address.
 
-        An exception of a worker takes the place of its result. `seconds` is how long to wait, by default
-        `nomad-dask.lost-after`.
+        An exception of a worker takes the place of its result. Workers that die meanwhile are left out, and those that
+        take their place are asked too. `seconds` is how long to wait, by default `nomad-dask.lost-after`.
 
         Raises
         ------
         ClusterError
-            A worker does not answer in time.
+            A worker does not answer in time, or workers die again and again.
         """
         seconds = timeout("lost-after") if seconds is None else seconds
+        deadline = time.monotonic() + seconds
+        answers: dict[str, Any] = {}
+        for _ in range(_MAX_LOSSES):
+            answers, lost = self._ask_workers(function, args, seconds)
+            if not lost:
+                return answers
+            while lost & (present := {worker.address for worker in self.workers()}) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if present <= answers.keys():
+                return answers
+        raise ClusterError(
+            f"Workers die before they answer, the last was {max(lost)}: often the system, or Dask, ends a process that "
+            "takes too much memory. Give workers more memory (dask worker --memory-limit), and run the same again."
+        )
+
+    def _ask_workers(
+        self, function: Callable[..., Any], args: tuple[Any, ...], seconds: float
+    ) -> tuple[dict[str, Any], set[str]]:
+        """Return the answers of all workers, and the addresses of those whose connection broke."""
+        from distributed.comm.core import CommClosedError
+
+        asked = {worker.address for worker in self.workers()}
         try:
             # `Client.run` has no timeout, and waits for a frozen worker without end.
             arguments = {"on_error": "return", "callback_timeout": seconds}
-            return dict(self.client.sync(self.client._run, function, *args, **arguments))
+            answers = dict(self.client.sync(self.client._run, function, *args, **arguments))
         except TimeoutError as error:
-            last_seen = {address: w["last_seen"] for address, w in self._query_workers().items()}
-            limit = max(last_seen.values(), default=0.0) - seconds / 2
-            silent = [address for address, seen in sorted(last_seen.items()) if seen < limit]
-            raise ClusterError(
-                f"Not all workers have answered within {seconds:.0f} s"
-                f"{' (no sign of life of ' + ', '.join(silent) + ')' if silent else ''}: "
-                "end those that are frozen or cut off, and run the same again."
-            ) from error
+            raise self._silent_workers_error(seconds) from error
+        except CommClosedError:
+            return {}, asked
+        lost = {address for address, answer in answers.items() if isinstance(answer, CommClosedError)}
+        return {address: answer for address, answer in answers.items() if address not in lost}, lost
+
+    def _silent_workers_error(self, seconds: float) -> ClusterError:
+        last_seen = {address: w["last_seen"] for address, w in self._query_workers().items()}
+        limit = max(last_seen.values(), default=0.0) - seconds / 2
+        silent = [address for address, seen in sorted(last_seen.items()) if seen < limit]
+        return ClusterError(
+            f"Not all workers have answered within {seconds:.0f} s"
+            f"{' (no sign of life of ' + ', '.join(silent) + ')' if silent else ''}: "
+            "end those that are frozen or cut off, and run the same again."
+        )
 
     def broadcast_best_effort(self, function: Callable[..., Any], *args: Any) -> None:
         """Run ``function(*args)`` on every worker that answers soon, to clean up; errors are ignored."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from nomad_dask._version import __version__
 from nomad_dask.cluster.executor import Cluster
 from nomad_dask.cluster.settings import timeout
+from nomad_dask.cluster.watchdog import scheduler_lost_error
 from nomad_dask.errors import ClusterError
 from nomad_dask.sources.base import Source
 
@@ -76,6 +77,8 @@ def _check_scheduler(cluster: Cluster) -> None:
         raise ClusterError(
             f"The scheduler {client.scheduler.address} does not answer: check that its process and the network work."
         ) from error
+    except OSError as error:
+        raise scheduler_lost_error(client) from error
     except Exception as error:
         # Dask sends an unpickling error as the text of a plain Exception.
         if "ModuleNotFoundError" not in repr(error):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_dask.cluster.certificates import check_certificates
+from nomad_dask.cluster.quiet_logs import quiet_logs
 from nomad_dask.errors import ClusterError, MissingInputError
 
 ANSWER_SECONDS = 10
@@ -28,15 +29,16 @@ def remote_client(scheduler: str) -> Iterator[Any]:
     _check_address(scheduler)
     # Its annotations are incomplete.
     Client: Any = distributed.Client
-    try:
-        client = Client(scheduler, timeout=ANSWER_SECONDS, set_as_default=False)
-    except OSError as error:
-        raise ClusterError(
-            f"The scheduler {scheduler!r} does not answer within {ANSWER_SECONDS} s ({error}): "
-            "check the address and that it runs."
-        ) from error
-    with client:
-        yield client
+    with quiet_logs():
+        try:
+            client = Client(scheduler, timeout=ANSWER_SECONDS, set_as_default=False)
+        except OSError as error:
+            raise ClusterError(
+                f"The scheduler {scheduler!r} does not answer within {ANSWER_SECONDS} s ({error}): "
+                "check the address and that it runs."
+            ) from error
+        with client:
+            yield client
 
 
 def read_scheduler_file(file: Path) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import queue
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from nomad_dask.cluster.tasks import run_task
 from nomad_dask.cluster.watchdog import POLL_SECONDS, Watchdog, scheduler_lost_error
 from nomad_dask.errors import ClusterError, Interrupted, NomadError
+
+# Whatever the scheduler's setting: a batch may have lost several workers for reasons outside of it.
+_ALLOWED_DEATHS = 3
 
 
 class TaskBatch:
@@ -45,6 +49,8 @@ class TaskBatch:
         self._results: dict[int, Any] = {}
         # The job of each task that is not done, by the key of the task.
         self._pending: dict[str, int] = {}
+        # Workers that died in each job.
+        self._n_deaths: Counter[int] = Counter()
         self._watchdog: Watchdog
 
     def run(self) -> list[Any]:
@@ -112,6 +118,8 @@ class TaskBatch:
             del self._pending[future.key]
         except _TaskRescheduled:
             future.add_done_callback(self._on_done)
+        except _WorkerDied:
+            self._submit(self._pending.pop(future.key))
 
     def _resubmit_stranded(self) -> None:
         """Submit stranded tasks again: Dask never runs a task with a preferred worker if it once found no worker."""
@@ -129,6 +137,8 @@ class TaskBatch:
         ------
         _TaskRescheduled
             The result was lost with its worker.
+        _WorkerDied
+            The scheduler gave the task up after fewer deaths than this batch allows.
         """
         from concurrent.futures import CancelledError
 
@@ -159,8 +169,12 @@ class TaskBatch:
                 return scheduler_lost_error(self.client)
             return ClusterError(f"A task was {future.status}: was the cluster closed? Start it and run the same again.")
         if isinstance(error, KilledWorker):
+            number = self._pending[future.key]
+            self._n_deaths[number] += error.allowed_failures + 1
+            if self._n_deaths[number] <= _ALLOWED_DEATHS:
+                return _WorkerDied()
             failure: NomadError = ClusterError(
-                f"{error.allowed_failures + 1} workers died one after another in the same task, the last was "
+                f"{self._n_deaths[number]} workers died one after another in the same task, the last was "
                 f"{error.last_worker.address}: often the system ends a process that takes too much memory. "
                 "Give workers more memory, or use more shards, and run the same again."
             )
@@ -177,3 +191,7 @@ class TaskBatch:
 
 class _TaskRescheduled(Exception):  # noqa: N818 - not an error
     """A result was lost with its worker before it was fetched, and Dask runs its task again."""
+
+
+class _WorkerDied(Exception):  # noqa: N818 - not an error
+    """A worker died in a task, which may run again."""

@@ -6,22 +6,47 @@ Results go to standard output, progress and errors to standard error.
 
 from __future__ import annotations
 
-# Only what is imported in no time: before `main` runs, Ctrl-C ends in a traceback.
-import atexit
+# Only what is imported in no time: before these lines, Ctrl-C ends in a traceback.
 import os
 import signal
 import sys
-from contextlib import suppress
-
-from nomad_dask.utils.interrupts import InterruptHandler, silent_finalizers
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, NoReturn
 
 _EXIT_INTERRUPTED = 4
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
+
+
+def _end_interrupted(message: str = "") -> None:
+    """End the process without what Python does at its end, which a signal could disturb. Its workers end with it."""
+    if message:
+        cursor = _SHOW_CURSOR if os.isatty(2) else ""
+        os.write(2, f"{cursor}Error: {message}\n".encode())
+    os._exit(_EXIT_INTERRUPTED)
+
+
+def _handle_signals(handler: Callable[[int, FrameType | None], Any]) -> None:
+    for number in _SIGNALS:
+        # Ignored in a background job of a shell script, which a Ctrl-C for others must not stop.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+_OWN_SCRIPTS = ("/nomad-dask", "/nomad_dask/__main__.py")
+# Not in other programs that import this module, and not in worker processes, which import the script.
+if sys.argv and sys.argv[0].endswith(_OWN_SCRIPTS) and "multiprocessing" not in sys.modules:
+    # Nothing has started yet that would have to be ended.
+    _handle_signals(lambda *_: _end_interrupted("Stopped."))
+
+import atexit  # noqa: E402
+from contextlib import suppress  # noqa: E402
+
+from nomad_dask.utils.interrupts import InterruptHandler, silent_finalizers  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, NoReturn
 
 
 def __getattr__(name: str) -> Any:
@@ -42,10 +67,7 @@ def main() -> NoReturn:
     codes: list[int] = []
     atexit.register(_leave, codes)  # first, so that it is called last
     try:
-        for number in _SIGNALS:
-            # Ignored in a background job of a shell script, which a Ctrl-C for others must not stop.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, handler)
+        _handle_signals(handler)
         with silent_finalizers():
             from nomad_dask.cli.commands import run
 
@@ -73,19 +95,9 @@ def _leave(codes: list[int]) -> None:
 def _end_with_the_results(handler: InterruptHandler, code: int) -> None:
     """Make signals from now on end the process: nothing handles an exception while the interpreter shuts down."""
     message = "" if code else "Stopped when the command had finished: its results are complete."
-    for number in _SIGNALS:
-        if signal.getsignal(number) is handler:
-            signal.signal(number, lambda *_: _end_interrupted(message))
+    _handle_signals(lambda *_: _end_interrupted(message))
     handler.close()
 
 
 def _stop_at_once() -> None:
     _end_interrupted("Stopped at once. The same command continues from the work that is complete.")
-
-
-def _end_interrupted(message: str = "") -> None:
-    """End the process without what Python does at its end, which a signal could disturb. Its workers end with it."""
-    if message:
-        cursor = _SHOW_CURSOR if os.isatty(2) else ""
-        os.write(2, f"{cursor}Error: {message}\n".encode())
-    os._exit(_EXIT_INTERRUPTED)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nomad_dask.cluster.embedded import MAIN_GUARD, check_worker_processes, describe, too_busy_error
-from nomad_dask.errors import ClusterError
+from nomad_dask.cluster.embedded import (
+    check_temporary_directory,
+    check_worker_processes,
+    describe,
+    start_error,
+    too_busy_error,
+)
 
 # The scheduler of an embedded cluster ends a worker this long after its last heartbeat; it checks at this interval.
 # Imports and compilation delay heartbeats by seconds, our kernels do not.
@@ -27,15 +32,19 @@ def start_cpu_cluster(n_workers: int) -> Any:
     ------
     ClusterError
         The processes do not start.
+    InputError
+        Dask's temporary directory cannot be used.
     """
     import dask.config
     import distributed
 
     LocalCluster: Any = distributed.LocalCluster
+    Security: Any = distributed.Security
     cores = len(os.sched_getaffinity(0))
     processes = n_workers > 1
     if processes:
         check_worker_processes()
+    check_temporary_directory()
     # By default, Dask's workers return freed memory to the system at once and allocate it again in the next epoch,
     # which takes a third of their time.
     environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}
@@ -48,6 +57,9 @@ def start_cpu_cluster(n_workers: int) -> Any:
                 threads_per_worker=max(1, cores // n_workers),
                 processes=processes,
                 host="127.0.0.1" if processes else None,
+                # In one process nothing is sent that could be encrypted.
+                protocol=None if processes else "inproc://",
+                security=None if processes else Security(require_encryption=False),
                 # No dashboard, as it costs a second of imports.
                 dashboard_address="127.0.0.1:0",
                 worker_class=None if processes else _loopback_worker(),
@@ -58,10 +70,9 @@ def start_cpu_cluster(n_workers: int) -> Any:
             )
     except TimeoutError as error:
         raise too_busy_error(f"The {n_workers} worker processes did not start in time ({describe(error)})") from error
-    except RuntimeError as error:  # raised by Dask's nanny
-        raise ClusterError(
-            f"The {n_workers} worker processes did not start ({error}). {MAIN_GUARD}. Otherwise see their output above."
-        ) from error
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        what = f"The {n_workers} worker processes" if processes else "The embedded cluster"
+        raise start_error(what, error) from error
 
 
 def _loopback_worker() -> Any:

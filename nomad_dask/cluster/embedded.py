@@ -5,16 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from nomad_dask.cluster.quiet_logs import quiet_logs
-from nomad_dask.errors import ClusterError, NomadWarning
+from nomad_dask.errors import ClusterError, InputError, NomadWarning
 from nomad_dask.utils.interrupts import deferred
 
+# Dask has limits for each step, but starts a worker that its configuration does not allow to start without end.
+_START_SECONDS = 120
 _WARNINGS = "PYTHONWARNINGS"
 MAIN_GUARD = (
     "In a script, put what starts a run under `if __name__ == '__main__':`, because every worker process first "
@@ -59,19 +63,25 @@ def _start_without_interrupts(start: Callable[[], Any]) -> Any:
     They inherit the blocked signal, also while they import what handles or ignores it. It is for the driver alone.
     """
     _start_resource_tracker()
-    executor = ThreadPoolExecutor(1, "nomad-start")
+    starting: Future[Any] = Future()
+    # Python's end does not wait for a daemon thread.
+    thread = threading.Thread(target=_set_result, args=(starting, start), name="nomad-start", daemon=True)
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        starting = executor.submit(start)
+        thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-    try:
-        return starting.result()
-    except KeyboardInterrupt:
+    if not wait([starting], timeout=_START_SECONDS).done:
         starting.add_done_callback(_kill_started)
-        raise
-    finally:
-        executor.shutdown(wait=False)
+        raise too_busy_error(f"The embedded cluster did not start within {_START_SECONDS} s")
+    return starting.result()
+
+
+def _set_result(starting: Future[Any], start: Callable[[], Any]) -> None:
+    try:
+        starting.set_result(start())
+    except BaseException as error:  # noqa: BLE001 - raised where the result is used
+        starting.set_exception(error)
 
 
 def _start_resource_tracker() -> None:
@@ -133,6 +143,51 @@ def _kill_workers(cluster: Any) -> None:
 def describe(error: BaseException) -> str:
     """Return the message of an error, or its type: some of Dask's errors have no message."""
     return str(error) or type(error).__name__
+
+
+def start_error(what: str, error: Exception) -> ClusterError:
+    """Return the error for an embedded cluster that did not start.
+
+    Parameters
+    ----------
+    what : str
+        What did not start.
+    error : Exception
+        Raised by Dask.
+    """
+    causes = [error]
+    while isinstance(cause := causes[-1].__cause__ or causes[-1].__context__, Exception):
+        causes.append(cause)
+    reason = "; ".join(dict.fromkeys(describe(cause) for cause in (causes[0], causes[-1])))
+    if isinstance(error, RuntimeError) and "anny" in str(error):  # a worker process; its own error is in its output
+        return ClusterError(f"{what} did not start ({reason}). {MAIN_GUARD}. Otherwise see their output above.")
+    return ClusterError(
+        f"{what} did not start ({reason}): correct Dask's configuration if it sets what this names (its files in "
+        "~/.config/dask, and environment variables that begin with DASK_), or give a client."
+    )
+
+
+def check_temporary_directory() -> None:
+    """Check that workers can write to Dask's temporary directory.
+
+    Raises
+    ------
+    InputError
+    """
+    import dask.config
+
+    folder = dask.config.get("temporary-directory", None)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            pass
+    except (OSError, TypeError, ValueError) as error:
+        named = "The directory for temporary files" if folder is None else f"Dask's temporary-directory {folder!r}"
+        remedy = (
+            "TMPDIR" if folder is None else "DASK_TEMPORARY_DIRECTORY, or temporary-directory in its configuration,"
+        )
+        raise InputError(
+            f"{named} cannot be used ({describe(error)}): set {remedy} to a directory that exists and can be written."
+        ) from error
 
 
 def too_busy_error(problem: str) -> ClusterError:

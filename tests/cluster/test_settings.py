@@ -100,3 +100,30 @@ def test_a_client_may_be_an_address_and_must_be_open_and_not_asynchronous():
         np.testing.assert_array_equal(positions, NomadProjection(**settings).fit_transform(x))
     with pytest.raises(ClusterError, match=r"'nowhere' is not an address"):
         NomadProjection(client="nowhere").fit(x)
+
+
+@pytest.mark.parametrize("n_workers", [None, 2])
+@pytest.mark.parametrize("folder", ["missing/folder", "file"])
+def test_a_temporary_directory_that_cannot_be_used(tmp_path, folder, n_workers):
+    (tmp_path / "file").touch()
+    path = str(tmp_path / folder)
+    with dask.config.set({"temporary-directory": path}), pytest.raises(InputError) as caught:
+        connect(n_workers=n_workers).__enter__()
+    assert f"Dask's temporary-directory {path!r} cannot be used" in str(caught.value)
+    assert "__main__" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n_workers", [None, 2])
+def test_a_setting_that_dask_does_not_accept(n_workers):
+    wrong = {"distributed.comm.timeouts.connect": "soon"}
+    with dask.config.set(wrong), pytest.raises(ClusterError, match=r"soon.*correct Dask's configuration") as caught:
+        connect(n_workers=n_workers).__enter__()
+    assert "__main__" not in str(caught.value)
+
+
+def test_one_process_needs_no_encryption():
+    with dask.config.set({"distributed.comm.require-encryption": True}):
+        with connect() as cluster:
+            assert cluster.run(abs, [(-2,)]) == [2]
+        with pytest.raises(ClusterError, match="correct Dask's configuration"):
+            connect(n_workers=2).__enter__()

@@ -167,8 +167,12 @@ def test_other_threads_and_other_handlers_are_left_alone():
 AT_THE_END = """
 import atexit, sys, time
 sys.argv = ["nomad-dask", *sys.argv[1:]]
-atexit.register(lambda: (print("ends", flush=True), time.sleep(20)))
-from nomad_dask.cli import main
+from nomad_dask.cli import commands, main
+run = commands.run
+def run_and_end_slowly():
+    atexit.register(lambda: (print("ends", flush=True), time.sleep(20)))
+    return run()
+commands.run = run_and_end_slowly
 main()
 """
 
@@ -178,8 +182,8 @@ def test_a_command_that_ends_is_stopped_without_a_traceback(tmp_path: Path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        while process.stdout.readline() != "ends\n":
-            pass
+        assert process.stdout.readline().startswith("nomad-dask")
+        assert process.stdout.readline() == "ends\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
     finally:

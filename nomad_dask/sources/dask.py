@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 from nomad_dask.errors import InputError
 from nomad_dask.sources.dask_partitions import FramePartitions, partition_lengths
 from nomad_dask.sources.fingerprint import digest_of
+from nomad_dask.sources.fsspec import is_url
 from nomad_dask.sources.lazy import LazySource
 from nomad_dask.sources.pandas import count_dims, find_columns, frame_rows, frame_table
 from nomad_dask.sources.validation import check_shape, native_dtype
@@ -95,6 +97,14 @@ class DaskFrameSource(LazySource):
         self._partitions: Sequence[Any] = partitions
         self._kept_partitions: Sequence[Any] = kept_partitions
         self._digest = ""
+
+    def local_paths(self) -> list[str]:
+        """Return the files, directories and patterns that Dask's own readers read for the frame."""
+        expression = getattr(self._collection, "expr", None)
+        readers = [] if expression is None else [e for e in expression.walk() if "path" in e._parameters]
+        given = [reader.operand("path") for reader in readers]
+        paths = [path for one in given for path in (one if isinstance(one, list | tuple) else [one])]
+        return [os.fspath(p) for p in paths if isinstance(p, str | os.PathLike) and not is_url(p)]
 
     def _select(self, columns: Sequence[int]) -> FramePartitions:
         return FramePartitions(self._collection, columns, len(self._edges) - 1)

@@ -155,6 +155,19 @@ def test_the_maps_of_python_do_not_replace_their_source(here):
             plot(target, "map.png")
 
 
+def test_the_files_of_a_dask_frame_are_its_source(here):
+    import dask.dataframe as dd
+
+    before = content(here)
+    frame = dd.read_parquet("d/part-0.parquet")
+    fitted = NomadProjection(n_epochs=3, n_cells=4).fit(frame).map_
+    with pytest.raises(InputError, match="is the source"):
+        fitted.to_parquet("link/part-0.parquet")
+    with pytest.raises(InputError, match="lies in the source"):
+        NomadProjection(workspace="d/w", n_epochs=3).fit(dd.read_parquet(["d"]))
+    assert content(here) == before
+
+
 def test_a_site_does_not_replace_the_folder_of_its_map(here):
     make_map("x.npy", output=Path("map.parquet"), **SETTINGS)
     export("map.parquet", "site")

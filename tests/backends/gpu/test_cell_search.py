@@ -91,7 +91,7 @@ def test_the_same_recall_as_the_cpu_at_equal_probes(tmp_path, n_probes):
 
 
 def test_resident_and_streamed_rows_give_the_same_lists(tmp_path):
-    vectors, _, offsets, means = shard(tmp_path, *blobs(500, 64))
+    vectors, _, offsets, means = shard(tmp_path, *blobs(300, 64))
     free_bytes = STREAMED // 2
     held, streamed, narrow = (
         find(gpu(vectors, offsets, means, free, memory_bytes=m), k=7, n_probes=3)

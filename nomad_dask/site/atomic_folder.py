@@ -11,6 +11,7 @@ from pathlib import Path
 from nomad_dask.errors import InputError, NomadError, ResourceError
 from nomad_dask.storage.atomic import find_temporary, temporary_name
 from nomad_dask.storage.lock import hold_lock, is_running, read_lock_owner
+from nomad_dask.storage.regular_files import real_path
 
 _OLD = "old"
 _PARTIAL = "partial"
@@ -33,7 +34,7 @@ def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     ResourceError
         The disk is full.
     """
-    output = output.resolve()
+    output = real_path(output)
     check_folder(output, overwrite)
     _remove_leftovers(output)
     work = temporary_name(output, _PARTIAL)

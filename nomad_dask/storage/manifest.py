@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nomad_dask.errors import WorkspaceError
+from nomad_dask.errors import NomadWarning, WorkspaceError
 from nomad_dask.storage.atomic import atomic_write
 from nomad_dask.storage.manifest_values import check_manifest
 from nomad_dask.storage.regular_files import read_regular
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+PREVIOUS_MANIFEST = "manifest.previous.json"
 # The record of the last checkpoint of the layout, from which an unfinished layout resumes.
 CHECKPOINT = "checkpoint"
 _MAX_BYTES = 1 << 28
@@ -79,18 +82,38 @@ class StageRecord:
 def read_manifest(workspace: Path) -> dict[str, Any] | None:
     """Return the validated manifest of a workspace, or None if it has none.
 
+    If it is damaged, a warning is shown and the one before is returned: its stages are checked as always, and those
+    whose artifacts were changed or removed since run again.
+
     Raises
     ------
     WorkspaceError
-        The manifest is damaged, is not a regular file, or is of another format version.
+        The manifest and the one before are damaged or no regular files, or the format version is another one.
     """
-    file = workspace / MANIFEST
+    try:
+        return _read(workspace / MANIFEST)
+    except _DamagedError as error:
+        try:
+            previous = _read(workspace / PREVIOUS_MANIFEST)
+        except WorkspaceError:
+            previous = None
+        if previous is None:
+            raise WorkspaceError(f"{error}: {_REMEDY}.") from error
+        warnings.warn(f"{error}. The state before it is used instead.", NomadWarning, stacklevel=2)
+        return previous
+
+
+class _DamagedError(WorkspaceError):
+    """A manifest cannot be read."""
+
+
+def _read(file: Path) -> dict[str, Any] | None:
     try:
         content = read_regular(file, _MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise WorkspaceError(f"{file} cannot be read ({error}): {_REMEDY}.") from error
+        raise _DamagedError(f"{file} cannot be read ({error})") from error
     try:
         manifest: dict[str, Any] = json.loads(content)
         version = manifest["format"]
@@ -99,17 +122,25 @@ def read_manifest(workspace: Path) -> dict[str, Any] | None:
                 raise ValueError("its content does not match its checksum")
             check_manifest(manifest, CHECKPOINT)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WorkspaceError(f"{file} is damaged ({_describe(error)}): {_REMEDY}.") from error
+        raise _DamagedError(f"{file} is damaged ({_describe(error)})") from error
     if version != FORMAT:
         raise WorkspaceError(f"{file} has format {version!r:.40}, this version reads {FORMAT}: {_REMEDY}.")
     return manifest
 
 
 def write_manifest(workspace: Path, manifest: dict[str, Any]) -> None:
-    """Replace the manifest of a workspace; a checksum of the content is added."""
+    """Replace the manifest of a workspace, and keep the one before; a checksum of the content is added."""
+    with suppress(WorkspaceError):  # one that cannot be read is not kept
+        before = _read(workspace / MANIFEST)
+        if before is not None:
+            _write(workspace / PREVIOUS_MANIFEST, before)
+    _write(workspace / MANIFEST, manifest)
+
+
+def _write(file: Path, manifest: dict[str, Any]) -> None:
     content = as_json(manifest)
     content["checksum"] = _checksum(content)
-    with atomic_write(workspace / MANIFEST) as partial:
+    with atomic_write(file) as partial:
         partial.write_text(json.dumps(content, indent=1))
 
 

@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 from nomad_dask.errors import InputError
+from nomad_dask.storage.regular_files import real_path
 
 # Linux accepts names of 255 and paths of 4,096 bytes. Temporary files and the default workspace have longer ones.
 _MAX_NAME_BYTES = 245
@@ -116,7 +117,7 @@ def _check_apart(outer: Target, inner: Target) -> None:
     identity = _identify(outer.path)
     if _places(outer.path) & _places(inner.path) or (identity is not None and identity == _identify(inner.path)):
         problem = "is also"
-    elif outer.is_directory and any(outer.path.resolve() in place.parents for place in _places(inner.path)):
+    elif outer.is_directory and any(real_path(outer.path) in place.parents for place in _places(inner.path)):
         problem = "lies in"
     else:
         return
@@ -146,7 +147,7 @@ class _Sources:
                 continue
             members = found.folders if stat.S_ISDIR(status.st_mode) else found.files
             members[(status.st_dev, status.st_ino)] = path
-            parents.setdefault(Path(path).resolve().parent, path)
+            parents.setdefault(real_path(Path(path)).parent, path)
         for parent, path in parents.items():
             found.above.update(dict.fromkeys(_identities_up(parent), path))
         return found
@@ -172,7 +173,7 @@ class _Sources:
 def _places(path: Path) -> set[Path]:
     """Return the resolved path, and the name that a new file replaces: that of the path itself, if it is a link."""
     absolute = path.absolute()
-    return {absolute.resolve(), absolute.parent.resolve() / absolute.name}
+    return {real_path(absolute), real_path(absolute.parent) / absolute.name}
 
 
 def _identify(path: Path) -> _Identity | None:

@@ -43,6 +43,11 @@ def open_regular(path: Path, flags: int, mode: int = 0o644) -> int:
     return descriptor
 
 
+def real_path(path: Path) -> Path:
+    """Return the absolute path without links; of a loop of links, as far as it leads, where `Path.resolve` raises."""
+    return Path(os.path.realpath(path))
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 

@@ -26,6 +26,7 @@ from nomad_dask.storage.manifest import (
     read_manifest,
     write_manifest,
 )
+from nomad_dask.storage.regular_files import real_path
 from nomad_dask.storage.removal import remove_directory, remove_garbage
 
 
@@ -117,8 +118,8 @@ class Workspace:
         WorkspaceError
             The name leads out of the workspace.
         """
-        path = (self.path / name).resolve()
-        if not path.is_relative_to(self.path.resolve()):
+        path = real_path(self.path / name)
+        if not path.is_relative_to(real_path(self.path)):
             raise WorkspaceError(f"{name!r} leads out of the workspace {self.path}.")
         return path
 

@@ -244,7 +244,7 @@ def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
             most[getattr(event, "stage", "checkpoint")] = files(tmp_path / "w")
 
     make_map(x, workspace=tmp_path / "w", emit=listen, **SETTINGS)
-    assert {n.split("/")[0] for n in most["sample"]} == {".lock", "manifest.json", "sample"}
+    assert {n.split("/")[0] for n in most["sample"]} == {".lock", "manifest.json", "manifest.previous.json", "sample"}
     assert {n for n in most["cells"] if n.startswith("sample/")} == {"sample/rescaling.npy"}, "read by shards"
     assert not [n for n in most["shards"] if n.startswith("runs/")]
     assert [n for n in most["shards"] if "vectors" in n]
@@ -253,6 +253,7 @@ def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
     left = {n for n in files(tmp_path / "w") if not n.startswith("cells/")}
     assert left == {
         "manifest.json",
+        "manifest.previous.json",
         *(f"shards/{s:04d}.{what}.npy" for s in range(2) for what in ("rows", "cell_offsets")),
         *(f"layout/epoch-000030/{s:04d}.npy" for s in range(2)),
     }
@@ -361,10 +362,21 @@ def test_overwrite_replaces_another_run(x, undisturbed, tmp_path):
     assert resumed_stages(event_log) == []
 
 
+def test_a_run_with_a_damaged_manifest_continues_from_the_one_before(x, undisturbed, tmp_path):
+    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
+    content = (tmp_path / "w" / "manifest.json").read_bytes()
+    (tmp_path / "w" / "manifest.json").write_bytes(content[: len(content) // 2])
+    event_log = EventLog()
+    with pytest.warns(NomadWarning, match="The state before it is used instead|is run again"):
+        result = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
+    np.testing.assert_array_equal(result.positions, undisturbed.positions)
+
+
 @pytest.mark.parametrize("damage", ["{", '{"format": 1}', "[" * 100_000])
 def test_overwrite_replaces_a_workspace_whose_manifest_is_damaged(x, undisturbed, tmp_path, damage):
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "shards")
-    (tmp_path / "w" / "manifest.json").write_text(damage)
+    for name in ("manifest.json", "manifest.previous.json"):
+        (tmp_path / "w" / name).write_text(damage)
     with pytest.raises(WorkspaceError, match=r"manifest\.json (is damaged|has format).*--overwrite"):
         make_map(x, workspace=tmp_path / "w", **SETTINGS)
     result = make_map(x, workspace=tmp_path / "w", overwrite=True, **SETTINGS)

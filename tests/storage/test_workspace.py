@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.errors import WorkspaceError
+from nomad_dask.errors import NomadWarning, WorkspaceError
 from nomad_dask.storage.atomic import atomic_write
-from nomad_dask.storage.manifest import FORMAT, MANIFEST
+from nomad_dask.storage.manifest import FORMAT, MANIFEST, PREVIOUS_MANIFEST
 from nomad_dask.storage.workspace import Workspace, checksum
 
 IDENTITY = {"source": "abc", "shape": [3, 2], "params": {"k": 15, "seed": 0}}
@@ -152,10 +152,10 @@ def test_forget_and_remove(workspace):
     workspace.drop_stage("sample")
     workspace.drop_stage("never")
     assert Workspace(workspace.path, IDENTITY).facts("sample") is None
-    assert names(workspace.path) == ["c/x.npy", MANIFEST]
+    assert names(workspace.path) == ["c/x.npy", MANIFEST, PREVIOUS_MANIFEST]
     workspace.remove("c")
     workspace.remove("nothing")
-    assert names(workspace.path) == [MANIFEST]
+    assert names(workspace.path) == [MANIFEST, PREVIOUS_MANIFEST]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,23 @@ def test_nothing_is_made_without_an_identity(tmp_path):
     with pytest.raises(WorkspaceError, match=r"holds no manifest\.json"):
         Workspace(tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 2}', bytes(100)])
+def test_a_damaged_manifest_is_replaced_by_the_one_before(workspace, content):
+    workspace.record("sample", [workspace.save("x.npy", np.zeros(3))])
+    workspace.record("cells", [workspace.save("y.npy", np.zeros(3))])
+    (workspace.path / MANIFEST).write_bytes(content)
+    with pytest.warns(NomadWarning, match=r"manifest\.json is damaged .* The state before it is used instead\."):
+        opened = Workspace(workspace.path, IDENTITY)
+    assert opened.facts("sample") == {}
+    assert opened.facts("cells") is None
+    opened.record("cells", [opened.save("y.npy", np.zeros(3))])
+    assert Workspace(workspace.path, IDENTITY).facts("cells") == {}
+    for name in (MANIFEST, PREVIOUS_MANIFEST):
+        (workspace.path / name).write_bytes(content)
+    with pytest.raises(WorkspaceError, match=r"manifest\.json is damaged"):
+        Workspace(workspace.path, IDENTITY)
 
 
 def test_a_failed_record_keeps_the_manifest(workspace):

@@ -21,7 +21,7 @@ from nomad_dask.sources.base import Source
 from nomad_dask.storage.atomic import find_temporary, remove_partials
 from nomad_dask.storage.disk_full import disk_full_error, is_disk_full
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
-from nomad_dask.storage.regular_files import check_replaceable
+from nomad_dask.storage.regular_files import check_replaceable, real_path
 from nomad_dask.storage.removal import REMOVED, is_garbage, remove_garbage
 from nomad_dask.storage.table_formats import format_to_write
 from nomad_dask.storage.workspace import Workspace
@@ -142,7 +142,7 @@ def find_delivered(output: OutputOptions, source: Source, params: Params, worksp
     directory = beside(output.path)
     if output.path is None or directory is None or workspace.path not in (None, directory):
         return None
-    is_left = output.path.is_file() and not directory.exists() and any(find_temporary(directory.resolve(), REMOVED))
+    is_left = output.path.is_file() and not directory.exists() and any(find_temporary(real_path(directory), REMOVED))
     if not is_left or not is_garbage(directory, run_token(source, params, output)):
         return None
     try:

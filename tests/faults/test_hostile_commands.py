@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from nomad_dask.cli import cli
 from tests.helpers.hostile import Node, command_lines, make_files

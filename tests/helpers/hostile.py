@@ -153,4 +153,6 @@ def command_lines(draw: Callable[[Any], Any], files: dict[str, bytes]) -> tuple[
             arguments.append(value(option, [_OUTPUTS.get(name, "out.parquet")]))
     if name == "fit":
         arguments += ["--set", "n_epochs=2", "--set", "cell_size=10"]
+    if name == "plan" and draw(st.integers(0, 9)):
+        arguments.append("--no-time")  # which would run two small fits
     return list(created.values()), arguments

@@ -24,7 +24,7 @@ ELSEWHERE = {
     "append_column", "choice", "column", "compute", "dirichlet", "drop_columns", "empty", "field", "findall", "flush",
     "machine", "map", "map_blocks", "median", "monotonic", "normal", "python_version", "rename_columns",
     "replace_schema_metadata", "select", "standard_normal", "sub", "system", "TemporaryDirectory", "to_delayed",
-    "to_numpy", "uniform", "which", "write_table",
+    "to_numpy", "uniform", "validate", "which", "write_table",
 }  # fmt: skip
 
 

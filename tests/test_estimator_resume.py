@@ -21,7 +21,7 @@ from nomad_dask.callbacks import EpochDone, Event, LayoutSnapshot, SnapshotReque
 from nomad_dask.errors import InputError, Interrupted, WorkspaceError
 from nomad_dask.layout.interrupt import graceful_interrupt
 from tests.helpers.processes import wait_until
-from tests.helpers.runs import EventLog, blobs
+from tests.helpers.runs import CtrlC, EventLog, blobs
 
 SETTINGS = {"n_epochs": 30, "n_shards": 2}
 
@@ -42,18 +42,6 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     return tmp_path / "temporary"
-
-
-class CtrlC:
-    """A callback that sends this process the signal of Ctrl-C, once."""
-
-    def __init__(self, kind: type[Event], times: int = 1) -> None:
-        self.kind, self.times = kind, times
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, self.kind) and self.times:
-            self.times -= 1
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_stopped_layout_is_there_and_goes_on(x, plain, epoch_by_epoch, places):

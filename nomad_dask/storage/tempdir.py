@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -10,6 +11,8 @@ from pathlib import Path
 
 class TemporaryWorkspace:
     """A temporary directory, removed together with its owner, by `drop`, or when Python exits.
+
+    Only the process that made it removes it: a forked one has a copy of the owner, and may drop that or exit.
 
     Parameters
     ----------
@@ -25,4 +28,9 @@ class TemporaryWorkspace:
     def __init__(self, owner: object) -> None:
         directory = Path(tempfile.mkdtemp(prefix="nomad-"))
         self.path = directory / "workspace"
-        self.drop = weakref.finalize(owner, shutil.rmtree, directory, ignore_errors=True)
+        self.drop = weakref.finalize(owner, _remove, directory, os.getpid())
+
+
+def _remove(directory: Path, made_by: int) -> None:
+    if os.getpid() == made_by:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,18 @@ class EventLog(list[Event]):
     def of(self, kind: type) -> list[Any]:
         """Return the events of one type."""
         return [event for event in self if isinstance(event, kind)]
+
+
+class CtrlC:
+    """A callback that sends this process the signal of Ctrl-C, once."""
+
+    def __init__(self, kind: type[Event], times: int = 1) -> None:
+        self.kind, self.times = kind, times
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, self.kind) and self.times:
+            self.times -= 1
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def cluster_of(client: Any) -> Cluster:

@@ -7,14 +7,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nomad_dask.errors import InputError, WorkspaceError
 from nomad_dask.storage.disk_full import translate_disk_full
 from nomad_dask.storage.regular_files import open_regular, read_regular
+from nomad_dask.utils.interrupts import deferred
 
 LOCK = ".lock"
 _MAX_LOCK_BYTES = 4096
@@ -43,8 +43,7 @@ class LockOwner:
         return f"process {self.pid} on {self.host}, since {since}"
 
 
-@contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> AbstractContextManager[None]:
     """Lock a directory for one run. It is created if missing, and removed if it is empty at the end.
 
     The kernel releases the lock when the process ends in any way, so the file of a killed process does not block.
@@ -58,29 +57,66 @@ def hold_lock(path: Path) -> Iterator[None]:
     DiskFullError
         The disk is full.
     """
-    file = path / LOCK
-    try:
-        is_new = not path.exists()
-        with translate_disk_full(file):
-            path.mkdir(parents=True, exist_ok=True)
-            descriptor = _acquire(file)
-    except OSError as error:
-        raise InputError(f"The workspace {str(path)!r} cannot be created ({error}): give another directory.") from error
-    try:
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        os.ftruncate(descriptor, 0)
+    return _HeldLock(path)
+
+
+class _HeldLock:
+    """See `hold_lock`. No generator: one that is interrupted while it is entered stays open with its traceback."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._is_new = False
+        self._taken_by = 0
+
+    def __enter__(self) -> None:
+        try:
+            with deferred():
+                self._take()
+        except BaseException:
+            self._release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            with deferred():
+                self._release()
+        except BaseException:
+            self._release()  # the Ctrl-C came before it was deferred
+            raise
+
+    def _take(self) -> None:
+        file = self._path / LOCK
+        try:
+            is_new = not self._path.exists()
+            with translate_disk_full(file):
+                self._path.mkdir(parents=True, exist_ok=True)
+                self._descriptor = _acquire(file)
+        except OSError as error:
+            raise InputError(
+                f"The workspace {str(self._path)!r} cannot be created ({error}): give another directory."
+            ) from error
+        self._is_new, self._taken_by = is_new, os.getpid()
+        owner = {"host": socket.gethostname(), "pid": self._taken_by, "since": time.time()}
+        os.ftruncate(self._descriptor, 0)
         # On a full disk the owner is not recorded, but the lock is held.
         with suppress(OSError):
-            os.write(descriptor, json.dumps(owner).encode())
-        yield
-    finally:
+            os.write(self._descriptor, json.dumps(owner).encode())
+
+    def _release(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        if os.getpid() != self._taken_by:  # a forked process has a copy, and the lock stays with its parent
+            os.close(descriptor)
+            return
         # The directory may have been renamed, and another process may hold a new one of this name.
-        if _is_same_file(descriptor, file):
-            file.unlink(missing_ok=True)
+        if _is_same_file(descriptor, self._path / LOCK):
+            (self._path / LOCK).unlink(missing_ok=True)
         os.close(descriptor)
-        if is_new:
+        if self._is_new:
             with suppress(OSError):
-                path.rmdir()
+                self._path.rmdir()
 
 
 def _acquire(file: Path) -> int:

@@ -138,13 +138,20 @@ def current_handler() -> InterruptHandler | None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let a Ctrl-C wait for the end of the block, where an `InterruptHandler` handles it."""
-    handler = current_handler()
-    if handler is None:
-        yield
-        return
-    with handler.deferred():
-        yield
+    """Let a Ctrl-C wait for the end of the block, where an `InterruptHandler` or Python's own handler handles it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At the end of the block; at once for a second Ctrl-C.
+    """
+    with no_lost_interrupts():
+        handler = current_handler()
+        if handler is None:  # another thread, or the handler of another program
+            yield
+            return
+        with handler.deferred():
+            yield
 
 
 @contextmanager

@@ -154,3 +154,68 @@ def test_a_number_that_another_process_has_got_since(tmp_path):
     holder = read_lock_owner(tmp_path)
     assert holder is not None
     assert is_running(holder) is None
+
+
+INTERRUPTED = """
+import os, signal, sys
+from contextlib import ExitStack
+from pathlib import Path
+from nomad_dask.storage.lock import hold_lock
+from nomad_dask.utils.interrupts import no_lost_interrupts
+
+path, errors, steps, press_at = Path(sys.argv[1]), [], 0, -1
+
+def press(event, arguments):
+    global steps
+    if event.split(".")[0] in ("os", "open", "fcntl", "socket") and event != "os.kill" and press_at >= 0:
+        steps += 1
+        if steps == press_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+def interrupted():
+    try:
+        with ExitStack() as stack:
+            if sys.argv[2] == "handled":
+                stack.enter_context(no_lost_interrupts())
+            with hold_lock(path):
+                pass
+    except KeyboardInterrupt as error:
+        errors.append(error)  # as a notebook keeps it, with all frames
+
+sys.addaudithook(press)
+n_open = len(os.listdir("/proc/self/fd"))
+for last in range(1, 100):
+    before, steps, press_at = len(errors), 0, last
+    interrupted()
+    press_at = -1
+    if steps < last:
+        break
+    assert len(errors) == before + 1, f"the Ctrl-C at step {last} is lost"
+    assert not path.exists(), "made for the lock alone"
+    with hold_lock(path):
+        pass
+assert len(os.listdir("/proc/self/fd")) == n_open
+print(len(errors))
+"""
+
+
+@pytest.mark.parametrize("handler", ["Python's own", "handled"])
+def test_no_ctrl_c_leaves_the_directory_locked(tmp_path, handler):
+    """Pressed at every system call by which the lock is taken and released, while the errors are kept."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, tmp_path / "w", handler], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 7, "made, opened, locked, emptied, signed, removed"
+
+
+def test_a_forked_process_does_not_release_the_lock_of_its_parent(tmp_path):
+    lock = hold_lock(tmp_path / "w")
+    with lock:
+        child = os.fork()
+        if not child:
+            lock.__exit__(None, None, None)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert (tmp_path / "w" / LOCK).exists()
+        assert is_locked(tmp_path / "w")

@@ -48,8 +48,11 @@ def view(
 
     MAP may also be a folder written by `export`, which is served unchanged.
     """
+    from nomad_dask.site.atomic_folder import recover_site
     from nomad_dask.site.server import Server
 
+    if not map.exists():
+        recover_site(map)  # it may be a site that a killed export had set aside
     with ExitStack() as stack:
         if map.is_dir():
             folder = map

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nomad_dask.errors import InputError, NomadError, ResourceError
 from nomad_dask.storage.atomic import find_temporary, temporary_name
-from nomad_dask.storage.lock import hold_lock, is_running, read_lock_owner
+from nomad_dask.storage.lock import hold_lock, is_locked, is_running, read_lock_owner
 from nomad_dask.storage.regular_files import real_path
 
+_SITE = "site"
 _OLD = "old"
 _PARTIAL = "partial"
+_TRIAL = "trial"
 
 
 @contextmanager
@@ -36,9 +38,8 @@ def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     """
     output = real_path(output)
     check_folder(output, overwrite)
-    _remove_leftovers(output)
     work = temporary_name(output, _PARTIAL)
-    site, scratch, old = work / "site", work / "scratch", work / _OLD
+    site, scratch, old = work / _SITE, work / "scratch", work / _OLD
     try:
         with hold_lock(work):
             try:
@@ -62,12 +63,13 @@ def staged_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def check_folder(output: Path, overwrite: bool) -> None:
-    """Check, before any work, that a site can be written to a folder.
+    """Check, before any work, that a site can be written to a folder; see `recover_site` for what is left there.
 
     Raises
     ------
     InputError
     """
+    recover_site(output)
     if output.is_dir():
         if any(output.iterdir()) and not (overwrite and is_site(output)):
             if is_site(output):
@@ -80,12 +82,41 @@ def check_folder(output: Path, overwrite: bool) -> None:
     parent = output.absolute().parent
     if not parent.is_dir():
         raise InputError(f"The directory {str(parent)!r} of the site does not exist: create it first.")
-    trial = temporary_name(output.absolute(), "trial")
+    trial = temporary_name(real_path(output), _TRIAL)
     try:
         trial.mkdir()
-        trial.rmdir()
+        with suppress(FileNotFoundError):  # as `recover_site` of another process was faster
+            trial.rmdir()
     except OSError as error:
         raise _translate_os_error(output, error) from error
+
+
+def recover_site(output: Path) -> None:
+    """Remove what killed exports have left of a site; one that was to be replaced gets its name back.
+
+    There is a moment between two renames in which neither the old nor the new site has the name.
+
+    Parameters
+    ----------
+    output : Path
+        The folder of the site.
+    """
+    output = real_path(output)
+    for trial in find_temporary(output, _TRIAL):
+        with suppress(OSError):
+            trial.rmdir()
+    for work in find_temporary(output, _PARTIAL):
+        if not work.is_dir() or work.is_symlink() or is_locked(work):
+            continue
+        owner = read_lock_owner(work)
+        if owner is not None and is_running(owner) is not False:
+            continue
+        if (work / _OLD).exists() and (work / _SITE).exists() and not is_site(output):
+            try:
+                (work / _OLD).rename(output)
+            except OSError:  # something else has the name
+                continue
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def is_site(folder: Path) -> bool:
@@ -95,14 +126,6 @@ def is_site(folder: Path) -> bool:
             return file.read(13) == b'nomad("site",' and (folder / "index.html").is_file()
     except OSError:
         return False
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove the temporary folders of exports that were killed, except one that holds the site it was to replace."""
-    for folder in find_temporary(output, _PARTIAL):
-        owner = read_lock_owner(folder)
-        if owner is not None and is_running(owner) is False and not (folder / _OLD).exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _translate_os_error(output: Path, error: OSError) -> NomadError:

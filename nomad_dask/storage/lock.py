@@ -20,6 +20,7 @@ LOCK = ".lock"
 _MAX_LOCK_BYTES = 4096
 _MAX_PID = 1 << 31
 _MAX_TIME = 1e11
+_MAX_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,6 @@ class _HeldLock:
         try:
             is_new = not self._path.exists()
             with translate_disk_full(file):
-                self._path.mkdir(parents=True, exist_ok=True)
                 self._descriptor = _acquire(file)
         except OSError as error:
             raise InputError(
@@ -120,9 +120,17 @@ class _HeldLock:
 
 
 def _acquire(file: Path) -> int:
-    """Return the descriptor of the locked file, which still has this name."""
+    """Return the descriptor of the locked file, which still has this name, in a directory that is made for it."""
+    n_tries = 0
     while True:
-        descriptor = open_regular(file, os.O_RDWR | os.O_CREAT)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = open_regular(file, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:  # the previous owner removed the directory in the meantime
+            n_tries += 1
+            if n_tries == _MAX_TRIES:
+                raise
+            continue
         if os.fstat(descriptor).st_nlink > 1:
             os.close(descriptor)
             raise OSError(f"{file} is a hard link to another file, which would be overwritten")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from nomad_dask.callbacks import Event, StageStarted
 from nomad_dask.errors import InputError, MissingInputError, ResourceError
+from nomad_dask.site.atomic_folder import check_folder
 from nomad_dask.site.export import export
 from tests.helpers import site_maps as sites
 from tests.helpers.processes import command_line
@@ -264,6 +266,63 @@ def test_a_killed_export_leaves_no_site_and_the_next_one_cleans_up(large, small,
     assert len(left) == 1
     export(small, site)
     assert names(tmp_path) == ["s", "small.parquet"]
+
+
+def test_killed_at_any_instant_there_is_the_old_site_or_the_new_one(small, tmp_path):
+    """Also between the two renames, where neither has the name: the next command of this name gives it back."""
+    folder, copies = tmp_path / "out", tmp_path / "copies"
+    site = folder / "s"
+    folder.mkdir()
+    export(small, site, title="old")
+    old = sites.files(site)
+    command = ["export", str(small), "-o", str(site), "--title", "new", "--overwrite", "--quiet"]
+    recorder = [sys.executable, "-m", "tests.helpers.instants", str(folder), str(copies), *command]
+    subprocess.run(recorder, check=True, capture_output=True)
+    new = sites.files(site)
+    assert new != old
+    states = sorted(copies.iterdir())
+    (apart,) = [i for i, state in enumerate(states) if not (state / "s").exists()]
+    assert apart > 20
+    found = []
+    for state in states[:6] + states[6 : apart - 2 : 9] + states[apart - 2 :]:
+        shutil.rmtree(folder)
+        shutil.copytree(state, folder)
+        check_folder(site, overwrite=True)
+        assert names(folder) == ["s"], state.name
+        found.append(sites.files(site))
+    n_old, n_new = found.count(old), found.count(new)
+    assert n_new > 3
+    assert found == [old] * n_old + [new] * n_new
+
+
+def set_aside(small: Path, folder: Path) -> Path:
+    """Return the name of a site in the state between the two renames."""
+    work = folder / ".s.0123abcd.partial"
+    (work / "scratch").mkdir(parents=True)
+    export(small, work / "old", title="old")
+    export(small, work / "site", title="new")
+    return folder / "s"
+
+
+def test_view_shows_a_site_that_was_set_aside(small, tmp_path):
+    site = set_aside(small, tmp_path)
+    with command_line("view", site) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        assert sites.about(site)["title"] == "old"
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    assert names(tmp_path) == ["s", "small.parquet"]
+
+
+def test_what_else_has_the_name_of_a_site_that_was_set_aside_stays_and_so_does_the_site(small, tmp_path):
+    site = set_aside(small, tmp_path)
+    site.mkdir()
+    (site / "precious").write_text("precious")
+    with pytest.raises(InputError, match="is not empty and holds no site"):
+        export(small, site, overwrite=True)
+    assert names(site) == ["precious"]
+    assert sites.about(tmp_path / ".s.0123abcd.partial" / "old")["title"] == "old"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -127,10 +127,18 @@ STAGES: tuple[Stage, ...] = (
         function=functions.run_layout,
         work=lambda load: load.n_rows * load.slowdown * load.n_epochs,
     ),
-    # The positions are collected into the map, and new rows are placed by cells and axes.
+    # The positions are collected into the map, and new rows are placed by cells and axes. The small files of the sample
+    # are kept too: without them, a damaged shard could not be made again without another pass over the source.
     Stage(
         name="map",
-        reads=("shards/*.rows.npy", "shards/*.cell_offsets.npy", "cells/*", "layout/*"),
+        reads=(
+            "shards/*.rows.npy",
+            "shards/*.cell_offsets.npy",
+            "cells/*",
+            "layout/*",
+            "sample/rescaling.npy",
+            "sample/checksums.npy",
+        ),
         writes=(),
         resources=ResourceModel(host_memory.map_host_bytes, disk_space.map_disk_bytes),
         total=_n_rows,

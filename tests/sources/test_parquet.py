@@ -179,7 +179,7 @@ def test_bad_rows_at_the_beginning_are_told_at_opening(tmp_path):
     [
         (pa.table({"v": pa.array([], pa.list_(pa.float32()))}), r"0 sample\(s\)"),
         (pa.table({"v": pa.array([[], []], pa.list_(pa.float32()))}), r"0 feature\(s\)"),
-        (pa.table({}), "no column left"),
+        (pa.table({}), "no column left|is empty"),
     ],
 )
 def test_empty(tmp_path, table, message):

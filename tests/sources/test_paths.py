@@ -265,7 +265,7 @@ except InputError as error:
 else:
     raise AssertionError
 """
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *tmp_path.parents[:3]):  # in a test's own process, one more
         parent.chmod(0o755)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

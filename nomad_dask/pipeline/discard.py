@@ -9,7 +9,7 @@ from pathlib import Path
 from nomad_dask.errors import WorkspaceError
 from nomad_dask.pipeline.setup import SOURCE_COPY
 from nomad_dask.pipeline.stages import artifact_folders
-from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.manifest import MANIFEST, PREVIOUS_MANIFEST
 from nomad_dask.storage.removal import remove_directory
 from nomad_dask.storage.workspace import Workspace
 
@@ -36,7 +36,7 @@ def discard_unstarted(path: Path, refusals: tuple[type[Exception], ...], whole: 
 
 
 def _remove_files(path: Path) -> None:
-    """Remove the files of a workspace; its manifest last, without which they would belong to no run."""
+    """Remove the files of a workspace; its manifests last, without which they would belong to no run."""
     workspace = Workspace(path)
     folders = set().union(*artifact_folders().values())
     workspace.clean(folders)
@@ -44,4 +44,5 @@ def _remove_files(path: Path) -> None:
         with suppress(FileNotFoundError):
             workspace.file(folder).rmdir()
     (path / SOURCE_COPY).unlink(missing_ok=True)
+    (path / PREVIOUS_MANIFEST).unlink(missing_ok=True)
     (path / MANIFEST).unlink()

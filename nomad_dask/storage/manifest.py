@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ class StageRecord:
 def read_manifest(workspace: Path) -> dict[str, Any] | None:
     """Return the validated manifest of a workspace, or None if it has none.
 
-    If it is damaged, a warning is shown and the one before is returned: its stages are checked as always, and those
-    whose artifacts were changed or removed since run again.
+    If it is damaged or missing, a warning is shown and the one before is returned: its stages are checked as always,
+    and those whose artifacts were changed or removed since run again.
 
     Raises
     ------
@@ -91,16 +92,21 @@ def read_manifest(workspace: Path) -> dict[str, Any] | None:
         The manifest and the one before are damaged or no regular files, or the format version is another one.
     """
     try:
-        return _read(workspace / MANIFEST)
+        manifest = _read(workspace / MANIFEST)
+        problem = f"{workspace / MANIFEST} is missing"
     except _DamagedError as error:
-        try:
-            previous = _read(workspace / PREVIOUS_MANIFEST)
-        except WorkspaceError:
-            previous = None
-        if previous is None:
-            raise WorkspaceError(f"{error}: {_REMEDY}.") from error
-        warnings.warn(f"{error}. The state before it is used instead.", NomadWarning, stacklevel=2)
-        return previous
+        manifest, problem = None, str(error)
+    if manifest is not None:
+        return manifest
+    try:
+        previous = _read(workspace / PREVIOUS_MANIFEST)
+    except WorkspaceError:
+        previous = None
+    if previous is not None:
+        warnings.warn(f"{problem}. The state before it is used instead.", NomadWarning, stacklevel=2)
+    elif os.path.lexists(workspace / MANIFEST):
+        raise WorkspaceError(f"{problem}: {_REMEDY}.")
+    return previous
 
 
 class _DamagedError(WorkspaceError):

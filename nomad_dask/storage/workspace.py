@@ -120,7 +120,9 @@ class Workspace:
         """
         path = real_path(self.path / name)
         if not path.is_relative_to(real_path(self.path)):
-            raise WorkspaceError(f"{name!r} leads out of the workspace {self.path}.")
+            raise WorkspaceError(
+                f"{name!r} leads out of the workspace {self.path}: remove the link, or give another workspace."
+            )
         return path
 
     def save(self, name: str, array: np.ndarray) -> Artifact:

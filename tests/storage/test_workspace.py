@@ -222,19 +222,23 @@ def test_nothing_is_made_without_an_identity(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 2}', bytes(100)])
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"format": 2}', bytes(100)])
 def test_a_damaged_manifest_is_replaced_by_the_one_before(workspace, content):
     workspace.record("sample", [workspace.save("x.npy", np.zeros(3))])
     workspace.record("cells", [workspace.save("y.npy", np.zeros(3))])
-    (workspace.path / MANIFEST).write_bytes(content)
-    with pytest.warns(NomadWarning, match=r"manifest\.json is damaged .* The state before it is used instead\."):
+    (workspace.path / MANIFEST).unlink()
+    if content is not None:
+        (workspace.path / MANIFEST).write_bytes(content)
+    with pytest.warns(
+        NomadWarning, match=r"manifest\.json is (damaged|missing).* The state before it is used instead\."
+    ):
         opened = Workspace(workspace.path, IDENTITY)
     assert opened.facts("sample") == {}
     assert opened.facts("cells") is None
     opened.record("cells", [opened.save("y.npy", np.zeros(3))])
     assert Workspace(workspace.path, IDENTITY).facts("cells") == {}
     for name in (MANIFEST, PREVIOUS_MANIFEST):
-        (workspace.path / name).write_bytes(content)
+        (workspace.path / name).write_bytes(content or b"")
     with pytest.raises(WorkspaceError, match=r"manifest\.json is damaged"):
         Workspace(workspace.path, IDENTITY)
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
@@ -37,6 +38,7 @@ from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.pipeline.setup import (
     describe_run,
     directory_bytes,
+    must_copy,
     open_workspace,
     resume_or_make_plan,
     worker_memory,
@@ -145,6 +147,7 @@ def _prepare_run(
 ) -> tuple[RunContext, Workspace]:
     """Plan the run, open its workspace, and check that workers reach it and that the plan fits."""
     plan = resume_or_make_plan(path, source, params, len(cluster.workers()), memory_bytes, overwrite=options.overwrite)
+    plan = replace(plan, copies_source=must_copy(source, cluster))
     resources = estimate_resources(plan)
     disk_free = shutil.disk_usage(path).free + directory_bytes(path)
     check_resources(resources, memory_bytes, disk_free, cluster.gpu_bytes())

@@ -76,6 +76,11 @@ def describe_run(source: Source, plan: Plan, output: Path | None, command: Seque
     }
 
 
+def must_copy(source: Source, cluster: Cluster) -> bool:
+    """Return whether the vectors must be copied to the workspace, as workers cannot open the source."""
+    return not (source.shareable or cluster.in_process)
+
+
 def directory_bytes(path: Path) -> int:
     """Return the disk space that the artifacts in a directory take already."""
     return sum(p.stat().st_size for p in path.rglob("*.npy") if p.is_file())

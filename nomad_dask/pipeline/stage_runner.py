@@ -11,7 +11,7 @@ from nomad_dask.callbacks.events import CheckpointWritten, Event, Measured, Stag
 from nomad_dask.partition.checksums import with_checksums
 from nomad_dask.pipeline.collect import collect_positions
 from nomad_dask.pipeline.pending import find_damage, pending_stages, unreferenced_artifacts
-from nomad_dask.pipeline.setup import SOURCE_COPY
+from nomad_dask.pipeline.setup import SOURCE_COPY, must_copy
 from nomad_dask.pipeline.stage import FinishedStages, Stage, StageContext, StageFunction
 from nomad_dask.pipeline.stages import artifact_folders, stages_of_run
 from nomad_dask.sources.npy import copy_to_npy
@@ -42,7 +42,7 @@ def _remove_leftovers(context: StageContext, stages: Sequence[Stage], pending: s
 def _with_shared_source(context: StageContext) -> StageContext:
     """Return the context with a source that all workers can open: if necessary, a copy on disk."""
     source = context.run.source
-    if source.shareable or context.cluster.in_process:
+    if not must_copy(source, context.cluster):
         return context
     source = with_checksums(context.run).source
     copy = copy_to_npy(source, context.workspace.file(SOURCE_COPY), context.run.plan.block_rows)

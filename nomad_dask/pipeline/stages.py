@@ -42,6 +42,7 @@ STAGES: tuple[Stage, ...] = (
         resources=ResourceModel(
             host_memory.sample_host_bytes,
             disk_space.sample_disk_bytes,
+            disk_space.kept_sample_disk_bytes,
             device_bytes=gpu_memory.block_device_bytes,
         ),
         total=_n_rows,

@@ -6,8 +6,18 @@ from nomad_dask.planning.plan import MAX_AXES, Plan
 
 
 def sample_disk_bytes(plan: Plan) -> int:
-    """Return the bytes of the sampled vectors and their row numbers."""
-    return plan.sample_rows * (_vector_bytes(plan) + 8)
+    """Return the bytes of the sample as it is read, and of what is made of it and kept.
+
+    One that is wider than float32 is converted. So are a few others, which needs less than the stage of the shards.
+    """
+    as_read = plan.n_dims * plan.source_itemsize if plan.source_itemsize > plan.stored_itemsize else 0
+    return plan.sample_rows * as_read + kept_sample_disk_bytes(plan)
+
+
+def kept_sample_disk_bytes(plan: Plan) -> int:
+    """Return the bytes of the sampled vectors and their row numbers, and of the copy of the source, if there is one."""
+    copy = plan.n_rows * plan.n_dims * plan.source_itemsize if plan.copies_source else 0
+    return copy + plan.sample_rows * (_vector_bytes(plan) + 8)
 
 
 def coarse_disk_bytes(plan: Plan) -> int:

@@ -45,6 +45,8 @@ class Plan:
         Memory for vectors in the neighbor search of each worker; its tables take as much again.
     edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
+    copies_source : bool
+        Whether the vectors are copied to the workspace, as workers cannot open the source.
     """
 
     n_rows: int
@@ -64,6 +66,7 @@ class Plan:
     coarse_rows: int
     cache_bytes: int
     edges_in_memory: bool
+    copies_source: bool = False
 
     @property
     def shard_rows(self) -> int:

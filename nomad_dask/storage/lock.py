@@ -88,6 +88,7 @@ class _HeldLock:
 
     def _take(self) -> None:
         file = self._path / LOCK
+        is_new = False
         try:
             is_new = not self._path.exists()
             with translate_disk_full(file):
@@ -96,6 +97,9 @@ class _HeldLock:
             raise InputError(
                 f"The workspace {str(self._path)!r} cannot be created ({error}): give another directory."
             ) from error
+        except WorkspaceError:
+            self._remove_if_empty(is_new)
+            raise
         self._is_new, self._taken_by = is_new, os.getpid()
         owner = {"host": socket.gethostname(), "pid": self._taken_by, "since": time.time()}
         os.ftruncate(self._descriptor, 0)
@@ -114,7 +118,10 @@ class _HeldLock:
         if _is_same_file(descriptor, self._path / LOCK):
             (self._path / LOCK).unlink(missing_ok=True)
         os.close(descriptor)
-        if self._is_new:
+        self._remove_if_empty(self._is_new)
+
+    def _remove_if_empty(self, is_new: bool) -> None:
+        if is_new:
             with suppress(OSError):
                 self._path.rmdir()
 
@@ -145,6 +152,8 @@ def _acquire(file: Path) -> int:
                 f"{file.parent} is in use by {owner}: wait until it ends, or give another workspace."
             ) from error
         except OSError as error:
+            if not os.fstat(descriptor).st_size:
+                file.unlink(missing_ok=True)
             os.close(descriptor)
             raise WorkspaceError(
                 f"{file.parent} cannot be locked ({error}): give a workspace on a file system that supports locks."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from typing import Any
@@ -12,9 +11,11 @@ import numpy as np
 import psutil
 import pytest
 
+from nomad_dask import NomadProjection
 from nomad_dask.cluster import connect
 from nomad_dask.errors import ClusterError, MissingInputError
-from tests.helpers.processes import scheduler_process
+from nomad_dask.maps import read_map
+from tests.helpers.processes import command_line, scheduler_process
 from tests.helpers.runs import blobs
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,8 +45,6 @@ def test_an_embedded_cluster_listens_on_loopback_only(n_workers):
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return Dask's settings for certificates that an authority made for this test has signed."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:
@@ -95,6 +94,37 @@ def test_a_scheduler_with_tls(certificates, tmp_path):
         )
         assert done.stderr.count("Traceback") == 1, done.stderr
         assert "__del__" not in done.stderr
+
+
+def test_a_fit_by_two_workers_with_tls_makes_the_same_map(certificates, tmp_path):
+    """From a program with ``Client(security=...)``, and from the command line with certificates in its environment."""
+    from distributed import Client, Security
+
+    x = blobs(600)
+    np.save(tmp_path / "x.npy", x)
+    expected = NomadProjection(n_epochs=5, n_shards=2).fit(x)
+    environment = as_environment(certificates)
+    files = {name.removeprefix("distributed.comm.tls."): path for name, path in certificates.items()}
+    security = Security(
+        require_encryption=True, tls_ca_file=files["ca-file"],
+        tls_client_cert=files["client.cert"], tls_client_key=files["client.key"],
+    )  # fmt: skip
+    with scheduler_process(tmp_path, options=("--host", "tls://127.0.0.1"), environment=environment) as started:
+        for _ in range(2):
+            started.add_worker()
+        with Client(started.address, security=security, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+            assert all(address.startswith("tls://") for address in client.scheduler_info()["workers"])
+            made = NomadProjection(n_epochs=5, n_shards=2, client=client).fit(x)
+        output = tmp_path / "map.parquet"
+        command = ["fit", tmp_path / "x.npy", "-o", output, "--epochs", "5", "--shards", "2", "--quiet"]
+        variables = os.environ | environment
+        with command_line(*command, "--scheduler", started.address, env=variables) as process:
+            _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+    np.testing.assert_array_equal(made.embedding_, expected.embedding_)
+    np.testing.assert_array_equal(made.cell_labels_, expected.cell_labels_)
+    np.testing.assert_array_equal(read_map(output).positions, expected.embedding_)
 
 
 def test_certificates_that_cannot_be_read(certificates, tmp_path):

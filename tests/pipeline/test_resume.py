@@ -471,3 +471,28 @@ def test_nothing_in_a_workspace_is_pickled(x, tmp_path):
     for file in files:
         if file.suffix == ".npy":
             np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clocks_that_differ(x, undisturbed, tmp_path, hours):
+    """A source whose time changes during a run is refused; otherwise its content counts, and artifacts' times never."""
+    np.save(tmp_path / "x.npy", x)
+    file, home = tmp_path / "x.npy", tmp_path / "w"
+
+    def shift(path: Path) -> None:
+        found = path.stat()
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + hours * 3600 * 10**9))
+
+    def emit(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage == "shards":
+            shift(file)
+
+    with pytest.raises(InputError, match=r"has changed .*since it was opened"):
+        make_map(file, workspace=home, emit=emit, **SETTINGS)
+    stopped(file, home, lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
+    for path in (home, *home.rglob("*")):
+        shift(path)
+    event_log = EventLog()
+    again = make_map(file, workspace=home, emit=event_log, **SETTINGS)
+    np.testing.assert_array_equal(again.positions, undisturbed.positions)
+    assert resumed_stages(event_log) == ["sample", "cells", "shards"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -219,3 +220,47 @@ def test_a_forked_process_does_not_release_the_lock_of_its_parent(tmp_path):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert (tmp_path / "w" / LOCK).exists()
         assert is_locked(tmp_path / "w")
+
+
+NO_LOCKS = """
+#include <errno.h>
+#include <sys/file.h>
+int flock(int descriptor, int operation) { errno = ERROR; return -1; }
+"""
+LOCK_IT = """
+import sys
+from pathlib import Path
+from nomad_dask.errors import WorkspaceError
+from nomad_dask.storage.atomic import atomic_write, remove_partials
+from nomad_dask.storage.lock import hold_lock, is_locked
+path = Path(sys.argv[1])
+try:
+    with hold_lock(path / "w"):
+        print("held")
+except WorkspaceError as error:
+    print(error)
+assert not is_locked(path / "w")
+(path / ".file.0123abcd.partial").write_text("another process may be writing it")
+with atomic_write(path / "file") as partial:
+    partial.write_text("written")
+    remove_partials(path / "file")
+print((path / "file").read_text())
+"""
+
+
+@pytest.mark.parametrize("error", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_locks_is_refused(tmp_path, error):
+    """As some network file systems are; files are written there without."""
+    (tmp_path / "shim.c").write_text(NO_LOCKS)
+    shim = tmp_path / "shim.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", f"-DERROR={error}", "-o", shim, tmp_path / "shim.c"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOCK_IT, tmp_path], env=os.environ | {"LD_PRELOAD": str(shim)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said, written = done.stdout.splitlines()
+    assert said.startswith(f"{tmp_path / 'w'} cannot be locked ([Errno {getattr(errno, error)}]")
+    assert said.endswith("give a workspace on a file system that supports locks.")
+    assert written == "written"
+    assert {p.name for p in tmp_path.iterdir()} == {"shim.c", "shim.so", "file", ".file.0123abcd.partial"}

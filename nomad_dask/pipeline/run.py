@@ -23,7 +23,7 @@ from nomad_dask.maps import check_metadata_columns, kept_schema
 from nomad_dask.params import Params
 from nomad_dask.pipeline import diagnostics
 from nomad_dask.pipeline.collect import Layout, map_metadata
-from nomad_dask.pipeline.discard import discard_unstarted
+from nomad_dask.pipeline.discard import discard_unreadable, discard_unstarted
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.outputs import (
     beside,
@@ -108,6 +108,8 @@ def project(
         emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))
         memory_bytes = worker_memory(workers, memory_limit)
         is_beside = path == beside(output.path)
+        if is_beside:
+            discard_unreadable(path)
         with discard_unstarted(path, (NomadError,), whole=is_beside):
             run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output)
         context = StageContext(

@@ -14,8 +14,8 @@ from nomad_dask.params import Params
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.planner import make_plan
 from nomad_dask.sources.base import Source
-from nomad_dask.storage.manifest import MANIFEST, PREVIOUS_MANIFEST
-from nomad_dask.storage.workspace import Workspace
+from nomad_dask.storage.manifest import MANIFEST
+from nomad_dask.storage.workspace import Workspace, has_only_own_files
 from nomad_dask.utils.memory import available_memory
 
 # A source that workers cannot open is copied here.
@@ -121,7 +121,4 @@ def _is_replaceable(path: Path, overwrite: bool) -> bool:
     try:
         return not Workspace(path).stages() or overwrite
     except WorkspaceError:
-        files = (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
-        return overwrite and all(
-            p.name in (MANIFEST, PREVIOUS_MANIFEST) or p.suffix == ".npy" or p.name[0] == "." for p in files
-        )
+        return overwrite and has_only_own_files(path)

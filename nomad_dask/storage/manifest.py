@@ -25,6 +25,10 @@ _MAX_BYTES = 1 << 28
 _REMEDY = "give another workspace, or replace this one with --overwrite"
 
 
+class DamagedManifestError(WorkspaceError):
+    """A manifest cannot be read, and neither can the one before."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One file of the workspace, as recorded in the manifest.
@@ -88,13 +92,15 @@ def read_manifest(workspace: Path) -> dict[str, Any] | None:
 
     Raises
     ------
+    DamagedManifestError
+        The manifest and the one before are damaged or no regular files.
     WorkspaceError
-        The manifest and the one before are damaged or no regular files, or the format version is another one.
+        The format version is another one.
     """
     try:
         manifest = _read(workspace / MANIFEST)
         problem = f"{workspace / MANIFEST} is missing"
-    except _DamagedError as error:
+    except DamagedManifestError as error:
         manifest, problem = None, str(error)
     if manifest is not None:
         return manifest
@@ -105,12 +111,8 @@ def read_manifest(workspace: Path) -> dict[str, Any] | None:
     if previous is not None:
         warnings.warn(f"{problem}. The state before it is used instead.", NomadWarning, stacklevel=2)
     elif os.path.lexists(workspace / MANIFEST):
-        raise WorkspaceError(f"{problem}: {_REMEDY}.")
+        raise DamagedManifestError(f"{problem}: {_REMEDY}.")
     return previous
-
-
-class _DamagedError(WorkspaceError):
-    """A manifest cannot be read."""
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -119,7 +121,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _DamagedError(f"{file} cannot be read ({error})") from error
+        raise DamagedManifestError(f"{file} cannot be read ({error})") from error
     try:
         manifest: dict[str, Any] = json.loads(content)
         version = manifest["format"]
@@ -128,7 +130,7 @@ def _read(file: Path) -> dict[str, Any] | None:
                 raise ValueError("its content does not match its checksum")
             check_manifest(manifest, CHECKPOINT)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _DamagedError(f"{file} is damaged ({_describe(error)})") from error
+        raise DamagedManifestError(f"{file} is damaged ({_describe(error)})") from error
     if version != FORMAT:
         raise WorkspaceError(f"{file} has format {version!r:.40}, this version reads {FORMAT}: {_REMEDY}.")
     return manifest

@@ -19,6 +19,7 @@ from nomad_dask.storage.lock import LOCK
 from nomad_dask.storage.manifest import (
     FORMAT,
     MANIFEST,
+    PREVIOUS_MANIFEST,
     Artifact,
     StageRecord,
     as_json,
@@ -281,3 +282,9 @@ def contains_other_files(path: Path) -> bool:
     if not path.exists() or (path / MANIFEST).exists():
         return False
     return any(p.name != LOCK and not p.name.startswith(f".{MANIFEST}.") for p in path.iterdir())
+
+
+def has_only_own_files(path: Path) -> bool:
+    """Return whether a directory holds nothing but what a workspace may hold: manifests, arrays and hidden files."""
+    files = (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
+    return all(p.name in (MANIFEST, PREVIOUS_MANIFEST) or p.suffix == ".npy" or p.name[0] == "." for p in files)

@@ -372,6 +372,20 @@ def test_a_run_with_a_damaged_manifest_continues_from_the_one_before(x, undistur
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
 
 
+def test_a_run_beside_its_output_starts_again_when_its_manifests_are_damaged(x, undisturbed, tmp_path):
+    output = tmp_path / "map.parquet"
+    stop = stop_at(lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
+    with pytest.raises(Interrupted):
+        make_map(x, output=output, emit=stop, **SETTINGS)
+    workspace = tmp_path / "map.parquet.nomad"
+    for name in ("manifest.json", "manifest.previous.json"):
+        (workspace / name).write_bytes(b"")
+    with pytest.warns(NomadWarning, match=r"The manifests of .*map\.parquet\.nomad are damaged: the run starts again"):
+        result = make_map(x, output=output, **SETTINGS)
+    np.testing.assert_array_equal(result.positions, undisturbed.positions)
+    assert not workspace.exists()
+
+
 @pytest.mark.parametrize("damage", ["{", '{"format": 1}', "[" * 100_000])
 def test_overwrite_replaces_a_workspace_whose_manifest_is_damaged(x, undisturbed, tmp_path, damage):
     stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "shards")

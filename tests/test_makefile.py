@@ -20,6 +20,9 @@ until [ -e done ]; do sleep 0.05; done
 exit $(cat done)
 """
 
+# Says nothing of directories where the tests are themselves run by make.
+MAKE = ["make", "--no-print-directory"]
+
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -38,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("code", [0, 1])
 def test_installing_shows_that_it_is_alive_and_ends_with_pip(folder: Path, code: int) -> None:
     process = subprocess.Popen(
-        ["make", "install", "EVERY=1"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*MAKE, "install", "EVERY=1"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
@@ -55,7 +58,7 @@ def test_installing_shows_that_it_is_alive_and_ends_with_pip(folder: Path, code:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_goes_on_after_installing_was_stopped(folder: Path, how: signal.Signals) -> None:
     with subprocess.Popen(
-        ["make", "install", "EVERY=1"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*MAKE, "install", "EVERY=1"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         while "for 1 s" not in process.stdout.readline():

@@ -196,9 +196,12 @@ def test_not_permitted(tmp_path, x):
     for path in tmp_path.iterdir():
         path.chmod(0)
     code = """
-import os, sys
+import contextlib, os, sys
 from nomad_dask.errors import InputError
-from nomad_dask.sources import npy, parquet, open_source
+from nomad_dask.sources import open_source
+for path in sys.argv[1:]:  # imports what it needs, which another user may not be able to read
+    with contextlib.suppress(InputError):
+        open_source(path)
 os.seteuid(12345)
 for path in sys.argv[1:]:
     try:

@@ -44,6 +44,14 @@ class Form:
         return f'("{self.name}", {self.n_positional}, "{" ".join(self.keywords)}"),'
 
 
+def _parse(source: str) -> ast.Module:
+    """Return the syntax tree; where another thread parses too, CPython 3.11 may raise an error (gh-106905)."""
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)
+
+
 def form_of(name: str, call: ast.Call) -> Form:
     assert all(k.arg for k in call.keywords), f"{ast.unparse(call)}: what ** passes cannot be checked, write it out"
     positional = [a for a in call.args if not isinstance(a, ast.Starred)]
@@ -109,7 +117,7 @@ def _where(file: Path, node: ast.expr) -> str:
 
 def _parsed(files: Iterator[Path] | tuple[Path, ...]) -> Iterator[tuple[Path, ast.Module]]:
     for file in files:
-        yield file, ast.parse(file.read_text())
+        yield file, _parse(file.read_text())
 
 
 def functions_called() -> dict[Form, str]:

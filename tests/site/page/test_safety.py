@@ -173,6 +173,7 @@ def test_view_gives_nothing_to_the_pages_of_other_sites(page, site, thief):
         # A link to the page from elsewhere still works.
         page.run("location.href = arguments[0]", server.address)
         page.wait(lambda: page.text(".subtitle") == "12,000 points")
+        page.settle()  # what is still loading would report that the server is gone
         server.shutdown()
     page.console()
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.metrics.distances import pair_distances, power_of_two, row_norms
+from nomad_dask.metrics.distances import pair_distances
+from nomad_dask.utils.row_norms import power_of_two, row_norms
 from nomad_dask.utils.threads import Threads
 
 QUERIES_AT_ONCE = 128

@@ -13,10 +13,11 @@ import numpy as np
 
 from nomad_dask.errors import ResourceError
 from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, StreamingKNN
-from nomad_dask.metrics.distances import multiply, pair_distances, safe_factor, unit_rows
+from nomad_dask.metrics.distances import multiply, pair_distances, safe_factor
 from nomad_dask.metrics.sample import Sample
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.validation import check_finite
+from nomad_dask.utils.row_norms import unit_rows
 from nomad_dask.utils.threads import Threads, thread_pool
 
 _MAX_BLOCK_ROWS = 16_384

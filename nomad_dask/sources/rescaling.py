@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from nomad_dask.sources.base import Source
+from nomad_dask.utils.row_norms import unit_rows
 
 # Rows this many times (in powers of two) as long as the others are extreme: they would take the whole range of float32.
 # Maps of the other rows are unharmed up to a factor of 2^20 or so.
@@ -85,11 +86,10 @@ class Rescaling:
         return lengths
 
     def _apply(self, rows: np.ndarray) -> np.ndarray:
+        if self.unit_length:
+            return unit_rows(rows.astype(np.float64))
         halves = _half_offset(rows, self.offset)
         directions, peaks = _direction(halves)
-        if self.unit_length:
-            lengths = np.linalg.norm(directions, axis=1)
-            return directions / np.where(lengths == 0, 1, lengths)[:, None]
         with np.errstate(over="ignore"):
             scaled: np.ndarray = np.ldexp(halves, self.exponent + 1)
         extreme = self._lengths(directions, peaks) > self.max_norm

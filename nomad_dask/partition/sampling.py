@@ -65,7 +65,7 @@ def draw_sample(
         results = cluster.run(_sample_blocks, jobs, on_progress)
         ranges = list(chain.from_iterable(found for found, _ in results))
         rescaling = fit_rescaling(run, unfinished, [found for _, found in ranges])
-        _convert(unfinished, working_dtype(run.source.dtype), rescaling)
+        _convert(unfinished, len(rows), working_dtype(run.source.dtype), rescaling)
     facts = extreme_rows(run, cluster, rescaling, ranges)
     for name, array in (("rows", rows), ("rescaling", rescaling.as_array())):
         with atomic_write(run.file(f"sample/{name}.npy")) as unfinished, unfinished.open("wb") as f:
@@ -123,12 +123,12 @@ def _read_sampled(run: RunContext, rows: np.ndarray, start: int, stop: int) -> t
         return (backend.gather_to_host(block, sampled - start), *backend.value_range(block, run.params.metric))
 
 
-def _convert(file: Path, dtype: np.dtype[Any], rescaling: Rescaling) -> None:
+def _convert(file: Path, n_rows: int, dtype: np.dtype[Any], rescaling: Rescaling) -> None:
     """Replace vectors in a file by rescaled ones, or by ones of another dtype; the file is kept if nothing changes."""
     vectors = RowFile.open(file)
     if rescaling.is_identity and vectors.dtype == dtype:
         return
-    n_rows, n_dims = np.load(file, mmap_mode="r").shape
+    n_dims = vectors.row_shape[0]
     step = max(1, _COPY_BYTES // (8 * n_dims))
     with atomic_write(file) as unfinished, unfinished.open("wb") as out:
         write_npy_header(out, dtype if rescaling.is_identity else np.dtype(np.float32), (n_rows, n_dims))

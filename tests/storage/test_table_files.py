@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_damaged_files_are_read_or_refused(tmp_path, suffix, seed):
         pass
     except pa.ArrowInvalid:  # pyarrow reads text of Parquet without a check of its encoding
         assert suffix == ".parquet"
+
+
+def test_a_damaged_footer_does_not_end_the_process(tmp_path):
+    """Some bytes of it make pyarrow's C++ raise where Python cannot catch it."""
+    words = pa.table({"t": [f"word {i % 3}" for i in range(40)]})
+    sound = write(tmp_path / "t.parquet", words).read_bytes()
+    length = int.from_bytes(sound[-8:-4], "little") + 8
+    n_read = 0
+    for at in range(len(sound) - length, len(sound)):
+        damaged = sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :]
+        (tmp_path / "d.parquet").write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            n_read += open_table(tmp_path / "d.parquet", as_dictionaries=True).n_rows == 40
+    assert 0 < n_read < length
 
 
 def test_a_column_is_read_without_the_others(tmp_path):

@@ -225,8 +225,8 @@ class Cluster:
         on_progress : callable, optional
             Called in this thread with ``(job number, units done)`` as tasks call `report_progress`.
         workers : sequence of str, optional
-            Address of the preferred worker of each job; another one runs it if that one is lost. By default any; a
-            single job prefers the worker that ran single jobs before, which has loaded the modules they need.
+            Address of the worker of each job; another one runs it if that one is lost. By default any; a single job
+            is run by the worker that ran single jobs before, which has loaded the modules they need.
 
         Raises
         ------

@@ -124,10 +124,12 @@ class PeerExchange:
         Raises
         ------
         ExchangeAborted
-            A worker is lost, or another task cannot continue.
+            A worker is lost, another task cannot continue, or this one runs elsewhere than the others think.
         Interrupted
             The driver has abandoned the task.
         """
+        if any(self._addresses[number] != self._worker.address for number in own_parts):
+            raise ExchangeAborted  # the others send their parts to the worker that is lost
         if not self._peers:
             return [own_parts[number] for number in sorted(own_parts)]
         from distributed.protocol import to_serialize  # type: ignore[attr-defined]

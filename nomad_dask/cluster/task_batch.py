@@ -29,7 +29,7 @@ class TaskBatch:
     on_progress : callable, optional
         Called in this thread with ``(job number, units done)`` as tasks report their progress.
     workers : sequence of str, optional
-        Address of the preferred worker of each job.
+        Address of the worker of each job; another one runs it if that one is lost.
     """
 
     def __init__(
@@ -91,9 +91,10 @@ class TaskBatch:
             self.client.unsubscribe_topic(self._topic)
 
     def _submit(self, number: int, workers: Sequence[str] | None = None) -> None:
-        preference = {"workers": [workers[number]], "allow_other_workers": True} if workers else {}
+        # Others are not allowed: an idle worker would steal the task from one that is slow to start.
+        restriction = {"workers": [workers[number]]} if workers else {}
         future = self.client.submit(
-            run_task, self.task, self.jobs[number], self._topic, number, pure=False, **preference
+            run_task, self.task, self.jobs[number], self._topic, number, pure=False, **restriction
         )
         self._futures[number], self._pending[future.key] = future, number
         future.add_done_callback(self._on_done)
@@ -122,7 +123,7 @@ class TaskBatch:
             self._submit(self._pending.pop(future.key))
 
     def _resubmit_stranded(self) -> None:
-        """Submit stranded tasks again: Dask never runs a task with a preferred worker if it once found no worker."""
+        """Submit tasks of lost workers again, for any worker: Dask would wait for one with the same address."""
         if self.workers is None:
             return
         for key in self._watchdog.take_stranded():

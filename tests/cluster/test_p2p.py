@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import get_worker
 
 from nomad_dask.cluster import get_worker_state
 from nomad_dask.cluster.p2p import ExchangeAborted, Inbox, PeerExchange
@@ -67,6 +68,10 @@ def run(client: Any, batch: str, homes: list[str], **options: Any) -> list[Any]:
     return cluster_of(client).run(take_turns, jobs, workers=homes)
 
 
+def own_address() -> str:
+    return str(get_worker().address)
+
+
 def left_over(client: Any) -> int:
     def messages(dask_worker: Any) -> int:
         return len(get_worker_state(dask_worker).get(Inbox).parts)
@@ -100,6 +105,21 @@ def test_two_batches_that_meet_on_the_same_workers(client):
     for thread in threads:
         thread.join()
     assert made == {"there": expected(2), "back": expected(2)}
+
+
+def test_tasks_on_other_workers_than_agreed_stop(client):
+    """They would send their parts to workers that no task of the batch waits on."""
+    homes = addresses(client)
+    jobs = [("elsewhere", number, tuple(homes)) for number in range(3)]
+    assert cluster_of(client).run(take_turns, jobs, workers=homes[:1] * 3) == ["stopped"] * 3
+    assert left_over(client) == 0
+
+
+def test_idle_workers_do_not_take_tasks_of_a_busy_one(client):
+    homes = addresses(client)
+    busy = client.submit(time.sleep, 2, workers=[homes[2]], pure=False)
+    assert cluster_of(client).run(own_address, [()] * 6, workers=homes * 2) == homes * 2
+    busy.release()
 
 
 def test_a_task_that_fails_stops_the_others(client):

@@ -59,6 +59,26 @@ def point_radius(occupied: np.ndarray) -> int:
     return int(min(round((_COVERAGE / (np.pi * density)) ** 0.5), max(1, min(occupied.shape) // 110)))
 
 
+def spread(plane: np.ndarray, radius: int) -> np.ndarray:
+    """Return for each pixel the sum of the plane (height, width) within a radius of it, in the same dtype.
+
+    `point_radius` is large for few points and small for many, so the number of additions is about that of the pixels.
+    The function of datashader takes seconds to be compiled, in every process.
+    """
+    height, width = plane.shape
+    padded_width = width + 2 * radius
+    # The padding holds what spreads over the edges.
+    sums = np.zeros((height + 2 * radius) * padded_width, plane.dtype)
+    rows, columns = np.nonzero(plane)
+    pixels, amounts = (rows + radius) * padded_width + columns + radius, plane[rows, columns]
+    for dy in range(-radius, radius + 1):
+        half = int(((radius + 0.5) ** 2 - dy**2) ** 0.5)
+        for dx in range(-half, half + 1):
+            # All indices differ, so no amount is lost.
+            sums[pixels + (dy * padded_width + dx)] += amounts
+    return sums.reshape(-1, padded_width)[radius : height + radius, radius : width + radius]
+
+
 class _Rasterizer:
     """Counts points by pixel and spreads them to discs.
 
@@ -98,10 +118,9 @@ class _Rasterizer:
 
     def _spread(self, plane: Any) -> np.ndarray:
         """Spread the points to discs and put the top row first."""
-        import datashader.transfer_functions as tf
-
-        spread: np.ndarray = tf.spread(plane, self._radius).to_numpy()[::-1].astype(np.float32)
-        return spread
+        # Sums are NaN where there is no point.
+        spread_plane = spread(np.nan_to_num(plane.to_numpy()), self._radius)
+        return spread_plane[::-1].astype(np.float32)
 
 
 def shade_points(

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 
 from nomad_dask.plotting.palettes import rgb
-from nomad_dask.plotting.shading import point_radius
+from nomad_dask.plotting.shading import point_radius, spread
 from nomad_dask.site.quantize import GRID_BITS
 
 SIZES = (512, 1024, 2048)
@@ -49,23 +49,3 @@ class PointCounts:
         out = BytesIO()
         picture.save(out, format="PNG", transparency=bytes([0, *opacity.tolist()]))
         return out.getvalue()
-
-
-def spread(counts: np.ndarray, radius: int) -> np.ndarray:
-    """Return for each pixel the sum of the counts (h, w) within a radius of it, as int64.
-
-    `point_radius` is large for few points and small for many, so the number of additions is about that of the pixels.
-    The function of datashader is compiled on its first call, which takes longer than the rest of a small export.
-    """
-    height, width = counts.shape
-    padded_width = width + 2 * radius
-    # The padding holds what spreads over the edges.
-    sums = np.zeros((height + 2 * radius) * padded_width, np.int64)
-    rows, columns = np.nonzero(counts)
-    pixels, amounts = (rows + radius) * padded_width + columns + radius, counts[rows, columns]
-    for dy in range(-radius, radius + 1):
-        half = int(((radius + 0.5) ** 2 - dy**2) ** 0.5)
-        for dx in range(-half, half + 1):
-            # All indices differ, so no amount is lost.
-            sums[pixels + (dy * padded_width + dx)] += amounts
-    return sums.reshape(-1, padded_width)[radius : height + radius, radius : width + radius]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datashader.transfer_functions as tf
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
-import xarray as xr
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from nomad_dask.site.export import export
-from nomad_dask.site.overview import spread
 from tests.helpers import site_maps as sites
 from tests.helpers.site_maps import write_map
 
@@ -63,11 +59,3 @@ def test_a_single_point_has_ink(tmp_path):
     export(path, tmp_path / "s")
     for picture in sites.about(tmp_path / "s")["overview"]:
         assert opacity(tmp_path / "s", picture).any()
-
-
-@pytest.mark.parametrize("radius", [0, 1, 3, 18])
-def test_points_spread_as_those_of_datashader(radius):
-    counts = np.random.default_rng(radius).poisson(0.02, (90, 70)).astype(np.int64)
-    counts[0, 0] = counts[-1, -1] = 7
-    expected = counts if not radius else tf.spread(xr.DataArray(counts.astype(np.uint32), dims=("y", "x")), radius)
-    np.testing.assert_array_equal(spread(counts, radius), np.asarray(expected))

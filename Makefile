@@ -8,6 +8,9 @@ EVERY ?= 5
 SIGNS_OF_LIFE = @{ s=0; while sleep 1 && kill -0 $$$$; do \
 	s=$$((s + 1)); if [ $$((s % $(EVERY))) = 0 ]; then echo "Installing for $$s s"; fi; done; } 2>/dev/null & exec
 
+# Tests start hundreds of processes, which would all compile the modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install map web web-check docs notebooks test test-rapids lint bench clean
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.helpers.compiled_kernels import forget_compiling, start_compiling, wait_until_compiled
+
 if TYPE_CHECKING:
     from tests.helpers.browser import Page
 
@@ -17,6 +19,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts how long anything takes: a busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile kernels while several processes collect the tests: all would compile the same ones at the same time."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        start_compiling()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    wait_until_compiled()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        forget_compiling()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from nomad_dask.backends.base import Backend
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.runtime import count_blocks
+from tests.helpers.compiled_kernels import locked
 
 _SHIM = Path(__file__).with_name("cuda_shim.h")
 _FLAGS = (
@@ -61,15 +62,20 @@ def _library(path: Path, dim: int) -> ctypes.CDLL:
     folder = Path(tempfile.gettempdir()) / f"nomad-dask-host-kernels-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{path.stem}-{dim}d-{digest}.so"
-    if not library.exists():
-        made = library.with_suffix(f".{os.getpid()}.tmp")
-        source = f'#include "{_SHIM}"\n#include "{path}"\n{stubs}'
-        command = ["g++", *flags, "-x", "c++", "-", "-o", str(made)]
-        done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"g++ does not compile {path.name} for {dim}-D:\n{done.stderr}")
-        made.replace(library)
+    with locked(folder / f"{path.stem}-{dim}d.lock"):
+        if not library.exists():
+            _compile(path, stubs, flags, library)
     return ctypes.CDLL(str(library))
+
+
+def _compile(path: Path, stubs: str, flags: tuple[str, ...], library: Path) -> None:
+    made = library.with_suffix(f".{os.getpid()}.tmp")
+    source = f'#include "{_SHIM}"\n#include "{path}"\n{stubs}'
+    command = ["g++", *flags, "-x", "c++", "-", "-o", str(made)]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"g++ does not compile {path.name} with {' '.join(flags)}:\n{done.stderr}")
+    made.replace(library)
 
 
 @dataclass(frozen=True)

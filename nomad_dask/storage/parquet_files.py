@@ -38,7 +38,8 @@ class ParquetFile(TableFile):
         """Return the mean bytes per row, of all columns, in the row group where it is largest."""
         metadata = self._file.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        return max([1.0, *(group.total_byte_size / max(1, group.num_rows) for group in groups)])
+        means = (float(group.total_byte_size / max(1, group.num_rows)) for group in groups)
+        return max([1.0, *means])
 
 
 def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:

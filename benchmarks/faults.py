@@ -5,6 +5,10 @@ run, bit for bit, or the command must have refused to go on with one clear error
 
     python -m benchmarks.faults workspaces 300
     python -m benchmarks.faults commands 200
+    python -m benchmarks.faults views 200
+
+The last kills `plot` and `export`, with and without an earlier result to replace: the map must be as it was, an earlier
+result stays until the new one is complete, and the same command then writes what an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -223,10 +227,60 @@ def _finish(command: list[str], folder: Path, expected: object) -> str:
     return ("same map" if same else "different map") + (", files left" if left else "")
 
 
+def content_of(path: Path) -> dict[str, bytes]:
+    """Return the files below a folder, or one file, by name."""
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    return {str(one.relative_to(path)): one.read_bytes() for one in files}
+
+
+def kill_views(n: int, seed: int, n_rows: int) -> collections.Counter[str]:
+    """Kill commands that draw or export a map at random moments, and run them again."""
+    rng, outcomes = random.Random(seed), collections.Counter[str]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        x, source = folder / "x.npy", folder / "map.parquet"
+        np.save(x, blobs(n_rows, 12))
+        subprocess.run([NOMAD, "fit", x, "-o", source, "--n-epochs", "20", "--quiet"], check=True)
+        before = source.read_bytes()
+        expected, seconds = {}, {}
+        for verb, output in (("plot", "map.png"), ("plot", "map.svg"), ("export", "site")):
+            started = time.monotonic()
+            subprocess.run([NOMAD, verb, source, "-o", folder / output], check=True)
+            expected[verb, output], seconds[verb, output] = content_of(folder / output), time.monotonic() - started
+            _remove(folder / output)
+        n_kills = 0
+        while n_kills < n:
+            verb, output = rng.choice(list(expected))
+            command = [NOMAD, verb, str(source), "-o", str(folder / output), "--overwrite"]
+            replaces = rng.random() < 0.5
+            if replaces:
+                subprocess.run(command, check=True)
+            killed = _run_and_kill(command, rng.uniform(0, 1.1 * seconds[verb, output]), rng)
+            n_kills += killed.startswith("killed")
+            same_map = source.read_bytes() == before
+            kept = not replaces or content_of(folder / output) == expected[verb, output]
+            again = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False)
+            same = again.returncode == 0 and content_of(folder / output) == expected[verb, output]
+            left = sorted(one.name for one in folder.iterdir() if one.name not in (x.name, source.name, output))
+            if not (same_map and kept and same) or left:
+                print("WRONG", command, killed, same_map, kept, again.returncode, again.stderr, left, flush=True)
+            outcomes[f"{verb} {output}: {killed}, {'same' if same_map and kept and same else 'WRONG'}"] += 1
+            for path in (folder / output, *(folder / one for one in left)):
+                _remove(path)
+    return outcomes
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def main() -> None:
     """Run one kind of fault, and print the number of each outcome."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["workspaces", "commands"])
+    parser.add_argument("kind", choices=["workspaces", "commands", "views"])
     parser.add_argument("n", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=3000, help="rows of the fits; above 200,000 they start coarse")
@@ -234,7 +288,8 @@ def main() -> None:
     if options.kind == "workspaces":
         outcomes = damage_workspaces(options.n, options.seed)
     else:
-        outcomes = kill_processes(options.n, options.seed, options.rows)
+        kill = kill_processes if options.kind == "commands" else kill_views
+        outcomes = kill(options.n, options.seed, options.rows)
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:6}  {outcome}")
 

@@ -1,11 +1,12 @@
-"""Kill workers and drivers of one small fit at random moments, finish it, and compare the maps bit for bit.
+"""Kill processes of one small fit at random moments, finish it, and compare the maps bit for bit.
 
     python -m benchmarks.kills --trials 200
 
-Every trial is one fit by a separate process (the driver) on a cluster of two worker processes with nannies. At a
-random moment of a random stage a random victim receives SIGKILL: one worker, all workers, or the driver. A killed
-driver is started again and resumes its workspace. A trial that exceeds the time limit counts as a hang. The result is
-written after every trial.
+Every trial is one fit by a separate process (the driver) on a scheduler and two workers with nannies, each a process of
+its own. At a random moment of a random stage a random victim receives SIGKILL: one worker, all workers, a nanny, the
+scheduler, or the driver. A driver that was killed, or has lost its scheduler, is started again and resumes its
+workspace, on a new cluster if need be. A trial that exceeds the time limit counts as a hang. The result is written
+after every trial.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare import HERE, machine, versions
+from tests.helpers.processes import Scheduler, scheduler_process
 
 N_ROWS, N_DIMS, N_EPOCHS, N_SHARDS = 3000, 16, 60, 2
 STAGES = ("sample", "cells", "shards", "neighbors", "layout")
-VICTIMS = ("worker", "all workers", "driver")
+VICTIMS = ("worker", "all workers", "nanny", "scheduler", "driver")
+N_WORKERS = 2
 # Seconds after which a trial is a hang: ten times what one with a lost worker takes.
 BOUND = 180.0
 # So that there are checkpoints to take up within a layout of a second.
@@ -113,52 +115,78 @@ class Driver:
         return code
 
 
-@contextmanager
-def cluster() -> Iterator[Any]:
-    """Yield a client of two worker processes."""
-    import dask.config
-    from distributed import Client, LocalCluster
+class Cluster:
+    """A scheduler and workers with nannies, replaced by new ones when the scheduler or a nanny was killed."""
 
-    with (
-        # Or Dask closes the nanny of a worker that is gone again 15 s after it was lost.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit="2GiB",
-            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False}, silence_logs=50,
-        ) as workers,
-        Client(workers, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._n_started = folder, 0
+        self._running = ExitStack()
+        self.start()
+
+    def start(self) -> None:
+        """End what runs, and start a scheduler and workers."""
+        self._running.close()
+        self._n_started += 1
+        self.scheduler: Scheduler = self._running.enter_context(
+            scheduler_process(self._folder / f"cluster-{self._n_started}", environment={})
+        )
+        for _ in range(N_WORKERS):
+            self.scheduler.add_worker("--nanny")
+        self.scheduler.wait_for_workers(N_WORKERS)
+
+    def close(self) -> None:
+        """End all."""
+        self._running.close()
+
+    def workers(self) -> list[int]:
+        """Return the processes of the workers, once there are as many as nannies."""
+        self.scheduler.wait_for_workers(N_WORKERS)
+        from distributed import Client
+
+        with Client(self.scheduler.address, set_as_default=False) as client:
+            return sorted(client.run(os.getpid).values())
 
 
-def trial(number: int, client: Any, x: Path, expected: np.ndarray, usual: dict[str, float], folder: Path) -> Any:
+def targets(victim: str, cluster: Cluster, driver: Driver, workers: list[int], draw: random.Random) -> list[int]:
+    """Return the processes to kill."""
+    return {
+        "worker": [draw.choice(workers)],
+        "all workers": workers,
+        "nanny": [draw.choice(cluster.scheduler.workers).pid],
+        "scheduler": [cluster.scheduler.process.pid],
+        "driver": [driver.process.pid],
+    }[victim]
+
+
+def trial(number: int, cluster: Cluster, x: Path, expected: np.ndarray, usual: dict[str, float], folder: Path) -> Any:
     """Run one trial and return its result; None if the fit was complete before the kill."""
     draw = random.Random(number)
     stage, victim = draw.choice(STAGES), draw.choice(VICTIMS)
     delay = draw.random() * usual[stage]
     out, workspace = folder / "map.npy", folder / "work"
-    client.wait_for_workers(2, timeout=60)
-    pids = sorted(client.run(os.getpid).values())
-    address = client.scheduler.address
+    workers = cluster.workers()
     began = time.monotonic()
     deadline = began + BOUND
-    driver = Driver(x, workspace, address, out)
+    driver = Driver(x, workspace, cluster.scheduler.address, out)
     in_time = driver.started[stage].wait(BOUND)
     time.sleep(delay)
     if in_time and driver.process.poll() is not None:
         driver.wait(deadline)
         return None
-    targets = {"worker": [draw.choice(pids)], "all workers": pids, "driver": [driver.process.pid]}[victim]
-    for pid in targets:
+    for pid in targets(victim, cluster, driver, workers, draw):
         os.kill(pid, signal.SIGKILL)
     code = driver.wait(deadline)
-    if victim == "driver":
-        driver = Driver(x, workspace, address, out)
+    if victim in ("nanny", "scheduler"):
+        cluster.start()
+    said = ""
+    if code is not None and victim in ("driver", "scheduler") and not out.exists():
+        said = driver.errors.strip()[-200:]
+        driver = Driver(x, workspace, cluster.scheduler.address, out)
         code = driver.wait(deadline)
     if code is None:
         outcome = "hang"
     elif code != 0:
-        outcome = "error"
+        outcome, said = "error", driver.errors.strip()[-1000:]
     else:
         outcome = "equal" if np.array_equal(np.load(out), expected) else "different"
     return {
@@ -168,7 +196,7 @@ def trial(number: int, client: Any, x: Path, expected: np.ndarray, usual: dict[s
         "victim": victim,
         "outcome": outcome,
         "seconds": round(time.monotonic() - began, 2),
-        "said": "" if code == 0 else driver.errors.strip()[-1000:],
+        "said": said,
     }
 
 
@@ -181,7 +209,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"# {len(trials)} random kills",
         "",
         f"{result['date']}. {host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB. {N_ROWS:,} rows of {N_DIMS} "
-        f"dimensions, {N_SHARDS} shards on 2 worker processes, {N_EPOCHS} epochs. A trial of more than "
+        f"dimensions, {N_SHARDS} shards on {N_WORKERS} worker processes, {N_EPOCHS} epochs. A trial of more than "
         f"{BOUND:.0f} s is a hang.",
         "",
         f"Maps compared bit for bit with the undisturbed: {told}.",
@@ -220,14 +248,16 @@ def main() -> None:
     today = date.today().isoformat()
     result: dict[str, Any] = {"date": today, "machine": machine(), "versions": versions([], sys.executable)}
     result["trials"] = []
-    with tempfile.TemporaryDirectory(prefix="nomad-kills-") as name, cluster() as client:
+    with tempfile.TemporaryDirectory(prefix="nomad-kills-") as name, ExitStack() as stack:
         home = Path(name)
+        cluster = Cluster(home)
+        stack.callback(cluster.close)
         x = home / "x.npy"
         data(x)
         usual: dict[str, float] = {}
         for _ in range(2):  # compiled code is cached by the first
             plain = tempfile.mkdtemp(dir=home)
-            driver = Driver(x, Path(plain) / "work", client.scheduler.address, Path(plain) / "map.npy")
+            driver = Driver(x, Path(plain) / "work", cluster.scheduler.address, Path(plain) / "map.npy")
             if driver.wait(time.monotonic() + BOUND) != 0:
                 raise SystemExit(f"The undisturbed fit failed:\n{driver.errors}")
             usual = driver.seconds
@@ -235,7 +265,7 @@ def main() -> None:
         number = args.first
         while len(result["trials"]) < args.trials:
             with tempfile.TemporaryDirectory(dir=home) as folder:
-                came_out = trial(number, client, x, expected, usual, Path(folder))
+                came_out = trial(number, cluster, x, expected, usual, Path(folder))
             number += 1
             if came_out is None:
                 continue

@@ -5,12 +5,16 @@ The driver and its worker are one process on a plain machine, so every figure co
 
 from __future__ import annotations
 
+import math
+
 from nomad_dask.planning.plan import MAX_AXES, Plan
 
 # A process with everything imported and its kernels loaded: measured 300 to 340 MiB.
 BASE_BYTES = 360 << 20
 # Rows that the search of a shard visits, the halo of other shards' rows included, relative to its own.
 HALO = 1.5
+# With more dimensions than this the filter of the search has fewer axes.
+_MAX_FILTER_COLUMNS = 190
 # The axes are made from this many rows at most.
 AXES_SAMPLE_ROWS = 20_000
 _PROJECT_ROWS = 1 << 15
@@ -76,6 +80,22 @@ def map_host_bytes(plan: Plan) -> int:
     return BASE_BYTES + plan.n_rows * _MAP_BYTES_PER_ROW + plan.shard_rows * 40
 
 
+def cache_bytes_for_all_rows(plan: Plan) -> int:
+    """Return the cache in which the search holds the vectors of a shard and its halo, their filter, and rounds."""
+    rows = plan.shard_rows * (HALO if plan.searches_across_shards else 1)
+    return math.ceil(rows * max(4 * plan.n_dims, 4 * _filter_columns(plan), _filter_row_bytes(plan) / 2))
+
+
+def _filter_columns(plan: Plan) -> int:
+    """Return the axes of the filter, or all dimensions where they are few, and the norm of the residual."""
+    return min(plan.n_dims, _MAX_FILTER_COLUMNS) + 1
+
+
+def _filter_row_bytes(plan: Plan) -> int:
+    """Return the memory for a row in the filter and in a round of the search."""
+    return 4 * _filter_columns(plan) + 10 * plan.n_neighbors + 150
+
+
 def _row_bytes(plan: Plan) -> int:
     return plan.n_dims * (4 + plan.stored_itemsize)
 
@@ -91,7 +111,7 @@ def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
     """
     searched = rows * (HALO if with_halo else 1)
     vectors = min(plan.cache_bytes, 4 * plan.n_dims * searched)
-    filtered = min(2 * plan.cache_bytes, (4 * min(plan.n_dims, 128) + 10 * plan.n_neighbors + 150) * searched)
+    filtered = min(2 * plan.cache_bytes, _filter_row_bytes(plan) * searched)
     lists = _LIST_BYTES_PER_NEIGHBOR * (plan.n_neighbors + 8) * rows
     # The centroids of all cells, once more while they are read, and of each shard those around it, as they are and
     # as filtered. And the position of each row in its shard.

@@ -42,7 +42,7 @@ class Plan:
     coarse_rows : int
         Rows that are laid out before all others; 0 for no coarse map.
     cache_bytes : int
-        Memory for vectors in the neighbor search of each worker; its tables take as much again.
+        Memory for vectors in the neighbor search of each worker; its filter and tables take up to twice as much again.
     edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
     copies_source : bool

@@ -9,7 +9,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
-from nomad_dask.planning.host_memory import HALO, layout_host_bytes, neighbors_host_bytes
+from nomad_dask.planning.host_memory import cache_bytes_for_all_rows, layout_host_bytes, neighbors_host_bytes
 from nomad_dask.planning.plan import MAX_AXES, Plan
 from nomad_dask.sources.base import Source
 
@@ -28,7 +28,8 @@ _MAX_RESIDENT_SHARDS = 16
 _SAMPLE_PER_CELL = 64
 _MIN_SAMPLE_ROWS, _MAX_SAMPLE_ROWS = 20_000, 1_000_000
 _MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 16 << 20, 256 << 20
-_MAX_CACHE_BYTES = 1 << 30
+# Memory for vectors where those of a shard do not fit: more is not faster, as all are read once for each batch of rows.
+_MAX_PARTIAL_CACHE_BYTES = 1 << 30
 
 
 def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int) -> Plan:
@@ -66,13 +67,14 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         block_rows=_block_rows(n_rows, n_dims, memory_bytes),
         sample_rows=0,
         coarse_rows=coarse_rows,
-        cache_bytes=min(_MAX_CACHE_BYTES, memory_bytes // 8),
+        cache_bytes=0,
         edges_in_memory=True,
     )
     n_shards = params.n_shards or _n_shards_that_fit(draft, memory_bytes)
     n_cells = _n_cells(n_rows, n_shards, params)
     sample_rows = min(n_rows, max(_MIN_SAMPLE_ROWS, min(_MAX_SAMPLE_ROWS, n_cells * _SAMPLE_PER_CELL), coarse_rows))
     plan = replace(draft, n_shards=n_shards, n_cells=n_cells, sample_rows=sample_rows)
+    plan = replace(plan, cache_bytes=_cache_bytes(plan, memory_bytes))
     # With one normalizer per point, every epoch computes the weights anew, so edges on disk would save nothing.
     if params.normalization == "global" and layout_host_bytes(plan) > memory_bytes:
         plan = replace(plan, edges_in_memory=False)
@@ -98,26 +100,45 @@ def _n_cells(n_rows: int, n_shards: int, params: Params) -> int:
 def _n_shards_that_fit(draft: Plan, memory_bytes: int) -> int:
     """Return one shard per worker, or as many more as the neighbor search of one needs to fit into memory.
 
-    Where there have to be more, a few beyond that let the search hold all rows of a shard, which makes it several
-    times as fast.
+    A few more than that are made where the search can then hold all rows of a shard, which makes it several times as
+    fast.
     """
     n_rows = draft.n_rows
     n_shards = max(1, min(draft.n_workers, n_rows // _ROWS_PER_WORKER))
     max_shards = n_rows // MIN_SHARD_ROWS
 
-    def fits(count: int) -> bool:
+    def with_shards(count: int) -> Plan:
         # Decided as for a search across shards, so that the number does not depend on that setting.
-        return neighbors_host_bytes(replace(draft, n_shards=count, cross_shard_attraction=True)) <= memory_bytes
+        return replace(draft, n_shards=count, cross_shard_attraction=True)
 
-    def is_resident(count: int) -> bool:
-        rows = replace(draft, n_shards=count).shard_rows
-        return HALO * 4 * draft.n_dims * rows <= draft.cache_bytes
+    def holds_all(count: int) -> bool:
+        return _holds_all_rows(with_shards(count), memory_bytes)
 
-    if fits(n_shards) or max_shards <= n_shards:
+    def fits(count: int) -> bool:
+        plan = with_shards(count)
+        return neighbors_host_bytes(replace(plan, cache_bytes=_partial_cache_bytes(memory_bytes))) <= memory_bytes
+
+    if max_shards <= n_shards or holds_all(n_shards):
         return n_shards
-    min_shards = n_shards + 1 + bisect_left(range(n_shards + 1, max_shards), True, key=fits)
+    min_shards = n_shards + bisect_left(range(n_shards, max_shards), True, key=fits)
     candidates = range(min_shards, min(max_shards, _MAX_RESIDENT_SHARDS) + 1)
-    return next(filter(is_resident, candidates), min_shards)
+    return next(filter(holds_all, candidates), min_shards)
+
+
+def _holds_all_rows(plan: Plan, memory_bytes: int) -> bool:
+    """Return whether the neighbor search of a shard can hold all its vectors."""
+    return neighbors_host_bytes(replace(plan, cache_bytes=cache_bytes_for_all_rows(plan))) <= memory_bytes
+
+
+def _cache_bytes(plan: Plan, memory_bytes: int) -> int:
+    """Return the memory for vectors in the neighbor search: for all of a shard if it fits, or for a part."""
+    if _holds_all_rows(plan, memory_bytes):
+        return cache_bytes_for_all_rows(plan)
+    return _partial_cache_bytes(memory_bytes)
+
+
+def _partial_cache_bytes(memory_bytes: int) -> int:
+    return min(_MAX_PARTIAL_CACHE_BYTES, memory_bytes // 8)
 
 
 def _block_rows(n_rows: int, n_dims: int, memory_bytes: int) -> int:

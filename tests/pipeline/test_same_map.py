@@ -73,7 +73,7 @@ def test_little_memory_for_vectors(monkeypatch):
     """Rows read from disk in parts give the same as rows held in memory."""
     x = blobs(3000, n_dims=200)
     held = make_map(x, n_epochs=3, n_shards=1).positions
-    monkeypatch.setattr("nomad_dask.planning.planner._MAX_CACHE_BYTES", 1 << 19)
+    monkeypatch.setattr("nomad_dask.planning.planner._cache_bytes", lambda *_: 1 << 19)
     np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
 
 

@@ -13,6 +13,7 @@ from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
+from nomad_dask.planning.host_memory import neighbors_host_bytes
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.plan_table import format_plan
 from nomad_dask.planning.planner import make_plan, n_coarse_rows
@@ -59,7 +60,7 @@ def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     assert 1 <= plan.n_axes <= d
     assert plan.coarse_rows <= plan.sample_rows
     assert plan.block_rows == 1 or plan.block_rows * d * 4 <= 256 << 20
-    assert plan.cache_bytes <= gib * GIB / 8
+    assert plan.cache_bytes <= gib * GIB / 8 or neighbors_host_bytes(plan) <= gib * GIB
     needed = estimate_resources(plan)
     assert needed.disk_bytes >= n * d * np.dtype(dtype).itemsize
     assert plan.as_dict().keys() == Plan.__dataclass_fields__.keys()
@@ -171,10 +172,18 @@ def test_times_as_people_say_them(seconds, message):
     assert format_seconds(seconds) == message
 
 
+def test_vectors_take_what_memory_there_is():
+    plan = make_plan(Shape(10_000_000, 64, "f2"), Params(), 1, 24 * 10**9)
+    assert plan.n_shards == 1
+    assert plan.cache_bytes >= 10_000_000 * 64 * 4
+    assert neighbors_host_bytes(plan) <= 24 * 10**9
+
+
 def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():
     tight = make_plan(Shape(10_000_000, 64), Params(), 1, 8 * 10**9)
     assert 3 < tight.n_shards <= 16
     assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.cache_bytes
+    assert make_plan(Shape(15_000_000, 64), Params(), 1, 24 * 10**9).n_shards == 2, "one could not be held"
     wide = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
     fewer = needs_of(3_000_000, 1024, 1, 2 * 10**9, n_shards=wide.n_shards - 1)
     assert fewer.host_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"

@@ -141,8 +141,14 @@ def figures(run: dict[str, Any]) -> dict[str, float | None]:
         "peak GB": run["peak_bytes"] / 1e9,
         **{f"NP@{k}": estimate["value"] for k, estimate in scores["neighbors"].items()},
         "RTA": scores["triplets"]["value"],
-        "label acc": None if scores["labels"] is None else scores["labels"]["value"],
+        "centroid triplets": _value(scores["centroid_triplets"]),
+        "rank corr": scores["rank_correlation"]["value"],
+        "label acc": _value(scores["labels"]),
     }
+
+
+def _value(estimate: dict[str, float] | None) -> float | None:
+    return None if estimate is None else estimate["value"]
 
 
 def machine() -> dict[str, Any]:

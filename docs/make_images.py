@@ -109,8 +109,14 @@ def common_neighbors(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
 
 
 def values_of(scores: Scores) -> dict[str, float]:
-    labels = {} if scores.labels is None else {"label accuracy": scores.labels.value}
-    return {f"NP@{k}": e.value for k, e in scores.neighbors.items()} | {"RTA": scores.triplets.value} | labels
+    others = {
+        "RTA": scores.triplets,
+        "centroid triplets": scores.centroid_triplets,
+        "rank correlation": scores.rank_correlation,
+        "label accuracy": scores.labels,
+    }
+    np_at = {f"NP@{k}": estimate.value for k, estimate in scores.neighbors.items()}
+    return np_at | {name: estimate.value for name, estimate in others.items() if estimate is not None}
 
 
 def seeds(first: Map, sections: Any) -> dict[str, Any]:

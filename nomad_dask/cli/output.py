@@ -78,6 +78,9 @@ def format_scores(scores: Scores) -> str:
     """Return scores as text, one per line with its 95 % confidence interval."""
     rows = [(f"NP@{k}", estimate) for k, estimate in scores.neighbors.items()]
     rows.append(("RTA", scores.triplets))
+    if scores.centroid_triplets is not None:
+        rows.append(("centroid triplets", scores.centroid_triplets))
+    rows.append(("rank correlation", scores.rank_correlation))
     if scores.labels is not None:
         rows.append(("label accuracy", scores.labels))
     width = max(len(name) for name, _ in rows)

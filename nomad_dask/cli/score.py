@@ -51,7 +51,7 @@ class ScoreOptions:
     "--k",
     callback=shared.read_whole_numbers,
     metavar="A,B",
-    help="Neighborhood sizes; by default those of 10, 15 and 50 that are below the number of rows.",
+    help="Neighborhood sizes; by default those of 10, 15, 50 and 100 that are below the number of rows.",
 )
 @click.option(
     "--metric",
@@ -80,7 +80,8 @@ def score(
     """Score MAP against the vectors of INPUT that it was made from.
 
     NP@k is the share of a row's k nearest neighbors that the map preserves, RTA how often the map agrees with the
-    data on which of two random rows is nearer, each with its 95 % confidence interval.
+    data on which of two random rows is nearer. Centroid triplets are the same for the centroids of labels, or of
+    K-Means groups. Rank correlation is that of distances between random rows. Each has its 95 % confidence interval.
     """
     from nomad_dask import metrics
     from nomad_dask.maps import read_map

@@ -1,7 +1,7 @@
 """Confidence intervals of scores that are measured on a sample of the rows.
 
-All intervals account for sampling without replacement from a finite number of rows: they have no width when every
-row is measured (Cochran, Sampling Techniques, 1977, §2.6).
+Those of shares of rows account for sampling without replacement from a finite number of rows: they have no width when
+every row is measured (Cochran, Sampling Techniques, 1977, §2.6).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _Z95 = 1.959964
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """A share between 0 and 1 with its 95 % confidence interval."""
+    """A score with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -57,3 +57,9 @@ def proportion_interval(hits: np.ndarray, population: int) -> ConfidenceInterval
     center = (p + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
     half = _Z95 / (1 + _Z95**2 / n) * float(np.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n)))
     return ConfidenceInterval(p, min(p, max(0.0, center - half)), max(p, min(1.0, center + half)))
+
+
+def correlation_interval(value: float, standard_error: float) -> ConfidenceInterval:
+    """Return a correlation with its normal interval, cut off at -1 and 1."""
+    half = _Z95 * standard_error
+    return ConfidenceInterval(value, max(-1.0, value - half), min(1.0, value + half))

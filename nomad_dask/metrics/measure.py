@@ -1,4 +1,4 @@
-"""Distances from the sampled rows to their neighbors and triplets, in the map and in the data, in bounded memory.
+"""Distances from the sampled rows and centroids of groups, in the map and in the data, in bounded memory.
 
 The sampled rows are held in memory. All other rows are read in blocks, so memory does not grow with their number.
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from nomad_dask.errors import ResourceError
 from nomad_dask.metrics.brute_force import QUERIES_AT_ONCE, StreamingDistances, StreamingKNN
+from nomad_dask.metrics.centroids import DIMS_AT_ONCE, GroupCentroids
 from nomad_dask.metrics.distances import multiply, pair_distances, safe_factor
 from nomad_dask.metrics.sample import Sample
 from nomad_dask.sources.base import Source
@@ -78,14 +79,23 @@ class Measurements:
         Distances in the data to `map_neighbors`.
     nearest_distances : ndarray of float64 (n_queries, k_data)
         Distances to the nearest rows in the data, ascending.
-    triplets_agree : ndarray of float64 (n_queries,)
-        Share of the query's triplets whose nearer row is the same in the map and in the data.
+    pair_distances : ndarray of float64 (n_queries, n_pairs, 2)
+        Distances in the data to the pairs of the sample.
+    map_pair_distances : ndarray of float64 (n_queries, n_pairs, 2)
+        Distances in the map to the same rows.
+    centroids : ndarray of float64 (n_groups, n_dims)
+        Of the groups in the data, relative to some point.
+    map_centroids : ndarray of float64 (n_groups, n_components)
+        Of the same groups in the map, relative to some point.
     """
 
     map_neighbors: np.ndarray
     neighbor_distances: np.ndarray
     nearest_distances: np.ndarray
-    triplets_agree: np.ndarray
+    pair_distances: np.ndarray
+    map_pair_distances: np.ndarray
+    centroids: np.ndarray
+    map_centroids: np.ndarray
 
 
 def count_cores() -> int:
@@ -93,8 +103,8 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fit_block_rows(source: Source, n_queries: int, max_bytes: int, n_cores: int) -> int:
-    """Return how many rows fit in a block beside the queries.
+def fit_block_rows(source: Source, n_queries: int, n_groups: int, max_bytes: int, n_cores: int) -> int:
+    """Return how many rows fit in a block beside the queries and the centroids of at most `n_groups` groups.
 
     Raises
     ------
@@ -102,7 +112,9 @@ def fit_block_rows(source: Source, n_queries: int, max_bytes: int, n_cores: int)
         `max_bytes` is too small.
     """
     query_bytes = n_queries * source.n_dims * 24  # in float64 and float32, and temporary copies
+    query_bytes += n_groups * source.n_dims * 16
     row_bytes = source.n_dims * (source.dtype.itemsize + 24) + n_cores * QUERIES_AT_ONCE * 6
+    row_bytes += n_groups * 17 + n_cores * (DIMS_AT_ONCE + 2) * 8
     rows = (max_bytes - query_bytes) // row_bytes
     if rows < _MIN_BLOCK_ROWS:
         raise ResourceError(
@@ -112,7 +124,9 @@ def fit_block_rows(source: Source, n_queries: int, max_bytes: int, n_cores: int)
     return int(min(rows, _MAX_BLOCK_ROWS))
 
 
-def measure(reader: VectorReader, positions: np.ndarray, sample: Sample, k_map: int, k_data: int) -> Measurements:
+def measure(
+    reader: VectorReader, positions: np.ndarray, sample: Sample, groups: np.ndarray | None, k_map: int, k_data: int
+) -> Measurements:
     """Measure a sample; the source is read twice.
 
     Parameters
@@ -121,29 +135,39 @@ def measure(reader: VectorReader, positions: np.ndarray, sample: Sample, k_map: 
     positions : ndarray (n_rows, n_components)
         Finite.
     sample : Sample
+    groups : ndarray of int64 (n_rows,) or None
+        As for `GroupCentroids`.
     k_map, k_data : int
         Number of nearest neighbors to find in the map and in the data.
     """
-    left, right = sample.pairs[:, :, 0], sample.pairs[:, :, 1]
+    queries, pairs = sample.queries, sample.pairs.reshape(sample.queries.size, -1)
     in_map = safe_factor(positions)
     with thread_pool(count_cores()) as pool:
-        map_neighbors = _find_map_neighbors(positions, in_map, sample.queries, k_map, reader.block_rows, pool)
-        vectors = reader.gather(sample.queries)
+        map_neighbors = _find_map_neighbors(positions, in_map, queries, k_map, reader.block_rows, pool)
+        vectors = reader.gather(queries)
         in_data = safe_factor(vectors)
         vectors = multiply(vectors, in_data)
-        nearest = StreamingKNN(vectors, sample.queries, k_data)
-        distances = StreamingDistances(vectors, np.hstack([map_neighbors, left, right]))
+        nearest = StreamingKNN(vectors, queries, k_data)
+        distances = StreamingDistances(vectors, np.hstack([map_neighbors, pairs]))
+        centroids = GroupCentroids(groups, vectors, multiply(positions[queries], in_map), pool)
         for start, stop in reader.source.blocks(reader.block_rows):
             rows = multiply(reader.read(start, stop), in_data)
             distances.update(rows, start, pool)
             nearest.update(rows, np.arange(start, stop), pool)
+            centroids.update(rows, multiply(positions[start:stop], in_map), start, pool)
             if reader.on_progress is not None:
                 reader.on_progress(stop)
-    to_neighbors, to_left, to_right = np.split(distances.distances, [k_map, k_map + left.shape[1]], axis=1)
-    left_in_map = _map_distances(positions, in_map, sample.queries, left)
-    nearer_in_map = left_in_map < _map_distances(positions, in_map, sample.queries, right)
-    agree = ((to_left < to_right) == nearer_in_map).mean(axis=1)
-    return Measurements(map_neighbors, to_neighbors, nearest.distances, agree)
+    to_neighbors, to_pairs = np.split(distances.distances, [k_map], axis=1)
+    in_map_to_pairs = _map_distances(positions, in_map, queries, pairs)
+    shape = sample.pairs.shape
+    return Measurements(
+        map_neighbors,
+        to_neighbors,
+        nearest.distances,
+        to_pairs.reshape(shape),
+        in_map_to_pairs.reshape(shape),
+        *centroids.means(),
+    )
 
 
 def _find_map_neighbors(

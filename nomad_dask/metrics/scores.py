@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.errors import InputError, suggest
+from nomad_dask.metrics.centroids import MAX_KMEANS_GROUPS, centroid_triplet_accuracy, largest_groups
 from nomad_dask.metrics.confidence import ConfidenceInterval, mean_interval
 from nomad_dask.metrics.labels import LABEL_NEIGHBORS, label_accuracy, label_codes
 from nomad_dask.metrics.measure import Measurements, VectorReader, count_cores, fit_block_rows, measure
+from nomad_dask.metrics.rank_correlation import rank_correlation
 from nomad_dask.metrics.sample import Sample, draw_sample
 from nomad_dask.params import METRICS
 from nomad_dask.sources import open_source
@@ -20,7 +22,7 @@ from nomad_dask.sources.base import Source
 from nomad_dask.utils.array_types import to_host
 from nomad_dask.utils.memory import parse_bytes
 
-DEFAULT_KS = (10, 15, 50)
+DEFAULT_KS = (10, 15, 50, 100)
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,31 @@ class Scores:
     triplets : ConfidenceInterval
         Random triplet accuracy (RTA): of a row and two random others, how often the one nearer in the data
         is also nearer in the map.
+    centroid_triplets : ConfidenceInterval or None
+        The same of all triplets of centroids of groups of rows (Huang et al., Commun. Biol. 5:719, 2022). Groups are
+        the labels, at most the 256 most frequent; without labels, every row belongs to the nearest of up to 50
+        K-Means centers of the sampled rows. All rows count, so the interval has no width. None with fewer than
+        three groups.
+    rank_correlation : ConfidenceInterval
+        Spearman's rank correlation of distances in the data with distances in the map, from the sampled rows to
+        random others (Kobak and Berens, Nat. Commun. 10:5416, 2019). Between -1 and 1; 0 if all distances are equal.
     labels : ConfidenceInterval or None
         Share of rows whose label is the most frequent among their 10 nearest neighbors in the map (in a tie, the
         label of the nearest row wins). None without labels.
     n_queries, n_triplets : int
-        Number of rows and triplets measured.
+        Number of rows and triplets measured. Rank correlation measures the two pairs of rows of each triplet.
+    n_centroids : int
+        Number of groups of `centroid_triplets`.
     """
 
     neighbors: dict[int, ConfidenceInterval]
     triplets: ConfidenceInterval
+    centroid_triplets: ConfidenceInterval | None
+    rank_correlation: ConfidenceInterval
     labels: ConfidenceInterval | None
     n_queries: int
     n_triplets: int
+    n_centroids: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
@@ -78,9 +93,10 @@ def score(
         The map. All positions must be finite.
     labels : array-like of shape (n_rows,), optional
         Strings or numbers, also as an Arrow array or a cuDF column. Rows whose label is null or NaN do not count.
+        Without labels, there is no label accuracy, and centroid triplets are those of K-Means groups.
     ks : iterable of int, optional
         Neighborhood sizes of NP@k, below the number of rows less one: with more, all rows are neighbors. If rows tie
-        for the k-th nearest, any of them counts. By default those of 10, 15 and 50 that the map has rows for.
+        for the k-th nearest, any of them counts. By default those of 10, 15, 50 and 100 that the map has rows for.
     metric : {'euclidean', 'cosine'}
         Distance between vectors.
     n_queries : int
@@ -116,10 +132,13 @@ def score(
     sizes = _neighborhood_sizes(ks, source.n_rows)
     sample = draw_sample(source.n_rows, n_queries, n_triplets, random_state)
     codes = None if labels is None else label_codes(labels, source.n_rows, sample.queries)
-    block_rows = fit_block_rows(source, sample.queries.size, bytes_at_once, count_cores())
+    groups = None if codes is None else largest_groups(codes)
+    n_groups = MAX_KMEANS_GROUPS if groups is None else int(groups.max()) + 1
+    block_rows = fit_block_rows(source, sample.queries.size, n_groups, bytes_at_once, count_cores())
     reader = VectorReader(source, metric, block_rows, on_progress)
     k_map = min(max(*sizes, LABEL_NEIGHBORS, 1), source.n_rows - 1)
-    return _summarize(measure(reader, positions, sample, k_map, max(sizes, default=1)), sample, sizes, codes)
+    measured = measure(reader, positions, sample, groups, k_map, max(sizes, default=1))
+    return _summarize(measured, sample, sizes, codes)
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None, reason: str = "") -> int:
@@ -175,10 +194,15 @@ def _summarize(measured: Measurements, sample: Sample, ks: tuple[int, ...], code
     preserved = {k: _neighborhood_preservation(measured, k) for k in ks}
     return Scores(
         neighbors={k: mean_interval(values, sample.n_rows) for k, values in preserved.items()},
-        triplets=mean_interval(measured.triplets_agree, None),
+        triplets=mean_interval(_triplets_agree(measured), None),
+        centroid_triplets=centroid_triplet_accuracy(measured.centroids, measured.map_centroids),
+        rank_correlation=rank_correlation(
+            *(d.reshape(len(d), -1) for d in (measured.pair_distances, measured.map_pair_distances))
+        ),
         labels=None if codes is None else label_accuracy(codes, sample.queries, measured.map_neighbors),
         n_queries=sample.queries.size,
         n_triplets=sample.n_triplets,
+        n_centroids=len(measured.centroids),
     )
 
 
@@ -188,3 +212,9 @@ def _neighborhood_preservation(measured: Measurements, k: int) -> np.ndarray:
     # The same distance, computed in two ways, may differ by rounding.
     preserved: np.ndarray = (measured.neighbor_distances[:, :k] <= kth * (1 + 1e-12)).mean(axis=1)
     return preserved
+
+
+def _triplets_agree(measured: Measurements) -> np.ndarray:
+    """Return the share of each query's triplets whose nearer row is the same in the map and in the data."""
+    left_is_nearer = [d[:, :, 0] < d[:, :, 1] for d in (measured.pair_distances, measured.map_pair_distances)]
+    return np.asarray((left_is_nearer[0] == left_is_nearer[1]).mean(axis=1))

@@ -65,7 +65,13 @@ def estimate(value):
 
 def test_table_shows_medians_and_ratios_of_one_run(compare):
     def one(method, seed, cpu, value):
-        scores = {"neighbors": {"10": estimate(value)}, "triplets": estimate(0.8), "labels": None}
+        scores = {
+            "neighbors": {"10": estimate(value), "100": estimate(value - 0.1)},
+            "triplets": estimate(0.8),
+            "centroid_triplets": estimate(0.9),
+            "rank_correlation": estimate(0.6),
+            "labels": None,
+        }
         return {
             "method": method,
             "seed": seed,
@@ -92,7 +98,10 @@ def test_table_shows_medians_and_ratios_of_one_run(compare):
         "CPU s": "12.0 (10.0–14.0)",
         "peak GB": "0.500",
         "NP@10": "0.325",
+        "NP@100": "0.225",
         "RTA": "0.800",
+        "centroid triplets": "0.900",
+        "rank corr": "0.600",
         "label acc": "",
         "CPU / nomad": "1.0",
     }

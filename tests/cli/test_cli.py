@@ -135,10 +135,12 @@ def test_score_of_a_map_with_labels_kept_or_in_the_input(
     pq.write_table(pq.read_table(path, columns=["x", "y"]), bare)
     code, out, _ = call("score", data, bare, "--label", "group", "--k", "5,20", "--queries", 200)
     assert code == 0
-    np5, np20, rta, accuracy = out.splitlines()
+    np5, np20, rta, centroids, correlation, accuracy = out.splitlines()
     assert np20.split()[:2] == ["NP@20", f"{scores['neighbors']['20']['value']:.3f}"]
     assert np5.startswith("NP@5 ")
     assert rta.startswith("RTA ")
+    assert f"centroid triplets  {scores['centroid_triplets']['value']:.3f} " in centroids
+    assert f"rank correlation   {scores['rank_correlation']['value']:.3f} " in correlation
     assert f"{scores['labels']['low']:.3f} to {scores['labels']['high']:.3f}" in accuracy
 
 

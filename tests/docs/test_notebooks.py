@@ -54,7 +54,7 @@ def numbers(text: str) -> list[float]:
 def row(text: str, name: str) -> list[float]:
     """Return the numbers of a row of a data frame, which may be shown in several parts, without intervals."""
     shown = re.sub(r"\([^)]*\)", "", text)
-    return [x for line in shown.splitlines() if line.startswith(name) for x in numbers(line)]
+    return [x for line in shown.splitlines() if re.match(rf"{name}\s", line) for x in numbers(line)]
 
 
 @pytest.mark.slow

@@ -104,6 +104,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         momentum: float | None = None,
         learning_rate_end: float = 0.02,
         max_step_norm: float = 5.0,
+        init: Any = "mds",
         init_std: float = 1.0,
         late_exaggeration: float = 1.0,
         affinity: str = "log",
@@ -140,6 +141,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.momentum = momentum
         self.learning_rate_end = learning_rate_end
         self.max_step_norm = max_step_norm
+        self.init = init
         self.init_std = init_std
         self.late_exaggeration = late_exaggeration
         self.affinity = affinity
@@ -230,13 +232,13 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         from nomad_dask.maps import check_metadata_columns, kept_schema
         from nomad_dask.sources import open_source
 
-        params = self._method_params(self._draw_seed(resume))
+        params, given_positions = self._method_params(self._draw_seed(resume))
         check_metadata_columns(metadata_columns)
         source = open_source(X, column=column, metadata_columns=metadata_columns)
         schema = kept_schema(source, metadata_columns)
         workspace = self._workspace_path(resume)
         try:
-            layout = self._project(source, params, workspace, resume)
+            layout = self._project(source, params, given_positions, workspace, resume)
         except (KeyboardInterrupt, ClusterError, ResourceError) as error:
             progress = self._store_partial(X, source, schema, params, workspace)
             if progress is None:
@@ -283,9 +285,13 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             remedy = suggest(name, ["column", "metadata_columns", "resume", *own])
         raise TypeError(f"fit does not accept {name}={value!r}: {remedy}")
 
-    def _method_params(self, seed: Any) -> Params:
+    def _method_params(self, seed: Any) -> tuple[Params, np.ndarray | None]:
+        """Return the parameters of the method, and the initial positions if they are given."""
+        from nomad_dask.pipeline.given_init import resolve_init
+
         settings = {name: value for name, value in self.get_params(deep=False).items() if name in _METHOD_PARAMS}
-        return Params(**settings, random_state=seed)
+        settings["init"], given_positions = resolve_init(self.init)
+        return Params(**settings, random_state=seed), given_positions
 
     def _draw_seed(self, resume: bool) -> Any:
         """Return the seed of a fit: the given one, which `Params` checks, the one of the stopped fit, or a new one."""
@@ -300,7 +306,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 f"random_state={self.random_state!r} is not accepted: give a whole number, a RandomState or None."
             ) from error
 
-    def _project(self, source: Source, params: Params, workspace: Path, resume: bool) -> Layout:
+    def _project(
+        self, source: Source, params: Params, given_positions: np.ndarray | None, workspace: Path, resume: bool
+    ) -> Layout:
         from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
         from nomad_dask.pipeline.run import project
 
@@ -318,6 +326,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 workspace=options,
                 emit=fan_out(listeners),
                 snapshot_request=combined_snapshot_request(listeners),
+                given_positions=given_positions,
             )
 
     @contextmanager
@@ -404,7 +413,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 def _document_params(cls: type) -> None:
     """Insert the documentation of the parameters of `Params`, which is written only there."""
     texts = [
-        f"{f.name} : {f.type}, default={f.default!r}\n        {f.metadata['doc']}"
+        f"{f.name} : {f.metadata.get('type', f.type)}, default={f.default!r}\n        {f.metadata['doc']}"
         for f in fields(Params)
         if f.name in _METHOD_PARAMS
     ]

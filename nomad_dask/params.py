@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
 from nomad_dask.errors import InputError, suggest
 
+_GIVEN_INIT = re.compile("given:[0-9a-f]{32}")
+
 METRICS = ("euclidean", "cosine")
 PRESETS = ("fast", "default", "best")
 AFFINITIES = ("log", "inverse", "softmax-inverse", "uniform")
 NORMALIZATIONS = ("global", "point")
 REPULSION_METHODS = ("field", "means")
+INITS = ("mds", "pca", "random")
 COARSE_INITS = ("auto", "always", "never")
 
 
@@ -56,6 +60,16 @@ class _Choice:
         if value not in self.values:
             raise InputError(f"{name}={value!r} is not accepted. {suggest(str(value), self.values)}")
         return value
+
+
+@dataclass(frozen=True)
+class _Init:
+    """One of `INITS`, or the digest of given positions."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, str) and (value in INITS or _GIVEN_INIT.fullmatch(value)):
+            return value
+        raise InputError(f"{name}={value!r} is not accepted. {suggest(str(value), INITS)}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,19 @@ class Params:
         0.02, "The learning rate decreases linearly to this share of its initial value.", float, 0, 1
     )
     max_step_norm: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 1e-6, 1e6)
-    init_std: float = _number(1.0, "Standard deviation of the initial positions on the first axis.", float, 1e-12, 1e6)
+    init: str = field(
+        default="mds",
+        metadata={
+            "doc": "Initial positions: 'mds' preserves distances between groups of rows, 'pca' takes the leading "
+            "principal axes, 'random' is random; or given positions (n_samples, n_components), or the path of a map, "
+            "in the order of the rows, which are used as they are.",
+            "check": _Init(),
+            "type": "str, array-like, Map or path-like",
+        },
+    )
+    init_std: float = _number(
+        1.0, "Standard deviation of the initial positions on the first axis, unless they are given.", float, 1e-12, 1e6
+    )
     late_exaggeration: float = _number(
         1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
@@ -199,6 +225,7 @@ class Params:
         settings: dict[str, Any] = {
             "n_neighbors": 8,
             "affinity": "softmax-inverse",
+            "init": "pca",
             "init_std": 1e-4,
             "learning_rate": 0.1,
             "learning_rate_end": 0.0,
@@ -212,6 +239,11 @@ class Params:
             "coarse_init": "never",
         }
         return cls(**(settings | changes))
+
+    @property
+    def has_given_init(self) -> bool:
+        """Whether the initial positions are given, not computed."""
+        return self.init not in INITS
 
     def replace(self, **changes: Any) -> Params:
         """Return a copy with some settings changed and validated."""

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.errors import InputError
-from nomad_dask.params import AFFINITIES, COARSE_INITS, METRICS, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
+from nomad_dask.params import (
+    AFFINITIES,
+    COARSE_INITS,
+    INITS,
+    METRICS,
+    NORMALIZATIONS,
+    PRESETS,
+    REPULSION_METHODS,
+    Params,
+)
 
 RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("n_neighbors", [1, 1000], [0, 1001, -3], "give a whole number from 1 to 1000"),
@@ -39,7 +48,7 @@ RANGES: list[tuple[str, list[Any], list[Any], str]] = [
 ]
 CHOICES = {
     "metric": METRICS, "preset": PRESETS, "affinity": AFFINITIES, "normalization": NORMALIZATIONS,
-    "repulsion_method": REPULSION_METHODS, "coarse_init": COARSE_INITS,
+    "repulsion_method": REPULSION_METHODS, "init": INITS, "coarse_init": COARSE_INITS,
 }  # fmt: skip
 
 
@@ -93,6 +102,15 @@ def test_choices(name, values):
             Params(**{name: value})
 
 
+def test_an_init_may_be_the_digest_of_positions():
+    params = Params(init=f"given:{'0' * 32}")
+    assert params.has_given_init
+    assert not Params().has_given_init
+    for value in ("given:", "given:xyz", f"given:{'0' * 31}", f"given:{'0' * 33}"):
+        with pytest.raises(InputError, match=r"^init="):
+            Params(init=value)
+
+
 @pytest.mark.parametrize("value", [1, 0, None, "yes"])
 def test_flags(value):
     with pytest.raises(InputError, match="give True or False"):
@@ -130,4 +148,5 @@ def test_the_papers_settings():
     assert (paper.n_neighbors, paper.affinity, paper.init_std) == (8, "softmax-inverse", 1e-4)
     assert (paper.normalization, paper.repulsion_method, paper.n_sampled_cells) == ("point", "means", 1)
     assert (paper.learning_rate_end, paper.cross_shard_attraction, paper.coarse_init) == (0.0, False, "never")
+    assert paper.init == "pca"
     assert Params.paper(n_neighbors=9, random_state=4) == paper.replace(n_neighbors=9, random_state=4)

@@ -17,6 +17,8 @@ from nomad_dask.errors import Interrupted
 from nomad_dask.params import Params
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nomad_dask.pipeline.collect import Layout
     from nomad_dask.sources.base import Source
 
@@ -93,7 +95,7 @@ class FitOptions:
 @shared.json_option
 @shared.verbose_option
 @shared.grouped("options", FitOptions)
-def fit(params: Params, options: FitOptions) -> None:
+def fit(params: Params, given_positions: np.ndarray | None, options: FitOptions) -> None:
     """Lay out the vectors of INPUT as a map: a .npy or Parquet file, a Zarr array, a directory, a pattern or a URL.
 
     Writes one row for each row of INPUT, in the same order: x, y, the cell, and the metadata columns.
@@ -104,7 +106,7 @@ def fit(params: Params, options: FitOptions) -> None:
     from nomad_dask.sources import open_source
 
     source = open_source(options.input, column=options.column, metadata_columns=options.metadata_columns or ())
-    layout = _make_map(source, params, options)
+    layout = _make_map(source, params, given_positions, options)
     if options.as_json:
         output.write_json(
             {
@@ -123,7 +125,7 @@ def fit(params: Params, options: FitOptions) -> None:
                 click.echo(path)
 
 
-def _make_map(source: Source, params: Params, options: FitOptions) -> Layout:
+def _make_map(source: Source, params: Params, given_positions: np.ndarray | None, options: FitOptions) -> Layout:
     """Run the stages; a run that is interrupted says how to resume it."""
     from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
@@ -147,6 +149,7 @@ def _make_map(source: Source, params: Params, options: FitOptions) -> Layout:
                 ),
                 output=OutputOptions(options.output, options.metadata_columns or (), options.overwrite, options.plot),
                 emit=emit,
+                given_positions=given_positions,
             )
     except Interrupted as error:
         # The same command resumes the run, with or without --resume.

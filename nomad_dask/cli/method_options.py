@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 import click
+import numpy as np
 
 from nomad_dask.cli.options import Command
 from nomad_dask.errors import InputError, suggest
@@ -22,6 +23,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, Any], ...] = (
     (("--learning-rate",), "learning_rate", click.FLOAT),
     (("--n-cells", "--cells"), "n_cells", click.INT),
     (("--n-shards", "--shards"), "n_shards", click.INT),
+    (("--init",), "init", click.STRING),
     (("--metric",), "metric", click.Choice(METRICS)),
     (("--affinity", "--weights"), "affinity", click.Choice(AFFINITIES)),
     (("--random-state", "--seed"), "random_state", click.INT),
@@ -30,12 +32,16 @@ _NAMES = tuple(name for _, name, _ in _OPTIONS)
 
 
 def method_options(command: Command) -> Command:
-    """Add an option for every parameter in `_OPTIONS` and ``--set`` for the rest; pass them on as ``params``."""
+    """Add options of the method: one for every parameter in `_OPTIONS`, and ``--set`` for the rest.
+
+    The command receives ``params``, and ``given_positions``: the initial positions if they are given, or None.
+    """
 
     @wraps(command)
     def with_params(assignments: tuple[str, ...], **values: Any) -> Any:
         given = {name: value for name in _NAMES if (value := values.pop(name)) is not None}
-        return command(params=read_params(given, assignments), **values)
+        params, given_positions = read_params(given, assignments)
+        return command(params=params, given_positions=given_positions, **values)
 
     decorated: Command = with_params
     texts, defaults = Params.describe(), {field.name: field.default for field in fields(Params)}
@@ -56,8 +62,8 @@ def method_options(command: Command) -> Command:
     return decorated
 
 
-def read_params(given: dict[str, Any], assignments: Sequence[str]) -> Params:
-    """Return the parameters of the options that were given.
+def read_params(given: dict[str, Any], assignments: Sequence[str]) -> tuple[Params, np.ndarray | None]:
+    """Return the parameters of the options that were given, and the initial positions if they are given.
 
     Parameters
     ----------
@@ -82,7 +88,12 @@ def read_params(given: dict[str, Any], assignments: Sequence[str]) -> Params:
         if name in values:
             raise InputError(f"{name} is given twice: leave out --set {text!r} or the other.")
         values[name] = _parse(value.strip())
-    return Params(**values)
+    given_positions = None
+    if "init" in values:
+        from nomad_dask.pipeline.given_init import resolve_init
+
+        values["init"], given_positions = resolve_init(values["init"])
+    return Params(**values), given_positions
 
 
 def _parse(text: str) -> Any:

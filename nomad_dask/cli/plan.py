@@ -17,6 +17,8 @@ from nomad_dask.params import Params
 from nomad_dask.utils.formatting import format_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nomad_dask.planning.resources import ResourceEstimate
 
 
@@ -51,18 +53,20 @@ class PlanOptions:
 @shared.json_option
 @shared.verbose_option
 @shared.grouped("options", PlanOptions)
-def plan(params: Params, options: PlanOptions) -> None:
+def plan(params: Params, given_positions: np.ndarray | None, options: PlanOptions) -> None:
     """Show what `fit` would do with INPUT, which resources it needs, and whether this machine has them.
 
     Nothing is done. Exits with code 3 if this machine has too little memory, or the working directory too little disk
     space.
     """
+    from nomad_dask.pipeline.given_init import check_given_init
     from nomad_dask.pipeline.resources import estimate_resources
     from nomad_dask.planning.plan_table import format_plan
     from nomad_dask.planning.planner import make_plan
     from nomad_dask.sources import open_source
 
     source = open_source(options.input, column=options.column)
+    check_given_init(source, params, given_positions)
     machine = _inspect_machine(options)
     run_plan = make_plan(source, params, options.n_workers, machine.worker_bytes)
     resources = estimate_resources(run_plan)

@@ -1,4 +1,4 @@
-"""Initial positions of the rows: along the principal axes, or from a coarse map."""
+"""Initial positions of the rows: those of the shuffle, scaled; random ones; or from a coarse map."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.halo import halo_region, open_vectors
 from nomad_dask.partition.clustering import load_partition
 from nomad_dask.partition.shard_files import shard_file
+from nomad_dask.partition.start_positions import MAX_DISTANCE
 from nomad_dask.planning.run_context import RunContext
 
-# Rows start within this many standard deviations, so that no outlier starts far away.
-_MAX_DISTANCE = 10.0
 # Jitter in standard deviations, so that identical rows do not start at the same point.
 _JITTER = 1e-4
 
@@ -22,25 +21,29 @@ def initial_positions(run: RunContext, shard: int) -> np.ndarray:
     rng = np.random.default_rng([run.params.random_state, 2, shard])
     if run.plan.coarse_rows:
         return _init_from_coarse_map(run, shard, rng)
-    coordinates = np.load(run.file(shard_file(shard, "start")))
-    return pca_init(coordinates, load_partition(run).axes.std, run.params.init_std, rng)
+    start = np.load(run.file(shard_file(shard, "start")))
+    if run.params.has_given_init:
+        return np.asarray(start + rng.standard_normal(start.shape) * _JITTER, np.float32)
+    if run.params.init == "random":
+        return np.asarray(rng.standard_normal(start.shape) * run.params.init_std, np.float32)
+    return scale_init(start, load_partition(run).start.std, run.params.init_std, rng)
 
 
-def pca_init(coordinates: np.ndarray, std: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
-    """Return initial positions (n_rows, dim) float32 from PCA coordinates.
+def scale_init(coordinates: np.ndarray, std: float, init_std: float, rng: np.random.Generator) -> np.ndarray:
+    """Return initial positions (n_rows, dim) float32 of a given size.
 
     Parameters
     ----------
     coordinates : ndarray (n_rows, dim)
     std : float
-        Standard deviation of the first coordinate.
+        Standard deviation of the coordinates of all rows along the axis on which it is largest.
     init_std : float
-        Standard deviation of the first axis of the initial positions.
+        Standard deviation of the initial positions on that axis.
     rng : numpy.random.Generator
     """
     scaled = coordinates.astype(np.float64) / max(std, 1e-30) if std > 0 else np.zeros(coordinates.shape)
     lengths = np.sqrt((scaled**2).sum(axis=1))
-    scaled *= np.minimum(1, _MAX_DISTANCE / np.maximum(lengths, 1e-30))[:, None]
+    scaled *= np.minimum(1, MAX_DISTANCE / np.maximum(lengths, 1e-30))[:, None]
     scaled += rng.standard_normal(scaled.shape) * _JITTER
     return np.asarray(scaled * init_std, np.float32)
 

@@ -15,6 +15,7 @@ from nomad_dask.cluster import worker_backend
 from nomad_dask.partition.kmeans_convergence import kmeans_convergence
 from nomad_dask.partition.sample_neighbors import sample_neighbors
 from nomad_dask.partition.shard_assignment import assign_cells
+from nomad_dask.partition.start_positions import StartPositions, mds_start, principal_start
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.workspace import Workspace
 
@@ -25,7 +26,9 @@ _AXES_ROWS = 10_000
 # A multiple of what the backends process at once, so that blocks round like the whole sample.
 _BLOCK_ROWS = 1 << 15
 
-PARTITION_FILES = ("mean", "components", "std", "centroids", "parents", "offsets", "ranks", "shard_edges")
+PARTITION_FILES = (
+    "mean", "components", "std", "centroids", "parents", "offsets", "ranks", "shard_edges", "shifts", "shifted_std",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,15 @@ class Partition:
         Position of each cell when cells are sorted by shard.
     shard_offsets : ndarray of int64 (n_shards + 1,)
         Shard s owns the cells with ranks ``shard_offsets[s]`` to ``shard_offsets[s + 1]``.
+    start : StartPositions
+        Of the cells in the order of `cells`.
     """
 
     axes: PrincipalAxes
     cells: CellTree
     ranks: np.ndarray
     shard_offsets: np.ndarray
+    start: StartPositions
 
 
 def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
@@ -74,12 +80,18 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
         convergence = kmeans_convergence(coordinates, labels, cells.centroids)
         if axes.std == 0 and plan.sample_rows > 1:
             convergence["n_equal_rows"] = plan.sample_rows
+        start = (
+            mds_start(backend, coordinates, labels, cells, axes, params.n_components)
+            if params.init == "mds"
+            else principal_start(len(cells.centroids), params.n_components, axes)
+        )
         shards = _assign_cells(coordinates, labels, cells.centroids, plan.n_shards)
     order = np.argsort(shards, kind="stable")
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order))
     shard_offsets = np.searchsorted(shards[order], np.arange(plan.n_shards + 1)).astype(np.int64)
-    return _save_partition(Workspace(run.workspace), Partition(axes, cells, ranks, shard_offsets)), convergence
+    partition = Partition(axes, cells, ranks, shard_offsets, start)
+    return _save_partition(Workspace(run.workspace), partition), convergence
 
 
 def _read_blocks(sample: RowFile, n_rows: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -116,6 +128,7 @@ def _save_partition(workspace: Workspace, partition: Partition) -> list[str]:
     arrays: tuple[np.ndarray, ...] = (
         axes.mean, axes.components, np.array(axes.std),
         cells.centroids, cells.parents, cells.offsets, partition.ranks, partition.shard_offsets,
+        partition.start.shifts, np.array(partition.start.std),
     )  # fmt: skip
     names = [f"cells/{name}.npy" for name in PARTITION_FILES]
     for name, array in zip(names, arrays, strict=True):
@@ -125,8 +138,8 @@ def _save_partition(workspace: Workspace, partition: Partition) -> list[str]:
 
 def load_partition(run: RunContext) -> Partition:
     """Read the partition from the workspace."""
-    mean, components, std, centroids, parents, offsets, ranks, shard_offsets = (
+    mean, components, std, centroids, parents, offsets, ranks, shard_offsets, shifts, shifted_std = (
         np.load(run.file(f"cells/{name}.npy")) for name in PARTITION_FILES
     )
     axes, cells = PrincipalAxes(mean, components, float(std)), CellTree(centroids, parents, offsets)
-    return Partition(axes, cells, ranks, shard_offsets)
+    return Partition(axes, cells, ranks, shard_offsets, StartPositions(shifts, float(shifted_std)))

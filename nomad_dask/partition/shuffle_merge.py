@@ -26,7 +26,7 @@ def merge_runs(run: RunContext, shard: int, n_blocks: int) -> list[Artifact]:
     """Merge the rows of one shard from all runs, in the order of their cells.
 
     Writes under ``shards/``: ``vectors`` (n_rows, n_dims), ``rows`` (n_rows,) int64 row numbers of the source,
-    ``start`` (n_rows, dim) coordinates along the leading axes, ``cell_offsets`` (n_cells + 1,), ``centroids``
+    ``start`` (n_rows, dim) initial positions before scaling, ``cell_offsets`` (n_cells + 1,), ``centroids``
     (n_cells, n_dims).
     """
     plan = run.plan

@@ -17,6 +17,7 @@ from nomad_dask.partition.clustering import Partition, load_partition
 from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.sampling import working_dtype
 from nomad_dask.partition.shard_files import BLOCK_FILES, block_file
+from nomad_dask.partition.start_positions import GIVEN_POSITIONS
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import describe_rows
 from nomad_dask.sources.retry import with_retries
@@ -57,11 +58,24 @@ def _sort_rows(run: RunContext, partition: Partition, start: int, stop: int) -> 
     with worker_backend(run.device) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         coordinates = backend.project(backend.to_float32(block, run.params.metric), partition.axes)
-        cells = partition.ranks[backend.assign(coordinates, partition.cells)]
+        assigned = backend.assign(coordinates, partition.cells)
+        cells = partition.ranks[assigned]
         order = np.argsort(cells, kind="stable")
+        principal = backend.gather_to_host(coordinates[:, : run.params.n_components], order)
         return (
             backend.gather_to_host(block.astype(working_dtype(block.dtype), copy=False), order),
             (start + order).astype(np.int64),
-            backend.gather_to_host(coordinates[:, : run.params.n_components], order),
+            _start_of_rows(run, partition, start + order, assigned[order], principal),
             cells[order],
         )
+
+
+def _start_of_rows(
+    run: RunContext, partition: Partition, rows: np.ndarray, cells: np.ndarray, principal: np.ndarray
+) -> np.ndarray:
+    """Return the unscaled start (n, dim) float32 of rows of the source, from their cells and leading coordinates."""
+    if run.params.has_given_init:
+        given: np.ndarray = np.load(run.file(GIVEN_POSITIONS), mmap_mode="r")[rows]
+        return given
+    shifted: np.ndarray = principal + partition.start.shifts[cells]
+    return shifted

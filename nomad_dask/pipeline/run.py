@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
 from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of
 from nomad_dask.errors import (
@@ -24,6 +26,7 @@ from nomad_dask.params import Params
 from nomad_dask.pipeline import diagnostics
 from nomad_dask.pipeline.collect import Layout, map_metadata
 from nomad_dask.pipeline.discard import discard_unreadable, discard_unstarted
+from nomad_dask.pipeline.given_init import check_given_init
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.outputs import (
     beside,
@@ -68,6 +71,7 @@ def project(
     output: OutputOptions | None = None,
     emit: Emit = _ignore_event,
     snapshot_request: SnapshotRequest | None = None,
+    given_positions: np.ndarray | None = None,
 ) -> Layout:
     """Lay out the rows of a source.
 
@@ -82,6 +86,8 @@ def project(
         Receives every event.
     snapshot_request : SnapshotRequest, optional
         How often `emit` receives positions during the layout; never by default.
+    given_positions : ndarray of float32 (n_rows, n_components), optional
+        Initial positions, of `resolve_init`.
 
     Raises
     ------
@@ -93,6 +99,7 @@ def project(
     cluster = cluster or ClusterOptions()
     output, workspace = resolve_paths(output or OutputOptions(), workspace or WorkspaceOptions())
     check_metadata_columns(output.metadata_columns)
+    check_given_init(source, params, given_positions)
     delivered = find_delivered(output, source, params, workspace)
     if delivered is not None:
         return delivered
@@ -113,7 +120,15 @@ def project(
         with discard_unstarted(path, (NomadError,), whole=is_beside):
             run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output)
         context = StageContext(
-            run, workers, opened, emit, memory_bytes, workspace.keep_stages, run_stages, snapshot_request
+            run,
+            workers,
+            opened,
+            emit,
+            memory_bytes,
+            workspace.keep_stages,
+            run_stages,
+            snapshot_request,
+            given_positions,
         )
         with discard_unstarted(path, (InputError, MissingInputError), whole=is_beside):
             finished = run_stages(context)

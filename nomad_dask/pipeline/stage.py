@@ -56,6 +56,8 @@ class StageContext:
         Runs all stages of another context, for a stage that makes a map of its own.
     snapshot_request : SnapshotRequest, optional
         How often `emit` receives positions during the layout.
+    given_positions : ndarray of float32 (n_rows, dim), optional
+        Initial positions that the user gives.
     """
 
     run: RunContext
@@ -66,6 +68,7 @@ class StageContext:
     keep_stages: bool
     run_stages: Callable[[StageContext], FinishedStages]
     snapshot_request: SnapshotRequest | None = None
+    given_positions: np.ndarray | None = None
 
     def jobs(self) -> list[tuple[RunContext, int]]:
         """Return a job (context, shard) for each shard; the source is left out, as none of them reads it."""

@@ -26,6 +26,7 @@ from nomad_dask.partition.sampling import copy_rows, draw_sample
 from nomad_dask.partition.shard_files import RUNS_FOLDER
 from nomad_dask.partition.shuffle_merge import merge_runs
 from nomad_dask.partition.shuffle_write import write_runs
+from nomad_dask.partition.start_positions import GIVEN_POSITIONS
 from nomad_dask.pipeline.graph_components import graph_components
 from nomad_dask.pipeline.setup import open_workspace
 from nomad_dask.pipeline.stage import StageContext, StageResult
@@ -42,9 +43,12 @@ _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
 
 def run_sample(context: StageContext, on_progress: Progress) -> StageResult:
-    """Check every row of the source, and write a random sample."""
+    """Check every row of the source, and write a random sample, and the given initial positions."""
     names, facts = draw_sample(context.run, context.cluster, on_progress)
-    return StageResult(context.describe(names), facts)
+    artifacts = context.describe(names)
+    if context.given_positions is not None:
+        artifacts.append(context.workspace.save(GIVEN_POSITIONS, context.given_positions))
+    return StageResult(artifacts, facts)
 
 
 def run_coarse(context: StageContext, on_progress: Progress) -> StageResult:

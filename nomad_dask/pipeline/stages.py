@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nomad_dask.layout.schedule import make_schedule
+from nomad_dask.partition.start_positions import GIVEN_POSITIONS
 from nomad_dask.pipeline import stage_functions as functions
 from nomad_dask.pipeline.stage import Stage, Workload
 from nomad_dask.planning import disk_space, gpu_memory, host_memory
@@ -74,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="shards",
-        reads=("cells/*", "sample/rescaling.npy", "sample/checksums.npy"),
+        reads=("cells/*", "sample/rescaling.npy", "sample/checksums.npy", GIVEN_POSITIONS),
         writes=("runs/*", "shards/*"),
         resources=ResourceModel(
             host_memory.shards_host_bytes,

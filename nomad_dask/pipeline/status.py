@@ -126,7 +126,7 @@ def read_status(path: Path, sizes_only: bool = False) -> Status:
     # Opened after that: a run in progress may have removed artifacts while they were being checked.
     workspace = Workspace(path)
     params, (n_rows, n_dims), n_shards = _identity(workspace)
-    stages = stages_of_run(n_coarse_rows(n_rows, params.coarse_init) > 0)
+    stages = stages_of_run(n_coarse_rows(n_rows, params) > 0)
     sizes = _sizes(path)
     statuses = _stage_statuses(stages, workspace.stages(), damage, sizes, is_running=bool(running))
     state = _run_state(statuses, is_running=bool(running))

@@ -67,7 +67,8 @@ def _time_small_run(source: Source, params: Params, n_rows: int, device: str) ->
     from nomad_dask.sources import open_source
 
     rows = source.read(0, n_rows)
-    small = params.replace(n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse_init="never")
+    init = "pca" if params.has_given_init else params.init
+    small = params.replace(n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse_init="never", init=init)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="nomad-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)

@@ -15,9 +15,10 @@ def sample_disk_bytes(plan: Plan) -> int:
 
 
 def kept_sample_disk_bytes(plan: Plan) -> int:
-    """Return the bytes of the sampled vectors and their row numbers, and of the copy of the source, if there is one."""
+    """Return the bytes of the sample, of given initial positions, and of the copy of the source, if there is one."""
+    given = 4 * plan.n_components * plan.n_rows if plan.has_given_init else 0
     copy = plan.n_rows * plan.n_dims * plan.source_itemsize if plan.copies_source else 0
-    return copy + plan.sample_rows * (_vector_bytes(plan) + 8)
+    return copy + given + plan.sample_rows * (_vector_bytes(plan) + 8)
 
 
 def coarse_disk_bytes(plan: Plan) -> int:
@@ -27,7 +28,7 @@ def coarse_disk_bytes(plan: Plan) -> int:
 
 def cells_disk_bytes(plan: Plan) -> int:
     """Return the bytes of the axes and the centroids."""
-    return 4 * plan.n_cells * MAX_AXES * 2 + 4 * plan.n_dims * MAX_AXES
+    return 4 * plan.n_cells * (2 * MAX_AXES + plan.n_components) + 4 * plan.n_dims * MAX_AXES
 
 
 def shards_disk_bytes(plan: Plan) -> int:

@@ -39,8 +39,9 @@ _MAP_BYTES_PER_ROW = 24
 
 
 def sample_host_bytes(plan: Plan) -> int:
-    """Return the memory for copies of a block, and 8 bytes a row to draw the sample."""
-    return BASE_BYTES + _block_bytes(plan) + 8 * plan.n_rows
+    """Return the memory for copies of a block, 8 bytes a row to draw the sample, and given positions."""
+    given = 4 * plan.n_components if plan.has_given_init else 0
+    return BASE_BYTES + _block_bytes(plan) + (8 + given) * plan.n_rows
 
 
 def coarse_host_bytes(plan: Plan) -> int:

@@ -45,6 +45,8 @@ class Plan:
         Memory for vectors in the neighbor search of each worker; its filter and tables take up to twice as much again.
     edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
+    has_given_init : bool
+        Whether the initial positions are given.
     copies_source : bool
         Whether the vectors are copied to the workspace, as workers cannot open the source.
     """
@@ -66,6 +68,7 @@ class Plan:
     coarse_rows: int
     cache_bytes: int
     edges_in_memory: bool
+    has_given_init: bool = False
     copies_source: bool = False
 
     @property

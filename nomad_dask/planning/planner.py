@@ -50,7 +50,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         More shards than rows, or other numbers that contradict each other.
     """
     n_rows, n_dims = source.n_rows, source.n_dims
-    coarse_rows = n_coarse_rows(n_rows, params.coarse_init)
+    coarse_rows = n_coarse_rows(n_rows, params)
     draft = Plan(
         n_rows=n_rows,
         n_dims=n_dims,
@@ -69,6 +69,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         coarse_rows=coarse_rows,
         cache_bytes=0,
         edges_in_memory=True,
+        has_given_init=params.has_given_init,
     )
     n_shards = params.n_shards or _n_shards_that_fit(draft, memory_bytes)
     n_cells = _n_cells(n_rows, n_shards, params)
@@ -153,8 +154,8 @@ def stored_itemsize(dtype: np.dtype) -> int:
     return min(dtype.itemsize, 4)
 
 
-def n_coarse_rows(n_rows: int, coarse_init: str) -> int:
-    """Return how many rows are laid out before all others; 0 for none."""
+def n_coarse_rows(n_rows: int, params: Params) -> int:
+    """Return how many rows are laid out before all others; 0 for none, as from given positions."""
     rows = n_rows // COARSE_SHARE
-    wanted = coarse_init == "always" or (coarse_init == "auto" and n_rows > COARSE_ABOVE)
-    return rows if wanted and rows >= COARSE_MIN_ROWS else 0
+    is_wanted = params.coarse_init == "always" or (params.coarse_init == "auto" and n_rows > COARSE_ABOVE)
+    return rows if is_wanted and not params.has_given_init and rows >= COARSE_MIN_ROWS else 0

@@ -1,4 +1,4 @@
-"""Initial positions: along the principal axes, or from a coarse map."""
+"""Initial positions: scaled, random or given, or from a coarse map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.layout.coarse_init import density_scale, interpolate_init
-from nomad_dask.layout.initialization import pca_init
+from nomad_dask.layout.initialization import scale_init
 from tests.helpers.runs import blobs
 
 
@@ -22,7 +22,7 @@ def rng() -> np.random.Generator:
 @pytest.mark.parametrize("std", [1e-9, 3.0, 1e9])
 def test_the_first_axis_has_the_requested_deviation(init_std, std):
     coordinates = rng().normal(size=(5000, 2)) * [std, std / 4]
-    start = pca_init(coordinates.astype(np.float32), std, init_std, rng())
+    start = scale_init(coordinates.astype(np.float32), std, init_std, rng())
     assert start.dtype == np.float32
     assert start.std(axis=0) == pytest.approx([init_std, init_std / 4], rel=0.05)
     np.testing.assert_allclose(start / init_std, coordinates / std, atol=1e-3)
@@ -30,14 +30,14 @@ def test_the_first_axis_has_the_requested_deviation(init_std, std):
 
 @pytest.mark.parametrize("std", [0.0, 2.0])
 def test_identical_rows_start_at_distinct_nearby_points(std):
-    start = pca_init(np.zeros((300, 3), np.float32), std, 1.0, rng())
+    start = scale_init(np.zeros((300, 3), np.float32), std, 1.0, rng())
     assert len(np.unique(start, axis=0)) == 300
     assert np.abs(start).max() < 1e-3
 
 
 def test_outliers_are_moved_closer_in_their_direction():
     coordinates = np.float32([[1e9, 0], [0, -1e12], [1, 1]])
-    start = pca_init(coordinates, 1.0, 2.0, rng())
+    start = scale_init(coordinates, 1.0, 2.0, rng())
     np.testing.assert_allclose(start, [[20, 0], [0, -20], [2, 2]], atol=1e-2)
 
 

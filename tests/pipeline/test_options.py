@@ -36,6 +36,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "late_exaggeration": {"late_exaggeration": 4.0},
     "learning rate": {"learning_rate": 0.5, "momentum": 0.8, "learning_rate_end": 0.2, "max_step_norm": 2.0},
     "tiny start": {"init_std": 1e-4},
+    "start at the axes": {"init": "pca"},
+    "random start": {"init": "random"},
     "three dimensions": {"n_components": 3},
     "fine mesh": {"mesh_spacing": 0.3},
     "one neighbor": {"n_neighbors": 1},
@@ -57,7 +59,7 @@ FLOORS = {
 }
 
 
-CROSSING = [name for name in OPTIONS if "field" in name or "means" in name or "dimensions" in name]
+CROSSING = [name for name in OPTIONS if any(word in name for word in ("field", "means", "dimensions", "start"))]
 
 
 @pytest.mark.parametrize(("name", "n_shards"), [*((name, 1) for name in OPTIONS), *((name, 2) for name in CROSSING)])

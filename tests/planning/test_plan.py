@@ -105,7 +105,8 @@ def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, mes
     ],
 )  # fmt: skip
 def test_when_a_coarse_start_is_made(n, coarse, rows):
-    assert n_coarse_rows(n, coarse) == rows
+    assert n_coarse_rows(n, Params(coarse_init=coarse)) == rows
+    assert n_coarse_rows(n, Params(coarse_init=coarse, init=f"given:{'0' * 32}")) == 0
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers():

@@ -1,0 +1,83 @@
+"""Initial positions that the user gives: an array, a map, or the path of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomad_dask.errors import InputError, suggest
+from nomad_dask.maps import read_map
+from nomad_dask.params import INITS, Params
+from nomad_dask.sources.base import Source
+from nomad_dask.utils.array_types import to_host
+
+_MAX_POSITION = 1e6
+
+
+def resolve_init(init: Any) -> tuple[str, np.ndarray | None]:
+    """Return the value of `Params.init`, and the given positions (n_rows, dim) float32, if `init` gives some.
+
+    Parameters
+    ----------
+    init : str, path-like, Map, data frame or array-like
+        One of `INITS`, a map or its path, or positions.
+
+    Raises
+    ------
+    InputError
+        A string is neither one of `INITS` nor a file, or the positions are not finite numbers within the range.
+    """
+    if isinstance(init, str) and (init in INITS or not Path(init).exists()):
+        if init in INITS:
+            return init, None
+        raise InputError(f"init={init!r} is neither accepted nor the path of a map. {suggest(init, INITS)}")
+    positions = _read_positions(init)
+    digest = hashlib.sha256(f"{positions.shape}".encode() + positions.astype("<f4").tobytes()).hexdigest()[:32]
+    return f"given:{digest}", positions
+
+
+def _read_positions(init: Any) -> np.ndarray:
+    try:
+        given = to_host(read_map(init, columns=()) if isinstance(init, str | os.PathLike) else init)
+    except InputError:
+        raise
+    except ValueError as error:  # lists of unequal lengths
+        raise InputError(f"init is no array ({error}): give an array of shape (n_samples, n_components).") from error
+    if given.ndim != 2 or given.dtype.kind not in "iuf":
+        raise InputError(
+            f"init has shape {given.shape} and dtype {given.dtype}: give {', '.join(map(repr, INITS))}, a map, or an "
+            "array of numbers of shape (n_samples, n_components)."
+        )
+    is_bad = ~(np.abs(given) <= _MAX_POSITION).all(axis=1)  # also for NaN
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise InputError(
+            f"init has {given[row].tolist()} in row {row}: give finite positions from {-_MAX_POSITION:,.0f} to "
+            f"{_MAX_POSITION:,.0f}."
+        )
+    return np.ascontiguousarray(given, np.float32)
+
+
+def check_given_init(source: Source, params: Params, positions: np.ndarray | None) -> None:
+    """Check that given positions belong to the rows and the parameters of a run.
+
+    Raises
+    ------
+    InputError
+    """
+    if not params.has_given_init:
+        return
+    if positions is None:
+        raise InputError(f"init={params.init!r} stands for positions that are missing: give the positions themselves.")
+    expected = (source.n_rows, params.n_components)
+    if positions.shape != expected:
+        raise InputError(
+            f"init has shape {positions.shape}, and the map of {source.name} has shape {expected}: give one position "
+            "for each row, in the order of the rows."
+        )
+    if params.coarse_init == "always":
+        raise InputError("coarse_init='always' replaces the given init: leave out one of them.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from nomad_dask.backends.row_reader import ShardVectors
@@ -9,7 +11,7 @@ from nomad_dask.neighbors.nearest_cells import nearest_cells
 
 # The width of a map of n points is about proportional to √n. The coarse map is scaled to this standard deviation
 # over √n, and grows from there (algorithm §4b, where it is a factor on the coarse map, whose size depends on its
-# epochs).
+# epochs). The jitter is relative to that.
 _INITIAL_STD = 0.23
 _JITTER = 0.5
 # Anchors, the rows of the coarse map, that determine the start of a row; and cells searched for them.
@@ -18,10 +20,38 @@ _MIN_CELLS = 8
 _MAX_CELLS = 48
 
 
-def density_scale(coarse: np.ndarray, n_rows: int) -> float:
-    """Return the factor by which a coarse map (m, dim) is enlarged as the start of a map of `n_rows` rows."""
-    dim = coarse.shape[1]
-    return float(_INITIAL_STD * n_rows ** (1 / dim) / max(coarse.std(axis=0).mean(), 1e-6))
+@dataclass(frozen=True)
+class CoarseScale:
+    """The size of a start from a coarse map.
+
+    Attributes
+    ----------
+    factor : float
+        On the positions of the coarse map.
+    jitter : float
+        Standard deviation of the jitter, in map units.
+    """
+
+    factor: float
+    jitter: float
+
+
+def coarse_scale(coarse: np.ndarray, n_rows: int, init_std: float, weight: float) -> CoarseScale:
+    """Return the size of the start of a map of `n_rows` rows.
+
+    Parameters
+    ----------
+    coarse : ndarray (m, dim)
+        The coarse map.
+    n_rows : int
+    init_std : float
+        Standard deviation of a start without a coarse map.
+    weight : float
+        See `coarse_weight`.
+    """
+    full_std = _INITIAL_STD * n_rows ** (1 / coarse.shape[1])
+    std = (1 - weight) * init_std + weight * full_std
+    return CoarseScale(float(std / max(coarse.std(axis=0).mean(), 1e-6)), _JITTER * std / full_std)
 
 
 def interpolate_init(
@@ -30,7 +60,7 @@ def interpolate_init(
     centroids: np.ndarray,
     anchors: np.ndarray,
     positions: np.ndarray,
-    scale: float,
+    scale: CoarseScale,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Return initial positions (n_rows, dim) float32: means of the nearest anchors, weighted 1, 1/2, 1/3, 1/4.
@@ -44,8 +74,7 @@ def interpolate_init(
         Rows of the shard that are in the coarse map, ascending.
     positions : ndarray of float32 (n_anchors, dim)
         Positions of the anchors in the coarse map.
-    scale : float
-        Factor on these positions; see `density_scale`.
+    scale : CoarseScale
     rng : numpy.random.Generator
     """
     n_cells, dim = len(centroids), positions.shape[1]
@@ -70,8 +99,8 @@ def interpolate_init(
         initial[cell_offsets[cell] : cell_offsets[cell + 1]] = _interpolate(
             read_cell(cell) - centroids[cell], targets - centroids[cell], target_positions
         )
-    initial *= scale
-    initial += rng.standard_normal(initial.shape) * _JITTER
+    initial *= scale.factor
+    initial += rng.standard_normal(initial.shape) * scale.jitter
     return initial
 
 

@@ -76,7 +76,7 @@ class DistributedLayout:
     ) -> None:
         self._run, self._cluster, self._workspace = run, cluster, workspace
         self._emit, self._on_progress = emit, on_progress
-        self.schedule = make_schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0)
+        self.schedule = make_schedule(run.params, run.plan.n_rows)
         self._run_id = ""
         self._worker_addresses: tuple[str, ...] = ()
         # Epochs that are repeated after a loss are not reported again.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nomad_dask.backends.base import EpochResult, StepParams
 from nomad_dask.params import Params
+from nomad_dask.planning.planner import coarse_weight
 
 # Presets: epochs, learning rate, momentum, epochs after a coarse initialization; measured in algorithm §4.
 _PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 1.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
@@ -40,17 +41,18 @@ class Schedule:
         return StepParams(epoch, learning_rate, self.momentum, self.max_step_norm, exaggeration, measure_loss)
 
 
-def make_schedule(params: Params, n_rows: int, refining: bool) -> Schedule:
+def make_schedule(params: Params, n_rows: int) -> Schedule:
     """Return the schedule for a map of `n_rows` rows.
 
     The width of a map is proportional to √n, and so is the number of epochs in which it grows: above 100,000 rows the
-    epochs of the preset are scaled accordingly. After a coarse initialization (`refining`) fewer epochs are enough,
-    independent of the number of rows.
+    epochs of the preset are scaled accordingly. After a coarse initialization fewer epochs are enough, independent of
+    the number of rows; between the two, epochs decrease slowly first, as a map that starts small needs most of them.
     """
     n_epochs, learning_rate, momentum, refining_epochs = _PRESETS[params.preset]
-    n_epochs = round(n_epochs * max(1.0, n_rows / _PRESET_ROWS) ** 0.5)
+    weight = coarse_weight(n_rows, params) ** 2
+    growing_epochs = n_epochs * max(1.0, n_rows / _PRESET_ROWS) ** 0.5
     return Schedule(
-        n_epochs=params.n_epochs or (refining_epochs if refining else n_epochs),
+        n_epochs=params.n_epochs or round((1 - weight) * growing_epochs + weight * refining_epochs),
         learning_rate=params.learning_rate or learning_rate,
         learning_rate_end=params.learning_rate_end,
         momentum=momentum if params.momentum is None else params.momentum,

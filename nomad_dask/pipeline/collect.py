@@ -90,7 +90,7 @@ def load_partial(path: Path, source: Source, params: Params) -> Layout | None:
     if checkpoint is None:
         return None
     plan = workspace.about["plan"]
-    epoch, n_epochs = checkpoint["epoch"], make_schedule(params, source.n_rows, plan["coarse_rows"] > 0).n_epochs
+    epoch, n_epochs = checkpoint["epoch"], make_schedule(params, source.n_rows).n_epochs
     positions, cell_labels = collect_positions(workspace, plan["n_shards"], epoch)
     diagnostics: dict[str, Any] = {"n_shards": plan["n_shards"]}
     for name, record in workspace.stages().items():

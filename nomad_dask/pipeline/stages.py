@@ -27,7 +27,7 @@ def _n_rows(run: RunContext) -> int:
 
 
 def _n_epochs(run: RunContext) -> int:
-    return make_schedule(run.params, run.plan.n_rows, refining=run.plan.coarse_rows > 0).n_epochs
+    return make_schedule(run.params, run.plan.n_rows).n_epochs
 
 
 def _cells_work(load: Workload) -> float:

@@ -130,7 +130,7 @@ def read_status(path: Path, sizes_only: bool = False) -> Status:
     sizes = _sizes(path)
     statuses = _stage_statuses(stages, workspace.stages(), damage, sizes, is_running=bool(running))
     state = _run_state(statuses, is_running=bool(running))
-    n_epochs = make_schedule(params, n_rows, refining=any(stage.is_coarse for stage in stages)).n_epochs
+    n_epochs = make_schedule(params, n_rows).n_epochs
     measured = {name: value for stage in statuses for name, value in stage.facts.items()}
     return Status(
         workspace=str(path),

@@ -41,11 +41,11 @@ def estimate_seconds(source: Source, params: Params, plan: Plan, device: str = "
         return Workload(n_rows, n_cells, sample_rows, n_epochs, slowdown)
 
     coarse_rows = plan.coarse_rows
-    n_epochs = make_schedule(params, plan.n_rows, refining=coarse_rows > 0).n_epochs
+    n_epochs = make_schedule(params, plan.n_rows).n_epochs
     seconds = extrapolate(workload(plan.n_rows, plan.n_cells, plan.sample_rows, n_epochs))
     if not coarse_rows:
         return seconds
-    coarse_epochs = make_schedule(params.replace(n_epochs=None), coarse_rows, refining=False).n_epochs
+    coarse_epochs = make_schedule(params.replace(n_epochs=None, coarse_init="auto"), coarse_rows).n_epochs
     coarse_sample = min(coarse_rows, plan.sample_rows)
     coarse = extrapolate(workload(coarse_rows, _n_cells(coarse_rows, params), coarse_sample, coarse_epochs))
     of_stage = {

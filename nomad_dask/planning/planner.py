@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import replace
 
@@ -13,8 +14,8 @@ from nomad_dask.planning.host_memory import cache_bytes_for_all_rows, layout_hos
 from nomad_dask.planning.plan import MAX_AXES, Plan
 from nomad_dask.sources.base import Source
 
-# A coarse start pays above this many rows (algorithm §4b).
-COARSE_ABOVE = 200_000
+# A coarse start pays for large maps (algorithm §4b). It comes in between these numbers of rows, see `coarse_weight`.
+COARSE_ABOVE, COARSE_FULL = 200_000, 800_000
 COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
 # Shards beyond one per worker, made for want of memory, are not smaller than this.
@@ -159,3 +160,16 @@ def n_coarse_rows(n_rows: int, params: Params) -> int:
     rows = n_rows // COARSE_SHARE
     is_wanted = params.coarse_init == "always" or (params.coarse_init == "auto" and n_rows > COARSE_ABOVE)
     return rows if is_wanted and not params.has_given_init and rows >= COARSE_MIN_ROWS else 0
+
+
+def coarse_weight(n_rows: int, params: Params) -> float:
+    """Return how much a map relies on its coarse map, from 0 to 1.
+
+    With 0 it would start as small as without one, and have as many epochs; with 1 it starts as wide as its rows need,
+    and the epochs only refine it. In between, both change gradually, so that maps of nearly as many rows are alike.
+    """
+    if not n_coarse_rows(n_rows, params):
+        return 0.0
+    if params.coarse_init == "always":
+        return 1.0
+    return min(1.0, math.log(n_rows / COARSE_ABOVE) / math.log(COARSE_FULL / COARSE_ABOVE))

@@ -9,7 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.layout.coarse_init import density_scale, interpolate_init
+from nomad_dask.layout.coarse_init import CoarseScale, coarse_scale, interpolate_init
 from nomad_dask.layout.initialization import scale_init
 from tests.helpers.runs import blobs
 
@@ -44,10 +44,21 @@ def test_outliers_are_moved_closer_in_their_direction():
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_scale_grows_with_the_rows(dim):
     coarse = rng().normal(size=(1000, dim)) * 5
-    scale, larger = density_scale(coarse, 100_000), density_scale(coarse, 100_000 * 2**dim)
-    assert larger == pytest.approx(2 * scale)
-    assert density_scale(coarse * 3, 100_000) == pytest.approx(scale / 3)
-    assert np.isfinite(density_scale(np.zeros((10, dim)), 100_000))
+    scale, larger = (coarse_scale(coarse, n, 1.0, weight=1) for n in (100_000, 100_000 * 2**dim))
+    assert larger.factor == pytest.approx(2 * scale.factor)
+    assert larger.jitter == scale.jitter
+    assert coarse_scale(coarse * 3, 100_000, 1.0, weight=1).factor == pytest.approx(scale.factor / 3)
+    assert np.isfinite(coarse_scale(np.zeros((10, dim)), 100_000, 1.0, weight=1).factor)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_without_weight_a_coarse_start_is_as_small_as_any_other(dim):
+    coarse = rng().normal(size=(1000, dim)) * 5
+    sizes = [coarse_scale(coarse, 100_000, 2.0, weight) for weight in (0, 0.25, 0.5, 1)]
+    assert sizes[0].factor * coarse.std(axis=0).mean() == pytest.approx(2)
+    ratios = [size.factor / size.jitter for size in sizes]
+    assert ratios == pytest.approx([ratios[0]] * 4)
+    assert sizes[2].factor == pytest.approx((sizes[0].factor + sizes[3].factor) / 2)
 
 
 def make_shard(folder: Path, n_anchors: int, resident: bool) -> tuple:
@@ -70,7 +81,7 @@ def make_shard(folder: Path, n_anchors: int, resident: bool) -> tuple:
 def test_rows_start_at_the_weighted_mean_of_the_nearest_anchors(tmp_path, n_anchors, resident):
     """If the nearest anchors are in the nearest cells, as they are for nearly all rows."""
     x, vectors, offsets, centroids, anchors, positions = make_shard(tmp_path, n_anchors, resident)
-    start = interpolate_init(vectors, offsets, centroids, anchors, positions, 2.0, rng())
+    start = interpolate_init(vectors, offsets, centroids, anchors, positions, CoarseScale(2.0, 0.5), rng())
     assert start.dtype == np.float32
     distances = ((x[:, None].astype(np.float64) - x[anchors]) ** 2).sum(axis=2)
     m = min(4, n_anchors)
@@ -84,5 +95,5 @@ def test_rows_start_at_the_weighted_mean_of_the_nearest_anchors(tmp_path, n_anch
 def test_all_cells_are_searched_when_anchors_are_few(tmp_path):
     _, vectors, offsets, centroids, _, _ = make_shard(tmp_path, 5, resident=True)
     anchors, positions = np.array([599]), np.float32([[7, -3]])
-    start = interpolate_init(vectors, offsets, centroids, anchors, positions, 1.0, rng())
+    start = interpolate_init(vectors, offsets, centroids, anchors, positions, CoarseScale(1.0, 0.5), rng())
     assert np.abs(start - [7, -3]).max() < 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from nomad_dask.params import PRESETS, Params
     [("fast", 100, 2, 0.9), ("default", 200, 1, 0.95), ("best", 300, 2, 0.95)],
 )
 def test_presets_are_those_that_were_measured(preset, n_epochs, learning_rate, momentum):
-    schedule = make_schedule(Params(preset=preset), 1000, refining=False)
+    schedule = make_schedule(Params(preset=preset), 1000)
     assert (schedule.n_epochs, schedule.learning_rate, schedule.momentum) == (n_epochs, learning_rate, momentum)
     assert schedule.at(0).learning_rate == learning_rate
     for epoch in range(n_epochs):
@@ -28,16 +29,27 @@ def test_presets_are_those_that_were_measured(preset, n_epochs, learning_rate, m
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_fewer_epochs_follow_a_coarse_initialization(preset):
-    params = Params(preset=preset)
-    assert make_schedule(params, 1000, refining=True).n_epochs < make_schedule(params, 1000, refining=False).n_epochs
-    assert make_schedule(params.replace(n_epochs=77), 1000, refining=True).n_epochs == 77
+    params, coarse = Params(preset=preset), Params(preset=preset, coarse_init="always")
+    n_epochs = make_schedule(params, 20_000).n_epochs
+    refining_epochs = make_schedule(coarse, 20_000).n_epochs
+    assert refining_epochs < n_epochs
+    assert make_schedule(coarse, 900).n_epochs == n_epochs, "too few rows for a coarse map"
+    assert make_schedule(coarse.replace(n_epochs=77), 20_000).n_epochs == 77
+    assert make_schedule(params, 800_000).n_epochs == make_schedule(params, 10**7).n_epochs == refining_epochs
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_number_of_rows_is_a_threshold(preset):
+    """One row more changes the epochs by less than one in a hundred."""
+    sizes = np.unique(np.geomspace(100_000, 2_000_000, 2000).astype(int))
+    epochs = np.array([make_schedule(Params(preset=preset), int(n)).n_epochs for n in sizes])
+    assert (np.abs(np.diff(epochs)) <= np.maximum(1, 0.01 * epochs[1:])).all()
 
 
 def test_parameters_override_the_preset():
     schedule = make_schedule(
         Params(preset="best", n_epochs=10, learning_rate=0.5, momentum=0, max_step_norm=2, learning_rate_end=0.5),
         1000,
-        refining=False,
     )
     assert [schedule.at(e).learning_rate for e in (0, 5, 9)] == pytest.approx([0.5, 0.5, 0.3])
     assert schedule.at(3).momentum == 0
@@ -45,7 +57,7 @@ def test_parameters_override_the_preset():
 
 
 def test_the_learning_rate_of_the_paper_decreases_to_zero():
-    schedule = make_schedule(Params.paper(), 1000, refining=False)
+    schedule = make_schedule(Params.paper(), 1000)
     rates = [schedule.at(epoch).learning_rate for epoch in range(400)]
     assert rates[0] == 0.1
     assert rates[200] == pytest.approx(0.05)
@@ -54,14 +66,14 @@ def test_the_learning_rate_of_the_paper_decreases_to_zero():
 
 @given(epochs=st.integers(1, 500), factor=st.floats(0.5, 20))
 def test_exaggeration_applies_to_the_second_half(epochs, factor):
-    schedule = make_schedule(Params(n_epochs=epochs, late_exaggeration=factor), 1000, refining=False)
+    schedule = make_schedule(Params(n_epochs=epochs, late_exaggeration=factor), 1000)
     for epoch in range(epochs):
         assert schedule.at(epoch).exaggeration == (factor if 2 * epoch >= epochs else 1)
 
 
 @given(epochs=st.integers(1, 500), end=st.floats(0, 1))
 def test_learning_rates_never_increase_and_the_last_loss_is_measured(epochs, end):
-    schedule = make_schedule(Params(n_epochs=epochs, learning_rate_end=end), 1000, refining=False)
+    schedule = make_schedule(Params(n_epochs=epochs, learning_rate_end=end), 1000)
     steps = [schedule.at(epoch) for epoch in range(epochs)]
     assert [step.epoch for step in steps] == list(range(epochs))
     assert all(a.learning_rate >= b.learning_rate > 0 for a, b in pairwise(steps))
@@ -70,13 +82,10 @@ def test_learning_rates_never_increase_and_the_last_loss_is_measured(epochs, end
 
 
 def test_the_epochs_of_large_maps_are_proportional_to_their_width():
-    epochs = {n: make_schedule(Params(), n, refining=False).n_epochs for n in (10, 100_000, 400_000)}
-    assert epochs[10] == epochs[100_000] == 200
-    assert epochs[400_000] == 400
-    assert (
-        make_schedule(Params(), 400_000, refining=True).n_epochs == make_schedule(Params(), 10, refining=True).n_epochs
-    )
-    assert make_schedule(Params(n_epochs=7), 400_000, refining=False).n_epochs == 7
+    params = Params(coarse_init="never")
+    epochs = {n: make_schedule(params, n).n_epochs for n in (10, 100_000, 400_000)}
+    assert epochs == {10: 200, 100_000: 200, 400_000: 400}
+    assert make_schedule(params.replace(n_epochs=7), 400_000).n_epochs == 7
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from nomad_dask.planning.feasibility import check_resources
 from nomad_dask.planning.host_memory import neighbors_host_bytes
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.plan_table import format_plan
-from nomad_dask.planning.planner import make_plan, n_coarse_rows
+from nomad_dask.planning.planner import coarse_weight, make_plan, n_coarse_rows
 from nomad_dask.planning.resources import ResourceEstimate
 from nomad_dask.sources.base import Source
 from nomad_dask.utils.formatting import format_bytes, format_seconds
@@ -107,6 +107,14 @@ def test_contradictions_are_refused_with_what_is_accepted(n, given_settings, mes
 def test_when_a_coarse_start_is_made(n, coarse, rows):
     assert n_coarse_rows(n, Params(coarse_init=coarse)) == rows
     assert n_coarse_rows(n, Params(coarse_init=coarse, init=f"given:{'0' * 32}")) == 0
+
+
+def test_a_coarse_start_comes_in_gradually():
+    weights = [coarse_weight(n, Params()) for n in (200_000, 200_001, 400_000, 800_000, 10**7)]
+    assert weights == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-5)
+    assert coarse_weight(20_000, Params(coarse_init="always")) == 1
+    assert coarse_weight(10_000, Params(coarse_init="always")) == 0, "too few rows for a coarse map"
+    assert coarse_weight(10**7, Params(coarse_init="never")) == 0
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers():

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.nearest_cells import nearest_cells
 
 # The width of a map of n points is about proportional to √n. The coarse map is scaled to this standard deviation
 # over √n, and grows from there (algorithm §4b, where it is a factor on the coarse map, whose size depends on its

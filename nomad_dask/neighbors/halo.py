@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.cell_catalog import CellCatalog
-from nomad_dask.neighbors.nearest_cells import nearest_cells
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 

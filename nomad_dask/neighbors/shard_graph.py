@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from nomad_dask.backends.base import ShardGraph
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
 from nomad_dask.neighbors.graph_files import PATCH_FILES, graph_file
-from nomad_dask.neighbors.nearest_cells import nearest_cells
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 

@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from nomad_dask.neighbors.graph import neighbor_weights
 from nomad_dask.neighbors.graph_files import graph_file
-from nomad_dask.neighbors.nearest_cells import nearest_cells
 from nomad_dask.partition.shard_files import shard_file
 from tests.helpers.runs import blobs, make_map
 
@@ -100,23 +97,6 @@ def test_without_cross_shard_attraction_there_are_no_edges_between_shards(tmp_pa
     make_map(blobs(600), keep_stages=True, workspace=tmp_path / "w", cross_shard_attraction=False, **SETTINGS)
     for s in range(SHARDS):
         assert len(np.load(tmp_path / "w" / graph_file(s, "cross_patches"))) == 0
-
-
-@given(
-    n=st.integers(1, 60), m=st.integers(1, 70), d=st.integers(1, 5), far=st.sampled_from([0.0, 1e3]),
-    seed=st.integers(0, 20), ends=st.tuples(st.integers(0, 60), st.integers(0, 60)),
-)  # fmt: skip
-def test_nearest_cells(n, m, d, far, seed, ends):
-    centroids = (np.random.default_rng(seed).normal(size=(n, d)) + far).astype(np.float32)
-    first, last = sorted(min(end, n) for end in ends)
-    near = nearest_cells(centroids, first, last, m)
-    assert near.shape == (last - first, min(m, n))
-    x = centroids.astype(np.float64)
-    gaps = ((x[first:last, None] - x) ** 2).sum(axis=2)
-    expected = np.sort(gaps, axis=1)[:, : near.shape[1]]
-    np.testing.assert_allclose(np.take_along_axis(gaps, near, axis=1), expected, rtol=1e-3, atol=1e-3)
-    for row in near:
-        assert len(set(row)) == len(row)
 
 
 def test_rounds_find_neighbors_in_other_shards(tmp_path):

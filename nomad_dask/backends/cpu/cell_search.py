@@ -15,6 +15,7 @@ from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu import filter_calibration, refine_kernels
 from nomad_dask.backends.cpu.filtered_rows import FilteredRows
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads
 
@@ -136,13 +137,14 @@ class CpuCellSearch(CellIndex):
         n = self.vectors.n_rows
         ids = np.full((n, k), -1, np.int32)
         distances = np.full((n, k), np.inf, np.float32)
+        near = self._near_cells(n_probes)
         lock = threading.Lock()
         done = 0
 
         def search(start: int, stop: int) -> None:
             nonlocal done
             queries = self._queries[start:stop]
-            candidates, approximate = self._find_candidates(queries, n_probes, max(n_candidates, k), k + 1)
+            candidates, approximate = self._find_candidates(queries, near, n_probes, max(n_candidates, k), k + 1)
             nearest = np.empty((len(queries), k), np.float32)
             nearest_ids = np.empty((len(queries), k), np.int32)
             self._rank_candidates(queries, candidates, approximate, nearest, nearest_ids)
@@ -155,15 +157,23 @@ class CpuCellSearch(CellIndex):
         self.pool.run(search, len(self._queries), _QUERY_CHUNK)
         return ids, distances
 
+    def _near_cells(self, n_probes: int) -> np.ndarray | None:
+        """Return the cells (n_query_cells, n_near) near each cell to search for; None where all are to be tried."""
+        n_near = max(NEAR_CELLS, 2 * n_probes)
+        if n_near >= self.n_cells:
+            return None
+        n_query_cells = int(np.searchsorted(self._first, self.n_queries))
+        return nearest_cells(self._centers, 0, n_query_cells, n_near, self.pool.run)
+
     def _find_candidates(
-        self, queries: np.ndarray, n_probes: int, n_candidates: int, min_rows: int
+        self, queries: np.ndarray, near: np.ndarray | None, n_probes: int, n_candidates: int, min_rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `n_candidates` rows nearest to each query in the filter, ascending, and their distances there.
 
         Missing rows are -1.
         """
         projected = self._filtered.gather_projected(queries)
-        cells, marks = self._choose_cells(queries, projected, n_probes, min_rows)
+        cells, marks = self._choose_cells(queries, projected, near, n_probes, min_rows)
         distances = np.full((len(queries), n_candidates), np.inf, np.float32)
         candidates = np.full((len(queries), n_candidates), -1, np.int32)
         for cell, mark in zip(cells, marks, strict=True):
@@ -182,19 +192,15 @@ class CpuCellSearch(CellIndex):
         return candidates, distances
 
     def _choose_cells(
-        self, queries: np.ndarray, projected: np.ndarray, n_probes: int, min_rows: int
+        self, queries: np.ndarray, projected: np.ndarray, near: np.ndarray | None, n_probes: int, min_rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cells to probe, the queries' own cells first, and marks (cells, queries) of which query probes."""
         own = np.unique(self._cell_of(queries))
-        between = self._center_norms - 2 * (self._centers[own] @ self._centers.T)
-        n_near = max(NEAR_CELLS, 2 * n_probes)
-        near = np.arange(self.n_cells)
-        if n_near < self.n_cells:
-            nearest = np.argpartition(between, n_near - 1, axis=1)[:, :n_near]
-            if self._sizes[nearest].sum(axis=1).min() >= min_rows:
-                near = nearest
-        cells = np.unique(near)
-        cells = cells[np.lexsort((between.min(axis=0)[cells], ~np.isin(cells, own)))]
+        cells = np.arange(self.n_cells)
+        if near is not None and self._sizes[near[own]].sum(axis=1).min() >= min_rows:
+            cells = np.union1d(near[own], own)
+        between = self._center_norms[cells] - 2 * (self._centers[own] @ self._centers[cells].T)
+        cells = cells[np.lexsort((between.min(axis=0), ~np.isin(cells, own)))]
         to_cells = self._center_norms[cells] - 2 * (projected[:, :-1] @ self._centers[cells].T)
         marks = np.zeros((len(cells), len(queries)), np.uint8)
         kernels.mark_probes(to_cells, self._sizes[cells], min(n_probes, len(cells)), min_rows, marks)

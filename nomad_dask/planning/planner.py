@@ -134,9 +134,9 @@ def _holds_all_rows(plan: Plan, memory_bytes: int) -> bool:
 
 def _cache_bytes(plan: Plan, memory_bytes: int) -> int:
     """Return the memory for vectors in the neighbor search: for all of a shard if it fits, or for a part."""
-    if _holds_all_rows(plan, memory_bytes):
-        return cache_bytes_for_all_rows(plan)
-    return _partial_cache_bytes(memory_bytes)
+    of_a_part = _partial_cache_bytes(memory_bytes)
+    # The halo of a small shard may be larger than planned.
+    return max(cache_bytes_for_all_rows(plan), of_a_part) if _holds_all_rows(plan, memory_bytes) else of_a_part
 
 
 def _partial_cache_bytes(memory_bytes: int) -> int:

@@ -14,8 +14,9 @@ from nomad_dask.layout.shard_summary import Summary
 class RemoteCharges:
     """Charges that represent the rows of all other shards.
 
-    A patch of several rows is spread over the corners of a box of one standard deviation in each direction: a single
-    charge at its mean would push a hole into the map.
+    A patch of several rows is spread over two opposite corners of a box of one standard deviation in each direction: a
+    single charge at its mean would push a hole into the map. The diagonal changes from patch to patch, so that none is
+    preferred.
 
     Attributes
     ----------
@@ -38,24 +39,19 @@ class RemoteCharges:
         rows[shard] = 0
         rows = rows.reshape(-1)
         single, larger = np.flatnonzero(rows == 1), np.flatnonzero(rows > 1)
-        corner_weights = np.repeat(rows[larger] / 2**dim, 2**dim)
-        return cls(single, larger, np.concatenate([rows[single], corner_weights]).astype(np.float32))
+        weights = np.concatenate([rows[single], np.repeat(rows[larger] / 2, 2)])
+        return cls(single, larger, weights.astype(np.float32))
 
     def points(self, summary: Summary) -> np.ndarray:
         """Return the positions (n_charges, dim) float32 of the charges for a summary."""
         flat, dim = summary.flat(), summary.patches.shape[2] // 2
-        n_single, corners = len(self.single_patches), _corners(dim)
-        points = np.empty((len(self.weights), dim), np.float32)
-        points[:n_single] = flat[self.single_patches, :dim]
         moments = flat[self.larger_patches]
-        # All corners of a patch in one row: NumPy is slow on rows of only `dim` elements.
-        corner_points = points[n_single:].reshape(len(moments), corners.size)
-        axes = np.tile(np.arange(dim), len(corners))
-        np.multiply(moments[:, dim + axes], corners.reshape(-1), out=corner_points)
-        corner_points += moments[:, axes]
-        return points
+        means, shifts = moments[:, :dim], moments[:, dim:] * _diagonals(dim)[self.larger_patches % 2 ** (dim - 1)]
+        pairs = np.stack([means - shifts, means + shifts], axis=1).reshape(-1, dim)
+        return np.concatenate([flat[self.single_patches, :dim], pairs])
 
 
-def _corners(dim: int) -> np.ndarray:
-    """Return the corners (2^dim, dim) float32 of the box from -1 to 1."""
-    return np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T.astype(np.float32)
+def _diagonals(dim: int) -> np.ndarray:
+    """Return the directions (2^(dim-1), dim) float32 of the diagonals of a box from -1 to 1."""
+    corners = np.array(np.meshgrid(*[[-1, 1]] * dim)).reshape(dim, -1).T
+    return corners[corners[:, 0] > 0].astype(np.float32)

@@ -10,10 +10,8 @@ from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.cell_catalog import CellCatalog
 from nomad_dask.partition.shard_files import shard_file
+from nomad_dask.planning.plan import HALO_CELLS
 from nomad_dask.planning.run_context import RunContext
-
-# The halo consists of this many cells nearest to each cell of the shard.
-_HALO_CELLS = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def halo_region(catalog: CellCatalog, shard: int, with_halo: bool) -> HaloRegion
     first, last = catalog.cells_of(shard)
     cells = np.arange(first, last)
     if with_halo:
-        nearby = np.unique(nearest_cells(catalog.centroids, first, last, _HALO_CELLS))
+        nearby = np.unique(nearest_cells(catalog.centroids, first, last, HALO_CELLS))
         cells = np.concatenate([cells, nearby[(nearby < first) | (nearby >= last)]])
     offsets = np.concatenate([[0], np.cumsum(catalog.counts[cells])]).astype(np.int64)
     return HaloRegion(cells, offsets, int(catalog.counts[first:last].sum()))

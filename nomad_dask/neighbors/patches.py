@@ -29,12 +29,18 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
         patch_of_row, n_patches = np.zeros(0, np.int32), 0
     else:
         indptr, indices, weights = (np.load(run.file(graph_file(shard, name))) for name in GRAPH_FILES)
-        n_patches = N_PATCHES // run.plan.n_shards
+        n_patches = min(N_PATCHES // run.plan.n_shards, _max_shard_rows(run))
         cross_weights = _sum_cross_weights(run, shard, len(indptr) - 1)
         patch_of_row = make_patches(cross_weights, indptr, indices, weights, n_patches)
     counts = np.bincount(patch_of_row, minlength=n_patches)
     arrays: tuple[np.ndarray, ...] = (patch_of_row, counts)
     return [workspace.save(graph_file(shard, name), array) for name, array in zip(PATCH_FILES, arrays, strict=True)]
+
+
+def _max_shard_rows(run: RunContext) -> int:
+    """Return the number of rows of the largest shard."""
+    catalog = load_cell_catalog(run)
+    return int(np.add.reduceat(catalog.counts, catalog.shard_offsets[:-1]).max())
 
 
 def _sum_cross_weights(run: RunContext, shard: int, n_rows: int) -> np.ndarray:

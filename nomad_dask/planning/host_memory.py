@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 
-from nomad_dask.planning.plan import MAX_AXES, Plan
+from nomad_dask.planning.plan import HALO_CELLS, MAX_AXES, Plan
 
 # A process with everything imported and its kernels loaded: measured 300 to 340 MiB.
 BASE_BYTES = 360 << 20
-# Rows that the search of a shard visits, the halo of other shards' rows included, relative to its own.
-HALO = 1.5
+# The halo of a shard has fewer cells than `HALO_CELLS` times this power of its own cells. Measured: 261 around 29 cells
+# (492 by this), 370 around 50 (612), 456 around 200 (1,065).
+_HALO_POWER = 0.4
 # With more dimensions than this the filter of the search has fewer axes.
 _MAX_FILTER_COLUMNS = 190
 # The axes are made from this many rows at most.
@@ -83,8 +84,17 @@ def map_host_bytes(plan: Plan) -> int:
 
 def cache_bytes_for_all_rows(plan: Plan) -> int:
     """Return the cache in which the search holds the vectors of a shard and its halo, their filter, and rounds."""
-    rows = plan.shard_rows * (HALO if plan.searches_across_shards else 1)
+    rows = _searched_rows(plan, plan.shard_rows, plan.searches_across_shards)
     return math.ceil(rows * max(4 * plan.n_dims, 4 * _filter_columns(plan), _filter_row_bytes(plan) / 2))
+
+
+def _searched_rows(plan: Plan, rows: int, with_halo: bool) -> int:
+    """Return the rows that a search visits: `rows` rows, and those of their halo."""
+    if not with_halo:
+        return rows
+    own_cells = max(1.0, plan.n_cells / plan.n_shards)
+    region = rows * (1 + HALO_CELLS * math.pow(own_cells, _HALO_POWER - 1))
+    return min(plan.n_rows, math.ceil(region))
 
 
 def _filter_columns(plan: Plan) -> int:
@@ -110,7 +120,7 @@ def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
 
     Vectors and their filter are held in memory where both fit into the cache, and else read cell by cell.
     """
-    searched = rows * (HALO if with_halo else 1)
+    searched = _searched_rows(plan, rows, with_halo)
     vectors = min(plan.cache_bytes, 4 * plan.n_dims * searched)
     filtered = min(2 * plan.cache_bytes, _filter_row_bytes(plan) * searched)
     lists = _LIST_BYTES_PER_NEIGHBOR * (plan.n_neighbors + 8) * rows

@@ -6,9 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Patches of nearby rows whose means represent their rows in other shards: what an epoch exchanges depends on this
-# number, not on the number of rows.
-N_PATCHES = 65536
+# Patches of nearby rows, whose means represent their rows in other shards. What an epoch exchanges depends on their
+# number, not on that of the rows, and so does how exactly edges between shards attract: of 117,000 texts in 16 shards,
+# NP@10 is 0.985 of one shard's where every row is a patch, 0.96 with two rows a patch, and 0.82 with seven.
+N_PATCHES = 1 << 18
+# Rows search for neighbors in the cells of their shard, and in as many cells nearest to each of these.
+HALO_CELLS = 128
 # A shard may be this much larger than the mean.
 SHARD_IMBALANCE = 1.2
 # Cells are made along the leading axes: more axes separate them no better, and cost more (algorithm §2).

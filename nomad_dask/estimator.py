@@ -290,7 +290,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         from nomad_dask.pipeline.given_init import resolve_init
 
         settings = {name: value for name, value in self.get_params(deep=False).items() if name in _METHOD_PARAMS}
-        settings["init"], given_positions = resolve_init(self.init)
+        given_positions = None
+        if "init" in settings:  # a subclass may have fewer parameters
+            settings["init"], given_positions = resolve_init(settings["init"])
         return Params(**settings, random_state=seed), given_positions
 
     def _draw_seed(self, resume: bool) -> Any:

@@ -6,14 +6,16 @@ import ast
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from nomad_dask.cli.options import Command
 from nomad_dask.errors import InputError, suggest
 from nomad_dask.params import AFFINITIES, METRICS, PRESETS, Params
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Names of the option, short ones last; its parameter; and its type. The other parameters are set by --set.
 _OPTIONS: tuple[tuple[tuple[str, ...], str, Any], ...] = (

@@ -15,7 +15,7 @@ _GIVEN_INIT = re.compile("given:[0-9a-f]{32}")
 
 METRICS = ("euclidean", "cosine")
 PRESETS = ("fast", "default", "best")
-AFFINITIES = ("log", "inverse", "softmax-inverse", "uniform")
+AFFINITIES = ("log", "inverse", "shifted-inverse", "softmax-inverse", "uniform")
 NORMALIZATIONS = ("global", "point")
 REPULSION_METHODS = ("field", "means")
 INITS = ("mds", "pca", "random")
@@ -141,9 +141,7 @@ class Params:
         1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
 
-    affinity: str = _choice(
-        "log", "Weight of a neighbor by its rank: 'log', 'inverse', 'softmax-inverse', 'uniform'.", AFFINITIES
-    )
+    affinity: str = _choice("log", f"Weight of a neighbor by its rank: {', '.join(map(repr, AFFINITIES))}.", AFFINITIES)
     normalization: str = _choice(
         "global",
         "Normalization of the noise: shared by all points ('global') or per point ('point').",

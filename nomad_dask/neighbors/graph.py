@@ -29,12 +29,14 @@ class Edges:
 def rank_weights(k: int, kind: str) -> np.ndarray:
     """Return the weight (k,) float64 of a neighbor by its rank, nearest first; the weights sum to 1.
 
-    'log' 1/log2(rank+1), 'inverse' 1/rank, 'softmax-inverse' the softmax of 1/rank (the paper), 'uniform'.
+    'log' 1/log2(rank+1), 'inverse' 1/rank, 'shifted-inverse' 1/(rank+4), 'softmax-inverse' the softmax of 1/rank (the
+    paper), 'uniform'.
     """
     ranks = np.arange(1, k + 1)
     weights = {
         "log": 1 / np.log2(ranks + 1),
         "inverse": 1 / ranks,
+        "shifted-inverse": 1 / (ranks + 4),
         "softmax-inverse": np.exp(1 / ranks),
         "uniform": np.ones(k),
     }[kind]

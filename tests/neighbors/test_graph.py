@@ -25,6 +25,8 @@ def test_rank_weights_are_the_formulas():
     for i in range(1, 8):
         assert rank_weights(8, "log")[i] / rank_weights(8, "log")[0] == pytest.approx(1 / np.log2(i + 2))
         assert rank_weights(8, "inverse")[i] / rank_weights(8, "inverse")[0] == pytest.approx(1 / (i + 1))
+        shifted = rank_weights(8, "shifted-inverse")
+        assert shifted[i] / shifted[0] == pytest.approx(5 / (i + 5))
         softmax = rank_weights(8, "softmax-inverse")
         assert softmax[i] / softmax[0] == pytest.approx(np.exp(1 / (i + 1) - 1))
         assert rank_weights(8, "uniform")[i] == pytest.approx(1 / 8)

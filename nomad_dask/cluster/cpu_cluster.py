@@ -19,6 +19,9 @@ WORKER_TTL_SECONDS = 60
 # A worker in this process lives as long as its scheduler, also after the machine was suspended.
 _NEVER_SECONDS = 10 * 365 * 86_400
 _ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
+# Dask's profiler stops the workers a hundred times per second. Every scheduler, nanny and worker measures fifty times
+# per second how late its event loop is, which on shared cores takes time from the workers and is of no use here.
+_WITHOUT_MONITORS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 
 def start_cpu_cluster(n_workers: int) -> Any:
@@ -50,8 +53,7 @@ def start_cpu_cluster(n_workers: int) -> Any:
     environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}
     ttl_seconds = WORKER_TTL_SECONDS if processes else _NEVER_SECONDS
     try:
-        # Dask's profiler stops the workers a hundred times per second.
-        with dask.config.set({_ENVIRONMENT: environment, "distributed.worker.profile.enabled": False}):
+        with dask.config.set({_ENVIRONMENT: environment, **_WITHOUT_MONITORS}):
             return LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=max(1, cores // n_workers),

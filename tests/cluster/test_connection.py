@@ -225,6 +225,17 @@ def test_shards_are_spread_by_threads(threads, n_shards):
             assert held[a] >= held[b] - (threads[a] == threads[b])
 
 
+def tick_milliseconds(dask_worker: Any = None, dask_scheduler: Any = None) -> float:
+    return float((dask_worker or dask_scheduler).periodic_callbacks["tick"].callback_time)
+
+
+def test_event_loops_of_an_own_cluster_are_measured_once_per_second():
+    with connect(n_workers=2) as cluster:
+        in_workers = cluster.client.run(tick_milliseconds)
+        assert [*in_workers.values(), cluster.client.run_on_scheduler(tick_milliseconds)] == [1000] * 3
+        assert dask.config.get("distributed.admin.tick.interval") != "1s"  # of the program itself, as it was
+
+
 def processes_of_a_hasty_run() -> list[psutil.Process]:
     with connect(n_workers=2) as cluster:
         workers = [psutil.Process(nanny.pid) for nanny in cluster.client.cluster.workers.values()]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from nomad_dask.cluster import connect
 from nomad_dask.params import Params
@@ -89,15 +90,20 @@ def test_the_block_size_does_not_change_the_shards(tmp_path, n_shards, metric):
             n_blocks = len(source.blocks(block_rows))
             cluster.run(merge_runs, [(run, s, n_blocks) for s in range(n_shards)])
             results.append(load_shards(workspace.path, n_shards))
-    mean, axes = np.load(workspace.path / "cells/mean.npy"), np.load(workspace.path / "cells/components.npy")[:2]
+    mean, axes, centroids, shifts = (
+        np.load(workspace.path / f"cells/{name}.npy") for name in ("mean", "components", "centroids", "shifts")
+    )
+    assert np.abs(shifts).max() > 0.1
     for whole, merged in zip(*results, strict=True):
         for name in ("vectors", "rows", "cell_offsets"):
             np.testing.assert_array_equal(merged[name], whole[name])
         scaled = whole["vectors"].astype(np.float64)
         if metric == "cosine":
             scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+        coordinates = (scaled - mean) @ axes.T
+        cells = cdist(coordinates, centroids).argmin(axis=1)
         for shard in (whole, merged):
-            np.testing.assert_allclose(shard["start"], (scaled - mean) @ axes.T, atol=1e-4)
+            np.testing.assert_allclose(shard["start"], coordinates[:, :2] + shifts[cells], atol=1e-4)
             np.testing.assert_allclose(shard["centroids"], whole["centroids"], atol=1e-5)
 
 

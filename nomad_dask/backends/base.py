@@ -194,7 +194,13 @@ class CellSearch(Protocol):
         """Mean number of rows in a probed cell."""
 
     def build_filter(self, n_axes: int | None) -> None:
-        """Fit the filter with `n_axes` principal axes, or with all dimensions for None, and load the rows."""
+        """Fit the filter with `n_axes` principal axes, or with all dimensions for None, and load the rows.
+
+        The cells are those of the shard until `split_cells`.
+        """
+
+    def split_cells(self, part_rows: int) -> None:
+        """Search smaller cells of about `part_rows` rows from now on, where this is worthwhile; see `build_filter`."""
 
     def load(self) -> None:
         """Load rows and filter into memory, each if it fits; `build_filter` does so the first time."""
@@ -233,7 +239,13 @@ class CellSearch(Protocol):
         """
 
     def refine(
-        self, ids: np.ndarray, distances: np.ndarray, is_new: np.ndarray, max_candidates: int, n_trials: int
+        self,
+        ids: np.ndarray,
+        distances: np.ndarray,
+        is_new: np.ndarray,
+        n_probes: int,
+        max_candidates: int,
+        n_trials: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the lists after one NN-descent round, and which of their entries are new.
 
@@ -242,6 +254,8 @@ class CellSearch(Protocol):
         ids, distances : ndarray of int32, float32 (n_rows, k)
         is_new : ndarray of uint8 (n_rows, k)
             Marks the entries of the previous round; pairs of older ones have been tried.
+        n_probes : int
+            As for `probe`: rows in these cells have been tried too.
         max_candidates : int
             Neighbors of a neighbor to try, in each direction of the edges.
         n_trials : int

@@ -51,6 +51,17 @@ class RowFile:
         flat = np.fromfile(self.path, self.dtype, count=(int(stop) - int(start)) * width, offset=position)
         return flat.reshape(-1, *self.row_shape)
 
+    def read_into(self, start: int, out: np.ndarray) -> None:
+        """Read rows from `start` on into a C-contiguous array of the file's dtype."""
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset + int(start) * int(np.prod(self.row_shape)) * self.dtype.itemsize)
+            left = out.data.cast("B")
+            while left.nbytes:
+                n_read = file.readinto(left)
+                if not n_read:
+                    raise EOFError(f"{self.path} ends before row {int(start) + len(out)}")
+                left = left[n_read:]
+
 
 class ShardVectors:
     """Vectors of a shard in cell order, followed by those of its halo: cells of other shards around it.
@@ -92,8 +103,14 @@ class ShardVectors:
             return
         rows = np.empty((self.n_rows, self.n_dims), np.float32)
 
+        file, first_row, _ = self._parts[0]
+        as_stored = len(self._parts) == 1 and file.dtype == np.float32 and self.metric == "euclidean"
+
         def fill(start: int, stop: int) -> None:
-            rows[start:stop] = self._read(start, stop)
+            if as_stored:  # without a copy
+                file.read_into(first_row + start, rows[start:stop])
+            else:
+                rows[start:stop] = self._read(start, stop)
 
         if run is None:
             fill(0, self.n_rows)

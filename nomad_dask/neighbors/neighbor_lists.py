@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_CANDIDATES = 10
+MAX_CANDIDATES = 15
 """Neighbors of a neighbor that a round tries, in each direction of the edges."""
 
 
@@ -38,7 +38,7 @@ class SearchState:
     recall : float
         Share of the true neighbors found for a sample of rows; 1.0 for an exhaustive search.
     n_probes : int
-        Cells searched for each row.
+        Cells searched for each row. If these were split, the number of whole cells with as many rows.
     rounds : int
         NN-descent rounds done.
     max_candidates : int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,17 +10,21 @@ import numpy as np
 
 from nomad_dask.backends.base import CellSearch
 from nomad_dask.neighbors.neighbor_lists import MAX_CANDIDATES, NeighborLists, SearchState
-from nomad_dask.neighbors.search_tuning import choose_probes, measure_recall
+from nomad_dask.neighbors.search_tuning import START_LOSS, START_LOSS_ALL_AXES, choose_probes, measure_recall
 
-SAMPLE_ROWS = 200
+SAMPLE_ROWS = 400
 """Rows with known true neighbors, to measure recall."""
 SMALL_SHARD = 2048
 """Up to this many rows the search is exhaustive."""
 FILTER_AXES = 127
 """Axes of the filter: with the column of the residual norm a multiple of eight."""
+SPLIT_ROWS = 60
+"""Mean rows of the cells to probe: more would be compared in vain in larger ones."""
 MAX_ROUNDS = 8
-WIDE_MAX_CANDIDATES = 20
+WIDE_MAX_CANDIDATES = 30
 """`MAX_CANDIDATES` after a round with little gain."""
+WIDE_SHORTFALL = 0.005
+"""Recall below the target that is worth a round with more candidates, which costs as much as several others."""
 MIN_GAIN = 0.002
 """Recall that a round must add for the next one to have as few candidates."""
 
@@ -79,24 +84,39 @@ class NeighborSearch:
                 self._true_distances = primitives.brute_force(self._sample, k)[1]
         else:
             self._tune()
+            return
+        self._n_whole_probes = self._n_probes
 
     def _tune(self) -> None:
         """Choose the filter, the probes and whether rounds follow, by what they find for a sample."""
         primitives, k, sample = self.primitives, self.k, self._sample
         primitives.build_filter(FILTER_AXES if primitives.vectors.n_dims > 1.5 * FILTER_AXES else None)
+        whole_rows = primitives.mean_probed_rows
+        primitives.split_cells(SPLIT_ROWS)
         true_ids, self._true_distances = primitives.brute_force(sample, k)
         primitives.calibrate_filter(sample, true_ids, self._true_distances)
         every_fourth = slice(None, None, 4)
-        self._can_refine = primitives.can_refine(k)
+        filter_ranks = primitives.filter_ranks(sample[every_fourth], true_ids[every_fourth])
+        self._choose(true_ids, filter_ranks, START_LOSS)
+        if self._n_candidates > 3 * k + 60:  # to rank so many exactly costs more than to search in all dimensions
+            primitives.build_filter(None)
+            primitives.split_cells(SPLIT_ROWS)
+            self._choose(true_ids, np.zeros(1), START_LOSS_ALL_AXES)
+        self._n_whole_probes = math.ceil(self._n_probes * primitives.mean_probed_rows / whole_rows)
+
+    def _choose(self, true_ids: np.ndarray, filter_ranks: np.ndarray, max_start_loss: float) -> None:
+        """Choose the probes, and the candidates that the filter passes on, by the ranks of true neighbors."""
+        primitives = self.primitives
+        self._can_refine = primitives.can_refine(self.k)
         self._n_probes, n_candidates = choose_probes(
-            primitives.cell_ranks(sample, true_ids),
-            primitives.filter_ranks(sample[every_fourth], true_ids[every_fourth]),
+            primitives.cell_ranks(self._sample, true_ids),
+            filter_ranks,
             self.target_recall,
             primitives.mean_probed_rows,
             self._can_refine,
+            max_start_loss,
         )
-        # With more candidates than this, more axes would be cheaper.
-        self._n_candidates = min(max(n_candidates, k + 5), 3 * k + 60)
+        self._n_candidates = max(n_candidates, self.k + 5)
 
     def load(self) -> None:
         """Load the rows into memory again after `unload`."""
@@ -118,7 +138,7 @@ class NeighborSearch:
         recall = self._recall(distances)
         needs_round = self._can_refine and recall < self.target_recall
         lists = NeighborLists(ids, distances, np.ones(ids.shape, np.uint8))
-        return lists, SearchState(recall, self._n_probes, needs_round=needs_round)
+        return lists, SearchState(recall, self._n_whole_probes, needs_round=needs_round)
 
     def refine(self, lists: NeighborLists, state: SearchState) -> tuple[NeighborLists, SearchState]:
         """Do one NN-descent round: each row tries the neighbors of its neighbors.
@@ -131,12 +151,15 @@ class NeighborSearch:
             Returned by the last step.
         """
         n_queries, max_candidates = self.primitives.n_queries, state.max_candidates
-        arrays = self.primitives.refine(lists.ids, lists.distances, lists.is_new, max_candidates, self.k + 5)
+        arrays = self.primitives.refine(
+            lists.ids, lists.distances, lists.is_new, self._n_probes, max_candidates, self.k // 2 + 4
+        )
         refined = NeighborLists(*(array[:n_queries] for array in arrays))
         recall, rounds = self._recall(refined.distances), state.rounds + 1
         needs_round = recall < self.target_recall and rounds < MAX_ROUNDS
         if recall - state.recall < MIN_GAIN:
-            needs_round = needs_round and max_candidates == MAX_CANDIDATES
+            falls_short = recall < self.target_recall - WIDE_SHORTFALL
+            needs_round = needs_round and falls_short and max_candidates == MAX_CANDIDATES
             max_candidates = WIDE_MAX_CANDIDATES
             refined.is_new[:] = 1  # pairs beyond the smaller number of candidates have not been tried
         state = replace(state, recall=recall, rounds=rounds, max_candidates=max_candidates, needs_round=needs_round)

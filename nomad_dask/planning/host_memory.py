@@ -104,7 +104,7 @@ def _filter_columns(plan: Plan) -> int:
 
 def _filter_row_bytes(plan: Plan) -> int:
     """Return the memory for a row in the filter and in a round of the search."""
-    return 4 * _filter_columns(plan) + 10 * plan.n_neighbors + 150
+    return 4 * _filter_columns(plan) + 10 * plan.n_neighbors + 300
 
 
 def _row_bytes(plan: Plan) -> int:

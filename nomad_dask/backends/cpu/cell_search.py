@@ -15,13 +15,16 @@ from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu import filter_calibration, refine_kernels
 from nomad_dask.backends.cpu.filtered_rows import FilteredRows
+from nomad_dask.backends.cpu.search_cells import SearchCells, cells_of_parts, split_cells
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads
 
 _QUERY_CHUNK = 2048
 """Rows searched in one task."""
-_REFINE_ROW_BYTES = 150
+_PROBE_RANKS = (0, 2, 8)
+"""The nearest cells of all queries are searched first, then the next ones: then few of their rows enter the lists."""
+_REFINE_ROW_BYTES = 300
 """Memory of a refinement round per row, besides the lists."""
 
 
@@ -61,45 +64,75 @@ class CpuCellSearch(CellIndex):
         self._rng = np.random.default_rng(seed)
         self.correlation = np.float32(1)
         self.reach = np.float32(np.inf)
-        self._filtered = FilteredRows(vectors, np.append(self._first, cell_offsets[-1]), pool, memory_bytes)
+        self._offsets = np.append(self._first, cell_offsets[-1])
+        self._filtered = FilteredRows(vectors, self._offsets, pool, memory_bytes)
         self._queries = np.zeros(0, np.int32)
+        self._cells = SearchCells(self._offsets)
+        self._parts: np.ndarray | None = None
+        self._probed: np.ndarray | None = None
 
     # --- the filter ---------------------------------------------------------------------------------
 
     def build_filter(self, n_axes: int | None) -> None:
         """Fit the filter with `n_axes` principal axes, or with all dimensions for None, and load the rows."""
+        self._parts = None
         self.unload()
+        self.n_cells = self._cells.n_cells
         self.vectors.load(self.pool.run)
         pca_filter = self._filtered.fit(n_axes, self._rng)
         self.correlation = np.float32(1)
         self.reach = np.float32(np.inf)
-        self._centers = pca_filter.project(self._centroids)[:, :-1].copy()
-        self._center_norms = np.einsum("ij,ij->i", self._centers, self._centers)
+        self._set_centers(pca_filter.project(self._centroids)[:, :-1].copy())
         self._cells_in_order = self._order_cells(self._centers)
         self.load()
 
+    def split_cells(self, part_rows: int) -> None:
+        """Search cells of about `part_rows` rows from now on, split from those of the shard."""
+        self._parts, means = split_cells(self._filtered.project, self._offsets, part_rows, self.pool)
+        self._load_parts()
+        self.n_cells = self._cells.n_cells
+        self._set_centers(means[:, :-1].copy())
+
+    def _set_centers(self, centers: np.ndarray) -> None:
+        self._centers = centers
+        self._center_norms = np.einsum("ij,ij->i", centers, centers)
+
+    def _load_parts(self) -> None:
+        """List the rows of each cell, and the rows to search for."""
+        if self._parts is not None:
+            self._cells = cells_of_parts(self._parts, self._offsets)
+        self._queries = self._query_order()
+
+    @property
+    def mean_probed_rows(self) -> float:
+        """Mean number of rows in a probed cell; large cells are probed more often."""
+        return self._cells.mean_probed_rows
+
     def load(self) -> None:
         """Load rows and filter into memory, each if it fits."""
-        self._queries = self._query_order()
+        self._load_parts()
         self._filtered.load()
 
     def unload(self) -> None:
         """Free the memory of rows and filter until `load`."""
         self._queries = np.zeros(0, np.int32)
+        self._cells = SearchCells(self._offsets)
+        self._probed = None
         self._filtered.unload()
 
     def can_refine(self, k: int) -> bool:
         """Return whether `refine` is possible for lists of k: rows are in memory, with room for a second copy."""
-        projected = self._filtered.projected
-        if not self.vectors.resident or projected is None:
+        held = self._filtered.held
+        if not self.vectors.resident or held is None:
             return False
-        needed = projected.nbytes + self.vectors.n_rows * (10 * k + _REFINE_ROW_BYTES)
+        filter_bytes = 0 if self._filtered.filter.axes is None else held.nbytes
+        needed = filter_bytes + self.vectors.n_rows * (10 * k + _REFINE_ROW_BYTES)
         return bool(needed <= self.memory_bytes)
 
     def _query_order(self) -> np.ndarray:
         """Return the rows to search for, cell by cell, with near cells close to each other."""
         firsts, sizes = self._first[self._cells_in_order], self._sizes[self._cells_in_order]
-        return np.concatenate([np.arange(a, a + n, dtype=np.int32) for a, n in zip(firsts, sizes, strict=True)])
+        return np.concatenate([self._cells.slice(a, a + n) for a, n in zip(firsts, sizes, strict=True)])
 
     # --- sampled rows -------------------------------------------------------------------------------
 
@@ -112,7 +145,7 @@ class CpuCellSearch(CellIndex):
         projected = self._filtered.gather_projected(rows)[:, :-1]
         to_cells = self._center_norms - 2 * (projected @ self._centers.T)
         ranks = np.argsort(np.argsort(to_cells, axis=1, kind="stable"), axis=1, kind="stable")
-        return np.take_along_axis(ranks, self._cell_of(ids), axis=1)
+        return np.take_along_axis(ranks, self._cells.cell_of(ids), axis=1)
 
     def calibrate_filter(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
         """Fit how distances of the filter relate to true ones, from the true neighbors (m, k) of sampled rows."""
@@ -138,6 +171,7 @@ class CpuCellSearch(CellIndex):
         ids = np.full((n, k), -1, np.int32)
         distances = np.full((n, k), np.inf, np.float32)
         near = self._near_cells(n_probes)
+        self._probed = self._new_probed(n_probes)
         lock = threading.Lock()
         done = 0
 
@@ -162,7 +196,7 @@ class CpuCellSearch(CellIndex):
         n_near = max(NEAR_CELLS, 2 * n_probes)
         if n_near >= self.n_cells:
             return None
-        n_query_cells = int(np.searchsorted(self._first, self.n_queries))
+        n_query_cells = int(np.searchsorted(self._cells.offsets[:-1], self.n_queries))
         return nearest_cells(self._centers, 0, n_query_cells, n_near, self.pool.run)
 
     def _find_candidates(
@@ -172,39 +206,65 @@ class CpuCellSearch(CellIndex):
 
         Missing rows are -1.
         """
-        projected = self._filtered.gather_projected(queries)
-        cells, marks = self._choose_cells(queries, projected, near, n_probes, min_rows)
+        cells, chosen = self._choose_cells(queries, near, n_probes, min_rows)
+        if self._probed is not None:
+            self._probed[queries] = cells[chosen[:, : self._probed.shape[1]]]
         distances = np.full((len(queries), n_candidates), np.inf, np.float32)
         candidates = np.full((len(queries), n_candidates), -1, np.int32)
-        for cell, mark in zip(cells, marks, strict=True):
-            picked = np.flatnonzero(mark)
-            if not len(picked):
-                continue
-            center = self._centers[cell]
-            scaled = np.empty((len(picked), projected.shape[1]), np.float32)
-            norms = np.empty(len(picked), np.float32)
-            kernels.center_queries(projected, picked, center, self.correlation, scaled, norms)
-            for first, rows in self._filtered.blocks_of_cell(cell):
-                targets, target_norms = np.empty_like(rows), np.empty(len(rows), np.float32)
-                kernels.center_targets(rows, center, targets, target_norms)
-                products = scaled @ targets.T
-                kernels.scan_block(products, norms, target_norms, picked, queries, first, distances, candidates)
+        held = self._filtered.held
+        if held is not None:
+            centers = self._centers[cells] + self._filtered.origin
+            members = self._cells.slice(0, len(held))
+            for first, last in zip(_PROBE_RANKS, (*_PROBE_RANKS[1:], chosen.shape[1]), strict=True):
+                picked, offsets = kernels.group_by_cell(chosen[:, first:last], len(cells))
+                kernels.probe_cells(
+                    queries, held, picked, offsets, cells, centers, members, self._cells.offsets,
+                    self.correlation, (distances, candidates),
+                )  # fmt: skip
+            return candidates, distances
+        picked, offsets = kernels.group_by_cell(chosen, len(cells))
+        rows_of_queries = self._filtered.gather_projected(queries)
+        whole = np.searchsorted(self._offsets, self._cells.offsets[cells], side="right") - 1
+        for i in np.argsort(whole, kind="stable"):  # the parts of a cell together, as they are read together
+            for members, rows, places in self._filtered.blocks(int(whole[i]), self._cells.rows_of(int(cells[i]))):
+                probing, center = picked[offsets[i] : offsets[i + 1]], self._centers[cells[i]]
+                kernels.probe_block(
+                    queries, rows_of_queries, probing, center, rows, places, members, self.correlation,
+                    (distances, candidates),
+                )  # fmt: skip
         return candidates, distances
 
     def _choose_cells(
-        self, queries: np.ndarray, projected: np.ndarray, near: np.ndarray | None, n_probes: int, min_rows: int
+        self, queries: np.ndarray, near: np.ndarray | None, n_probes: int, min_rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cells to probe, the queries' own cells first, and marks (cells, queries) of which query probes."""
-        own = np.unique(self._cell_of(queries))
+        """Choose the cells to probe for each query.
+
+        Returns
+        -------
+        cells : ndarray of int64 (n_cells,)
+            All of them, the queries' own cells first.
+        chosen : ndarray of int32 (n_queries, width)
+            Which of them each query probes, nearest first; -1 fills up.
+        """
+        projected = self._filtered.gather_projected(queries)
+        cell_of_query = self._cells.cell_of(queries)
+        own = np.unique(cell_of_query)
         cells = np.arange(self.n_cells)
-        if near is not None and self._sizes[near[own]].sum(axis=1).min() >= min_rows:
+        if near is not None and self._cells.sizes[near[own]].sum(axis=1).min() >= min_rows:
             cells = np.union1d(near[own], own)
         between = self._center_norms[cells] - 2 * (self._centers[own] @ self._centers[cells].T)
-        cells = cells[np.lexsort((between.min(axis=0), ~np.isin(cells, own)))]
+        by_distance = np.lexsort((between.min(axis=0), ~np.isin(cells, own)))
+        cells, between = cells[by_distance], between[:, by_distance]
         to_cells = self._center_norms[cells] - 2 * (projected[:, :-1] @ self._centers[cells].T)
-        marks = np.zeros((len(cells), len(queries)), np.uint8)
-        kernels.mark_probes(to_cells, self._sizes[cells], min(n_probes, len(cells)), min_rows, marks)
-        return cells, marks
+        orders = np.argsort(between, axis=1, kind="stable")
+        order_of_query = np.searchsorted(own, cell_of_query)
+        sizes = self._cells.sizes[cells]
+        width = n_probes = min(n_probes, len(cells))
+        while True:
+            chosen = np.empty((len(queries), width), np.int32)
+            if kernels.choose_probes(to_cells, orders, order_of_query, sizes, n_probes, min_rows, chosen):
+                return cells, chosen
+            width = min(2 * width, len(cells))
 
     def _rank_candidates(
         self,
@@ -242,34 +302,65 @@ class CpuCellSearch(CellIndex):
                 ids[part],
             )
 
+    def _new_probed(self, n_probes: int) -> np.ndarray | None:
+        """Return an array for the cells probed by each row, if a round may need it."""
+        if self._filtered.held is None:
+            return None
+        dtype = np.uint16 if self.n_cells <= 1 << 16 else np.uint32
+        return np.zeros((self.vectors.n_rows, min(n_probes, self.n_cells)), dtype)
+
+    def _find_probed(self, n_probes: int, min_rows: int) -> np.ndarray:
+        """Return the cells (n_rows, n_probes) that `probe` has searched for each row."""
+        if self._probed is None:
+            probed = self._new_probed(n_probes)
+            assert probed is not None  # noqa: S101 - the caller has asked `can_refine`
+            near = self._near_cells(n_probes)
+
+            def choose(start: int, stop: int) -> None:
+                queries = self._queries[start:stop]
+                cells, chosen = self._choose_cells(queries, near, n_probes, min_rows)
+                probed[queries] = cells[chosen[:, : probed.shape[1]]]
+
+            self.pool.run(choose, len(self._queries), _QUERY_CHUNK)
+            self._probed = probed
+        return self._probed
+
     def refine(
-        self, ids: np.ndarray, distances: np.ndarray, is_new: np.ndarray, max_candidates: int, n_trials: int
+        self,
+        ids: np.ndarray,
+        distances: np.ndarray,
+        is_new: np.ndarray,
+        n_probes: int,
+        max_candidates: int,
+        n_trials: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return lists improved by one NN-descent round: each query tries the neighbors of its neighbors.
 
         Lists are of all rows; the lists of rows that are not searched for come from the search of another shard.
 
         Edges count in both directions. `is_new` (n, k) uint8 marks the entries of the previous round; pairs of older
-        ones have been tried. The filter passes on `n_trials` rows per query for exact distances.
+        ones have been tried, and so have rows in the `n_probes` cells that `probe` has searched. The filter passes on
+        `n_trials` rows per query for exact distances.
         """
-        projected = self._filtered.projected
-        assert projected is not None  # noqa: S101 - the caller has asked `can_refine`
+        held = self._filtered.held
+        assert held is not None  # noqa: S101 - the caller has asked `can_refine`
         n = len(ids)
         rows = self.vectors.read(0, n)
         lists = refine_kernels.NeighborLists(ids, distances, is_new)
-        reverse = refine_kernels.ReverseLists(
-            np.zeros(n, np.int32), np.empty((n, max_candidates), np.int32), np.empty((n, max_candidates), np.uint8)
+        links = refine_kernels.Links(
+            np.empty((n, ids.shape[1] + max_candidates), np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
         )
-        refine_kernels.reverse_lists(ids, is_new, reverse.counts, reverse.ids, reverse.is_new)
+        refine_kernels.link_rows(ids, is_new, max_candidates, links)
         refined = refine_kernels.NeighborLists(ids.copy(), distances.copy(), is_new.copy())
-        params = refine_kernels.RefineParams(self.correlation, self.reach, n_trials)
+        params = refine_kernels.RefineParams(self._centers.shape[1], self.correlation, self.reach, n_trials)
+        tried = refine_kernels.TriedCells(self._cells.cell_of_all_rows(), self._find_probed(n_probes, ids.shape[1] + 1))
         local = threading.local()
 
         def refine_chunk(start: int, stop: int) -> None:
-            if not hasattr(local, "last_query"):
-                local.last_query = np.full(n, -1, np.int32)
+            if not hasattr(local, "met"):
+                local.met = refine_kernels.Met(np.full(n, -1, np.int32), np.full(self.n_cells, -1, np.int32))
             queries = self._queries[start:stop]
-            refine_kernels.refine_rows(queries, projected, rows, lists, reverse, refined, params, local.last_query)
+            refine_kernels.refine_rows(queries, held, rows, lists, links, tried, refined, params, local.met)
 
         self.pool.run(refine_chunk, len(self._queries), _QUERY_CHUNK)
         return refined.ids, refined.distances, refined.is_new

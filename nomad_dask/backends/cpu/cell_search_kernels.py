@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 - kernels use it for products; loaded before its threads are limited
 from numba import njit
 
 # Sums may be reordered and there is no NaN: rows are finite, and without these flags no loop becomes SIMD code.
 FAST_MATH = {"nnan", "nsz", "reassoc", "contract"}
+PROBE_ROWS = 512
+"""Rows of a cell whose distances are computed at once."""
 SLACK = np.float32(1e-5)  # rounding error of a bound, relative to the squared norms from which it is computed
 
 
@@ -23,36 +26,43 @@ def insert(distances, ids, distance, row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH)
-def center_targets(rows, center, out, norms):  # type: ignore[no-untyped-def]
-    """Write ``rows - center`` and their squared norms; the last column is a residual norm, not centered."""
-    p = rows.shape[1] - 1
-    for i in range(rows.shape[0]):
+def center_targets(rows, picked, center, out, norms):  # type: ignore[no-untyped-def]
+    """Write ``rows[picked] - center`` and squared norms; a column beyond the center is a residual norm, as it is."""
+    p = center.shape[0]
+    for i in range(picked.shape[0]):
+        row = rows[picked[i]]
+        target = out[i]
         total = np.float32(0)
         for j in range(p):
-            value = rows[i, j] - center[j]
-            out[i, j] = value
+            value = row[j] - center[j]
+            target[j] = value
             total += value * value
-        out[i, p] = rows[i, p]
-        norms[i] = total + rows[i, p] * rows[i, p]
+        if p < row.shape[0]:
+            target[p] = row[p]
+            total += row[p] * row[p]
+        norms[i] = total
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH)
 def center_queries(rows, picked, center, correlation, out, norms):  # type: ignore[no-untyped-def]
     """Write ``-2 (rows[picked] - center)`` and squared norms; the residual is weighted by its correlation."""
-    p = rows.shape[1] - 1
+    p = center.shape[0]
     for i in range(picked.shape[0]):
-        q = picked[i]
+        row = rows[picked[i]]
+        query = out[i]
         total = np.float32(0)
         for j in range(p):
-            value = rows[q, j] - center[j]
-            out[i, j] = np.float32(-2) * value
+            value = row[j] - center[j]
+            query[j] = np.float32(-2) * value
             total += value * value
-        out[i, p] = np.float32(-2) * correlation * rows[q, p]
-        norms[i] = total + rows[q, p] * rows[q, p]
+        if p < row.shape[0]:
+            query[p] = np.float32(-2) * correlation * row[p]
+            total += row[p] * row[p]
+        norms[i] = total
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH)
-def scan_block(products, query_norms, target_norms, picked, own_rows, first_target, distances, ids):  # type: ignore[no-untyped-def]
+def scan_block(products, query_norms, target_norms, picked, own_rows, target_rows, distances, ids):  # type: ignore[no-untyped-def]
     """Merge a block of filter distances into the ascending lists of its queries.
 
     One pass marks the distances below the last of a list; then words of eight marks that are all zero are skipped.
@@ -63,7 +73,7 @@ def scan_block(products, query_norms, target_norms, picked, own_rows, first_targ
     below = words.view(np.uint8)[:n_targets]
     for i in range(products.shape[0]):
         q = picked[i]
-        own = own_rows[q] - first_target
+        own = own_rows[q]
         offset = query_norms[i]
         near = distances[q]
         near_ids = ids[q]
@@ -76,14 +86,18 @@ def scan_block(products, query_norms, target_norms, picked, own_rows, first_targ
                 continue
             for j in range(8 * w, min(8 * w + 8, n_targets)):
                 value = row[j] + target_norms[j]
-                if below[j] and value < bound and j != own:
-                    insert(near, near_ids, value + offset, first_target + j)
+                if below[j] and value < bound and target_rows[j] != own:
+                    insert(near, near_ids, value + offset, target_rows[j])
                     bound = near[last] - offset
 
 
 @njit(nogil=True, cache=True)
-def mark_probes(centroid_distances, cell_sizes, n_probes, min_rows, marks):  # type: ignore[no-untyped-def]
-    """Set ``marks[c, q]`` for the nearest `n_probes` cells of every query, or more to contain `min_rows` rows."""
+def choose_probes(centroid_distances, orders, order_of_query, cell_sizes, n_probes, min_rows, chosen):  # type: ignore[no-untyped-def]
+    """Write the nearest `n_probes` cells of every query, nearest first, or twice as many, and so on, up to `min_rows`.
+
+    Cells are compared in the order ``orders[order_of_query[q]]``: the nearer the first ones, the fewer are inserted.
+    `chosen` (queries, width) int32 is filled up with -1. Returns whether its width is enough.
+    """
     n_cells = centroid_distances.shape[1]
     near = np.empty(n_cells, np.float32)
     cells = np.empty(n_cells, np.int32)
@@ -96,17 +110,88 @@ def mark_probes(centroid_distances, cell_sizes, n_probes, min_rows, marks):  # t
                 near[:wanted] = np.inf
                 # Valid cells too where distances are not finite and none is nearer.
                 cells[:wanted] = np.arange(wanted)
-                for c in range(n_cells):
-                    if centroid_distances[q, c] < near[wanted - 1]:
-                        insert(near[:wanted], cells[:wanted], centroid_distances[q, c], c)
+                for c in orders[order_of_query[q]]:
+                    distance = centroid_distances[q, c]
+                    if distance < near[wanted - 1]:
+                        insert(near[:wanted], cells[:wanted], distance, c)
             covered = 0
             for s in range(wanted):
                 covered += cell_sizes[cells[s]]
             if covered >= min_rows or wanted == n_cells:
                 break
             wanted = min(2 * wanted, n_cells)
-        for s in range(wanted):
-            marks[cells[s], q] = 1
+        if wanted > chosen.shape[1]:
+            return False
+        chosen[q, :wanted] = cells[:wanted]
+        chosen[q, wanted:] = -1
+    return True
+
+
+@njit(nogil=True, cache=True)
+def group_by_cell(chosen, n_cells):  # type: ignore[no-untyped-def]
+    """Return the queries int32 that probe each cell, cell by cell, and where those of each cell begin."""
+    offsets = np.zeros(n_cells + 1, np.int64)
+    for q in range(chosen.shape[0]):
+        for s in range(chosen.shape[1]):
+            if chosen[q, s] >= 0:
+                offsets[chosen[q, s] + 1] += 1
+    offsets = np.cumsum(offsets)
+    ends = offsets[:-1].copy()
+    picked = np.empty(offsets[-1], np.int32)
+    for q in range(chosen.shape[0]):
+        for s in range(chosen.shape[1]):
+            c = chosen[q, s]
+            if c >= 0:
+                picked[ends[c]] = q
+                ends[c] += 1
+    return picked, offsets
+
+
+@njit(nogil=True, cache=True)
+def probe_block(queries, rows_of_queries, probing, center, rows, places, members, correlation, lists):  # type: ignore[no-untyped-def]
+    """Merge the members of a cell, which are ``rows[places]``, into the lists of the queries that probe it."""
+    distances, ids = lists
+    m, n, d = probing.shape[0], places.shape[0], rows.shape[1]
+    if m == 0:
+        return
+    scaled, norms = np.empty((m, d), np.float32), np.empty(m, np.float32)
+    targets, target_norms = np.empty((n, d), np.float32), np.empty(n, np.float32)
+    center_queries(rows_of_queries, probing, center, correlation, scaled, norms)
+    center_targets(rows, places, center, targets, target_norms)
+    scan_block(np.dot(scaled, targets.T), norms, target_norms, probing, queries, members, distances, ids)
+
+
+@njit(nogil=True, cache=True)
+def probe_cells(queries, projected, picked, picked_offsets, cells, centers, members, offsets, correlation, lists):  # type: ignore[no-untyped-def]
+    """Merge the rows of cells into the lists of the queries that probe them.
+
+    `picked` and `picked_offsets` are those of `group_by_cell` for `cells`, whose members are
+    ``members[offsets[c] : offsets[c + 1]]``; `lists` are distances and ids (queries, n_candidates), ascending.
+    """
+    distances, ids = lists
+    d = projected.shape[1]
+    most = 0
+    for c in range(cells.shape[0]):
+        most = max(most, picked_offsets[c + 1] - picked_offsets[c])
+    scaled = np.empty((most, d), np.float32)
+    norms = np.empty(most, np.float32)
+    targets = np.empty((PROBE_ROWS, d), np.float32)
+    target_norms = np.empty(PROBE_ROWS, np.float32)
+    products = np.empty(most * PROBE_ROWS, np.float32)
+    for c in range(cells.shape[0]):
+        probing = picked[picked_offsets[c] : picked_offsets[c + 1]]
+        m = probing.shape[0]
+        if m == 0:
+            continue
+        cell = cells[c]
+        center_queries(projected, queries[probing], centers[c], correlation, scaled, norms)
+        for start in range(offsets[cell], offsets[cell + 1], PROBE_ROWS):
+            rows = members[start : min(start + PROBE_ROWS, offsets[cell + 1])]
+            n = rows.shape[0]
+            center_targets(projected, rows, centers[c], targets, target_norms)
+            block = products[: m * n].reshape(m, n)
+            np.dot(scaled[:m], targets[:n].T, block)
+            scan_block(block, norms, target_norms, probing, queries, rows, distances, ids)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH)

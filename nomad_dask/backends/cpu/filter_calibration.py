@@ -28,10 +28,10 @@ def brute_force(filtered: FilteredRows, rows: np.ndarray, k: int, pool: Threads)
 
     def scan_block(start: int) -> None:
         block = vectors.read(start, min(start + BLOCK_ROWS, vectors.n_rows))
-        if filtered.projected is None:
+        if filtered.held is None or filtered.filter.axes is None:
             targets = filtered.filter.project(block)
         else:
-            targets = filtered.projected[start : start + len(block)]
+            targets = filtered.held[start : start + len(block)]
         target_norms = np.einsum("ij,ij->i", targets, targets)
 
         def scan(a: int, b: int) -> None:

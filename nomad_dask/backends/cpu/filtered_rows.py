@@ -28,6 +28,12 @@ class FilteredRows:
     pool : Threads
     memory_bytes : int
         Half of it is for the projected rows.
+
+    Attributes
+    ----------
+    held : ndarray of float32 (n, n_columns or d) or None
+        Projected rows if they fit in memory. If the filter keeps all dimensions these are the rows themselves, without
+        a copy: not relative to the mean, and without a column for the residual.
     """
 
     def __init__(self, vectors: ShardVectors, cell_offsets: np.ndarray, pool: Threads, memory_bytes: int) -> None:
@@ -35,8 +41,13 @@ class FilteredRows:
         self._offsets = cell_offsets
         self._pool = pool
         self._max_bytes = memory_bytes // 2
-        self.projected: np.ndarray | None = None
+        self.held: np.ndarray | None = None
         self.unload()
+
+    @property
+    def origin(self) -> np.ndarray | np.float32:
+        """What to add to a position in the filter to compare it with `held`."""
+        return self.filter.mean if self.filter.axes is None else np.float32(0)
 
     def fit(self, n_axes: int | None, rng: np.random.Generator) -> PcaFilter:
         """Fit the filter to a random sample of the rows, with `n_axes` axes or all dimensions for None."""
@@ -52,6 +63,9 @@ class FilteredRows:
         """Load rows and projected rows into memory, each if it fits."""
         self.vectors.load(self._pool.run)
         n = self.vectors.n_rows
+        if self.filter.axes is None:
+            self.held = self.vectors.read(0, n) if self.vectors.resident else None
+            return
         if n * self.filter.n_columns * 4 > self._max_bytes:
             return
         projected = np.empty((n, self.filter.n_columns), np.float32)
@@ -60,12 +74,12 @@ class FilteredRows:
             projected[start:stop] = self.filter.project(self.vectors.read(start, stop))
 
         self._pool.run(project, n, BLOCK_ROWS)
-        self.projected = projected
+        self.held = projected
 
     def unload(self) -> None:
         """Free the memory of rows and projected rows until `load`."""
         self.vectors.unload()
-        self.projected = None
+        self.held = None
         self._cache = BlockCache(self._max_bytes)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
@@ -82,25 +96,27 @@ class FilteredRows:
 
     def gather_projected(self, rows: np.ndarray) -> np.ndarray:
         """Return some of the projected rows (m, n_columns)."""
-        if self.projected is not None:
-            return np.take(self.projected, rows, axis=0)
+        if self.held is not None and self.filter.axes is not None:
+            return np.take(self.held, rows, axis=0)
         return self.filter.project(self.gather(rows))
 
     def project(self, start: int, stop: int) -> np.ndarray:
         """Return the projected rows `start` to `stop`."""
-        if self.projected is not None:
-            return self.projected[start:stop]
+        if self.held is not None and self.filter.axes is not None:
+            return self.held[start:stop]
         return self.filter.project(self.vectors.read(start, stop))
 
-    def blocks_of_cell(self, cell: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield blocks of the projected rows of a cell, each with its first row."""
+    def blocks(self, cell: int, members: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield some rows of a cell, ascending, in blocks: the rows, a block of projected rows, and their places there.
+
+        The blocks of a cell are cached.
+        """
         first, stop = int(self._offsets[cell]), int(self._offsets[cell + 1])
         for start in range(first, stop, BLOCK_ROWS):
             end = min(start + BLOCK_ROWS, stop)
-            if self.projected is not None:
-                yield start, self.projected[start:end]
-            else:
-                yield start, self._cache.get(start, partial(self.project, start, end))
+            inside = members[slice(*np.searchsorted(members, (start, end)))]
+            if len(inside):
+                yield inside, self._cache.get(start, partial(self.project, start, end)), inside - np.int32(start)
 
 
 def scale_queries(projected: np.ndarray, correlation: np.float32) -> tuple[np.ndarray, np.ndarray]:

@@ -26,19 +26,46 @@ class NeighborLists(NamedTuple):
     is_new: np.ndarray
 
 
-class ReverseLists(NamedTuple):
-    """Rows that have each row as a neighbor, as `reverse_lists` writes them.
+class Links(NamedTuple):
+    """The edges of every row in both directions, new ones first; see `link_rows`.
 
     Attributes
     ----------
-    counts : ndarray of int32 (n,)
-    ids : ndarray of int32 (n, max_candidates)
-    is_new : ndarray of uint8 (n, max_candidates)
+    rows : ndarray of int32 (n, k + max_candidates)
+    n_new, n_all : ndarray of int32 (n,)
+        How many of them are new, and how many there are.
     """
 
-    counts: np.ndarray
-    ids: np.ndarray
-    is_new: np.ndarray
+    rows: np.ndarray
+    n_new: np.ndarray
+    n_all: np.ndarray
+
+
+class TriedCells(NamedTuple):
+    """Cells whose rows have been compared before.
+
+    Attributes
+    ----------
+    cell_of_row : ndarray of int32 (n,)
+    probed : ndarray of uint16 or uint32 (n, n_probes)
+        Cells that were searched for each row.
+    """
+
+    cell_of_row: np.ndarray
+    probed: np.ndarray
+
+
+class Met(NamedTuple):
+    """The last query that met each row, and the last that probed each cell: scratch memory of a thread.
+
+    Attributes
+    ----------
+    rows : ndarray of int32 (n,)
+    cells : ndarray of int32 (n_cells,)
+    """
+
+    rows: np.ndarray
+    cells: np.ndarray
 
 
 class RefineParams(NamedTuple):
@@ -46,116 +73,105 @@ class RefineParams(NamedTuple):
 
     Attributes
     ----------
+    n_axes : int
+        Columns of the filter without the residual norm, if there is one.
     correlation, reach : float32
         See `filter_calibration.fit_correlation`.
     n_trials : int
         Rows per query that the filter passes on for exact distances.
     """
 
+    n_axes: int
     correlation: np.float32
     reach: np.float32
     n_trials: int
 
 
 @njit(nogil=True, cache=True)
-def reverse_lists(ids, is_new, counts, reverse, reverse_is_new):  # type: ignore[no-untyped-def]
-    """List for every row the rows that have it as a neighbor, nearest ranks first, up to the width of `reverse`."""
-    width = reverse.shape[1]
-    for s in range(ids.shape[1]):
-        for i in range(ids.shape[0]):
-            j = ids[i, s]
-            if j >= 0 and counts[j] < width:
-                reverse[j, counts[j]] = i
-                reverse_is_new[j, counts[j]] = is_new[i, s]
-                counts[j] += 1
+def link_rows(ids, is_new, max_candidates, links):  # type: ignore[no-untyped-def]
+    """Link every row with its neighbors, and with up to `max_candidates` rows that have it as one, nearest first."""
+    rows, n_new, n_all = links
+    n_reverse = np.zeros(ids.shape[0], np.int32)
+    n_all[:] = 0
+    for new in (1, 0):
+        for s in range(ids.shape[1]):
+            for i in range(ids.shape[0]):
+                j = ids[i, s]
+                if j < 0 or is_new[i, s] != new:
+                    continue
+                rows[i, n_all[i]] = j
+                n_all[i] += 1
+                if n_reverse[j] < max_candidates:
+                    rows[j, n_all[j]] = i
+                    n_all[j] += 1
+                    n_reverse[j] += 1
+        if new:
+            n_new[:] = n_all
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH)
-def filter_distance(a, b, correlation):  # type: ignore[no-untyped-def]
-    """Return the squared distance of two projected rows."""
-    p = a.shape[0] - 1
+def filter_distance(a, b, p, correlation):  # type: ignore[no-untyped-def]
+    """Return the squared distance of two rows in a filter with `p` axes."""
     x = a[:p]
     y = b[:p]
     total = np.float32(0)
     for j in range(x.shape[0]):
         difference = x[j] - y[j]
         total += difference * difference
+    if p == a.shape[0]:
+        return total
     return total + a[p] * a[p] + b[p] * b[p] - np.float32(2) * correlation * a[p] * b[p]
 
 
 @njit(nogil=True, cache=True)
-def refine_rows(queries, projected, rows, lists, reverse, refined, params, last_query):  # type: ignore[no-untyped-def]
+def refine_rows(queries, projected, rows, lists, links, tried, refined, params, met):  # type: ignore[no-untyped-def]
     """Try for each query the neighbors of its neighbors, in both directions, reading the old lists only.
 
-    The filter chooses `params.n_trials` of them, which get exact distances. `last_query` is for each row the last
-    query that met it.
+    The filter chooses `params.n_trials` of them, which get exact distances.
     """
-    max_candidates = reverse.ids.shape[1]
-    near = np.empty(2 * max_candidates, np.int32)
-    near_is_new = np.empty(2 * max_candidates, np.uint8)
-    candidates = np.empty(2 * max_candidates * (2 * max_candidates + 1), np.int32)
+    width = links.rows.shape[1]
+    candidates = np.empty(width * (width + 1) + 1, np.int32)
     trials = np.empty(params.n_trials, np.int32)
     trial_distances = np.empty(params.n_trials, np.float32)
     k = lists.ids.shape[1]
     for q in range(queries.shape[0]):
         i = queries[q]
-        n_near, n = _collect_near(i, lists, reverse, near, near_is_new, candidates, last_query)
-        n = _collect_candidates(i, lists, reverse, near[:n_near], near_is_new, candidates, n, last_query)
+        for cell in tried.probed[i]:
+            met.cells[cell] = i
+        n = _collect_candidates(i, lists.ids, links, tried.cell_of_row, candidates, met)
         trials[:] = -1
         trial_distances[:] = params.reach * lists.distances[i, k - 1]
         for s in range(n):
-            distance = filter_distance(projected[i], projected[candidates[s]], params.correlation)
+            distance = filter_distance(projected[i], projected[candidates[s]], params.n_axes, params.correlation)
             if distance < trial_distances[params.n_trials - 1]:
                 insert(trial_distances, trials, distance, candidates[s])
         _insert_trials(i, rows, trials, lists, refined)
 
 
 @njit(nogil=True, cache=True)
-def _collect_near(i, lists, reverse, near, near_is_new, candidates, last_query):  # type: ignore[no-untyped-def]
-    """Write the neighbors of row i in both directions, and which of these are candidates; return both numbers."""
-    ids, _, is_new = lists
-    counts, reverse_ids, reverse_is_new = reverse
+def _collect_candidates(i, ids, links, cell_of_row, candidates, met):  # type: ignore[no-untyped-def]
+    """Write the rows at most two edges from row i, one of them new, that have not been tried; return their number."""
+    linked, n_new, n_all = links
+    last_query, last_prober = met
     last_query[i] = i
-    n_near = 0
     for s in range(ids.shape[1]):
         if ids[i, s] >= 0:
             last_query[ids[i, s]] = i
-            if s < reverse_ids.shape[1]:
-                near[n_near] = ids[i, s]
-                near_is_new[n_near] = is_new[i, s]
-                n_near += 1
-    n_candidates = 0
-    for s in range(counts[i]):
-        near[n_near] = reverse_ids[i, s]
-        near_is_new[n_near] = reverse_is_new[i, s]
-        n_near += 1
-        if last_query[reverse_ids[i, s]] != i:
-            last_query[reverse_ids[i, s]] = i
-            candidates[n_candidates] = reverse_ids[i, s]
-            n_candidates += 1
-    return n_near, n_candidates
-
-
-@njit(nogil=True, cache=True)
-def _collect_candidates(i, lists, reverse, near, near_is_new, candidates, n, last_query):  # type: ignore[no-untyped-def]
-    """Append to `n` candidates the neighbors of `near` that row i has not met; return their number."""
-    ids, _, is_new = lists
-    counts, reverse_ids, reverse_is_new = reverse
-    n_forward = min(reverse_ids.shape[1], ids.shape[1])
-    for a in range(near.shape[0]):
-        middle = near[a]
-        for s in range(n_forward):
-            other = ids[middle, s]
-            if other >= 0 and last_query[other] != i and (near_is_new[a] or is_new[middle, s]):
+    n = 0
+    for a in range(n_new[i]):
+        other = linked[i, a]
+        if last_query[other] != i:
+            last_query[other] = i
+            candidates[n] = other
+            n += last_prober[cell_of_row[other]] != i
+    for a in range(n_all[i]):
+        middle = linked[i, a]
+        for s in range(n_all[middle] if a < n_new[i] else n_new[middle]):
+            other = linked[middle, s]
+            if last_query[other] != i:
                 last_query[other] = i
                 candidates[n] = other
-                n += 1
-        for s in range(counts[middle]):
-            other = reverse_ids[middle, s]
-            if last_query[other] != i and (near_is_new[a] or reverse_is_new[middle, s]):
-                last_query[other] = i
-                candidates[n] = other
-                n += 1
+                n += last_prober[cell_of_row[other]] != i
     return n
 
 
@@ -167,6 +183,7 @@ def _insert_trials(i, rows, trials, lists, refined):  # type: ignore[no-untyped-
     k = ids.shape[1]
     new_ids[i] = ids[i]
     new_distances[i] = distances[i]
+    n_inserted = 0
     for s in range(trials.shape[0]):
         if trials[s] < 0:
             break
@@ -174,6 +191,10 @@ def _insert_trials(i, rows, trials, lists, refined):  # type: ignore[no-untyped-
         distance = bounded_distance(rows[i], rows[trials[s]], limit)
         if distance < limit:
             insert(new_distances[i], new_ids[i], distance, trials[s])
+            n_inserted += 1
+    new_marks[i] = 0
+    if n_inserted == 0:
+        return
     for s in range(k):
         new_marks[i, s] = 1
         for t in range(k):

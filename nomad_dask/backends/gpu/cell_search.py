@@ -87,6 +87,9 @@ class GpuCellSearch(CellIndex):
         self._order = self._order_queries()
         self.load()
 
+    def split_cells(self, part_rows: int) -> None:
+        """Do nothing: on a GPU, products with larger cells are faster."""
+
     def load(self) -> None:
         """Load all rows to the device if they fit; otherwise prepare to stream them."""
         self.unload()  # before free memory is measured
@@ -118,7 +121,13 @@ class GpuCellSearch(CellIndex):
         return False
 
     def refine(
-        self, ids: np.ndarray, distances: np.ndarray, is_new: np.ndarray, max_candidates: int, n_trials: int
+        self,
+        ids: np.ndarray,
+        distances: np.ndarray,
+        is_new: np.ndarray,
+        n_probes: int,
+        max_candidates: int,
+        n_trials: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Raise NotImplementedError; see `can_refine`."""
         raise NotImplementedError("the search on the GPU has no NN-descent rounds: check `can_refine` first")

@@ -77,7 +77,7 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
         search = CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28)
         search.build_filter(60)
         ids, distances = search.probe(10, 1, 20, lambda done: None)
-        new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 8, 20)
+        new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 1, 8, 20)
     assert (new_distances <= distances).all()
     assert new_distances.sum() < distances.sum()
     np.testing.assert_array_equal(fresh == 0, (new_ids[:, :, None] == ids[:, None, :]).any(axis=2))
@@ -85,14 +85,34 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
     np.testing.assert_allclose(new_distances[:50], np.take_along_axis(D, new_ids[:50], axis=1), rtol=1e-5)
 
 
-def test_probes_are_marked_until_enough_rows():
+def choose_probes(to_cells, sizes, n_probes, min_rows, width):
+    """Return the chosen cells of each query, with the cells tried in descending order."""
+    n_queries, n_cells = to_cells.shape
+    chosen = np.empty((n_queries, width), np.int32)
+    orders = np.arange(n_cells)[None, ::-1].copy()
+    of_query = np.zeros(n_queries, np.int64)
+    assert kernels.choose_probes(to_cells, orders, of_query, sizes, n_probes, min_rows, chosen)
+    return chosen
+
+
+def test_probes_are_chosen_until_enough_rows():
     to_cells = np.array([[3, 1, 2, 4], [1, 2, 3, 4]], np.float32)
-    marks = np.zeros((4, 2), np.uint8)
-    kernels.mark_probes(to_cells, np.array([5, 5, 5, 100]), 1, 5, marks)
-    np.testing.assert_array_equal(marks.T, [[0, 1, 0, 0], [1, 0, 0, 0]])
-    marks[:] = 0
-    kernels.mark_probes(to_cells, np.array([5, 5, 5, 100]), 2, 12, marks)
-    np.testing.assert_array_equal(marks.T, [[1, 1, 1, 1], [1, 1, 1, 1]])
+    sizes = np.array([5, 5, 5, 100])
+    np.testing.assert_array_equal(choose_probes(to_cells, sizes, 1, 5, 2), [[1, -1], [0, -1]])
+    np.testing.assert_array_equal(choose_probes(to_cells, sizes, 2, 12, 4), [[1, 2, 0, 3], [0, 1, 2, 3]])
+
+
+def test_too_few_columns_for_the_probes_are_reported():
+    to_cells = np.array([[3, 1, 2, 4]], np.float32)
+    orders, of_query, chosen = np.arange(4)[None], np.zeros(1, np.int64), np.empty((1, 2), np.int32)
+    assert not kernels.choose_probes(to_cells, orders, of_query, np.full(4, 5), 1, 20, chosen)
+
+
+def test_queries_are_grouped_by_the_cells_they_probe():
+    chosen = np.array([[2, 0], [0, -1], [2, 1]], np.int32)
+    picked, offsets = kernels.group_by_cell(chosen, 4)
+    np.testing.assert_array_equal(offsets, [0, 2, 3, 5, 5])
+    np.testing.assert_array_equal(picked, [0, 1, 2, 0, 2])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -100,7 +120,6 @@ def test_probes_are_marked_until_enough_rows():
 def test_probes_are_cells_whatever_the_distances(value, n_probes):
     distances = np.full((4, 80), value, np.float32)
     distances[1, 5] = 1.0
-    marks = np.zeros((80, 4), np.uint8)
-    kernels.mark_probes(distances, np.ones(80, np.int64), n_probes, n_probes, marks)
-    assert (marks.sum(axis=0) >= n_probes - 1).all()
-    assert marks[5, 1]
+    chosen = choose_probes(distances, np.ones(80, np.int64), n_probes, n_probes, n_probes)
+    assert ((chosen >= 0) & (chosen < 80)).all()
+    assert chosen[1, 0] == 5

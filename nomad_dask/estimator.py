@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nomad_dask.pipeline.collect import Layout
+    from nomad_dask.pipeline.given_init import GivenPositions
     from nomad_dask.sources.base import Source
 
 _METHOD_PARAMS = {f.name for f in fields(Params)} - {"random_state"}
@@ -285,7 +286,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             remedy = suggest(name, ["column", "metadata_columns", "resume", *own])
         raise TypeError(f"fit does not accept {name}={value!r}: {remedy}")
 
-    def _method_params(self, seed: Any) -> tuple[Params, np.ndarray | None]:
+    def _method_params(self, seed: Any) -> tuple[Params, GivenPositions | None]:
         """Return the parameters of the method, and the initial positions if they are given."""
         from nomad_dask.pipeline.given_init import resolve_init
 
@@ -309,7 +310,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             ) from error
 
     def _project(
-        self, source: Source, params: Params, given_positions: np.ndarray | None, workspace: Path, resume: bool
+        self, source: Source, params: Params, given_positions: GivenPositions | None, workspace: Path, resume: bool
     ) -> Layout:
         from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
         from nomad_dask.pipeline.run import project

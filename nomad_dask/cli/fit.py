@@ -17,9 +17,8 @@ from nomad_dask.errors import Interrupted
 from nomad_dask.params import Params
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from nomad_dask.pipeline.collect import Layout
+    from nomad_dask.pipeline.given_init import GivenPositions
     from nomad_dask.sources.base import Source
 
 
@@ -95,7 +94,7 @@ class FitOptions:
 @shared.json_option
 @shared.verbose_option
 @shared.grouped("options", FitOptions)
-def fit(params: Params, given_positions: np.ndarray | None, options: FitOptions) -> None:
+def fit(params: Params, given_positions: GivenPositions | None, options: FitOptions) -> None:
     """Lay out the vectors of INPUT as a map: a .npy or Parquet file, a Zarr array, a directory, a pattern or a URL.
 
     Writes one row for each row of INPUT, in the same order: x, y, the cell, and the metadata columns.
@@ -125,7 +124,7 @@ def fit(params: Params, given_positions: np.ndarray | None, options: FitOptions)
                 click.echo(path)
 
 
-def _make_map(source: Source, params: Params, given_positions: np.ndarray | None, options: FitOptions) -> Layout:
+def _make_map(source: Source, params: Params, given_positions: GivenPositions | None, options: FitOptions) -> Layout:
     """Run the stages; a run that is interrupted says how to resume it."""
     from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project

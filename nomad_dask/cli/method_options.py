@@ -15,7 +15,7 @@ from nomad_dask.errors import InputError, suggest
 from nomad_dask.params import AFFINITIES, METRICS, PRESETS, Params
 
 if TYPE_CHECKING:
-    import numpy as np
+    from nomad_dask.pipeline.given_init import GivenPositions
 
 # Names of the option, short ones last; its parameter; and its type. The other parameters are set by --set.
 _OPTIONS: tuple[tuple[tuple[str, ...], str, Any], ...] = (
@@ -64,7 +64,7 @@ def method_options(command: Command) -> Command:
     return decorated
 
 
-def read_params(given: dict[str, Any], assignments: Sequence[str]) -> tuple[Params, np.ndarray | None]:
+def read_params(given: dict[str, Any], assignments: Sequence[str]) -> tuple[Params, GivenPositions | None]:
     """Return the parameters of the options that were given, and the initial positions if they are given.
 
     Parameters

@@ -17,8 +17,7 @@ from nomad_dask.params import Params
 from nomad_dask.utils.formatting import format_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from nomad_dask.pipeline.given_init import GivenPositions
     from nomad_dask.planning.resources import ResourceEstimate
 
 
@@ -53,7 +52,7 @@ class PlanOptions:
 @shared.json_option
 @shared.verbose_option
 @shared.grouped("options", PlanOptions)
-def plan(params: Params, given_positions: np.ndarray | None, options: PlanOptions) -> None:
+def plan(params: Params, given_positions: GivenPositions | None, options: PlanOptions) -> None:
     """Show what `fit` would do with INPUT, which resources it needs, and whether this machine has them.
 
     Nothing is done. Exits with code 3 if this machine has too little memory, or the working directory too little disk

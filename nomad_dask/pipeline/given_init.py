@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,23 @@ from nomad_dask.utils.array_types import to_host
 _MAX_POSITION = 1e6
 
 
-def resolve_init(init: Any) -> tuple[str, np.ndarray | None]:
-    """Return the value of `Params.init`, and the given positions (n_rows, dim) float32, if `init` gives some.
+@dataclass(frozen=True)
+class GivenPositions:
+    """Initial positions that the user gives.
+
+    Attributes
+    ----------
+    positions : ndarray of float32 (n_rows, n_components)
+    path : str or None
+        File of the map that they come from.
+    """
+
+    positions: np.ndarray
+    path: str | None = None
+
+
+def resolve_init(init: Any) -> tuple[str, GivenPositions | None]:
+    """Return the value of `Params.init`, and the initial positions, if `init` gives some.
 
     Parameters
     ----------
@@ -37,7 +53,8 @@ def resolve_init(init: Any) -> tuple[str, np.ndarray | None]:
         raise InputError(f"init={init!r} is neither accepted nor the path of a map. {suggest(init, INITS)}")
     positions = _read_positions(init)
     digest = hashlib.sha256(f"{positions.shape}".encode() + positions.astype("<f4").tobytes()).hexdigest()[:32]
-    return f"given:{digest}", positions
+    path = os.fspath(init) if isinstance(init, str | os.PathLike) else None
+    return f"given:{digest}", GivenPositions(positions, path)
 
 
 def _read_positions(init: Any) -> np.ndarray:
@@ -62,7 +79,7 @@ def _read_positions(init: Any) -> np.ndarray:
     return np.ascontiguousarray(given, np.float32)
 
 
-def check_given_init(source: Source, params: Params, positions: np.ndarray | None) -> None:
+def check_given_init(source: Source, params: Params, given: GivenPositions | None) -> None:
     """Check that given positions belong to the rows and the parameters of a run.
 
     Raises
@@ -71,13 +88,13 @@ def check_given_init(source: Source, params: Params, positions: np.ndarray | Non
     """
     if not params.has_given_init:
         return
-    if positions is None:
+    if given is None:
         raise InputError(f"init={params.init!r} stands for positions that are missing: give the positions themselves.")
     expected = (source.n_rows, params.n_components)
-    if positions.shape != expected:
+    if given.positions.shape != expected:
         raise InputError(
-            f"init has shape {positions.shape}, and the map of {source.name} has shape {expected}: give one position "
-            "for each row, in the order of the rows."
+            f"init has shape {given.positions.shape}, and the map of {source.name} has shape {expected}: give one "
+            "position for each row, in the order of the rows."
         )
     if params.coarse_init == "always":
         raise InputError("coarse_init='always' replaces the given init: leave out one of them.")

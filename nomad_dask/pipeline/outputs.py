@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,8 +78,10 @@ def resolve_paths(output: OutputOptions, workspace: WorkspaceOptions) -> tuple[O
     return replace(output, path=file, picture=picture), replace(workspace, path=directory)
 
 
-def check_outputs(source: Source, output: OutputOptions, workspace: WorkspaceOptions) -> None:
-    """Check, before any work, that output, picture and workspace can be written, and would not damage the source.
+def check_outputs(
+    source: Source, output: OutputOptions, workspace: WorkspaceOptions, also_read: Sequence[str] = ()
+) -> None:
+    """Check, before any work, that output, picture and workspace can be written, and would not damage what is read.
 
     A file that exists is accepted with `overwrite`, and if this run was writing it when it was killed.
 
@@ -91,7 +94,7 @@ def check_outputs(source: Source, output: OutputOptions, workspace: WorkspaceOpt
     targets += [Target("picture", output.picture)] if output.picture is not None else []
     if directory is not None and not workspace.is_temporary:
         targets.append(Target("workspace", directory, is_directory=True))
-    check_targets(targets, source.local_paths())
+    check_targets(targets, [*source.local_paths(), *also_read])
     overwrite = output.overwrite or is_delivering(directory, output.path)
     for target in targets:
         if not target.is_directory:

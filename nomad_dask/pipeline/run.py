@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
 from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of
 from nomad_dask.errors import (
@@ -26,7 +24,7 @@ from nomad_dask.params import Params
 from nomad_dask.pipeline import diagnostics
 from nomad_dask.pipeline.collect import Layout, map_metadata
 from nomad_dask.pipeline.discard import discard_unreadable, discard_unstarted
-from nomad_dask.pipeline.given_init import check_given_init
+from nomad_dask.pipeline.given_init import GivenPositions, check_given_init
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.outputs import (
     beside,
@@ -71,7 +69,7 @@ def project(
     output: OutputOptions | None = None,
     emit: Emit = _ignore_event,
     snapshot_request: SnapshotRequest | None = None,
-    given_positions: np.ndarray | None = None,
+    given_positions: GivenPositions | None = None,
 ) -> Layout:
     """Lay out the rows of a source.
 
@@ -86,7 +84,7 @@ def project(
         Receives every event.
     snapshot_request : SnapshotRequest, optional
         How often `emit` receives positions during the layout; never by default.
-    given_positions : ndarray of float32 (n_rows, n_components), optional
+    given_positions : GivenPositions, optional
         Initial positions, of `resolve_init`.
 
     Raises
@@ -103,7 +101,8 @@ def project(
     delivered = find_delivered(output, source, params, workspace)
     if delivered is not None:
         return delivered
-    check_outputs(source, output, workspace)
+    start_map = None if given_positions is None else given_positions.path
+    check_outputs(source, output, workspace, [start_map] if start_map is not None else [])
     schema = kept_schema(source, output.metadata_columns, output.path)
     memory_limit = parse_bytes(cluster.memory_limit)
     with (
@@ -128,7 +127,7 @@ def project(
             workspace.keep_stages,
             run_stages,
             snapshot_request,
-            given_positions,
+            None if given_positions is None else given_positions.positions,
         )
         with discard_unstarted(path, (InputError, MissingInputError), whole=is_beside):
             finished = run_stages(context)

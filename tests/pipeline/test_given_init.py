@@ -59,7 +59,8 @@ def test_maps_frames_and_files_give_the_same_positions(x, positions, tmp_path):
     assert len({name for name, _ in found}) == 1
     for name, given in found:
         assert Params(init=name).has_given_init
-        np.testing.assert_array_equal(given, made)
+        assert given is not None
+        np.testing.assert_array_equal(given.positions, made)
     assert resolve_init(positions)[0] != found[0][0]
 
 
@@ -122,6 +123,21 @@ def test_the_start_is_read_again_after_its_shard_was_damaged(x, positions, tmp_p
     with pytest.warns(UserWarning, match="is damaged"):
         again = make_map(x, **settings).positions
     np.testing.assert_array_equal(again, made)
+
+
+def test_a_map_is_not_replaced_by_the_one_that_starts_from_it(x, tmp_path):
+    """After a kill, the same command would start from the other."""
+    np.save(tmp_path / "x.npy", x)
+    made = tmp_path / "m.parquet"
+    arguments = ["fit", str(tmp_path / "x.npy"), "--n-epochs", "3", "-o", str(made)]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    before = made.read_bytes()
+    (tmp_path / "other.parquet").hardlink_to(made)
+    for start in (made, tmp_path / "other.parquet"):
+        refused = CliRunner().invoke(cli, [*arguments, "--overwrite", "--init", str(start)])
+        assert refused.exit_code == 2, refused.output
+        assert str(made) in refused.output
+        assert made.read_bytes() == before
 
 
 def test_given_positions_take_disk_and_memory(x):

@@ -40,7 +40,8 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
 def _max_shard_rows(run: RunContext) -> int:
     """Return the number of rows of the largest shard."""
     catalog = load_cell_catalog(run)
-    return int(np.add.reduceat(catalog.counts, catalog.shard_offsets[:-1]).max())
+    rows_before = np.append(catalog.global_starts(), catalog.counts.sum())
+    return int(np.diff(rows_before[catalog.shard_offsets]).max())
 
 
 def _sum_cross_weights(run: RunContext, shard: int, n_rows: int) -> np.ndarray:

@@ -159,9 +159,8 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_killed_during_the_coarse_map(client, monkeypatch):
-    monkeypatch.setattr("nomad_dask.planning.planner.COARSE_MIN_ROWS", 100)
-    x, settings = blobs(2400), SETTINGS | {"coarse_init": "always", "n_epochs": 10}
+def test_killed_during_the_coarse_map(client):
+    x, settings = blobs(16_000), SETTINGS | {"coarse_init": "always", "n_epochs": 10}
     plain = make_map(x, **settings).positions
     event_log, killer = EventLog(), Killer(client, when_begins("coarse neighbors"))
 

@@ -1,10 +1,13 @@
-"""The size of shard summaries depends on the number of cells and shards, not on the number of rows."""
+"""The size of shard summaries depends on the number of patches and shards, not on the number of rows."""
+
+import pytest
 
 from nomad_dask.callbacks import EpochDone
 from tests.helpers.runs import EventLog, blobs, make_map
 
 
-def test_exchanged_bytes_do_not_grow_with_rows():
+def test_exchanged_bytes_do_not_grow_with_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nomad_dask.neighbors.patches.N_PATCHES", 1024)
     sizes = []
     for n in (2_000, 20_000):
         event_log = EventLog()

@@ -10,6 +10,11 @@ from nomad_dask.backends.row_reader import ShardVectors
 NEAR_CELLS = 64
 
 
+def mean_probed_rows(sizes: np.ndarray) -> float:
+    """Return the mean number of rows in a probed cell, by the sizes of all; large cells are probed more often."""
+    return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum())
+
+
 class CellIndex:
     """Rows of one shard in cell order.
 
@@ -47,7 +52,7 @@ class CellIndex:
     @property
     def mean_probed_rows(self) -> float:
         """Mean number of rows in a probed cell; large cells are probed more often."""
-        return float((self._sizes.astype(np.float64) ** 2).sum() / self._sizes.sum())
+        return mean_probed_rows(self._sizes)
 
     def _cell_of(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first, rows, side="right") - 1

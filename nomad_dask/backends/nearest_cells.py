@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nomad_dask.utils.threads import Threads
+
 MAX_COMPARED_CELLS = 8192
 """Up to this many cells all are compared, and the result is exact."""
 _N_GROUPS_SEARCHED = 12
@@ -42,7 +44,7 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int, run: _Ru
     """
     n_cells = len(centroids)
     m = min(m, n_cells)
-    run = run or _run_serially
+    run = run or Threads(1).run
     centered = centroids - centroids.mean(axis=0)
     half_norms = np.einsum("ij,ij->i", centered, centered) / 2
     nearest = np.empty((last - first, m), np.int32)
@@ -71,11 +73,6 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int, run: _Ru
 
     run(search, len(parts), 1)
     return nearest
-
-
-def _run_serially(work: Callable[[int, int], object], n_items: int, chunk: int) -> None:
-    for start in range(0, n_items, chunk):
-        work(start, min(start + chunk, n_items))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ WORKER_TTL_SECONDS = 60
 # A worker in this process lives as long as its scheduler, also after the machine was suspended.
 _NEVER_SECONDS = 10 * 365 * 86_400
 _ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
-# Dask's profiler stops the workers a hundred times per second. Every scheduler, nanny and worker measures fifty times
-# per second how late its event loop is, which on shared cores takes time from the workers and is of no use here.
+# Dask's profiler stops the workers a hundred times per second. Every scheduler, nanny and worker measures the lag
+# of its event loop fifty times per second, which takes time from workers on the same cores and is not needed here.
 _WITHOUT_MONITORS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 

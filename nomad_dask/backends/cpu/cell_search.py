@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
+from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, mean_probed_rows
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu import filter_calibration, refine_kernels
 from nomad_dask.backends.cpu.filtered_rows import FilteredRows
@@ -106,7 +106,7 @@ class CpuCellSearch(CellIndex):
     @property
     def mean_probed_rows(self) -> float:
         """Mean number of rows in a probed cell; large cells are probed more often."""
-        return self._cells.mean_probed_rows
+        return mean_probed_rows(self._cells.sizes)
 
     def load(self) -> None:
         """Load rows and filter into memory, each if it fits."""

@@ -47,11 +47,6 @@ class SearchCells:
         """Number of cells."""
         return len(self.sizes)
 
-    @property
-    def mean_probed_rows(self) -> float:
-        """Mean number of rows in a probed cell; large cells are probed more often."""
-        return float((self.sizes.astype(np.float64) ** 2).sum() / self.sizes.sum())
-
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Return members `start` to `stop` int32."""
         return np.arange(start, stop, dtype=np.int32) if self.members is None else self.members[start:stop]

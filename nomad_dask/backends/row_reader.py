@@ -55,7 +55,7 @@ class RowFile:
         """Read rows from `start` on into a C-contiguous array of the file's dtype."""
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset + int(start) * int(np.prod(self.row_shape)) * self.dtype.itemsize)
-            left = out.data.cast("B")
+            left = out.reshape(-1).view(np.uint8).data  # a memoryview cannot be cast when it is empty
             while left.nbytes:
                 n_read = file.readinto(left)
                 if not n_read:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.backends.row_reader import RowFile, ShardVectors, normalized, to_float32
@@ -19,6 +19,8 @@ def in_chunks(work, n_items, chunk):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(parts=[(0, 0, 0)], ends=(0, 0), metric="euclidean", dtype="f4", fits=False, held_by="one")
+@example(parts=[(1, 9, 9), (0, 3, 5)], ends=(0, 9), metric="cosine", dtype="f2", fits=True, held_by="chunks")
 @given(
     parts=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=5),
     ends=st.tuples(st.integers(0, 250), st.integers(0, 250)),

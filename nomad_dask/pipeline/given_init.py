@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,9 @@ def resolve_init(init: Any) -> tuple[str, GivenPositions | None]:
     InputError
         A string is neither one of `INITS` nor a file, or the positions are not finite numbers within the range.
     """
-    if isinstance(init, str) and (init in INITS or not Path(init).exists()):
-        if init in INITS:
-            return init, None
+    if isinstance(init, str) and init in INITS:
+        return init, None
+    if isinstance(init, str) and not os.path.exists(init):  # noqa: PTH110 - `Path.exists` raises for too long a name
         raise InputError(f"init={init!r} is neither accepted nor the path of a map. {suggest(init, INITS)}")
     positions = _read_positions(init)
     digest = hashlib.sha256(f"{positions.shape}".encode() + positions.astype("<f4").tobytes()).hexdigest()[:32]

@@ -79,6 +79,8 @@ def test_the_size_of_the_start_is_that_requested(x):
     ("init", "message"),
     [
         ("pcaa", "init='pcaa' is neither accepted nor the path of a map. Did you mean 'pca'"),
+        ("a" * 5000, "init='a+' is neither accepted nor the path of a map"),
+        ("a\0", "is neither accepted nor the path of a map"),
         (3, r"init has shape \(\) and dtype int64"),
         (None, r"init has shape \(\) and dtype object"),
         ([[1, 2], [3]], "init is no array"),

@@ -66,6 +66,7 @@ def scan_block(products, query_norms, target_norms, picked, own_rows, target_row
     """Merge a block of filter distances into the ascending lists of its queries.
 
     One pass marks the distances below the last of a list; then words of eight marks that are all zero are skipped.
+    Each query begins elsewhere: of many equal rows, the same few would else be the neighbors of all.
     """
     n_targets = products.shape[1]
     last = distances.shape[1] - 1
@@ -81,7 +82,8 @@ def scan_block(products, query_norms, target_norms, picked, own_rows, target_row
         row = products[i]
         for j in range(n_targets):
             below[j] = row[j] + target_norms[j] < bound
-        for w in range(words.shape[0]):
+        for step in range(words.shape[0]):
+            w = (own + step) % words.shape[0]
             if words[w] == 0:
                 continue
             for j in range(8 * w, min(8 * w + 8, n_targets)):

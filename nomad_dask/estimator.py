@@ -104,11 +104,12 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         learning_rate: float | None = None,
         momentum: float | None = None,
         learning_rate_end: float = 0.02,
-        max_step_norm: float = 5.0,
+        max_step_norm: float | None = None,
         init: Any = "mds",
         init_std: float = 1.0,
         late_exaggeration: float = 1.0,
-        affinity: str = "log",
+        affinity: str = "shifted-inverse",
+        n_tail_neighbors: int = 8,
         normalization: str = "global",
         repulsion_method: str = "field",
         n_noise: int | None = None,
@@ -146,6 +147,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.init_std = init_std
         self.late_exaggeration = late_exaggeration
         self.affinity = affinity
+        self.n_tail_neighbors = n_tail_neighbors
         self.normalization = normalization
         self.repulsion_method = repulsion_method
         self.n_noise = n_noise

@@ -123,7 +123,14 @@ class Params:
     learning_rate_end: float = _number(
         0.02, "The learning rate decreases linearly to this share of its initial value.", float, 0, 1
     )
-    max_step_norm: float = _number(5.0, "Longest step of a point in one epoch, in map units.", float, 1e-6, 1e6)
+    max_step_norm: float | None = _number(
+        None,
+        "Longest step of a point in one epoch, in map units; None uses 5, up to 20 for more than 20,000 rows.",
+        float,
+        1e-6,
+        1e6,
+        optional=True,
+    )
     init: str = field(
         default="mds",
         metadata={
@@ -141,7 +148,12 @@ class Params:
         1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
     )
 
-    affinity: str = _choice("log", f"Weight of a neighbor by its rank: {', '.join(map(repr, AFFINITIES))}.", AFFINITIES)
+    affinity: str = _choice(
+        "shifted-inverse", f"Weight of a neighbor by its rank: {', '.join(map(repr, AFFINITIES))}.", AFFINITIES
+    )
+    n_tail_neighbors: int = _number(
+        8, "Further neighbors that attract each row: one of every four behind the nearest `n_neighbors`.", int, 0, 64
+    )
     normalization: str = _choice(
         "global",
         "Normalization of the noise: shared by all points ('global') or per point ('point').",
@@ -222,6 +234,7 @@ class Params:
         """
         settings: dict[str, Any] = {
             "n_neighbors": 8,
+            "n_tail_neighbors": 0,
             "affinity": "softmax-inverse",
             "init": "pca",
             "init_std": 1e-4,

@@ -26,6 +26,7 @@ from nomad_dask.params import (
 
 RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("n_neighbors", [1, 1000], [0, 1001, -3], "give a whole number from 1 to 1000"),
+    ("n_tail_neighbors", [0, 64], [-1, 65], "give a whole number from 0 to 64"),
     ("n_components", [2, 3], [1, 4], "give a whole number from 2 to 3"),
     ("random_state", [0, 2**63 - 1], [-1, 2**63], "give a whole number from 0"),
     ("sync_every", [1, 4], [0, 5], "give a whole number from 1 to 4"),
@@ -33,7 +34,7 @@ RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("learning_rate", [None, 1e-9, 1e6], [0, -1.0, 2e6], "give a number above 0 to 1e+06, or None"),
     ("momentum", [None, 0, 0.999], [-0.1, 1], "give a number from 0 to 0.999, or None"),
     ("learning_rate_end", [0, 1], [-0.1, 1.1], "give a number from 0 to 1"),
-    ("max_step_norm", [0.1, 1e6], [0, -1, 1e9], "give a number from 1e-06 to 1e+06"),
+    ("max_step_norm", [None, 0.1, 1e6], [0, -1, 1e9], "give a number from 1e-06 to 1e+06, or None"),
     ("init_std", [1e-4, 10], [0, -1, 1e30], "give a number from 1e-12 to 1e+06"),
     ("late_exaggeration", [0.5, 1000], [0, 1001], "give a number above 0 to 1000"),
     ("n_noise", [None, 1], [0], "give a whole number from 1, or None"),

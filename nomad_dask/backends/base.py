@@ -169,6 +169,35 @@ class EpochResult:
     loss: float | None
 
 
+TAIL_STRIDE = 4
+"""A neighbor in the tail of a list stands for so many successive ranks."""
+
+
+@dataclass(frozen=True)
+class ListLengths:
+    """How many neighbors a search keeps of each row.
+
+    Attributes
+    ----------
+    k : int
+        The nearest ones.
+    n_tail : int
+        One of every `TAIL_STRIDE` behind them.
+    """
+
+    k: int
+    n_tail: int = 0
+
+    @property
+    def n_ranks(self) -> int:
+        """Ranks from which they come."""
+        return self.k + TAIL_STRIDE * self.n_tail
+
+    def tail_of(self, ids: Any) -> Any:
+        """Return the tail (n_rows, n_tail) of lists of `n_ranks` rows: the second of every four."""
+        return ids[:, self.k + TAIL_STRIDE // 2 - 1 :: TAIL_STRIDE]
+
+
 class CellSearch(Protocol):
     """Primitives of the neighbor search over the rows of one shard, sorted by cell.
 
@@ -224,18 +253,25 @@ class CellSearch(Protocol):
         """Return for each true neighbor (m, k) how many rows the filter ranks before it."""
 
     def probe(
-        self, k: int, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and distances (n_rows, k) of the nearest rows in the `n_probes` nearest cells of each row.
+        self, lengths: ListLengths, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Search the `n_probes` nearest cells of each row.
 
         Parameters
         ----------
-        k : int
+        lengths : ListLengths
         n_probes : int
         n_candidates : int
             Rows per query that the filter passes on for exact distances.
         on_progress : callable
             Receives the number of rows done so far.
+
+        Returns
+        -------
+        ids, distances : ndarray of int32, float32 (n_rows, k)
+            The nearest rows. Rows that are not searched for have ids -1 and distances inf.
+        tail : ndarray of int32 (n_rows, n_tail)
+            One of every `TAIL_STRIDE` of the next rows, nearest first; -1 fills up.
         """
 
     def refine(

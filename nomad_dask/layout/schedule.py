@@ -11,11 +11,12 @@ from nomad_dask.params import Params
 from nomad_dask.planning.planner import coarse_weight
 
 # Presets: epochs, learning rate, momentum, epochs after a coarse initialization; measured in algorithm §4.
-_PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 1.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
+_PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 2.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
 # Exaggeration applies to the last part of the run: what it draws together then stays together (algorithm §4b).
 _EXAGGERATION_START = 0.5
 _LOSS_INTERVAL = 10
 _PRESET_ROWS = 100_000
+_SHORT_STEP_ROWS = 20_000
 # Shards that do not exchange after every epoch start each period with a new summary and need no older one. Therefore
 # a batch can end there, and a run can be resumed there.
 _PERIOD = 13
@@ -56,9 +57,14 @@ def make_schedule(params: Params, n_rows: int) -> Schedule:
         learning_rate=params.learning_rate or learning_rate,
         learning_rate_end=params.learning_rate_end,
         momentum=momentum if params.momentum is None else params.momentum,
-        max_step_norm=params.max_step_norm,
+        max_step_norm=params.max_step_norm or _max_step_norm(n_rows),
         late_exaggeration=params.late_exaggeration,
     )
+
+
+def _max_step_norm(n_rows: int) -> float:
+    """Return the longest step: small maps fly apart with longer ones, large ones need them to unfold."""
+    return min(20.0, 5.0 * math.sqrt(max(1.0, n_rows / _SHORT_STEP_ROWS)))
 
 
 def is_exchange_epoch(epoch: int, sync_every: int) -> bool:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nomad_dask.backends import graph_kernels as kernels
+from nomad_dask.backends.base import TAIL_STRIDE
+
 
 @dataclass(frozen=True)
 class Edges:
@@ -26,30 +29,42 @@ class Edges:
     conditional_p: np.ndarray | None
 
 
-def rank_weights(k: int, kind: str) -> np.ndarray:
-    """Return the weight (k,) float64 of a neighbor by its rank, nearest first; the weights sum to 1.
+def rank_weights(k: int, kind: str, n_tail: int = 0) -> np.ndarray:
+    """Return the weight (k + n_tail,) float64 of a neighbor by its rank, nearest first; the weights sum to 1.
 
-    'log' 1/log2(rank+1), 'inverse' 1/rank, 'shifted-inverse' 1/(rank+4), 'softmax-inverse' the softmax of 1/rank (the
-    paper), 'uniform'.
+    'log' 1/log2(rank+1), 'inverse' 1/rank, 'shifted-inverse' 1/(rank+1), 'softmax-inverse' the softmax of 1/rank
+    (the paper), 'uniform'. A neighbor in the tail has the weight of all `TAIL_STRIDE` ranks for which it stands.
     """
-    ranks = np.arange(1, k + 1)
-    weights = {
-        "log": 1 / np.log2(ranks + 1),
-        "inverse": 1 / ranks,
-        "shifted-inverse": 1 / (ranks + 4),
-        "softmax-inverse": np.exp(1 / ranks),
-        "uniform": np.ones(k),
-    }[kind]
+    ranks = np.append(np.arange(1, k + 1), k + 0.5 + TAIL_STRIDE * (np.arange(n_tail) + 0.5))
+    n_ranks = np.repeat([1.0, TAIL_STRIDE], [k, n_tail])
+    weights = (
+        n_ranks
+        * {
+            "log": 1 / np.log2(ranks + 1),
+            "inverse": 1 / ranks,
+            "shifted-inverse": 1 / (ranks + 1),
+            "softmax-inverse": np.exp(1 / ranks),
+            "uniform": np.ones(k + n_tail),
+        }[kind]
+    )
     return np.asarray(weights / weights.sum())
 
 
-def neighbor_weights(ids: np.ndarray, kind: str) -> np.ndarray:
-    """Return p(j|i) (n_rows, k) float32 of neighbors, nearest first, where -1 means none.
+def join_tail(ids: np.ndarray, tail: np.ndarray) -> np.ndarray:
+    """Return lists (n_rows, k + n_tail) followed by their tails, without what is in both; -1 means none."""
+    is_listed = np.zeros(tail.shape, bool)
+    for column in range(ids.shape[1]):
+        is_listed |= tail == ids[:, column, None]
+    return np.hstack([ids, np.where(is_listed, np.int32(-1), tail)])
+
+
+def neighbor_weights(ids: np.ndarray, kind: str, n_tail: int = 0) -> np.ndarray:
+    """Return p(j|i) (n_rows, k + n_tail) float32 of neighbors, nearest first, where -1 means none.
 
     See `rank_weights` for `kind`; the weights of each row are normalized over the neighbors it has.
     """
-    k = ids.shape[1]
-    weights = np.where(ids >= 0, rank_weights(max(k, 1), kind)[:k], 0).astype(np.float32)
+    k = ids.shape[1] - n_tail
+    weights = np.where(ids >= 0, rank_weights(max(k, 1), kind, n_tail)[: k + n_tail], 0).astype(np.float32)
     sums = weights.sum(axis=1, keepdims=True)
     return np.asarray(weights / np.where(sums > 0, sums, 1), np.float32)
 
@@ -60,28 +75,16 @@ def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_conditional_p: bo
     Parameters
     ----------
     ids : ndarray of int32 (n_rows, k)
-        Neighbors; -1 for none.
+        Neighbors of each row, none of them twice; -1 for none.
     weights : ndarray of float32 (n_rows, k)
         p(j|i) of each.
     with_conditional_p : bool
         Whether to return p(j|i) besides the sum of both directions, at twice the memory.
     """
-    import scipy.sparse as sp
-
-    n = len(ids)
-    is_edge = ids >= 0
-    indptr = np.concatenate([[0], np.cumsum(is_edge.sum(axis=1))])
-    # Both directions in one matrix: the real part is p(j|i), the imaginary part p(i|j).
-    dtype, rotation = (np.complex64, np.complex64(1j)) if with_conditional_p else (np.float32, np.float32(1))
-    directed = sp.csr_array((weights[is_edge].astype(dtype, copy=False), ids[is_edge], indptr), shape=(n, n))
-    transposed = directed.T.tocsr()
-    transposed.data *= rotation
-    both = directed + transposed
-    del directed, transposed
-    both.sort_indices()
-    return Edges(
-        both.indptr.astype(np.int64),
-        both.indices.astype(np.int32, copy=False),
-        both.data.real + both.data.imag if with_conditional_p else both.data,
-        both.data.real.copy() if with_conditional_p else None,
-    )
+    ids, weights = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(weights, np.float32)
+    offsets, sources, incoming = kernels.incoming_edges(ids, weights)
+    indptr = np.concatenate([[0], np.cumsum(kernels.count_edges(ids, weights, offsets, sources))])
+    indices, sums = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+    conditional_p = np.empty(indptr[-1] if with_conditional_p else 0, np.float32)
+    kernels.merge_edges(ids, weights, offsets, sources, incoming, indptr, indices, sums, conditional_p)
+    return Edges(indptr, indices, sums, conditional_p if with_conditional_p else None)

@@ -14,7 +14,7 @@ import numpy as np
 from nomad_dask.cluster import report_progress, worker_backend
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
-from nomad_dask.neighbors.graph import Edges, neighbor_weights, symmetric_graph
+from nomad_dask.neighbors.graph import Edges, join_tail, neighbor_weights, symmetric_graph
 from nomad_dask.neighbors.graph_files import GRAPH_FILES, graph_file
 from nomad_dask.neighbors.halo import halo_region
 from nomad_dask.neighbors.list_files import load_neighbor_ids
@@ -49,10 +49,11 @@ def build_graph(run: RunContext, shard: int, state: SearchState | None = None) -
     catalog = load_cell_catalog(run)
     region = halo_region(catalog, shard, uses_halo(run))
     if state is None:
-        ids, state = _search_shard(run, shard)
+        nearest, tail, state = _search_shard(run, shard)
     else:
-        ids = load_neighbor_ids(run, catalog, region, shard, state.rounds)
-    weights = neighbor_weights(ids, run.params.affinity)
+        nearest, tail = load_neighbor_ids(run, catalog, region, shard, state.rounds)
+    ids = join_tail(nearest, tail)
+    weights = neighbor_weights(ids, run.params.affinity, tail.shape[1])
     is_outside = ids >= region.n_shard_rows
     with_conditional_p = run.params.normalization == "point"
     edges = symmetric_graph(np.where(is_outside, -1, ids), weights, with_conditional_p)
@@ -70,12 +71,12 @@ def build_graph(run: RunContext, shard: int, state: SearchState | None = None) -
     }
 
 
-def _search_shard(run: RunContext, shard: int) -> tuple[np.ndarray, SearchState]:
-    """Return the neighbors (n_rows, k) int32 of a shard's rows within the shard."""
+def _search_shard(run: RunContext, shard: int) -> tuple[np.ndarray, np.ndarray, SearchState]:
+    """Return the neighbors (n_rows, k) int32 of a shard's rows within the shard, and the tail of their lists."""
     search = load_shard(run, shard, with_halo=False).search
     with worker_backend(run.device, run.shard_threads):
-        lists, state = search.run(report_progress)
-    return lists.ids, state
+        lists, tail, state = search.run(report_progress)
+    return lists.ids, tail, state
 
 
 def _save_graph(workspace: Workspace, shard: int, edges: Edges) -> list[Artifact]:

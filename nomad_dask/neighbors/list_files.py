@@ -28,13 +28,14 @@ def save_lists(
     run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, lists: NeighborLists, rounds: int
 ) -> None:
     """Write the lists of a shard's rows after a number of rounds."""
-    first_rows = catalog.global_starts()[region.cells]
-    global_ids = np.repeat(first_rows - region.offsets[:-1], np.diff(region.offsets))
-    global_ids += np.arange(len(global_ids))
-    # Index -1, for a missing neighbor, is the last entry.
-    ids = np.append(global_ids.astype(np.uint32), _NO_ROW)[lists.ids]
+    ids = _global_ids(catalog, region, lists.ids)
     for name, array in zip(_ARRAYS, (ids, lists.distances, lists.is_new), strict=True):
         write_temporary(run.file(_list_file(shard, rounds, name)), array)
+
+
+def save_tail(run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, tail: np.ndarray) -> None:
+    """Write the tail (n_rows, n_tail) of the lists of a shard's rows."""
+    write_temporary(run.file(_list_file(shard, 0, "tail")), _global_ids(catalog, region, tail))
 
 
 def load_lists(run: RunContext, catalog: CellCatalog, region: HaloRegion, k: int, rounds: list[int]) -> NeighborLists:
@@ -70,9 +71,28 @@ def load_lists(run: RunContext, catalog: CellCatalog, region: HaloRegion, k: int
     return NeighborLists(_region_positions(catalog, region, global_ids), distances, is_new)
 
 
-def load_neighbor_ids(run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, rounds: int) -> np.ndarray:
-    """Return the neighbors (n_rows, k) int32 of a shard's rows after a number of rounds, as positions in its region."""
-    return _region_positions(catalog, region, np.load(run.file(_list_file(shard, rounds, "ids"))))
+def load_neighbor_ids(
+    run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, rounds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the neighbors of a shard's rows after a number of rounds, as positions in its region.
+
+    Returns
+    -------
+    ids : ndarray of int32 (n_rows, k)
+    tail : ndarray of int32 (n_rows, n_tail)
+    """
+    files = (_list_file(shard, rounds, "ids"), _list_file(shard, 0, "tail"))
+    ids, tail = (_region_positions(catalog, region, np.load(run.file(file))) for file in files)
+    return ids, tail
+
+
+def _global_ids(catalog: CellCatalog, region: HaloRegion, ids: np.ndarray) -> np.ndarray:
+    """Return the uint32 numbers through all shards of positions within a region; `_NO_ROW` for -1."""
+    first_rows = catalog.global_starts()[region.cells]
+    global_ids = np.repeat(first_rows - region.offsets[:-1], np.diff(region.offsets))
+    global_ids += np.arange(len(global_ids))
+    # Index -1, for a missing neighbor, is the last entry.
+    return np.asarray(np.append(global_ids.astype(np.uint32), _NO_ROW)[ids])
 
 
 def _region_positions(catalog: CellCatalog, region: HaloRegion, global_ids: np.ndarray) -> np.ndarray:

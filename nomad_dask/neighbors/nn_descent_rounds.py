@@ -12,7 +12,7 @@ from typing import Any
 from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
 from nomad_dask.neighbors.halo import HaloRegion, halo_region, open_vectors
-from nomad_dask.neighbors.list_files import load_lists, save_lists
+from nomad_dask.neighbors.list_files import load_lists, save_lists, save_tail
 from nomad_dask.neighbors.neighbor_lists import SearchState
 from nomad_dask.neighbors.search import NeighborSearch
 from nomad_dask.planning.run_context import RunContext
@@ -67,6 +67,7 @@ def load_shard(run: RunContext, shard: int, with_halo: bool) -> LoadedShard:
         search = NeighborSearch(
             primitives,
             params.n_neighbors,
+            n_tail=params.n_tail_neighbors,
             n_probes=params.n_probes,
             target_recall=params.target_recall,
             seed=params.random_state,
@@ -85,8 +86,9 @@ def probe_shard(run: RunContext, shard: int) -> SearchState:
     """Search the nearest cells of each row of a shard, and write the lists for the other shards."""
     loaded = _get_shard(run, shard)
     with worker_backend(run.device, run.shard_threads):
-        lists, state = loaded.search.probe(report_progress)
+        lists, tail, state = loaded.search.probe(report_progress)
     save_lists(run, loaded.catalog, loaded.region, shard, lists, state.rounds)
+    save_tail(run, loaded.catalog, loaded.region, shard, tail)
     return state
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nomad_dask.backends.base import CellSearch
+from nomad_dask.backends.base import TAIL_STRIDE, CellSearch, ListLengths
 from nomad_dask.neighbors.neighbor_lists import MAX_CANDIDATES, NeighborLists, SearchState
 from nomad_dask.neighbors.search_tuning import START_LOSS, START_LOSS_ALL_AXES, choose_probes, measure_recall
 
@@ -31,10 +31,11 @@ MIN_GAIN = 0.002
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The result of a search: see `NeighborLists` and `SearchState`."""
+    """The result of a search: see `NeighborLists`, `NeighborSearch.probe` and `SearchState`."""
 
     ids: np.ndarray
     distances: np.ndarray
+    tail: np.ndarray
     recall: float
     n_probes: int
     rounds: int
@@ -49,6 +50,8 @@ class NeighborSearch:
         The backend's primitives over the rows.
     n_neighbors : int
         Number of neighbors; n_rows - 1 when there are fewer rows.
+    n_tail : int
+        Number of neighbors in the tail behind them, as far as there are so many rows.
     n_probes : int or None
         Cells searched for each row, without a filter and without rounds. With None, probes and rounds follow from
         `target_recall`.
@@ -64,11 +67,19 @@ class NeighborSearch:
     """
 
     def __init__(
-        self, primitives: CellSearch, n_neighbors: int, *, n_probes: int | None, target_recall: float, seed: int
+        self,
+        primitives: CellSearch,
+        n_neighbors: int,
+        *,
+        n_tail: int,
+        n_probes: int | None,
+        target_recall: float,
+        seed: int,
     ) -> None:
         n_rows, n_queries = primitives.vectors.n_rows, primitives.n_queries
         self.primitives, self.target_recall = primitives, target_recall
         self.k = k = min(n_neighbors, n_rows - 1)
+        self._lengths = ListLengths(k, min(n_tail, (n_rows - 1 - k) // TAIL_STRIDE))
         if n_probes is None and n_rows <= SMALL_SHARD:
             n_probes = primitives.n_cells
         rng = np.random.default_rng(seed)
@@ -78,7 +89,7 @@ class NeighborSearch:
         if k <= 0:
             self._n_probes, self._n_candidates = 0, 0
         elif n_probes is not None:
-            self._n_probes, self._n_candidates = min(n_probes, primitives.n_cells), k + 8
+            self._n_probes, self._n_candidates = min(n_probes, primitives.n_cells), self._lengths.n_ranks + 8
             primitives.build_filter(None)
             if self._n_probes < primitives.n_cells:
                 self._true_distances = primitives.brute_force(self._sample, k)[1]
@@ -116,7 +127,7 @@ class NeighborSearch:
             self._can_refine,
             max_start_loss,
         )
-        self._n_candidates = max(n_candidates, self.k + 5)
+        self._n_candidates = max(n_candidates, self._lengths.n_ranks + 5)
 
     def load(self) -> None:
         """Load the rows into memory again after `unload`."""
@@ -127,18 +138,31 @@ class NeighborSearch:
         """Free the memory of the rows until `load`; the tuned settings stay."""
         self.primitives.unload()
 
-    def probe(self, on_progress: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
-        """Search the nearest cells of each row; `on_progress` receives the number of rows done so far."""
+    def probe(self, on_progress: Callable[[int], None]) -> tuple[NeighborLists, np.ndarray, SearchState]:
+        """Search the nearest cells of each row.
+
+        Parameters
+        ----------
+        on_progress : callable
+            Receives the number of rows done so far.
+
+        Returns
+        -------
+        lists : NeighborLists
+        tail : ndarray of int32 (n_rows, n_tail)
+            One of every `TAIL_STRIDE` of the next neighbors, which may be in the lists after further rounds.
+        state : SearchState
+        """
         n_queries = self.primitives.n_queries
         if self.k <= 0:
             empty = NeighborLists(*(np.empty((n_queries, 0), dtype) for dtype in (np.int32, np.float32, np.uint8)))
-            return empty, SearchState(1.0, 0)
-        ids, distances = self.primitives.probe(self.k, self._n_probes, self._n_candidates, on_progress)
-        ids, distances = ids[:n_queries], distances[:n_queries]
+            return empty, np.empty((n_queries, 0), np.int32), SearchState(1.0, 0)
+        arrays = self.primitives.probe(self._lengths, self._n_probes, self._n_candidates, on_progress)
+        ids, distances, tail = (array[:n_queries] for array in arrays)
         recall = self._recall(distances)
         needs_round = self._can_refine and recall < self.target_recall
         lists = NeighborLists(ids, distances, np.ones(ids.shape, np.uint8))
-        return lists, SearchState(recall, self._n_whole_probes, needs_round=needs_round)
+        return lists, tail, SearchState(recall, self._n_whole_probes, needs_round=needs_round)
 
     def refine(self, lists: NeighborLists, state: SearchState) -> tuple[NeighborLists, SearchState]:
         """Do one NN-descent round: each row tries the neighbors of its neighbors.
@@ -165,12 +189,12 @@ class NeighborSearch:
         state = replace(state, recall=recall, rounds=rounds, max_candidates=max_candidates, needs_round=needs_round)
         return refined, state
 
-    def run(self, on_progress: Callable[[int], None]) -> tuple[NeighborLists, SearchState]:
-        """Probe, then refine while it is worthwhile: the whole search of a shard without a halo."""
-        lists, state = self.probe(on_progress)
+    def run(self, on_progress: Callable[[int], None]) -> tuple[NeighborLists, np.ndarray, SearchState]:
+        """Probe, then refine while it is worthwhile: the whole search of a shard without a halo; see `probe`."""
+        lists, tail, state = self.probe(on_progress)
         while state.needs_round:
             lists, state = self.refine(lists, state)
-        return lists, state
+        return lists, tail, state
 
     def _recall(self, distances: np.ndarray) -> float:
         if self._true_distances is None:
@@ -182,12 +206,15 @@ def find_neighbors(
     primitives: CellSearch,
     n_neighbors: int,
     *,
+    n_tail: int = 0,
     n_probes: int | None,
     target_recall: float,
     seed: int,
     on_progress: Callable[[int], None],
 ) -> Neighbors:
     """Run the whole search of a shard without a halo; see `NeighborSearch` for the parameters."""
-    search = NeighborSearch(primitives, n_neighbors, n_probes=n_probes, target_recall=target_recall, seed=seed)
-    lists, state = search.run(on_progress)
-    return Neighbors(lists.ids, lists.distances, state.recall, state.n_probes, state.rounds)
+    search = NeighborSearch(
+        primitives, n_neighbors, n_tail=n_tail, n_probes=n_probes, target_recall=target_recall, seed=seed
+    )
+    lists, tail, state = search.run(on_progress)
+    return Neighbors(lists.ids, lists.distances, tail, state.recall, state.n_probes, state.rounds)

@@ -45,7 +45,7 @@ def neighbors_disk_bytes(plan: Plan) -> int:
     """Return the bytes of the graph in both directions, and of the lists and edges between shards."""
     graph = _graph_bytes(plan)
     # Shards that search across write their lists for each other, of two rounds at most.
-    across = graph + 2 * 10 * (plan.n_neighbors + 8) if plan.n_shards > 1 else 0
+    across = graph + 2 * 10 * (plan.n_neighbors + 8) + 4 * plan.n_tail_neighbors if plan.n_shards > 1 else 0
     return plan.n_rows * (graph + across)
 
 
@@ -69,4 +69,4 @@ def _row_bytes(plan: Plan) -> int:
 
 
 def _graph_bytes(plan: Plan) -> int:
-    return 16 * plan.n_neighbors + 24
+    return 16 * plan.n_linked_rows + 24

@@ -33,6 +33,6 @@ def layout_stage_device_bytes(plan: Plan) -> int:
     base_area, area_per_row = _MAP_AREA[dim]
     n_nodes = int(min(MAX_MESH_NODES, (base_area + area_per_row * plan.n_rows) / plan.mesh_spacing**dim))
     n_patches = N_PATCHES if plan.n_shards > 1 else 1
-    n_edges = 2 * plan.n_neighbors * plan.shard_rows
+    n_edges = 2 * plan.n_linked_rows * plan.shard_rows
     shard = layout_device_bytes(plan.shard_rows, n_edges, n_nodes, n_patches, dim)
     return _BASE_BYTES + plan.shards_per_worker * shard

@@ -69,7 +69,7 @@ def neighbors_host_bytes(plan: Plan) -> int:
 
 def layout_host_bytes(plan: Plan) -> int:
     """Return the memory for graph and state of all shards of a worker, and the mesh of the field."""
-    per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * plan.n_neighbors
+    per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * plan.n_linked_rows
     if not plan.edges_in_memory:
         per_row = _LAYOUT_BYTES_WITHOUT_EDGES
     rows = min(plan.n_rows, plan.shards_per_worker * plan.shard_rows)
@@ -123,7 +123,7 @@ def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
     searched = _searched_rows(plan, rows, with_halo)
     vectors = min(plan.cache_bytes, 4 * plan.n_dims * searched)
     filtered = min(2 * plan.cache_bytes, _filter_row_bytes(plan) * searched)
-    lists = _LIST_BYTES_PER_NEIGHBOR * (plan.n_neighbors + 8) * rows
+    lists = _LIST_BYTES_PER_NEIGHBOR * plan.n_linked_rows * rows
     # The centroids of all cells, once more while they are read, and of each shard those around it, as they are and
     # as filtered. And the position of each row in its shard.
     centroids = 4 * n_cells * plan.n_dims * (5 if with_halo else 1)

@@ -28,7 +28,7 @@ class Plan:
         Shape of the source.
     source_itemsize, stored_itemsize : int
         Bytes of an element in the source, and in the workspace.
-    n_components, n_neighbors : int
+    n_components, n_neighbors, n_tail_neighbors : int
         See `Params`.
     cross_shard_attraction : bool
         See `Params`.
@@ -60,6 +60,7 @@ class Plan:
     stored_itemsize: int
     n_components: int
     n_neighbors: int
+    n_tail_neighbors: int
     cross_shard_attraction: bool
     mesh_spacing: float
     n_workers: int
@@ -84,6 +85,11 @@ class Plan:
     def shards_per_worker(self) -> int:
         """Shards of the worker that has most."""
         return math.ceil(self.n_shards / self.n_workers)
+
+    @property
+    def n_linked_rows(self) -> int:
+        """Rows that attract each row: neighbors and those in the tail of its list."""
+        return self.n_neighbors + self.n_tail_neighbors
 
     @property
     def searches_across_shards(self) -> bool:

@@ -59,6 +59,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         stored_itemsize=stored_itemsize(source.dtype),
         n_components=params.n_components,
         n_neighbors=params.n_neighbors,
+        n_tail_neighbors=params.n_tail_neighbors,
         cross_shard_attraction=params.cross_shard_attraction,
         mesh_spacing=params.mesh_spacing,
         n_workers=n_workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Backend, CellSearch
+from nomad_dask.backends.base import Backend, CellSearch, ListLengths
 from nomad_dask.backends.row_reader import ShardVectors
 from tests.helpers.host_runtime import is_emulated
 
@@ -57,13 +57,34 @@ def test_a_search_goes_on_as_before_after_unload(searcher, rows, n_axes):
     picked = np.arange(7, len(rows), len(rows) // 10, dtype=np.int32)
     searcher.calibrate_filter(picked, *searcher.brute_force(picked, 10))
     can_refine = searcher.can_refine(10)
-    first = searcher.probe(10, 2, 30, lambda done: None)
+    first = searcher.probe(ListLengths(10, 4), 2, 30, lambda done: None)
     searcher.unload()
     assert not searcher.vectors.resident
     searcher.load()
     assert searcher.can_refine(10) == can_refine
-    for before, after in zip(first, searcher.probe(10, 2, 30, lambda done: None), strict=True):
+    for before, after in zip(first, searcher.probe(ListLengths(10, 4), 2, 30, lambda done: None), strict=True):
         np.testing.assert_array_equal(after, before)
+
+
+def test_the_tail_is_every_fourth_of_the_next_rows(searcher, rows):
+    searcher.build_filter(None)  # exact, so the candidates are the nearest rows
+    k, n_tail = 10, 7
+    ids, _, tail = searcher.probe(ListLengths(k, n_tail), searcher.n_cells, 50, lambda done: None)
+    picked = np.arange(7, len(rows), len(rows) // 10)
+    order = np.argsort(true_distances(rows, picked), axis=1)
+    np.testing.assert_array_equal(ids[picked], order[:, :k])
+    np.testing.assert_array_equal(tail[picked], order[:, [11, 15, 19, 23, 27, 31, 35]])
+
+
+@pytest.mark.parametrize("n_axes", [None, 20])
+def test_a_tail_has_no_row_twice_and_none_of_the_list(searcher, rows, n_axes):
+    searcher.build_filter(n_axes)
+    ids, _, tail = searcher.probe(ListLengths(10, 100), 3, 430, lambda done: None)
+    assert tail.shape == (len(rows), 100)
+    for i in range(0, len(rows), len(rows) // 50):
+        found = np.concatenate([ids[i], tail[i][tail[i] >= 0], [i]])
+        assert len(np.unique(found)) == len(found)
+        assert (np.diff(tail[i] < 0) >= 0).all()
 
 
 def test_cell_ranks_count_the_nearer_cells(searcher, rows):

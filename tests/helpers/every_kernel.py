@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import StepParams
+from nomad_dask.backends.base import ListLengths, StepParams
 from nomad_dask.backends.gpu import field_repulsion, kmeans
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.kernel_files import kernel_files
@@ -88,7 +88,7 @@ def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
         backend.runtime.free_bytes = lambda: free  # type: ignore[method-assign]
     try:
         primitives.build_filter(None)
-        ids, _ = primitives.probe(15, 3, 23, lambda done: None)
+        ids, _, _ = primitives.probe(ListLengths(15, 8), 3, 23, lambda done: None)
         primitives.brute_force(np.arange(0, len(x), 97, dtype=np.int32), 15)
     finally:
         if free is not None:

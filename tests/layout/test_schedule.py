@@ -15,7 +15,7 @@ from nomad_dask.params import PRESETS, Params
 
 @pytest.mark.parametrize(
     ("preset", "n_epochs", "learning_rate", "momentum"),
-    [("fast", 100, 2, 0.9), ("default", 200, 1, 0.95), ("best", 300, 2, 0.95)],
+    [("fast", 100, 2, 0.9), ("default", 200, 2, 0.95), ("best", 300, 2, 0.95)],
 )
 def test_presets_are_those_that_were_measured(preset, n_epochs, learning_rate, momentum):
     schedule = make_schedule(Params(preset=preset), 1000)
@@ -25,6 +25,12 @@ def test_presets_are_those_that_were_measured(preset, n_epochs, learning_rate, m
         assert schedule.at(epoch).learning_rate == pytest.approx(learning_rate * min(1, 1.02 - epoch / n_epochs))
         assert schedule.at(epoch).momentum == momentum
         assert schedule.at(epoch).max_step_norm == 5
+
+
+@pytest.mark.parametrize(("n_rows", "longest"), [(1000, 5), (20_000, 5), (80_000, 10), (320_000, 20), (10**8, 20)])
+def test_steps_in_larger_maps_are_longer(n_rows, longest):
+    assert make_schedule(Params(), n_rows).max_step_norm == pytest.approx(longest)
+    assert make_schedule(Params(max_step_norm=3.0), n_rows).max_step_norm == 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -40,6 +40,8 @@ def make_shards(workspace: Path, x: np.ndarray, **more: Any) -> list[dict[str, n
         keep_stages=True,
         workspace=workspace,
         n_neighbors=K,
+        affinity="log",
+        n_tail_neighbors=0,
         n_shards=SHARDS,
         n_cells=12,
         n_probes=1000,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.neighbors.graph import neighbor_weights, rank_weights, symmetric_graph
+from nomad_dask.neighbors.graph import join_tail, neighbor_weights, rank_weights, symmetric_graph
 from nomad_dask.params import AFFINITIES
 
 
@@ -26,10 +26,25 @@ def test_rank_weights_are_the_formulas():
         assert rank_weights(8, "log")[i] / rank_weights(8, "log")[0] == pytest.approx(1 / np.log2(i + 2))
         assert rank_weights(8, "inverse")[i] / rank_weights(8, "inverse")[0] == pytest.approx(1 / (i + 1))
         shifted = rank_weights(8, "shifted-inverse")
-        assert shifted[i] / shifted[0] == pytest.approx(5 / (i + 5))
+        assert shifted[i] / shifted[0] == pytest.approx(2 / (i + 2))
         softmax = rank_weights(8, "softmax-inverse")
         assert softmax[i] / softmax[0] == pytest.approx(np.exp(1 / (i + 1) - 1))
         assert rank_weights(8, "uniform")[i] == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("kind", AFFINITIES)
+def test_a_neighbor_in_the_tail_stands_for_four_ranks(kind):
+    whole, tailed = rank_weights(15 + 4 * 10, kind), rank_weights(15, kind, 10)
+    assert tailed.shape == (25,)
+    assert tailed.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(tailed[:15] / tailed[0], whole[:15] / whole[0])
+    np.testing.assert_allclose(tailed[15:] / tailed[0], whole[15:].reshape(10, 4).sum(axis=1) / whole[0], rtol=5e-3)
+
+
+def test_what_is_in_list_and_tail_counts_once():
+    ids, tail = np.array([[1, 2], [0, -1], [0, 1]], np.int32), np.array([[3, 2], [2, -1], [1, 0]], np.int32)
+    np.testing.assert_array_equal(join_tail(ids, tail), [[1, 2, 3, -1], [0, -1, 2, -1], [0, 1, -1, -1]])
+    assert join_tail(ids, tail).dtype == np.int32
 
 
 @st.composite

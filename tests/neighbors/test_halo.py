@@ -17,7 +17,7 @@ from tests.helpers.runs import blobs, make_map
 
 N, K, SHARDS = 900, 6, 3
 # All of these few cells are in every halo and are probed, so the search is exact.
-SETTINGS: dict[str, Any] = {"n_neighbors": K, "n_shards": SHARDS, "n_cells": 9, "n_epochs": 1}
+SETTINGS: dict[str, Any] = {"n_neighbors": K, "n_shards": SHARDS, "n_cells": 9, "n_epochs": 1, "n_tail_neighbors": 0}
 
 
 class Artifacts:
@@ -33,7 +33,9 @@ class Artifacts:
         np.fill_diagonal(distances, np.inf)
         self.nearest = np.argsort(distances, axis=1)[:, :K].astype(np.int32)
         self.p = np.zeros((N, N))
-        np.put_along_axis(self.p, self.nearest, neighbor_weights(self.nearest, "log").astype(np.float64), axis=1)
+        np.put_along_axis(
+            self.p, self.nearest, neighbor_weights(self.nearest, "shifted-inverse").astype(np.float64), axis=1
+        )
 
     def load(self, shard: int, name: str) -> np.ndarray:
         return np.load(self.folder / graph_file(shard, name))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nomad_dask.backends.base import ListLengths
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, mean_probed_rows
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu import filter_calibration, refine_kernels
@@ -158,18 +159,19 @@ class CpuCellSearch(CellIndex):
     # --- the search ---------------------------------------------------------------------------------
 
     def probe(
-        self, k: int, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each row's k nearest rows in its `n_probes` nearest cells, and their squared distances.
+        self, lengths: ListLengths, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each row's nearest rows in its `n_probes` nearest cells, their squared distances, and a tail of ids.
 
         Rows that are not searched for have no list: ids -1, distances inf.
 
         The filter passes on `n_candidates` rows per query, which then get exact distances. A row whose cells contain
         fewer than k other rows probes more cells.
         """
-        n = self.vectors.n_rows
+        n, k = self.vectors.n_rows, lengths.k
         ids = np.full((n, k), -1, np.int32)
         distances = np.full((n, k), np.inf, np.float32)
+        tail = np.full((n, lengths.n_tail), -1, np.int32)
         near = self._near_cells(n_probes)
         self._probed = self._new_probed(n_probes)
         lock = threading.Lock()
@@ -178,18 +180,19 @@ class CpuCellSearch(CellIndex):
         def search(start: int, stop: int) -> None:
             nonlocal done
             queries = self._queries[start:stop]
-            candidates, approximate = self._find_candidates(queries, near, n_probes, max(n_candidates, k), k + 1)
-            nearest = np.empty((len(queries), k), np.float32)
-            nearest_ids = np.empty((len(queries), k), np.int32)
+            candidates, approximate = self._find_candidates(queries, near, n_probes, n_candidates, k + 1)
+            nearest = np.empty((len(queries), lengths.n_ranks), np.float32)
+            nearest_ids = np.empty((len(queries), lengths.n_ranks), np.int32)
             self._rank_candidates(queries, candidates, approximate, nearest, nearest_ids)
-            ids[queries] = nearest_ids
-            distances[queries] = nearest
+            ids[queries] = nearest_ids[:, :k]
+            distances[queries] = nearest[:, :k]
+            tail[queries] = lengths.tail_of(nearest_ids)
             with lock:
                 done += stop - start
                 on_progress(done)
 
         self.pool.run(search, len(self._queries), _QUERY_CHUNK)
-        return ids, distances
+        return ids, distances, tail
 
     def _near_cells(self, n_probes: int) -> np.ndarray | None:
         """Return the cells (n_query_cells, n_near) near each cell to search for; None where all are to be tried."""

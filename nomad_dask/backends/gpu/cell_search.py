@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends.base import ListLengths
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
 from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
@@ -178,30 +179,32 @@ class GpuCellSearch(CellIndex):
     # --- the search ---------------------------------------------------------------------------------
 
     def probe(
-        self, k: int, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k nearest rows in the `n_probes` nearest cells of each row, and their squared distances.
+        self, lengths: ListLengths, n_probes: int, n_candidates: int, on_progress: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the nearest rows in the `n_probes` nearest cells of each row, their squared distances, and a tail.
 
         Rows that are not searched for have ids -1 and distances inf. Exact distances are computed for the
         `n_candidates` rows with the best products. A row whose cells contain fewer than k other rows probes more
         cells.
         """
-        n = self.vectors.n_rows
+        n, k = self.vectors.n_rows, lengths.k
         ids = np.full((n, k), -1, np.int32)
         distances = np.full((n, k), np.inf, np.float32)
+        tail = np.full((n, lengths.n_tail), -1, np.int32)
         near = self._near_cells(max(NEAR_CELLS, 2 * n_probes)) if n_probes < self.n_cells else None
         for part in self._groups(len(self._order)):
             rows = self._order[part]
-            queries = self._queries(rows, max(n_candidates, k), k)
+            queries = self._queries(rows, n_candidates, lengths.n_ranks)
             if n_probes >= self.n_cells:
                 self._search_all(queries)
             else:
                 cells = self._nearby_cells(np.unique(self._cell_of(rows)), near, k + 1)
                 self._search(queries, cells, self._choose_cells(queries, cells, n_probes, k + 1))
-            ids[rows] = self.runtime.download(queries.ids)
-            distances[rows] = self.runtime.download(queries.distances)
+            found = self.runtime.download(queries.ids)
+            ids[rows], tail[rows] = found[:, :k], lengths.tail_of(found)
+            distances[rows] = self.runtime.download(queries.distances)[:, :k]
             on_progress(part.start + len(rows))
-        return ids, distances
+        return ids, distances, tail
 
     def _near_cells(self, n_near: int) -> np.ndarray | None:
         """Return the cells (n_query_cells, n_near) near each cell that contains queries; None for all cells."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nomad_dask.backends.base import ListLengths
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.pca_filter import principal_axes
@@ -76,7 +77,7 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
         vectors = ShardVectors([(tmp_path / "rows.npy", 0, len(rows))], cache_bytes=rows.nbytes)
         search = CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28)
         search.build_filter(60)
-        ids, distances = search.probe(10, 1, 20, lambda done: None)
+        ids, distances, _ = search.probe(ListLengths(10), 1, 20, lambda done: None)
         new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 1, 8, 20)
     assert (new_distances <= distances).all()
     assert new_distances.sum() < distances.sum()

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import StepParams
+from nomad_dask.backends.base import ListLengths, StepParams
 from nomad_dask.backends.devices import detect_worker_gpu
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
@@ -54,7 +54,7 @@ def test_out_of_memory_errors_report_the_missing_bytes(stage, x, tmp_path):
         offsets = np.linspace(0, n, len(cells.centroids) + 1).astype(np.int64)
         primitives = backend.create_search(vectors, offsets, cells.centroids, 0, 1 << 30, n)
         primitives.build_filter(None)
-        primitives.probe(15, 4, 23, lambda done: None)
+        primitives.probe(ListLengths(15), 4, 23, lambda done: None)
 
     work = {
         "layout": lay_out,

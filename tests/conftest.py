@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts how long anything takes: a busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# Every run of CI tries the same examples: whether a change may land depends on it, not on luck.
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "no deadline"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,6 +9,7 @@ copy of the data, so that no files are left in the repository.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = Path(__file__).parent
 DATA = NOTEBOOKS / "packages.parquet"
 NEEDS_GPU = "rapids.ipynb"
+TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/\w+")  # folders in which notebooks ran
 
 
 def run(path: Path, folder: Path) -> Any:
@@ -53,7 +55,8 @@ def main(names: list[str]) -> None:
         if path.name != NEEDS_GPU or names:
             with tempfile.TemporaryDirectory() as folder:
                 notebook = run(path, Path(folder))
-            nbformat.write(notebook, path)
+            text = TEMPORARY.sub(".", nbformat.writes(notebook))
+            nbformat.write(nbformat.reads(text, as_version=4), path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Numba kernels of the symmetric graph: the edges to a row are merged with those from it, both sorted."""
+"""Numba kernels of the symmetric graph: the edges to a row are merged with those from it, both sorted.
+
+The lists are sorted twice, when edges are counted and when they are merged: sorted copies would take a third more memory.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,9 @@ def _sort_list(ids, weights, targets, outgoing):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def count_edges(ids, weights, offsets, sources):  # type: ignore[no-untyped-def]
-    """Return the number of rows (n,) int64 with an edge from or to each row."""
+def count_edges(ids, weights, incoming):  # type: ignore[no-untyped-def]
+    """Return the number of rows (n,) int64 with an edge from or to each row; see `incoming_edges`."""
+    offsets, sources, _ = incoming
     n, k = ids.shape
     targets, outgoing = np.empty(k, np.int32), np.empty(k, np.float32)
     counts = np.empty(n, np.int64)
@@ -66,8 +70,9 @@ def count_edges(ids, weights, offsets, sources):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def merge_edges(ids, weights, offsets, sources, incoming, indptr, indices, sums, conditional_p):  # type: ignore[no-untyped-def]
+def merge_edges(ids, weights, incoming, indptr, indices, sums, conditional_p):  # type: ignore[no-untyped-def]
     """Write the edges of each row, ascending: the sums of both directions, and p(j|i) unless it has no entries."""
+    offsets, sources, incoming_weights = incoming
     n, k = ids.shape
     targets, outgoing = np.empty(k, np.int32), np.empty(k, np.float32)
     for i in range(n):
@@ -78,7 +83,7 @@ def merge_edges(ids, weights, offsets, sources, incoming, indptr, indices, sums,
             has_in = b < offsets[i + 1] and (a == n_out or sources[b] <= targets[a])
             out_weight = outgoing[a] if has_out else np.float32(0)
             indices[e] = targets[a] if has_out else sources[b]
-            sums[e] = out_weight + (incoming[b] if has_in else np.float32(0))
+            sums[e] = out_weight + (incoming_weights[b] if has_in else np.float32(0))
             if conditional_p.shape[0]:
                 conditional_p[e] = out_weight
             a += has_out

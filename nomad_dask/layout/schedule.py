@@ -16,6 +16,7 @@ _PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 2.0, 0.95, 120), "best
 _EXAGGERATION_START = 0.5
 _LOSS_INTERVAL = 10
 _PRESET_ROWS = 100_000
+# Above this many rows steps may be longer, as the map is wider.
 _SHORT_STEP_ROWS = 20_000
 # Shards that do not exchange after every epoch start each period with a new summary and need no older one. Therefore
 # a batch can end there, and a run can be resumed there.

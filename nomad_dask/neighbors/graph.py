@@ -37,16 +37,14 @@ def rank_weights(k: int, kind: str, n_tail: int = 0) -> np.ndarray:
     """
     ranks = np.append(np.arange(1, k + 1), k + 0.5 + TAIL_STRIDE * (np.arange(n_tail) + 0.5))
     n_ranks = np.repeat([1.0, TAIL_STRIDE], [k, n_tail])
-    weights = (
-        n_ranks
-        * {
-            "log": 1 / np.log2(ranks + 1),
-            "inverse": 1 / ranks,
-            "shifted-inverse": 1 / (ranks + 1),
-            "softmax-inverse": np.exp(1 / ranks),
-            "uniform": np.ones(k + n_tail),
-        }[kind]
-    )
+    by_rank = {
+        "log": 1 / np.log2(ranks + 1),
+        "inverse": 1 / ranks,
+        "shifted-inverse": 1 / (ranks + 1),
+        "softmax-inverse": np.exp(1 / ranks),
+        "uniform": np.ones(k + n_tail),
+    }[kind]
+    weights = n_ranks * by_rank
     return np.asarray(weights / weights.sum())
 
 
@@ -82,9 +80,9 @@ def symmetric_graph(ids: np.ndarray, weights: np.ndarray, with_conditional_p: bo
         Whether to return p(j|i) besides the sum of both directions, at twice the memory.
     """
     ids, weights = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(weights, np.float32)
-    offsets, sources, incoming = kernels.incoming_edges(ids, weights)
-    indptr = np.concatenate([[0], np.cumsum(kernels.count_edges(ids, weights, offsets, sources))])
+    incoming = kernels.incoming_edges(ids, weights)
+    indptr = np.concatenate([[0], np.cumsum(kernels.count_edges(ids, weights, incoming))])
     indices, sums = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     conditional_p = np.empty(indptr[-1] if with_conditional_p else 0, np.float32)
-    kernels.merge_edges(ids, weights, offsets, sources, incoming, indptr, indices, sums, conditional_p)
+    kernels.merge_edges(ids, weights, incoming, indptr, indices, sums, conditional_p)
     return Edges(indptr, indices, sums, conditional_p if with_conditional_p else None)

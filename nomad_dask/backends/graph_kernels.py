@@ -1,6 +1,7 @@
 """Numba kernels of the symmetric graph: the edges to a row are merged with those from it, both sorted.
 
-The lists are sorted twice, when edges are counted and when they are merged: sorted copies would take a third more memory.
+The lists are sorted twice, when edges are counted and when they are merged: sorted copies would take a third more
+memory.
 """
 
 from __future__ import annotations

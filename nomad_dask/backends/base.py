@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -198,6 +198,24 @@ class ListLengths:
         return ids[:, self.k + TAIL_STRIDE // 2 - 1 :: TAIL_STRIDE]
 
 
+class NeighborLists(NamedTuple):
+    """The nearest rows found so far for some rows: a tuple, as kernels take it whole.
+
+    Attributes
+    ----------
+    ids : ndarray of int32 (n_rows, k)
+        Positions within the rows that are searched, nearest first; -1 where fewer than k were found.
+    distances : ndarray of float32 (n_rows, k)
+        Squared distances, inf where the id is -1.
+    is_new : ndarray of uint8 (n_rows, k)
+        1 for entries that the last step added.
+    """
+
+    ids: np.ndarray
+    distances: np.ndarray
+    is_new: np.ndarray
+
+
 class CellSearch(Protocol):
     """Primitives of the neighbor search over the rows of one shard, sorted by cell.
 
@@ -274,22 +292,13 @@ class CellSearch(Protocol):
             One of every `TAIL_STRIDE` of the next rows, nearest first; -1 fills up.
         """
 
-    def refine(
-        self,
-        ids: np.ndarray,
-        distances: np.ndarray,
-        is_new: np.ndarray,
-        n_probes: int,
-        max_candidates: int,
-        n_trials: int,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the lists after one NN-descent round, and which of their entries are new.
+    def refine(self, lists: NeighborLists, n_probes: int, max_candidates: int, n_trials: int) -> NeighborLists:
+        """Return the lists of all rows after one NN-descent round.
 
         Parameters
         ----------
-        ids, distances : ndarray of int32, float32 (n_rows, k)
-        is_new : ndarray of uint8 (n_rows, k)
-            Marks the entries of the previous round; pairs of older ones have been tried.
+        lists : NeighborLists
+            Those of the previous round: pairs of entries that were not new then have been tried.
         n_probes : int
             As for `probe`: rows in these cells have been tried too.
         max_candidates : int

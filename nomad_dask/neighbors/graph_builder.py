@@ -18,8 +18,8 @@ from nomad_dask.neighbors.graph import Edges, join_tail, neighbor_weights, symme
 from nomad_dask.neighbors.graph_files import GRAPH_FILES, graph_file
 from nomad_dask.neighbors.halo import halo_region
 from nomad_dask.neighbors.list_files import load_neighbor_ids
-from nomad_dask.neighbors.neighbor_lists import SearchState
 from nomad_dask.neighbors.nn_descent_rounds import load_shard
+from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.workspace import Workspace

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nomad_dask.backends.base import NeighborLists
 from nomad_dask.neighbors.cell_catalog import CellCatalog
 from nomad_dask.neighbors.halo import HaloRegion
-from nomad_dask.neighbors.neighbor_lists import NeighborLists
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.atomic import write_temporary
 

@@ -13,8 +13,8 @@ from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
 from nomad_dask.neighbors.halo import HaloRegion, halo_region, open_vectors
 from nomad_dask.neighbors.list_files import load_lists, save_lists, save_tail
-from nomad_dask.neighbors.neighbor_lists import SearchState
 from nomad_dask.neighbors.search import NeighborSearch
+from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.planning.run_context import RunContext
 
 

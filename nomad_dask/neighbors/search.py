@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nomad_dask.backends.base import TAIL_STRIDE, CellSearch, ListLengths
-from nomad_dask.neighbors.neighbor_lists import MAX_CANDIDATES, NeighborLists, SearchState
+from nomad_dask.backends.base import TAIL_STRIDE, CellSearch, ListLengths, NeighborLists
+from nomad_dask.neighbors.search_state import MAX_CANDIDATES, SearchState
 from nomad_dask.neighbors.search_tuning import START_LOSS, START_LOSS_ALL_AXES, choose_probes, measure_recall
 
 SAMPLE_ROWS = 400
@@ -175,10 +175,8 @@ class NeighborSearch:
             Returned by the last step.
         """
         n_queries, max_candidates = self.primitives.n_queries, state.max_candidates
-        arrays = self.primitives.refine(
-            lists.ids, lists.distances, lists.is_new, self._n_probes, max_candidates, self.k // 2 + 4
-        )
-        refined = NeighborLists(*(array[:n_queries] for array in arrays))
+        of_all_rows = self.primitives.refine(lists, self._n_probes, max_candidates, self.k // 2 + 4)
+        refined = NeighborLists(*(array[:n_queries] for array in of_all_rows))
         recall, rounds = self._recall(refined.distances), state.rounds + 1
         needs_round = recall < self.target_recall and rounds < MAX_ROUNDS
         if recall - state.recall < MIN_GAIN:

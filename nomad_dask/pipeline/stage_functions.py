@@ -16,8 +16,8 @@ from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import build_cross_shard_edges
 from nomad_dask.neighbors.graph_builder import build_graph, uses_halo
 from nomad_dask.neighbors.list_files import LISTS_FOLDER
-from nomad_dask.neighbors.neighbor_lists import SearchState
 from nomad_dask.neighbors.patches import build_patches
+from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.params import Params
 from nomad_dask.partition.checksums import with_checksums
 from nomad_dask.partition.clustering import fit_cells_stage

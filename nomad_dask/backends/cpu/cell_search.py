@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nomad_dask.backends.base import ListLengths
+from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, mean_probed_rows
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu import filter_calibration, refine_kernels
@@ -328,35 +328,25 @@ class CpuCellSearch(CellIndex):
             self._probed = probed
         return self._probed
 
-    def refine(
-        self,
-        ids: np.ndarray,
-        distances: np.ndarray,
-        is_new: np.ndarray,
-        n_probes: int,
-        max_candidates: int,
-        n_trials: int,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def refine(self, lists: NeighborLists, n_probes: int, max_candidates: int, n_trials: int) -> NeighborLists:
         """Return lists improved by one NN-descent round: each query tries the neighbors of its neighbors.
 
         Lists are of all rows; the lists of rows that are not searched for come from the search of another shard.
 
-        Edges count in both directions. `is_new` (n, k) uint8 marks the entries of the previous round; pairs of older
-        ones have been tried, and so have rows in the `n_probes` cells that `probe` has searched. The filter passes on
-        `n_trials` rows per query for exact distances.
+        Edges count in both directions. Pairs of entries that are not new have been tried, and so have rows in the
+        `n_probes` cells that `probe` has searched. The filter passes on `n_trials` rows per query for exact distances.
         """
         held = self._filtered.held
         assert held is not None  # noqa: S101 - the caller has asked `can_refine`
-        n = len(ids)
+        n, k = lists.ids.shape
         rows = self.vectors.read(0, n)
-        lists = refine_kernels.NeighborLists(ids, distances, is_new)
         links = refine_kernels.Links(
-            np.empty((n, ids.shape[1] + max_candidates), np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+            np.empty((n, k + max_candidates), np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
         )
-        refine_kernels.link_rows(ids, is_new, max_candidates, links)
-        refined = refine_kernels.NeighborLists(ids.copy(), distances.copy(), is_new.copy())
+        refine_kernels.link_rows(lists.ids, lists.is_new, max_candidates, links)
+        refined = NeighborLists(*(array.copy() for array in lists))
         params = refine_kernels.RefineParams(self._centers.shape[1], self.correlation, self.reach, n_trials)
-        tried = refine_kernels.TriedCells(self._cells.cell_of_all_rows(), self._find_probed(n_probes, ids.shape[1] + 1))
+        tried = refine_kernels.TriedCells(self._cells.cell_of_all_rows(), self._find_probed(n_probes, k + 1))
         local = threading.local()
 
         def refine_chunk(start: int, stop: int) -> None:
@@ -366,4 +356,4 @@ class CpuCellSearch(CellIndex):
             refine_kernels.refine_rows(queries, held, rows, lists, links, tried, refined, params, local.met)
 
         self.pool.run(refine_chunk, len(self._queries), _QUERY_CHUNK)
-        return refined.ids, refined.distances, refined.is_new
+        return refined

@@ -10,22 +10,6 @@ from numba import njit
 from nomad_dask.backends.cpu.cell_search_kernels import FAST_MATH, bounded_distance, insert
 
 
-class NeighborLists(NamedTuple):
-    """Neighbors of every row, ascending by distance.
-
-    Attributes
-    ----------
-    ids, distances : ndarray of int32, float32 (n, k)
-        -1 and inf where there are fewer.
-    is_new : ndarray of uint8 (n, k)
-        Marks the entries of the last round.
-    """
-
-    ids: np.ndarray
-    distances: np.ndarray
-    is_new: np.ndarray
-
-
 class Links(NamedTuple):
     """The edges of every row in both directions, new ones first; see `link_rows`.
 

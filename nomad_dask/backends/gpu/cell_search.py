@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import ListLengths
+from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
 from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
@@ -121,15 +121,7 @@ class GpuCellSearch(CellIndex):
         """Return False: on a GPU, more probes take less time than NN-descent rounds."""
         return False
 
-    def refine(
-        self,
-        ids: np.ndarray,
-        distances: np.ndarray,
-        is_new: np.ndarray,
-        n_probes: int,
-        max_candidates: int,
-        n_trials: int,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def refine(self, lists: NeighborLists, n_probes: int, max_candidates: int, n_trials: int) -> NeighborLists:
         """Raise NotImplementedError; see `can_refine`."""
         raise NotImplementedError("the search on the GPU has no NN-descent rounds: check `can_refine` first")
 

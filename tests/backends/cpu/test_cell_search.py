@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import ListLengths
+from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.pca_filter import principal_axes
@@ -78,7 +78,8 @@ def test_a_round_never_loses_and_keeps_distances_true(rows, tmp_path):
         search = CpuCellSearch(vectors, offsets, means, pool, 0, 1 << 28)
         search.build_filter(60)
         ids, distances, _ = search.probe(ListLengths(10), 1, 20, lambda done: None)
-        new_ids, new_distances, fresh = search.refine(ids, distances, np.ones(ids.shape, np.uint8), 1, 8, 20)
+        lists = NeighborLists(ids, distances, np.ones(ids.shape, np.uint8))
+        new_ids, new_distances, fresh = search.refine(lists, 1, 8, 20)
     assert (new_distances <= distances).all()
     assert new_distances.sum() < distances.sum()
     np.testing.assert_array_equal(fresh == 0, (new_ids[:, :, None] == ids[:, None, :]).any(axis=2))

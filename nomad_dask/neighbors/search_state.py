@@ -1,32 +1,11 @@
-"""The lists that a neighbor search improves step by step, and its state."""
+"""The progress of a neighbor search."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 MAX_CANDIDATES = 15
 """Neighbors of a neighbor that a round tries, in each direction of the edges."""
-
-
-@dataclass(frozen=True)
-class NeighborLists:
-    """The nearest rows found so far for some rows.
-
-    Attributes
-    ----------
-    ids : ndarray of int32 (n_rows, k)
-        Positions within the rows that are searched, nearest first; -1 where fewer than k were found.
-    distances : ndarray of float32 (n_rows, k)
-        Squared distances, inf where the id is -1.
-    is_new : ndarray of uint8 (n_rows, k)
-        1 for entries that the last step added.
-    """
-
-    ids: np.ndarray
-    distances: np.ndarray
-    is_new: np.ndarray
 
 
 @dataclass(frozen=True)

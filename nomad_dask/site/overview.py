@@ -36,13 +36,15 @@ class PointCounts:
         from PIL import Image
 
         step = SIZES[-1] // size
-        counts = self._counts.reshape(size, step, size, step).sum(axis=(1, 3))
+        counts = self._counts.reshape(size, step, size, step).sum(axis=3).sum(axis=1)
         counts = spread(counts, point_radius(counts > 0))[::-1]
         occupied = counts > 0
+        inked = counts[occupied]
         # Counts span orders of magnitude; the densest half percent of the pixels may saturate.
-        strength = np.minimum(np.log1p(counts) / np.log1p(np.percentile(counts[occupied], 99.5)), 1)
+        strength = np.minimum(np.log1p(inked) / np.log1p(np.percentile(inked, 99.5)), 1)
         # A palette of one color at a few levels of opacity takes a fraction of the bytes of four channels.
-        levels = np.where(occupied, 1 + (strength * (_OPACITY_LEVELS - 1)).round(), 0).astype(np.uint8)
+        levels = np.zeros(counts.shape, np.uint8)
+        levels[occupied] = 1 + (strength * (_OPACITY_LEVELS - 1)).round()
         picture = Image.frombytes("P", (size, size), levels.tobytes())
         picture.putpalette((rgb(_COLOR) * 255).round().astype(np.uint8).tolist() * (1 + _OPACITY_LEVELS))
         opacity = (np.linspace(_MIN_OPACITY, 1, _OPACITY_LEVELS) * 255).round().astype(np.uint8)

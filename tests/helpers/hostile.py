@@ -151,6 +151,8 @@ def command_lines(draw: Callable[[Any], Any], files: dict[str, bytes]) -> tuple[
         arguments.append(draw(st.sampled_from(list(option.opts))))
         if not option.is_flag:
             arguments.append(value(option, [_OUTPUTS.get(name, "out.parquet")]))
+    if name == "plot":
+        arguments[1:1] = ["--size", "200x200"]  # the smallest, unless a later option says otherwise
     if name == "fit":
         arguments += ["--set", "n_epochs=2", "--set", "cell_size=10"]
     if name == "plan" and draw(st.integers(0, 9)):

@@ -11,7 +11,8 @@ from tests.helpers.small_sites import COLUMNS, XY, Made, write_site
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return write_site(tmp_path_factory.mktemp("site"), XY, COLUMNS, title="Twelve thousand", most_hits=3000)
+    folder = tmp_path_factory.mktemp("site")
+    return write_site(folder, XY, COLUMNS, title="Twelve thousand", tile_rows=1500, most_hits=3000)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from tests.helpers.browser import missing, served
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 N = 30_000
+FIRST_CELLS = "return [...document.querySelectorAll('.pins tbody tr')].map(r => r.querySelector('td').textContent)"
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +49,20 @@ def address(table, tmp_path_factory):
 
 
 def test_cards_hits_and_pins_are_rows_of_the_map(page, address, table):
-    rng = np.random.default_rng(0)
-    for row in rng.integers(0, N, 5).tolist():
-        page.open(address, pin=row)
+    rows = np.random.default_rng(0).integers(0, N, 5).tolist()
+    names = table.column("name").take(rows).to_pylist()
+    page.open(address, pin=".".join(map(str, rows)))
+    page.wait(lambda: page.run(FIRST_CELLS) == names)
+    for row, name in zip(rows, names, strict=True):
         page.search(f"number{row}", enter=True)
-        page.wait(lambda: page.text(".results .note") == "1 row")
+        page.wait(lambda name=name: page.text(".hit .title") == name)
+        assert page.text(".results .note") == "1 row"
         page.wait(lambda: "zoom=" in page.driver.current_url)
         page.settle()
         page.move_to(page.size[0] / 2, page.size[1] / 2)
-        name = table.column("name")[row].as_py()
         page.wait(lambda name=name: page.text("#tooltip:not([hidden]) strong") == name)
         section = table.column("section")[row].as_py() or "(none)"
         page.wait(lambda section=section: section in page.text("#tooltip dl"))
-        assert page.text(".pins tbody td") == name
 
 
 def lassoed(page, table, folder: Path, half: float) -> tuple[list[int], list[int]]:

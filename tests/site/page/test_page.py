@@ -320,23 +320,34 @@ def test_everything_that_acts_has_a_name_and_can_be_reached(page, site, address)
         assert wanted in names
 
 
-@pytest.mark.parametrize("size", [(375, 667), (375, 812), (768, 1024), (1280, 800), (2560, 1440)])
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_nothing_overlaps_nor_sticks_out(page, site, address, size, scheme):
+@pytest.mark.parametrize(
+    ("size", "schemes"),
+    [
+        ((375, 667), ("dark", "light")),
+        ((375, 812), ("light", "dark")),
+        ((768, 1024), ("dark", "light")),
+        ((1280, 800), ("light", "dark")),
+        ((2560, 1440), ("light", "dark")),
+    ],
+)
+def test_nothing_overlaps_nor_sticks_out(page, site, address, size, schemes):
+    """The page opens in one scheme, and then changes to the other."""
     page.resize(*size)
-    page.scheme(scheme)
+    page.scheme(schemes[0])
     page.open(address, pin="1.2.3", search="common rare")
     page.wait(lambda: page.all(".hit"))
-    width = page.run("return document.documentElement.scrollWidth")
-    assert width <= size[0]
-    boxes = page.panels()
-    assert len(boxes) >= 4
-    for i, (name, left, top, right, bottom) in enumerate(boxes):
-        assert left >= 0 and top >= 0 and right <= size[0] and bottom <= size[1], name  # noqa: PT018
-        for other, l2, t2, r2, b2 in boxes[:i]:
-            assert left >= r2 or l2 >= right or top >= b2 or t2 >= bottom, (name, other)
-    ground = page.run("return getComputedStyle(document.body).backgroundColor")
-    assert ground == {"dark": "rgb(16, 19, 24)", "light": "rgb(255, 255, 255)"}[scheme]
+    for scheme in schemes:
+        page.scheme(scheme)
+        ground = {"dark": "rgb(16, 19, 24)", "light": "rgb(255, 255, 255)"}[scheme]
+        page.wait(lambda ground=ground: page.run("return getComputedStyle(document.body).backgroundColor") == ground)
+        width = page.run("return document.documentElement.scrollWidth")
+        assert width <= size[0]
+        boxes = page.panels()
+        assert len(boxes) >= 4
+        for i, (name, left, top, right, bottom) in enumerate(boxes):
+            assert left >= 0 and top >= 0 and right <= size[0] and bottom <= size[1], name  # noqa: PT018
+            for other, l2, t2, r2, b2 in boxes[:i]:
+                assert left >= r2 or l2 >= right or top >= b2 or t2 >= bottom, (name, other)
 
 
 def test_the_button_changes_the_theme_for_good(page, site, address):

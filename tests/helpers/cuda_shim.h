@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -69,15 +68,28 @@ enum class State { waiting_to_start, running, at_warp, at_block, done };
 struct Thread {
     State state;
     int fibre;
-    unsigned mask;
-    int operation;
     std::uint64_t value;
     int source;
 };
 
+// Lanes of a warp that wait for the others of a mask at an operation. Each lane waits at one at most.
+struct Gathering {
+    unsigned mask;
+    int operation;
+    unsigned arrived;
+};
+
+struct Warp {
+    Gathering gatherings[32];
+    int n_gatherings;
+};
+
+// Of the compiler: the C library's jumps save more than a switch of fibres needs, and take longer.
+using Jump = void*[5];
+
 struct Fibre {
     ucontext_t context;
-    jmp_buf jump;
+    Jump jump;
     bool started = false;
     int thread = -1;
 };
@@ -89,16 +101,17 @@ static const void* kernel_body;
 static std::vector<Fibre*> fibres;
 static std::vector<int> idle, ready;
 static Thread threads[THREADS];
+static Warp warps[THREADS / 32];
 static int order[THREADS];
 static int next_thread, n_done, n_at_block, current;
-static jmp_buf scheduler;
+static Jump scheduler;
 static char failure[512];
 static std::mutex one_launch;
 
 template <class... A>
 [[noreturn]] static void fail(const char* format, A... values) {
     std::snprintf(failure, sizeof failure, format, values...);
-    _longjmp(scheduler, 2);
+    __builtin_longjmp(scheduler, 1);
 }
 
 static void set_thread(int fibre, int thread) {
@@ -106,6 +119,32 @@ static void set_thread(int fibre, int thread) {
     current = thread;
     threadIdx.x = static_cast<unsigned>(thread);
 }
+
+static void go_on(int fibre) {
+    Fibre& to = *fibres[fibre];
+    if (to.started) {
+        current = to.thread;
+        threadIdx.x = static_cast<unsigned>(to.thread);
+        __builtin_longjmp(to.jump, 1);
+    }
+    to.started = true;
+    setcontext(&to.context);
+}
+
+[[noreturn]] static void run_another() {
+    if (ready.empty()) __builtin_longjmp(scheduler, 1);
+    const int fibre = ready.back();
+    ready.pop_back();
+    go_on(fibre);
+    __builtin_unreachable();
+}
+
+// Returns when another fibre or the scheduler goes on with this one.
+[[gnu::noinline]] static void leave(Fibre& me) {
+    if (!__builtin_setjmp(me.jump)) run_another();
+}
+
+static void wait() { leave(*fibres[threads[current].fibre]); }
 
 static void fibre_main(int me) {
     for (;;) {
@@ -119,7 +158,7 @@ static void fibre_main(int me) {
             ++n_done;
         }
         idle.push_back(me);
-        if (!_setjmp(fibres[me]->jump)) _longjmp(scheduler, 1);
+        leave(*fibres[me]);
     }
 }
 
@@ -136,27 +175,13 @@ static int new_fibre() {
     return me;
 }
 
-static void go_on(int fibre) {  // from the scheduler
-    Fibre& to = *fibres[fibre];
-    if (to.started) {
-        current = to.thread;
-        threadIdx.x = static_cast<unsigned>(to.thread);
-        _longjmp(to.jump, 1);
-    }
-    to.started = true;
-    setcontext(&to.context);
-}
-
-static void wait() {  // from a fibre
-    Fibre& me = *fibres[threads[current].fibre];
-    if (!_setjmp(me.jump)) _longjmp(scheduler, 1);
-}
-
-static void run_block() {
+[[gnu::noinline]] static void run_block() {
     next_thread = n_done = n_at_block = 0;
     ready.clear();
     for (Thread& thread : threads) thread.state = State::waiting_to_start;
-    if (_setjmp(scheduler) == 2) {  // failed: what hangs in the middle of a thread is thrown away
+    for (Warp& warp : warps) warp.n_gatherings = 0;
+    __builtin_setjmp(scheduler);  // fibres come back here
+    if (failure[0]) {             // what hangs in the middle of a thread is thrown away
         for (Fibre* fibre : fibres) {
             munmap(fibre->context.uc_stack.ss_sp, STACK_BYTES);
             delete fibre;
@@ -166,11 +191,7 @@ static void run_block() {
         return;
     }
     if (n_done == THREADS) return;
-    if (!ready.empty()) {
-        const int fibre = ready.back();
-        ready.pop_back();
-        go_on(fibre);
-    }
+    if (!ready.empty()) run_another();
     if (next_thread < THREADS) {
         int fibre;
         if (idle.empty()) {
@@ -198,30 +219,37 @@ static std::uint64_t exchange(int operation, unsigned mask, std::uint64_t value,
     }
     Thread& mine = threads[me];
     mine.state = State::at_warp;
-    mine.mask = mask;
-    mine.operation = operation;
     mine.value = value;
     mine.source = source;
-    for (int l = 0; l < 32; ++l) {
-        const Thread& other = threads[warp + l];
-        if (!(mask >> l & 1)) continue;
-        // One that waits elsewhere may come here later. If it does not, the block ends in an error.
-        if (other.state != State::at_warp || other.mask != mask || other.operation != operation) {
-            wait();
-            return threads[me].value;
-        }
+    Warp& gathered = warps[warp / 32];
+    Gathering* const end = gathered.gatherings + gathered.n_gatherings;
+    Gathering* const here = std::find_if(gathered.gatherings, end, [&](const Gathering& one) {
+        return one.mask == mask && one.operation == operation;
+    });
+    if (here == end) {
+        *here = {mask, operation, 0};
+        ++gathered.n_gatherings;
     }
-    std::uint64_t values[32] = {}, votes = 0;
-    for (int l = 0; l < 32; ++l) {
-        values[l] = threads[warp + l].value;
-        if (mask >> l & 1 && values[l]) votes |= std::uint64_t{1} << l;
+    here->arrived |= 1u << lane;
+    // One that waits elsewhere may come here later. If it does not, the block ends in an error.
+    if (here->arrived != mask) {
+        wait();
+        return threads[me].value;
     }
-    for (int l = 31; l >= 0; --l) {
-        if (!(mask >> l & 1)) continue;
-        Thread& other = threads[warp + l];
-        other.value = operation == ballot ? votes : values[other.source];
-        other.state = State::running;
-        if (warp + l != me) ready.push_back(other.fibre);
+    *here = gathered.gatherings[--gathered.n_gatherings];
+    Thread* const lanes = threads + warp;
+    std::uint64_t values[32], votes = 0;
+    for (int l = 0; l < 32; ++l) {
+        values[l] = lanes[l].value;
+        votes |= static_cast<std::uint64_t>(values[l] != 0) << l;
+    }
+    votes &= mask;
+    for (unsigned left = mask; left;) {
+        const int l = 31 - __builtin_clz(left);
+        left ^= 1u << l;
+        lanes[l].value = operation == ballot ? votes : values[lanes[l].source];
+        lanes[l].state = State::running;
+        if (l != lane) ready.push_back(lanes[l].fibre);
     }
     return mine.value;
 }

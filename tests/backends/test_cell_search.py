@@ -15,7 +15,7 @@ N_CELLS = 25
 @pytest.fixture
 def rows(backend: Backend) -> np.ndarray:
     """Return rows sorted by cell, all cells of the same size."""
-    n = 500 if is_emulated(backend) else 2500
+    n = 500 if is_emulated(backend) else 1000
     rng = np.random.default_rng(1)
     X = rng.normal(size=(n, 12)) @ rng.normal(size=(12, 150)) + 0.5 * rng.normal(size=(n, 150))
     return X[np.argsort(X[:, 0])].astype(np.float32)

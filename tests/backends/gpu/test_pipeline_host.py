@@ -12,7 +12,7 @@ from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.metrics.scores import ConfidenceInterval, score
 from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
-N_ROWS, N_EPOCHS, N_QUERIES = 1500, 40, 400
+N_ROWS, N_EPOCHS, N_QUERIES = 1000, 40, 400
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def holds(estimate: ConfidenceInterval, value: float) -> bool:
 
 
 @pytest.fixture(scope="module")
-def maps(x: np.ndarray, workers: Any) -> dict[int, np.ndarray]:
-    """Maps of one and of two shards, on two workers."""
-    return {n_shards: positions_on(workers, x, "gpu", n_shards=n_shards) for n_shards in (1, 2)}
+def two_shards(x: np.ndarray, workers: Any) -> np.ndarray:
+    """A map of two shards, on two workers."""
+    return positions_on(workers, x[:600], "gpu", n_shards=2)
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
@@ -56,16 +56,16 @@ def test_as_good_as_the_map_of_the_cpu(x, workers, n_shards):
     ours, theirs = (score(x, positions, n_queries=N_QUERIES) for positions in (gpu, cpu))
     assert holds(theirs.neighbors[10], ours.neighbors[10].value), (ours.neighbors[10], theirs.neighbors[10])
     assert holds(theirs.triplets, ours.triplets.value), (ours.triplets, theirs.triplets)
-    assert ours.neighbors[10].value > 0.22  # 0.25 measured
+    assert ours.neighbors[10].value > 0.25  # 0.28 measured
 
 
-def test_the_same_seed_gives_the_same_bits(x, workers, maps):
-    np.testing.assert_array_equal(positions_on(workers, x, "gpu", n_shards=2), maps[2])
+def test_the_same_seed_gives_the_same_bits(x, workers, two_shards):
+    np.testing.assert_array_equal(positions_on(workers, x[:600], "gpu", n_shards=2), two_shards)
 
 
-def test_two_shards_on_one_worker(x, maps):
+def test_two_shards_on_one_worker(x, two_shards):
     with device_workers(1) as client:
-        np.testing.assert_array_equal(positions_on(client, x, "gpu", n_shards=2), maps[2])
+        np.testing.assert_array_equal(positions_on(client, x[:600], "gpu", n_shards=2), two_shards)
 
 
 def test_each_worker_lays_out_a_shard_on_its_device(x, workers):

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from nomad_dask.cli import cli
+from tests.helpers.commands import run_command
 from tests.helpers.hostile import Node, command_lines, make_files
 
 # More are run before a release, as NOMAD_HOSTILE_EXAMPLES=50000.
 N_EXAMPLES = int(os.environ.get("NOMAD_HOSTILE_EXAMPLES", "2000"))
 FILES = make_files(Path(tempfile.mkdtemp(prefix="nomad-hostile-")))
-
-
-def run(arguments: list[str]) -> tuple[int, str]:
-    """Return the exit code of a command in this process, and what it wrote to standard error."""
-    errors = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("default")  # as for a user; the tests make errors of them
-        try:
-            cli.main(arguments, prog_name="nomad-dask")
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-    return code, errors.getvalue()
 
 
 @pytest.fixture
@@ -51,7 +36,7 @@ def test_no_command_line_ends_with_a_bug(folder: Path, line: tuple[list[Node], l
     for node in nodes:
         node.create(folder)
     try:
-        code, errors = run(arguments)
+        code, _, errors = run_command(arguments)
         assert code in (0, 2, 3, 4), (arguments, errors)
         assert "Traceback" not in errors, (arguments, errors)
         if code:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,13 +55,25 @@ class RowFile:
     def read_into(self, start: int, out: np.ndarray) -> None:
         """Read rows from `start` on into a C-contiguous array of the file's dtype."""
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset + int(start) * int(np.prod(self.row_shape)) * self.dtype.itemsize)
-            left = out.reshape(-1).view(np.uint8).data  # a memoryview cannot be cast when it is empty
-            while left.nbytes:
-                n_read = file.readinto(left)
-                if not n_read:
-                    raise EOFError(f"{self.path} ends before row {int(start) + len(out)}")
-                left = left[n_read:]
+            self._read_into(file, int(start), out)
+
+    def read_every(self, step: int, stop: int) -> np.ndarray:
+        """Return every `step`-th row before `stop`, reading no others."""
+        rows = range(0, stop, step)
+        out = np.empty((len(rows), *self.row_shape), self.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            for i, row in enumerate(rows):
+                self._read_into(file, row, out[i : i + 1])
+        return out
+
+    def _read_into(self, file: FileIO, start: int, out: np.ndarray) -> None:
+        file.seek(self.offset + start * int(np.prod(self.row_shape)) * self.dtype.itemsize)
+        left = out.reshape(-1).view(np.uint8).data  # a memoryview cannot be cast when it is empty
+        while left.nbytes:
+            n_read = file.readinto(left)
+            if not n_read:
+                raise EOFError(f"{self.path} ends before row {start + len(out)}")
+            left = left[n_read:]
 
 
 class ShardVectors:

@@ -36,8 +36,7 @@ def fit_rescaling(run: RunContext, sample: Path, ranges: Sequence[ValueRange]) -
         return Rescaling(np.zeros(run.plan.n_dims), unit_length=whole.directions_lost)
     file = RowFile.open(sample)
     step = max(1, run.plan.sample_rows // _FITTED_ROWS)
-    fitted = [file.read(row, row + 1) for row in range(0, run.plan.sample_rows, step)]
-    return choose_rescaling(np.concatenate(fitted), whole.max_abs)
+    return choose_rescaling(file.read_every(step, run.plan.sample_rows), whole.max_abs)
 
 
 def extreme_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,48 @@ def undisturbed(x: np.ndarray) -> Layout:
     return make_map(x, **SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def of_one_shard(x: np.ndarray) -> Layout:
+    return make_map(x, **(SETTINGS | {"n_shards": 1}))
+
+
+@pytest.fixture
+def plain(n_shards: int, undisturbed: Layout, of_one_shard: Layout) -> Layout:
+    """The undisturbed map of as many shards as the test uses."""
+    return undisturbed if n_shards == 2 else of_one_shard
+
+
+@pytest.fixture(scope="module")
+def copy_run(x: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Layout | None]:
+    """Return a function that makes a workspace of a run that was stopped, or not; equal runs are made only once.
+
+    It takes the path, where to stop, such as ``begin cells`` or ``checkpoint 11``, or ``never``, and settings. It
+    returns the map of a run that was not stopped.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    made: dict[str, Layout | None] = {}
+
+    def copy(workspace: Path, stop: str, **more: Any) -> Layout | None:
+        name = f"{stop} {more}"
+        if name not in made:
+            made[name] = None
+            if stop == "never":
+                made[name] = make_map(x, workspace=folder / name, **(SETTINGS | more))
+            else:
+                kind, where = stop.split()
+                stopped(x, folder / name, lambda event: reaches(event, kind, where), **more)
+        shutil.copytree(folder / name, workspace)
+        return made[name]
+
+    return copy
+
+
+def reaches(event: Event, kind: str, where: str) -> bool:
+    if kind == "begin":
+        return isinstance(event, StageStarted) and event.stage == where
+    return isinstance(event, CheckpointWritten) and event.epoch == int(where)
+
+
 def stop_at(reached: Callable[[Event], bool]) -> Callable[[Event], None]:
     def emit(event: Event) -> None:
         if reached(event):
@@ -50,8 +93,8 @@ def resumed_stages(event_log: EventLog) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stopped_when_a_stage_begins(x, undisturbed, tmp_path, stage):
-    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == stage)
+def test_stopped_when_a_stage_begins(x, undisturbed, copy_run, tmp_path, stage):
+    copy_run(tmp_path / "w", f"begin {stage}")
     event_log = EventLog()
     result = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
@@ -62,8 +105,7 @@ def test_stopped_when_a_stage_begins(x, undisturbed, tmp_path, stage):
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_stopped_during_the_layout(x, tmp_path, checkpoints_at_once, n_shards):
-    plain = make_map(x, **(SETTINGS | {"n_shards": n_shards}))
+def test_stopped_during_the_layout(x, plain, tmp_path, checkpoints_at_once, n_shards):
 
     def reached(event: Event) -> bool:
         return isinstance(event, CheckpointWritten) and event.epoch >= 5
@@ -75,6 +117,7 @@ def test_stopped_during_the_layout(x, tmp_path, checkpoints_at_once, n_shards):
     assert resumed_stages(event_log) == STAGES[:-1]
     assert 5 < event_log.of(EpochDone)[0].epoch < 30
     assert result.diagnostics["loss"] == plain.diagnostics["loss"]
+    assert [folder.name for folder in (tmp_path / "w" / "layout").iterdir()] == ["epoch-000030"], "only the last"
 
 
 def test_stopped_between_infrequent_exchanges(x, tmp_path, checkpoints_at_once):
@@ -103,13 +146,8 @@ def test_stopped_between_the_last_checkpoint_and_the_end(x, undisturbed, tmp_pat
     assert result.diagnostics == undisturbed.diagnostics
 
 
-def test_only_the_last_checkpoint_is_kept(x, tmp_path, checkpoints_at_once):
-    make_map(x, workspace=tmp_path / "w", **SETTINGS)
-    assert [folder.name for folder in (tmp_path / "w" / "layout").iterdir()] == ["epoch-000030"]
-
-
-def test_a_finished_run_runs_no_stage_again(x, undisturbed, tmp_path):
-    make_map(x, workspace=tmp_path / "w", **SETTINGS)
+def test_a_finished_run_runs_no_stage_again(x, undisturbed, copy_run, tmp_path):
+    copy_run(tmp_path / "w", "never")
     event_log = EventLog()
     again = make_map(x, workspace=tmp_path / "w", emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(again.positions, undisturbed.positions)
@@ -150,17 +188,12 @@ STAGE_OF = {"graph": "neighbors"}
 
 @pytest.mark.parametrize(("name", "how", "keep_stages"), DAMAGED)
 def test_a_damaged_artifact_is_detected_and_made_again(
-    x, undisturbed, tmp_path, checkpoints_at_once, name, how, keep_stages
+    x, undisturbed, copy_run, tmp_path, checkpoints_at_once, name, how, keep_stages
 ):
     folder = name.split("/")[0]
     stage = STAGE_OF.get(folder, folder)
-
-    def reached(event: Event) -> bool:
-        if stage == "layout":
-            return isinstance(event, CheckpointWritten) and event.epoch == 11
-        return isinstance(event, StageStarted) and event.stage == STAGES[STAGES.index(stage) + 1]
-
-    stopped(x, tmp_path / "w", reached, keep_stages=keep_stages)
+    stop = "checkpoint 11" if stage == "layout" else f"begin {STAGES[STAGES.index(stage) + 1]}"
+    copy_run(tmp_path / "w", stop, **({"keep_stages": True} if keep_stages else {}))
     damaged(tmp_path / "w" / name, how)
     event_log = EventLog()
     with pytest.warns(NomadWarning, match=f"is damaged: {name} .*stage '({stage}|checkpoint)' is run again"):
@@ -176,8 +209,8 @@ def test_a_damaged_artifact_is_detected_and_made_again(
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "flipped", "pickled"])
-def test_every_kind_of_damage_after_the_end(x, undisturbed, tmp_path, how):
-    make_map(x, workspace=tmp_path / "w", **SETTINGS)
+def test_every_kind_of_damage_after_the_end(x, undisturbed, copy_run, tmp_path, how):
+    copy_run(tmp_path / "w", "never")
     for name in sorted(files(tmp_path / "w") - {"manifest.json", "manifest.previous.json"})[::3]:
         damaged(tmp_path / "w" / name, how)
         with pytest.warns(NomadWarning, match="is damaged"):
@@ -187,9 +220,9 @@ def test_every_kind_of_damage_after_the_end(x, undisturbed, tmp_path, how):
         assert not list(Workspace(tmp_path / "w").damage("shards"))
 
 
-def test_a_stage_with_other_artifacts_makes_later_stages_run_again(x, undisturbed, tmp_path):
+def test_a_stage_with_other_artifacts_makes_later_stages_run_again(x, undisturbed, copy_run, tmp_path):
     """Another machine may round differently: artifacts of both must not be mixed."""
-    make_map(x, workspace=tmp_path / "w", keep_stages=True, **SETTINGS)
+    copy_run(tmp_path / "w", "never", keep_stages=True)
     home = Workspace(tmp_path / "w")
     start = home.load("shards/0000.start.npy")
     entry = home.stages()["shards"]
@@ -205,10 +238,10 @@ def test_a_stage_with_other_artifacts_makes_later_stages_run_again(x, undisturbe
 
 @pytest.mark.parametrize("stage", ["cells", "neighbors"])
 def test_a_stage_with_other_artifacts_finds_what_later_stages_need_again(
-    x, undisturbed, tmp_path, checkpoints_at_once, stage
+    x, undisturbed, copy_run, tmp_path, checkpoints_at_once, stage
 ):
     """The start of the layout reads artifacts that were removed after the first checkpoint: they are made again."""
-    stopped(x, tmp_path / "w", lambda event: isinstance(event, CheckpointWritten) and event.epoch == 11)
+    copy_run(tmp_path / "w", "checkpoint 11")
     home = Workspace(tmp_path / "w")
     assert "shards/0000.start.npy" in home.stages()["shards"].released
     entry = home.stages()[stage]
@@ -225,9 +258,9 @@ def test_a_stage_with_other_artifacts_finds_what_later_stages_need_again(
     assert event_log.of(EpochDone)[0].epoch == 1, "the checkpoint was made from other artifacts"
 
 
-def test_a_killed_record_never_mixes_artifacts_of_two_runs(x, tmp_path):
+def test_a_killed_record_never_mixes_artifacts_of_two_runs(copy_run, tmp_path):
     """Recording other artifacts and dropping what was made from the old ones is one write of the manifest."""
-    make_map(x, workspace=tmp_path / "w", keep_stages=True, **SETTINGS)
+    copy_run(tmp_path / "w", "never", keep_stages=True)
     home = Workspace(tmp_path / "w")
     other = home.save("graph/0000.weights.npy", home.load("graph/0000.weights.npy") + 1)
     artifacts = [*(a for a in home.stages()["neighbors"].artifacts.values() if a.path != other.path), other]
@@ -236,7 +269,7 @@ def test_a_killed_record_never_mixes_artifacts_of_two_runs(x, tmp_path):
     assert not list((tmp_path / "w" / "layout").rglob("*.npy"))
 
 
-def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
+def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, copy_run, tmp_path):
     most: dict[str, set[str]] = {}
 
     def listen(event: Event) -> None:
@@ -257,7 +290,7 @@ def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, tmp_path):
         *(f"shards/{s:04d}.{what}.npy" for s in range(2) for what in ("rows", "cell_offsets")),
         *(f"layout/epoch-000030/{s:04d}.npy" for s in range(2)),
     }
-    kept = make_map(x, workspace=tmp_path / "all", keep_stages=True, **SETTINGS)
+    kept = copy_run(tmp_path / "all", "never", keep_stages=True)
     np.testing.assert_array_equal(kept.positions, undisturbed.positions)
     assert files(tmp_path / "all") > left
     assert {"sample/vectors.npy", "shards/0000.vectors.npy", "graph/0001.out_to.npy"} <= files(tmp_path / "all")
@@ -273,8 +306,8 @@ def test_stopped_when_a_stage_ends(x, undisturbed, tmp_path, reached):
     assert resumed_stages(event_log) == STAGES[: STAGES.index(reached) + 1]
 
 
-def test_leftovers_of_a_killed_run_are_removed(x, undisturbed, tmp_path):
-    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
+def test_leftovers_of_a_killed_run_are_removed(x, undisturbed, copy_run, tmp_path):
+    copy_run(tmp_path / "w", "begin neighbors")
     for name in ("graph/.0000.indices.npy.12345678.partial", "runs/block-000000.rows.npy", "graph/0007.x.npy"):
         (tmp_path / "w" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "w" / name).write_bytes(b"left over")
@@ -287,9 +320,8 @@ def test_leftovers_of_a_killed_run_are_removed(x, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_a_moved_workspace_resumes(x, tmp_path, checkpoints_at_once, n_shards):
+def test_a_moved_workspace_resumes(x, plain, tmp_path, checkpoints_at_once, n_shards):
     settings = SETTINGS | {"n_shards": n_shards}
-    plain = make_map(x, **settings)
     stopped(x, tmp_path / "here" / "w", lambda e: isinstance(e, CheckpointWritten) and e.epoch >= 9, n_shards=n_shards)
     (tmp_path / "there").mkdir()
     (tmp_path / "here" / "w").rename(tmp_path / "there" / "other name")
@@ -337,8 +369,8 @@ def test_a_second_run_in_the_workspace_is_refused(x, undisturbed, tmp_path):
         ({"random_state": 5}, "params.random_state: 0 in the workspace, 5 requested"),
     ],
 )
-def test_other_parameters_are_refused_by_name(x, tmp_path, change, message):
-    make_map(x, workspace=tmp_path / "w", **SETTINGS)
+def test_other_parameters_are_refused_by_name(x, copy_run, tmp_path, change, message):
+    copy_run(tmp_path / "w", "never")
     before = sorted(p.name for p in (tmp_path / "w").rglob("*"))
     with pytest.raises(WorkspaceError, match="belongs to another run") as caught:
         make_map(x, workspace=tmp_path / "w", **(SETTINGS | change))
@@ -346,8 +378,8 @@ def test_other_parameters_are_refused_by_name(x, tmp_path, change, message):
     assert sorted(p.name for p in (tmp_path / "w").rglob("*")) == before
 
 
-def test_another_source_is_refused(x, tmp_path):
-    make_map(x, workspace=tmp_path / "w", **SETTINGS)
+def test_another_source_is_refused(x, copy_run, tmp_path):
+    copy_run(tmp_path / "w", "never")
     with pytest.raises(WorkspaceError, match="source: "):
         make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
     with pytest.raises(WorkspaceError, match=r"shape: \[800, 20\] in the workspace, \[700, 20\] requested"):
@@ -355,15 +387,18 @@ def test_another_source_is_refused(x, tmp_path):
 
 
 def test_overwrite_replaces_another_run(x, undisturbed, tmp_path):
+    """And spares other files in its workspace."""
     make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
+    (tmp_path / "w" / "notes.txt").write_text("mine")
     event_log = EventLog()
     result = make_map(x, workspace=tmp_path / "w", overwrite=True, emit=event_log, **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
     assert resumed_stages(event_log) == []
+    assert (tmp_path / "w" / "notes.txt").read_text() == "mine"
 
 
-def test_a_run_with_a_damaged_manifest_continues_from_the_one_before(x, undisturbed, tmp_path):
-    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "neighbors")
+def test_a_run_with_a_damaged_manifest_continues_from_the_one_before(x, undisturbed, copy_run, tmp_path):
+    copy_run(tmp_path / "w", "begin neighbors")
     content = (tmp_path / "w" / "manifest.json").read_bytes()
     (tmp_path / "w" / "manifest.json").write_bytes(content[: len(content) // 2])
     event_log = EventLog()
@@ -387,8 +422,8 @@ def test_a_run_beside_its_output_starts_again_when_its_manifests_are_damaged(x, 
 
 
 @pytest.mark.parametrize("damage", ["{", '{"format": 1}', "[" * 100_000])
-def test_overwrite_replaces_a_workspace_whose_manifest_is_damaged(x, undisturbed, tmp_path, damage):
-    stopped(x, tmp_path / "w", lambda event: isinstance(event, StageStarted) and event.stage == "shards")
+def test_overwrite_replaces_a_workspace_whose_manifest_is_damaged(x, undisturbed, copy_run, tmp_path, damage):
+    copy_run(tmp_path / "w", "begin shards")
     for name in ("manifest.json", "manifest.previous.json"):
         (tmp_path / "w" / name).write_text(damage)
     with pytest.raises(WorkspaceError, match=r"manifest\.json (is damaged|has format).*--overwrite"):
@@ -398,7 +433,7 @@ def test_overwrite_replaces_a_workspace_whose_manifest_is_damaged(x, undisturbed
 
 
 def test_overwrite_spares_what_is_not_of_a_workspace(x, tmp_path):
-    """A browser extension has a manifest.json too; and other files in a workspace are not its own."""
+    """A browser extension has a manifest.json too."""
     extension = tmp_path / "extension"
     extension.mkdir()
     for name in ("manifest.json", "popup.js"):
@@ -407,10 +442,6 @@ def test_overwrite_spares_what_is_not_of_a_workspace(x, tmp_path):
         make_map(x, workspace=extension, overwrite=True, **SETTINGS)
     assert files(extension) == {"manifest.json", "popup.js"}
     assert (extension / "manifest.json").read_text() == '{"manifest_version": 3}'
-    make_map(x[::-1], workspace=tmp_path / "w", **SETTINGS)
-    (tmp_path / "w" / "notes.txt").write_text("mine")
-    make_map(x, workspace=tmp_path / "w", overwrite=True, **SETTINGS)
-    assert (tmp_path / "w" / "notes.txt").read_text() == "mine"
 
 
 def test_a_workspace_without_a_finished_stage_is_no_obstacle(x, undisturbed, tmp_path):
@@ -478,8 +509,8 @@ def test_the_workspace_of_an_output_is_kept_until_it_is_written(x, undisturbed, 
     assert [p.name for p in tmp_path.iterdir()] == ["map.parquet"]
 
 
-def test_nothing_in_a_workspace_is_pickled(x, tmp_path):
-    make_map(x, workspace=tmp_path / "w", **SETTINGS)
+def test_nothing_in_a_workspace_is_pickled(copy_run, tmp_path):
+    copy_run(tmp_path / "w", "never")
     files = [p for p in (tmp_path / "w").rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".json", ".npy"}
     for file in files:

@@ -23,7 +23,7 @@ from nomad_dask.layout.interrupt import graceful_interrupt
 from tests.helpers.processes import wait_until
 from tests.helpers.runs import CtrlC, EventLog, blobs
 
-SETTINGS = {"n_epochs": 30, "n_shards": 2}
+SETTINGS = {"n_epochs": 10, "n_shards": 2}
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +46,20 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_stopped_layout_is_there_and_goes_on(x, plain, epoch_by_epoch, places):
     nomad = NomadProjection(**SETTINGS, callbacks=[CtrlC(EpochDone)])
-    with pytest.raises(Interrupted, match=r"after 1 of 30 epochs; fit\(X, resume=True\) continues the fit"):
+    with pytest.raises(Interrupted, match=r"after 1 of 10 epochs; fit\(X, resume=True\) continues the fit"):
         nomad.fit(x)
     assert (nomad.n_epochs_, nomad.is_complete_, nomad.diagnostics_["epochs"]) == (1, False, 1)
     assert nomad.embedding_.shape == plain.shape
     assert np.isfinite(nomad.embedding_).all()
     np.testing.assert_array_equal(nomad.map_.positions, nomad.embedding_)
-    assert nomad.map_.metadata["partial"] == {"epochs": 1, "of": 30}
+    assert nomad.map_.metadata["partial"] == {"epochs": 1, "of": 10}
     event_log = EventLog()
     nomad.set_params(callbacks=[event_log])
     assert nomad.fit(x, resume=True) is nomad
     np.testing.assert_array_equal(nomad.embedding_, plain)
-    assert [event.epoch for event in event_log.of(EpochDone)] == list(range(2, 31))
+    assert [event.epoch for event in event_log.of(EpochDone)] == list(range(2, 11))
     assert [f.stage for f in event_log.of(StageFinished) if f.resumed] == ["sample", "cells", "shards", "neighbors"]
-    assert (nomad.n_epochs_, nomad.is_complete_) == (30, True)
+    assert (nomad.n_epochs_, nomad.is_complete_) == (10, True)
     assert "partial" not in nomad.map_.metadata
     assert list(places.glob("nomad-*")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -134,10 +134,10 @@ def test_other_settings_are_refused_and_cost_nothing(x, plain, epoch_by_epoch):
     nomad = NomadProjection(**SETTINGS, callbacks=[CtrlC(EpochDone)])
     with pytest.raises(Interrupted):
         nomad.fit(x)
-    with pytest.raises(WorkspaceError, match="n_epochs: 30 in the workspace, 40 requested"):
+    with pytest.raises(WorkspaceError, match="n_epochs: 10 in the workspace, 40 requested"):
         nomad.set_params(n_epochs=40).fit(x, resume=True)
     with pytest.raises(WorkspaceError, match=r"source: "):
-        nomad.set_params(n_epochs=30).fit(x + 1, resume=True)
+        nomad.set_params(n_epochs=10).fit(x + 1, resume=True)
     np.testing.assert_array_equal(nomad.fit(x, resume=True).embedding_, plain)
 
 

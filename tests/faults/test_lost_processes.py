@@ -21,7 +21,7 @@ from tests.helpers.runs import blobs, make_map
 
 # A test that takes longer is called a hang.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
-EPOCHS = 40
+EPOCHS = 24
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_size": 50}
 
 

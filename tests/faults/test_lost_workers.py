@@ -23,7 +23,7 @@ from tests.helpers.runs import EventLog, blobs, cluster_of, make_map, worker_pro
 
 # A test that takes longer is called a hang.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-EPOCHS = 40
+EPOCHS = 24
 SETTINGS = {"n_shards": 4, "n_epochs": EPOCHS, "cell_size": 50}
 
 

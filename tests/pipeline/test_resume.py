@@ -18,7 +18,7 @@ from nomad_dask.storage.workspace import Workspace
 from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
 
 STAGES = ["sample", "cells", "shards", "neighbors", "layout"]
-SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
+SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 16, "cell_size": 60}
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +115,16 @@ def test_stopped_during_the_layout(x, plain, tmp_path, checkpoints_at_once, n_sh
     result = make_map(x, workspace=tmp_path / "w", emit=event_log, **(SETTINGS | {"n_shards": n_shards}))
     np.testing.assert_array_equal(result.positions, plain.positions)
     assert resumed_stages(event_log) == STAGES[:-1]
-    assert 5 < event_log.of(EpochDone)[0].epoch < 30
+    assert 5 < event_log.of(EpochDone)[0].epoch < 16
     assert result.diagnostics["loss"] == plain.diagnostics["loss"]
-    assert [folder.name for folder in (tmp_path / "w" / "layout").iterdir()] == ["epoch-000030"], "only the last"
+    assert [folder.name for folder in (tmp_path / "w" / "layout").iterdir()] == ["epoch-000016"], "only the last"
 
 
 def test_stopped_between_infrequent_exchanges(x, tmp_path, checkpoints_at_once):
     """Checkpoints are written only where the next epochs need no summary but the latest."""
-    settings = SETTINGS | {"n_shards": 3, "sync_every": 3}
+    settings = SETTINGS | {"n_epochs": 30, "n_shards": 3, "sync_every": 3}
     plain = make_map(x, **settings)
-    stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, n_shards=3, sync_every=3)
+    stopped(x, tmp_path / "w", lambda e: isinstance(e, EpochDone) and e.epoch == 20, **settings)
     event_log = EventLog()
     result = make_map(x, workspace=tmp_path / "w", emit=event_log, **settings)
     np.testing.assert_array_equal(result.positions, plain.positions)
@@ -133,14 +133,14 @@ def test_stopped_between_infrequent_exchanges(x, tmp_path, checkpoints_at_once):
 
 
 def test_stopped_repeatedly(x, undisturbed, tmp_path, checkpoints_at_once):
-    for epoch in (3, 4, 11, 29):
+    for epoch in (3, 4, 11, 15):
         stopped(x, tmp_path / "w", lambda e, epoch=epoch: isinstance(e, CheckpointWritten) and e.epoch == epoch)
     result = make_map(x, workspace=tmp_path / "w", **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
 
 
 def test_stopped_between_the_last_checkpoint_and_the_end(x, undisturbed, tmp_path):
-    stopped(x, tmp_path / "w", lambda event: isinstance(event, CheckpointWritten) and event.epoch == 30)
+    stopped(x, tmp_path / "w", lambda event: isinstance(event, CheckpointWritten) and event.epoch == 16)
     result = make_map(x, workspace=tmp_path / "w", **SETTINGS)
     np.testing.assert_array_equal(result.positions, undisturbed.positions)
     assert result.diagnostics == undisturbed.diagnostics
@@ -288,7 +288,7 @@ def test_artifacts_that_no_stage_reads_are_removed(x, undisturbed, copy_run, tmp
         "manifest.json",
         "manifest.previous.json",
         *(f"shards/{s:04d}.{what}.npy" for s in range(2) for what in ("rows", "cell_offsets")),
-        *(f"layout/epoch-000030/{s:04d}.npy" for s in range(2)),
+        *(f"layout/epoch-000016/{s:04d}.npy" for s in range(2)),
     }
     kept = copy_run(tmp_path / "all", "never", keep_stages=True)
     np.testing.assert_array_equal(kept.positions, undisturbed.positions)

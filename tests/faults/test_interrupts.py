@@ -13,7 +13,9 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from nomad_dask.cli import cli
 from nomad_dask.cluster import report_progress
 from nomad_dask.errors import Interrupted
 from tests.helpers.processes import command_line, descendants, stages_done, wait_until, worker_pids
@@ -23,13 +25,24 @@ from tests.helpers.runs import blobs, cluster_of, make_map, worker_processes
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize("whom", ["driver", "group"])
-def test_ctrl_c_ends_the_command_and_the_run_resumes(tmp_path, whom):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, blobs(3000, 16))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> np.ndarray:
+    return make_map(data, n_shards=2, n_epochs=60).positions
+
+
+@pytest.mark.parametrize(("whom", "workers_again"), [("driver", "2"), ("group", "1")])
+def test_ctrl_c_ends_the_command_and_the_run_resumes(data, undisturbed, tmp_path, whom, workers_again):
     """From a terminal the signal reaches the workers too; from ``kill`` the driver only."""
-    data, output, workspace = tmp_path / "x.npy", tmp_path / "map.parquet", tmp_path / "w"
-    np.save(data, blobs(3000, 16))
-    options = [data, "-o", output, "--workspace", workspace, "--workers", "2", "--shards", "2", "--epochs", "60"]
-    with command_line("fit", *options) as driver:
+    output, workspace = tmp_path / "map.parquet", tmp_path / "w"
+    options = [str(data), "-o", str(output), "--workspace", str(workspace), "--shards", "2", "--epochs", "60"]
+    with command_line("fit", *options, "--workers", "2") as driver:
         wait_until(lambda: driver.poll() is not None or "cells" in stages_done(workspace))
         family = descendants(driver.pid)
         assert len(worker_pids(driver.pid)) >= 2
@@ -40,12 +53,10 @@ def test_ctrl_c_ends_the_command_and_the_run_resumes(tmp_path, whom):
     assert f"Completed work is kept in {workspace}" in errors
     assert "Traceback" not in errors
     assert not alive
-    with command_line("fit", *options, "--resume") as again:
-        _, errors = again.communicate(timeout=100)
-    assert again.returncode == 0, errors
+    again = CliRunner().invoke(cli, ["fit", *options, "--workers", workers_again, "--resume"])
+    assert again.exit_code == 0, again.stderr
     table = pq.read_table(output)
-    plain = make_map(data, n_shards=2, n_epochs=60).positions
-    np.testing.assert_array_equal(np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]), plain)
+    np.testing.assert_array_equal(np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]), undisturbed)
 
 
 def handles_sigterm(pid: int) -> bool:
@@ -57,10 +68,8 @@ def handles_sigterm(pid: int) -> bool:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5])
-def test_at_any_moment_it_is_one_line_and_exit_code_4(tmp_path, seconds, sent):
+def test_at_any_moment_it_is_one_line_and_exit_code_4(data, tmp_path, seconds, sent):
     """In the imports, in the start of the workers, and while these import what would handle the signal."""
-    data = tmp_path / "x.npy"
-    np.save(data, blobs(3000, 16))
     options = ["--workers", "2", "--shards", "2", "--epochs", "20000", "--quiet"]
     with command_line("fit", data, "-o", tmp_path / "map.parquet", *options) as driver:
         wait_until(lambda: handles_sigterm(driver.pid))
@@ -75,9 +84,8 @@ def test_at_any_moment_it_is_one_line_and_exit_code_4(tmp_path, seconds, sent):
     assert not alive
 
 
-def test_a_second_ctrl_c_ends_the_command_at_once(tmp_path):
-    data, output = tmp_path / "x.npy", tmp_path / "map.parquet"
-    np.save(data, blobs(3000, 16))
+def test_a_second_ctrl_c_ends_the_command_at_once(data, tmp_path):
+    output = tmp_path / "map.parquet"
     options = ["--workers", "2", "--shards", "2", "--epochs", "20000", "--quiet"]
     with command_line("fit", data, "-o", output, *options) as driver:
         wait_until(lambda: driver.poll() is not None or "neighbors" in stages_done(tmp_path / "map.parquet.nomad"))

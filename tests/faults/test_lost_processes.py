@@ -13,8 +13,10 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageStarted
+from nomad_dask.cli import cli
 from nomad_dask.errors import ClusterError
 from tests.helpers.processes import command_line, descendants, scheduler_process, stages_done, wait_until, worker_pids
 from tests.helpers.runs import blobs, make_map
@@ -75,21 +77,20 @@ def test_workers_without_nannies_end_one_by_one(data, undisturbed, tmp_path, che
     np.testing.assert_array_equal(again.positions, undisturbed)
 
 
-@pytest.mark.parametrize("after", ["", "cells"])
-def test_the_driver_is_killed(data, undisturbed, tmp_path, after):
+@pytest.mark.parametrize(("after", "workers_again"), [("", "1"), ("cells", "2")])
+def test_the_driver_is_killed(data, undisturbed, tmp_path, after, workers_again):
     """With an embedded cluster: its workers notice and end, and the same command finishes the map."""
     output, workspace = tmp_path / "map.parquet", tmp_path / "w"
-    options = [data, "-o", output, "--workspace", workspace, "--workers", "2", "--quiet"]
+    options = [str(data), "-o", str(output), "--workspace", str(workspace), "--quiet"]
     options += ["--shards", "2", "--epochs", str(EPOCHS), "--set", "cell_size=50"]
-    with command_line("fit", *options) as driver:
+    with command_line("fit", *options, "--workers", "2") as driver:
         wait_until(lambda: driver.poll() is not None or (len(worker_pids(driver.pid)) >= 2 and ready(workspace, after)))
         family = descendants(driver.pid)
         driver.kill()
         _, alive = psutil.wait_procs(family, timeout=30)
         assert not alive, "workers end when their driver is gone"
-    with command_line("fit", *options, "--resume") as again:
-        _, errors = again.communicate(timeout=120)
-    assert again.returncode == 0, errors
+    again = CliRunner().invoke(cli, ["fit", *options, "--workers", workers_again, "--resume"])
+    assert again.exit_code == 0, again.stderr
     table = pq.read_table(output)
     positions = np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()])
     np.testing.assert_array_equal(positions, undisturbed)

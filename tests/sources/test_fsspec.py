@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -18,6 +17,7 @@ import zarr
 
 from nomad_dask.errors import InputError, MissingInputError, NomadWarning
 from nomad_dask.sources import open_source, retry
+from tests.helpers.commands import run_command
 from tests.helpers.object_store import CREDENTIALS, s3
 from tests.helpers.runs import blobs, make_map
 from tests.helpers.source_kinds import list_table, npy_fortran, parquet_directory
@@ -118,12 +118,9 @@ def test_pipeline_on_worker_processes(tmp_path, store):
     expected = make_map(x, **settings).positions
     url = store.put(tmp_path / "d", "fit")
     output = tmp_path / "map.parquet"
-    command = ["fit", url, "-o", output, "--workers", "2", "--shards", "2", "--epochs", "5", "--set", "cell_size=50"]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("nomad-dask"), *command, "--keep", "id", "--quiet"],
-        capture_output=True, text=True, timeout=200, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    command = ["fit", url, "-o", str(output), "--workers", "2", "--shards", "2", "--epochs", "5"]
+    code, _, errors = run_command([*command, "--set", "cell_size=50", "--keep", "id", "--quiet"])
+    assert code == 0, errors
     table = pq.read_table(output)
     np.testing.assert_array_equal(np.stack([table["x"], table["y"]], axis=1), expected)
     assert table["id"].to_pylist() == [*range(500)] * 3

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 from nomad_dask.metrics.rank_correlation import rank_correlation
@@ -22,19 +21,6 @@ def test_equals_scipy_over_the_same_pairs():
     starts = np.repeat(chosen, 40)
     distances = [np.linalg.norm(rows[starts].astype(float) - rows[ends.ravel()], axis=1) for rows in (X, Y)]
     assert got.rank_correlation.value == pytest.approx(spearmanr(*distances).statistic, abs=1e-12)
-
-
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_intervals_hold_the_correlation_of_all_pairs_19_times_in_20(metric):
-    X, Y = noisy_map(1, n=400, d=6)
-    truth = spearmanr(pdist(X, metric), pdist(Y)).statistic
-    held = 0
-    for seed in range(150):
-        got = score(Rows(X), Y, ks=(), n_queries=60, n_triplets=600, metric=metric, random_state=seed).rank_correlation
-        held += got.low <= truth <= got.high
-    # Binomial(150, 0.95) is below 132 once in 10,000. Distances of nearby queries are alike, so not too wide either.
-    assert held >= 132
-    assert got.high - got.low < 0.2
 
 
 @settings(max_examples=30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import nomad_dask
@@ -44,6 +45,7 @@ class Form:
         return f'("{self.name}", {self.n_positional}, "{" ".join(self.keywords)}"),'
 
 
+@cache
 def _parse(source: str) -> ast.Module:
     """Return the syntax tree; where another thread parses too, CPython 3.11 may raise an error (gh-106905)."""
     try:
@@ -136,10 +138,10 @@ def constants_read() -> dict[str, str]:
     found: dict[str, str] = {}
     for file, tree in _parsed(_all_files()):
         names = _Names(tree)
-        inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-        called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        parts = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        parts |= {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and id(node) not in inner | called:
+            if isinstance(node, ast.Attribute) and id(node) not in parts:
                 name = names.of(node)
                 if name is not None and "." in name:
                     found.setdefault(name, _where(file, node))

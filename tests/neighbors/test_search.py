@@ -85,7 +85,7 @@ def test_tight_clusters_far_from_the_origin_keep_their_order(tmp_path):
 
 @pytest.mark.parametrize(("d", "resident"), [(20, True), (300, True), (300, False)])
 def test_target_recall_is_reached_and_the_reported_recall_is_right(tmp_path, d, resident):
-    vectors, rows, offsets, means = make_shard(tmp_path, *blobs(6000, d), resident=resident)
+    vectors, rows, offsets, means = make_shard(tmp_path, *blobs(3000, d), resident=resident)
     result = search(vectors, offsets, means, n_threads=2)
     true = brute_force(rows, 15)[0]
     recall = np.mean([len(np.intersect1d(a, b)) for a, b in zip(result.ids, true, strict=True)]) / 15
@@ -108,7 +108,7 @@ def test_rounds_increase_recall_where_probes_are_expensive(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("probes", [3, None])
 def test_same_bits_for_any_number_of_threads(tmp_path, probes):
-    vectors, _, offsets, means = make_shard(tmp_path, *blobs(6000, 200))
+    vectors, _, offsets, means = make_shard(tmp_path, *blobs(3000, 200))
     one, two, five = (
         search(vectors, offsets, means, n_probes=probes, target_recall=0.99, n_threads=t) for t in (1, 2, 5)
     )

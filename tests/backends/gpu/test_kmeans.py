@@ -24,9 +24,9 @@ def test_few_cells_are_assigned_exactly_with_little_memory():
 
 def test_the_tree_assigns_alike_with_little_memory(monkeypatch):
     monkeypatch.setattr(kmeans, "MAX_FLAT_CELLS", 100)
-    x = rows(6000, 8)
+    x = rows(3000, 8)
     cells = fit_cells(x, 150, 0, RUNTIME)
-    np.testing.assert_array_equal(assign(x, cells, HostRuntime(free=1 << 18)), assign(x, cells, RUNTIME))
+    np.testing.assert_array_equal(assign(x, cells, HostRuntime(free=1 << 17)), assign(x, cells, RUNTIME))
 
 
 def test_empty_cells_move_into_the_largest():

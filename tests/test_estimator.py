@@ -144,8 +144,9 @@ def test_seeds(x):
     def layout(seed: object) -> np.ndarray:
         return NomadProjection(n_epochs=3, random_state=seed).fit_transform(x)
 
-    np.testing.assert_array_equal(layout(np.int64(3)), layout(3))
-    assert not np.array_equal(layout(3), layout(4))
+    of_three = layout(3)
+    np.testing.assert_array_equal(layout(np.int64(3)), of_three)
+    assert not np.array_equal(of_three, layout(4))
     np.testing.assert_array_equal(layout(np.random.RandomState(1)), layout(np.random.RandomState(1)))
     drawn = NomadProjection(n_epochs=3, random_state=None).fit(x)
     np.testing.assert_array_equal(layout(drawn.seed_), drawn.embedding_)

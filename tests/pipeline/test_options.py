@@ -13,6 +13,7 @@ from sklearn.manifold import trustworthiness
 from nomad_dask.callbacks import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, NomadWarning
 from nomad_dask.params import AFFINITIES, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
+from nomad_dask.pipeline.collect import Layout
 from tests.helpers.runs import EventLog, blobs, make_map
 
 
@@ -109,23 +110,28 @@ def shards_of(cells: np.ndarray, n_shards: int) -> np.ndarray:
     return np.minimum((ends * n_shards).astype(int), n_shards - 1)[cells]
 
 
-def test_the_loss_is_reported_and_decreases(x):
+@pytest.fixture(scope="module")
+def heard(x: np.ndarray) -> tuple[Layout, EventLog]:
+    """A map, and the events of its run."""
     event_log = EventLog()
-    result = make_map(x, n_shards=2, n_epochs=60, emit=event_log)
+    return make_map(x, n_shards=2, n_epochs=60, emit=event_log), event_log
+
+
+def test_the_loss_is_reported_and_decreases(heard):
+    result, event_log = heard
     losses = [event.loss for event in event_log.of(EpochDone) if event.loss is not None]
     assert len(losses) == 7
     assert losses[-1] < losses[1] < losses[0]
     assert result.diagnostics["loss"] == losses[-1]
 
 
-def test_events_cover_the_whole_run(x):
-    event_log = EventLog()
-    result = make_map(x, n_shards=2, n_epochs=7, emit=event_log)
+def test_events_cover_the_whole_run(heard):
+    result, event_log = heard
     stages = ["sample", "cells", "shards", "neighbors", "layout"]
     assert [event.stage for event in event_log.of(StageStarted)] == stages
     assert [event.stage for event in event_log.of(StageFinished)] == stages
     assert list(result.seconds) == stages
-    assert [event.epoch for event in event_log.of(EpochDone)] == list(range(1, 8))
+    assert [event.epoch for event in event_log.of(EpochDone)] == list(range(1, 61))
     totals = {event.stage: event.total for event in event_log.of(StageStarted)}
     for event in event_log.of(StageAdvanced):
         assert 0 <= event.done <= totals[event.stage]

@@ -27,7 +27,7 @@ from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.charge_deposit import deposit_points
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
+from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import thread_pool
@@ -72,7 +72,7 @@ def epoch(n: int) -> dict[str, float]:
     ids.sort(axis=1)
     ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = -1  # a row is a neighbor once
     ids[ids == np.arange(n)[:, None]] = -1
-    edges = symmetric_graph(ids, neighbor_weights(ids, "log"))
+    edges = symmetric_graph(WeightedLists.of(ids.view(np.uint32), "log"))
     graph = ShardGraph(
         np.array([0, n]), np.zeros(n, np.int32), np.array([n]), 0, np.array([[0]]), edges.indptr, edges.indices,
         edges.weights, None, np.zeros(n + 1, np.int64), np.zeros(0, np.int32), NONE,

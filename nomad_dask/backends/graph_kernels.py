@@ -1,7 +1,7 @@
 """Numba kernels of the symmetric graph: the edges to a row are merged with those from it, both sorted.
 
-The lists are sorted twice, when edges are counted and when they are merged: sorted copies would take a third more
-memory.
+They take a `ListChunk`: the lists of some rows. Lists are sorted twice, when edges are counted and when they are
+merged: sorted copies would take a third more memory.
 """
 
 from __future__ import annotations
@@ -11,55 +11,71 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def incoming_edges(ids, weights):  # type: ignore[no-untyped-def]
-    """Return the directed edges by target: offsets (n + 1,) int64, sources int32, ascending, and weights."""
-    n, k = ids.shape
-    offsets = np.zeros(n + 1, np.int64)
+def edges_into(chunk, first, last):  # type: ignore[no-untyped-def]
+    """Return the directed edges to the rows `first` to `last`: targets - first, sources, both int32, and p(j|i)."""
+    n, k = chunk.ids.shape
+    n_edges = 0
     for i in range(n):
         for s in range(k):
-            if ids[i, s] >= 0:
-                offsets[ids[i, s] + 1] += 1
-    offsets = np.cumsum(offsets)
-    ends = offsets[:-1].copy()
-    sources = np.empty(offsets[-1], np.int32)
-    incoming = np.empty(offsets[-1], np.float32)
+            n_edges += first <= np.int64(chunk.ids[i, s]) < last
+    targets, sources = np.empty(n_edges, np.int32), np.empty(n_edges, np.int32)
+    p = np.empty(n_edges, np.float32)
+    e = 0
     for i in range(n):
         for s in range(k):
-            j = ids[i, s]
-            if j >= 0:
-                sources[ends[j]] = i
-                incoming[ends[j]] = weights[i, s]
-                ends[j] += 1
-    return offsets, sources, incoming
+            j = np.int64(chunk.ids[i, s])
+            if first <= j < last:
+                targets[e] = j - first
+                sources[e] = chunk.first + i
+                p[e] = chunk.weights[s] / chunk.totals[i]
+                e += 1
+    return targets, sources, p
 
 
 @njit(nogil=True, cache=True)
-def _sort_list(ids, weights, targets, outgoing):  # type: ignore[no-untyped-def]
-    """Write a list sorted by id, without missing entries; return its length."""
+def sort_by_target(targets, sources, p, n_targets):  # type: ignore[no-untyped-def]
+    """Return directed edges by target: offsets (n_targets + 1,) int64, sources and p(j|i), otherwise in their order."""
+    offsets = np.zeros(n_targets + 1, np.int64)
+    for j in targets:
+        offsets[j + 1] += 1
+    offsets = np.cumsum(offsets)
+    ends = offsets[:-1].copy()
+    sorted_sources, sorted_p = np.empty_like(sources), np.empty_like(p)
+    for e, j in enumerate(targets):
+        sorted_sources[ends[j]] = sources[e]
+        sorted_p[ends[j]] = p[e]
+        ends[j] += 1
+    return offsets, sorted_sources, sorted_p
+
+
+@njit(nogil=True, cache=True)
+def _sort_list(chunk, i, targets, outgoing):  # type: ignore[no-untyped-def]
+    """Write the neighbors of row i within the graph, sorted, and p of each; return their number."""
     n = 0
-    for s in range(ids.shape[0]):
-        if ids[s] < 0:
+    for s in range(chunk.ids.shape[1]):
+        j = np.int64(chunk.ids[i, s])
+        if j >= chunk.n_rows:
             continue
         at = n
-        while at > 0 and targets[at - 1] > ids[s]:
+        while at > 0 and targets[at - 1] > j:
             targets[at] = targets[at - 1]
             outgoing[at] = outgoing[at - 1]
             at -= 1
-        targets[at] = ids[s]
-        outgoing[at] = weights[s]
+        targets[at] = j
+        outgoing[at] = chunk.weights[s] / chunk.totals[i]
         n += 1
     return n
 
 
 @njit(nogil=True, cache=True)
-def count_edges(ids, weights, incoming):  # type: ignore[no-untyped-def]
-    """Return the number of rows (n,) int64 with an edge from or to each row; see `incoming_edges`."""
+def count_edges(chunk, incoming):  # type: ignore[no-untyped-def]
+    """Return the number of rows (n,) int64 with an edge from or to each row of a chunk; see `sort_by_target`."""
     offsets, sources, _ = incoming
-    n, k = ids.shape
+    n, k = chunk.ids.shape
     targets, outgoing = np.empty(k, np.int32), np.empty(k, np.float32)
     counts = np.empty(n, np.int64)
     for i in range(n):
-        n_out = _sort_list(ids[i], weights[i], targets, outgoing)
+        n_out = _sort_list(chunk, i, targets, outgoing)
         n_both = 0
         a = 0
         for b in range(offsets[i], offsets[i + 1]):
@@ -71,21 +87,32 @@ def count_edges(ids, weights, incoming):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def merge_edges(ids, weights, incoming, indptr, indices, sums, conditional_p):  # type: ignore[no-untyped-def]
-    """Write the edges of each row, ascending: the sums of both directions, and p(j|i) unless it has no entries."""
-    offsets, sources, incoming_weights = incoming
-    n, k = ids.shape
+def merge_edges(chunk, incoming, edges):  # type: ignore[no-untyped-def]
+    """Write the edges of each row of a chunk, ascending.
+
+    Parameters
+    ----------
+    chunk : ListChunk
+    incoming : tuple
+        See `sort_by_target`.
+    edges : tuple of ndarray
+        ``indptr``, and to fill: ``indices``, ``weights``, the sums of both directions, and ``conditional_p``, p(j|i),
+        unless it has no entries.
+    """
+    offsets, sources, incoming_p = incoming
+    indptr, indices, weights, conditional_p = edges
+    n, k = chunk.ids.shape
     targets, outgoing = np.empty(k, np.int32), np.empty(k, np.float32)
     for i in range(n):
-        n_out = _sort_list(ids[i], weights[i], targets, outgoing)
+        n_out = _sort_list(chunk, i, targets, outgoing)
         a, b = 0, offsets[i]
         for e in range(indptr[i], indptr[i + 1]):
             has_out = a < n_out and (b == offsets[i + 1] or targets[a] <= sources[b])
             has_in = b < offsets[i + 1] and (a == n_out or sources[b] <= targets[a])
-            out_weight = outgoing[a] if has_out else np.float32(0)
+            out_p = outgoing[a] if has_out else np.float32(0)
             indices[e] = targets[a] if has_out else sources[b]
-            sums[e] = out_weight + (incoming_weights[b] if has_in else np.float32(0))
+            weights[e] = out_p + (incoming_p[b] if has_in else np.float32(0))
             if conditional_p.shape[0]:
-                conditional_p[e] = out_weight
+                conditional_p[e] = out_p
             a += has_out
             b += has_in

@@ -22,8 +22,8 @@ _BUNCH = 64
 _Run = Callable[[Callable[[int, int], object], int, int], None]
 
 
-def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int, run: _Run | None = None) -> np.ndarray:
-    """Return the `m` nearest cells of cells `first` to `last`.
+def nearest_cells(centroids: np.ndarray, cells: np.ndarray, m: int, run: _Run | None = None) -> np.ndarray:
+    """Return the `m` nearest cells of some cells.
 
     With n cells, of which more than `MAX_COMPARED_CELLS`, each is compared with the cells of the nearest of √n groups,
     which takes time in proportion to n√n instead of n². A few of the farther cells may then be missed.
@@ -32,14 +32,15 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int, run: _Ru
     ----------
     centroids : ndarray of float32 (n_cells, n_dims)
         With near cells at near places, as in a tree, so that groups start from evenly spaced ones.
-    first, last : int
+    cells : ndarray of int (n,)
+        Numbers of the cells, each once.
     m : int
     run : callable, optional
         Calls a function for the chunks of a range on several threads, as `Threads.run` does. The result is the same.
 
     Returns
     -------
-    ndarray of int32 (last - first, min(m, n_cells))
+    ndarray of int32 (n, min(m, n_cells))
         Nearest first; a cell is among its own nearest cells.
     """
     n_cells = len(centroids)
@@ -47,16 +48,17 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int, run: _Ru
     run = run or Threads(1).run
     centered = centroids - centroids.mean(axis=0)
     half_norms = np.einsum("ij,ij->i", centered, centered) / 2
-    nearest = np.empty((last - first, m), np.int32)
+    nearest = np.empty((len(cells), m), np.int32)
     if n_cells <= MAX_COMPARED_CELLS:
 
         def compare(start: int, stop: int) -> None:
-            points = centered[first + start : first + stop]
-            nearest[start:stop] = _nearest_among(points, centered, half_norms, m)
+            nearest[start:stop] = _nearest_among(centered[cells[start:stop]], centered, half_norms, m)
 
-        run(compare, last - first, _CELLS_AT_ONCE)
+        run(compare, len(cells), _CELLS_AT_ONCE)
         return nearest
     groups = _group_cells(centered, half_norms, run)
+    place = np.full(n_cells, -1)
+    place[cells] = np.arange(len(cells))
     parts = [
         members[start : start + _CELLS_AT_ONCE]
         for members in map(groups.members, range(len(groups.centers)))
@@ -65,11 +67,11 @@ def nearest_cells(centroids: np.ndarray, first: int, last: int, m: int, run: _Ru
 
     def search(start: int, stop: int) -> None:
         for part in parts[start:stop]:
-            cells = part[(part >= first) & (part < last)]
-            if len(cells):
+            wanted = part[place[part] >= 0]
+            if len(wanted):
                 others = groups.around(centered[part], m)
-                found = _nearest_among(centered[cells], centered[others], half_norms[others], m)
-                nearest[cells - first] = others[found]
+                found = _nearest_among(centered[wanted], centered[others], half_norms[others], m)
+                nearest[place[wanted]] = others[found]
 
     run(search, len(parts), 1)
     return nearest

@@ -47,10 +47,10 @@ class RowFile:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop`."""
-        width = int(np.prod(self.row_shape))
+        n_rows, width = int(stop) - int(start), int(np.prod(self.row_shape))
         position = self.offset + int(start) * width * self.dtype.itemsize
-        flat = np.fromfile(self.path, self.dtype, count=(int(stop) - int(start)) * width, offset=position)
-        return flat.reshape(-1, *self.row_shape)
+        flat = np.fromfile(self.path, self.dtype, count=n_rows * width, offset=position)
+        return flat.reshape(n_rows, *self.row_shape)
 
     def read_into(self, start: int, out: np.ndarray) -> None:
         """Read rows from `start` on into a C-contiguous array of the file's dtype."""

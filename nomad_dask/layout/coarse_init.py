@@ -80,7 +80,7 @@ def interpolate_init(
     n_cells, dim = len(centroids), positions.shape[1]
     initial = np.empty((vectors.n_rows, dim), np.float32)
     anchor_offsets = np.searchsorted(anchors, cell_offsets)
-    nearby_cells = nearest_cells(centroids, 0, n_cells, _MAX_CELLS)
+    nearby_cells = nearest_cells(centroids, np.arange(n_cells), _MAX_CELLS)
     anchor_vectors: dict[int, np.ndarray] = {}
 
     def read_cell(cell: int) -> np.ndarray:

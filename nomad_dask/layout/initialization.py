@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.layout.coarse_init import coarse_scale, interpolate_init
-from nomad_dask.neighbors.cell_catalog import load_cell_catalog
-from nomad_dask.neighbors.halo import halo_region, open_vectors
 from nomad_dask.partition.clustering import load_partition
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.partition.start_positions import MAX_DISTANCE
@@ -58,9 +57,9 @@ def _init_from_coarse_map(run: RunContext, shard: int, rng: np.random.Generator)
     in_shard = np.isin(coarse_rows, rows, assume_unique=True)
     anchors = order[np.searchsorted(rows[order], coarse_rows[in_shard])]
     by_row = np.argsort(anchors)
-    catalog, n_rows = load_cell_catalog(run), run.plan.n_rows
+    n_rows = run.plan.n_rows
     return interpolate_init(
-        open_vectors(run, catalog, shard, halo_region(catalog, shard, with_halo=False)),
+        ShardVectors([(run.file(shard_file(shard, "vectors")), 0, len(rows))], run.params.metric),
         np.load(run.file(shard_file(shard, "cell_offsets"))),
         np.load(run.file(shard_file(shard, "centroids"))),
         anchors[by_row],

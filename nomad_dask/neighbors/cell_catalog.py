@@ -38,6 +38,10 @@ class CellCatalog:
         """Return the first cell of a shard, and the one after its last."""
         return int(self.shard_offsets[shard]), int(self.shard_offsets[shard + 1])
 
+    def shard_rows(self) -> np.ndarray:
+        """Return the number (n_shards,) of rows of each shard."""
+        return np.diff(np.append(0, np.cumsum(self.counts))[self.shard_offsets])
+
     def global_starts(self) -> np.ndarray:
         """Return the first row of each cell, with rows numbered through all shards in the order of their cells."""
         starts: np.ndarray = np.cumsum(self.counts) - self.counts

@@ -6,7 +6,6 @@ import numpy as np
 
 from nomad_dask.neighbors.cell_catalog import CellCatalog
 from nomad_dask.neighbors.graph_files import CROSS_SHARD_FILES, OUTGOING_FILES, graph_file
-from nomad_dask.neighbors.halo import HaloRegion
 from nomad_dask.neighbors.shard_graph import load_patch_counts
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
@@ -15,38 +14,19 @@ from nomad_dask.storage.workspace import Workspace
 
 
 def save_outgoing_edges(
-    workspace: Workspace,
-    catalog: CellCatalog,
-    region: HaloRegion,
-    shard: int,
-    ids: np.ndarray,
-    weights: np.ndarray,
+    workspace: Workspace, catalog: CellCatalog, shard: int, edges: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> list[Artifact]:
-    """Write the directed edges of a shard's rows into other shards, sorted by shard.
-
-    Parameters
-    ----------
-    workspace : Workspace
-    catalog : CellCatalog
-    region : HaloRegion
-    shard : int
-    ids : ndarray of int32 (n_rows, k)
-        Neighbors in other shards, as positions in the region; -1 elsewhere.
-    weights : ndarray of float32 (n_rows, k)
-        p(j|i).
-    """
-    rows, ranks = np.nonzero(ids >= 0)
-    positions = ids[rows, ranks]
-    region_cells = np.searchsorted(region.offsets, positions, side="right") - 1
-    cells = region.cells[region_cells]
-    target_rows = positions - region.offsets[region_cells] + catalog.starts[cells]
-    owners = catalog.shard_of(cells)
+    """Write the directed edges of a shard's rows into other shards, sorted by shard; see `WeightedLists.outside`."""
+    rows, ids, weights = edges
+    first_rows = np.append(0, np.cumsum(catalog.shard_rows()))
+    targets = (ids.astype(np.int64) + first_rows[shard]) % first_rows[-1]
+    owners = np.searchsorted(first_rows, targets, side="right") - 1
     order = np.argsort(owners, kind="stable")
     arrays = (
-        rows[order].astype(np.int32),
-        target_rows[order].astype(np.int32),
-        weights[rows, ranks][order],
-        np.searchsorted(owners[order], np.arange(len(catalog.shard_offsets))).astype(np.int64),
+        rows[order],
+        (targets - first_rows[owners])[order].astype(np.int32),
+        weights[order],
+        np.searchsorted(owners[order], np.arange(len(first_rows))).astype(np.int64),
     )
     return [workspace.save(graph_file(shard, name), array) for name, array in zip(OUTGOING_FILES, arrays, strict=True)]
 

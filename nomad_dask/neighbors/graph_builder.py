@@ -7,83 +7,107 @@ neighbors in other shards.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from nomad_dask.cluster import report_progress, worker_backend
-from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
-from nomad_dask.neighbors.graph import Edges, join_tail, neighbor_weights, symmetric_graph
+from nomad_dask.neighbors.graph import WeightedLists, graph_ranges, join_tail, rank_weights, symmetric_graph
 from nomad_dask.neighbors.graph_files import GRAPH_FILES, graph_file
-from nomad_dask.neighbors.halo import halo_region
-from nomad_dask.neighbors.list_files import load_neighbor_ids
-from nomad_dask.neighbors.nn_descent_rounds import load_shard
+from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, read_neighbor_ids, save_joined_lists
+from nomad_dask.neighbors.nn_descent_rounds import load_batch
+from nomad_dask.neighbors.search_batches import load_search_batches
 from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact
+from nomad_dask.storage.npy_writer import appended_npy
 from nomad_dask.storage.workspace import Workspace
 
-
-def uses_halo(run: RunContext) -> bool:
-    """Return whether the rows of a shard also search for neighbors in other shards."""
-    return run.plan.n_shards > 1 and run.params.cross_shard_attraction
+_Lists = tuple[np.ndarray, np.ndarray]
+"""Neighbors and their tails, of some rows."""
 
 
-def build_graph(run: RunContext, shard: int, state: SearchState | None = None) -> tuple[list[Artifact], dict[str, Any]]:
+def build_graph(
+    run: RunContext, shard: int, states: Sequence[SearchState] | None = None
+) -> tuple[list[Artifact], dict[str, Any]]:
     """Build a shard's graph and its edges into other shards.
 
     Parameters
     ----------
     run : RunContext
     shard : int
-    state : SearchState, optional
-        Of the finished search across shards, if there was one. By default the shard is searched here, without a halo.
+    states : sequence of SearchState, optional
+        Of the finished search of all batches, if they have halos. By default the shard, one batch, is searched here.
 
     Returns
     -------
     artifacts : list of Artifact
     facts : dict
-        Measurements of the search and the graph.
+        Measurements of the graph, and of the search if it was done here.
     """
-    catalog = load_cell_catalog(run)
-    region = halo_region(catalog, shard, uses_halo(run))
-    if state is None:
-        nearest, tail, state = _search_shard(run, shard)
+    batches = load_search_batches(run)
+    if states is None:
+        states, chunks = _search_shard(run, shard)
     else:
-        nearest, tail = load_neighbor_ids(run, catalog, region, shard, state.rounds)
-    ids = join_tail(nearest, tail)
-    weights = neighbor_weights(ids, run.params.affinity, tail.shape[1])
-    is_outside = ids >= region.n_shard_rows
-    with_conditional_p = run.params.normalization == "point"
-    edges = symmetric_graph(np.where(is_outside, -1, ids), weights, with_conditional_p)
+        chunks = read_neighbor_ids(run, batches, shard, [state.rounds for state in states])
+        states = [states[batch] for batch in batches.of_shard(shard)]
+    lists = _join_lists(run, shard, int(batches.catalog.shard_rows()[shard]), chunks)
     workspace = Workspace(run.workspace)
-    artifacts = _save_graph(workspace, shard, edges)
-    if uses_halo(run):
-        artifacts += save_outgoing_edges(workspace, catalog, region, shard, np.where(is_outside, ids, -1), weights)
+    artifacts, n_edges = _save_graph(run, workspace, shard, lists)
+    rows, ids, p = (np.concatenate(a) for a in zip(*(chunk.outside() for chunk in lists.chunks()), strict=True))
+    if run.plan.searches_across_shards:
+        artifacts += save_outgoing_edges(workspace, batches.catalog, shard, (rows, ids, p))
     return artifacts, {
-        "rows": len(ids),
-        "recall": state.recall,
-        "n_probes": state.n_probes,
-        "rounds": state.rounds,
-        "edges": len(edges.indices),
-        "foreign_share": float(weights[is_outside].sum() / max(weights.sum(), 1e-30)),
+        "rows": lists.n_rows,
+        "recall": float(np.mean([state.recall for state in states])),
+        "n_probes": float(np.mean([state.n_probes for state in states])),
+        "rounds": float(np.mean([state.rounds for state in states])),
+        "edges": n_edges,
+        "foreign_share": float(p.sum(dtype=np.float64) / max(lists.n_rows, 1)),
     }
 
 
-def _search_shard(run: RunContext, shard: int) -> tuple[np.ndarray, np.ndarray, SearchState]:
-    """Return the neighbors (n_rows, k) int32 of a shard's rows within the shard, and the tail of their lists."""
-    search = load_shard(run, shard, with_halo=False).search
+def _search_shard(run: RunContext, shard: int) -> tuple[list[SearchState], Iterator[_Lists]]:
+    """Search the neighbors of a shard's rows within the shard."""
+    search = load_batch(run, shard).search
     with worker_backend(run.device, run.shard_threads):
         lists, tail, state = search.run(report_progress)
-    return lists.ids, tail, state
+    ids, tail = lists.ids.view(np.uint32), tail.view(np.uint32)
+    starts = range(0, max(len(ids), 1), ROWS_AT_ONCE)
+    return [state], ((ids[a : a + ROWS_AT_ONCE], tail[a : a + ROWS_AT_ONCE]) for a in starts)
 
 
-def _save_graph(workspace: Workspace, shard: int, edges: Edges) -> list[Artifact]:
-    arrays = (edges.indptr, edges.indices, edges.weights)
-    artifacts = [
-        workspace.save(graph_file(shard, name), array) for name, array in zip(GRAPH_FILES, arrays, strict=True)
-    ]
-    if edges.conditional_p is not None:
-        artifacts.append(workspace.save(graph_file(shard, "conditional_p"), edges.conditional_p))
-    return artifacts
+def _join_lists(run: RunContext, shard: int, n_rows: int, chunks: Iterator[_Lists]) -> WeightedLists:
+    """Write the lists of a shard's rows and their tails into one file, and weight them."""
+    first_ids, first_tail = next(chunks)
+    k, n_tail = first_ids.shape[1], first_tail.shape[1]
+    joined = (join_tail(ids, tail) for ids, tail in itertools.chain([(first_ids, first_tail)], chunks))
+    file = save_joined_lists(run, shard, joined, k + n_tail)
+    return WeightedLists(n_rows, file.read, rank_weights(k, run.params.affinity, n_tail))
+
+
+def _save_graph(run: RunContext, workspace: Workspace, shard: int, lists: WeightedLists) -> tuple[list[Artifact], int]:
+    """Write the graph of a shard, range by range; return the artifacts, and the number of edges."""
+    with_conditional_p = run.params.normalization == "point"
+    names = [graph_file(shard, name) for name in (*GRAPH_FILES, *(["conditional_p"] if with_conditional_p else []))]
+    dtypes = (np.int64, np.int32, np.float32, np.float32)
+    n_edges = 0
+    with ExitStack() as stack:
+        appends = [
+            stack.enter_context(appended_npy(workspace.file(name), np.dtype(dtype)))
+            for name, dtype in zip(names, dtypes, strict=False)
+        ]
+        appends[0](np.zeros(1, np.int64))
+        for rows in graph_ranges(lists.n_rows):
+            edges = symmetric_graph(lists, with_conditional_p, rows)
+            arrays = [edges.indptr[1:] + n_edges, edges.indices, edges.weights]
+            if edges.conditional_p is not None:
+                arrays.append(edges.conditional_p)
+            for append, array in zip(appends, arrays, strict=True):
+                append(array)
+            n_edges += len(edges.indices)
+    return [workspace.describe(name) for name in names], n_edges

@@ -1,4 +1,4 @@
-"""Neighbor lists in the workspace, by which shards exchange them between rounds.
+"""Neighbor lists in the workspace, by which search batches exchange them between rounds.
 
 In these files rows are numbered through all shards. The name of a file contains its round, so a delayed task cannot
 overwrite the lists of a later round.
@@ -6,50 +6,55 @@ overwrite the lists of a later round.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import numpy as np
 
 from nomad_dask.backends.base import NeighborLists
-from nomad_dask.neighbors.cell_catalog import CellCatalog
+from nomad_dask.backends.row_reader import RowFile
+from nomad_dask.neighbors.graph import NO_ROW
 from nomad_dask.neighbors.halo import HaloRegion
+from nomad_dask.neighbors.search_batches import SearchBatches
+from nomad_dask.partition.shuffle_merge import group_cells
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.atomic import write_temporary
+from nomad_dask.storage.npy_writer import appended_npy
 
 LISTS_FOLDER = "neighbor_lists"
 _ARRAYS = ("ids", "distances", "is_new")
-_NO_ROW = np.uint32(0xFFFFFFFF)
-_ROWS_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 1 << 18
 
 
-def _list_file(shard: int, rounds: int, name: str) -> str:
-    return f"{LISTS_FOLDER}/{shard:04d}.{name}.{rounds}.npy"
+def _list_file(batch: int, rounds: int, name: str) -> str:
+    return f"{LISTS_FOLDER}/{batch:04d}.{name}.{rounds}.npy"
 
 
 def save_lists(
-    run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, lists: NeighborLists, rounds: int
+    run: RunContext, batches: SearchBatches, region: HaloRegion, batch: int, lists: NeighborLists, rounds: int
 ) -> None:
-    """Write the lists of a shard's rows after a number of rounds."""
-    ids = _global_ids(catalog, region, lists.ids)
+    """Write the lists of a batch's rows after a number of rounds."""
+    ids = _global_ids(batches, region, lists.ids)
     for name, array in zip(_ARRAYS, (ids, lists.distances, lists.is_new), strict=True):
-        write_temporary(run.file(_list_file(shard, rounds, name)), array)
+        write_temporary(run.file(_list_file(batch, rounds, name)), array)
 
 
-def save_tail(run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, tail: np.ndarray) -> None:
-    """Write the tail (n_rows, n_tail) of the lists of a shard's rows."""
-    write_temporary(run.file(_list_file(shard, 0, "tail")), _global_ids(catalog, region, tail))
+def save_tail(run: RunContext, batches: SearchBatches, region: HaloRegion, batch: int, tail: np.ndarray) -> None:
+    """Write the tail (n_rows, n_tail) of the lists of a batch's rows."""
+    write_temporary(run.file(_list_file(batch, 0, "tail")), _global_ids(batches, region, tail))
 
 
-def load_lists(run: RunContext, catalog: CellCatalog, region: HaloRegion, k: int, rounds: list[int]) -> NeighborLists:
+def load_lists(run: RunContext, batches: SearchBatches, region: HaloRegion, k: int, rounds: list[int]) -> NeighborLists:
     """Read the lists of all rows of a region.
 
     Parameters
     ----------
     run : RunContext
-    catalog : CellCatalog
+    batches : SearchBatches
     region : HaloRegion
     k : int
         Length of the lists.
     rounds : list of int
-        Rounds that each shard has done.
+        Rounds that each batch has done.
 
     Returns
     -------
@@ -58,52 +63,83 @@ def load_lists(run: RunContext, catalog: CellCatalog, region: HaloRegion, k: int
     """
     n_rows = int(region.offsets[-1])
     arrays: list[np.ndarray] = [np.empty((n_rows, k), dtype) for dtype in (np.uint32, np.float32, np.uint8)]
-    owners = catalog.shard_of(region.cells)
-    for owner in np.unique(owners):
-        files = [np.load(run.file(_list_file(int(owner), rounds[owner], name)), mmap_mode="r") for name in _ARRAYS]
-        for i in np.flatnonzero(owners == owner):
-            cell = region.cells[i]
-            rows_of_owner = slice(int(catalog.starts[cell]), int(catalog.starts[cell] + catalog.counts[cell]))
+    owners = batches.of_cell[region.cells]
+    starts, counts = batches.starts()[region.cells], batches.catalog.counts[region.cells]
+    for batch in np.unique(owners):
+        files = [np.load(run.file(_list_file(int(batch), rounds[batch], name)), mmap_mode="r") for name in _ARRAYS]
+        for i in np.flatnonzero(owners == batch):
+            rows_of_batch = slice(int(starts[i]), int(starts[i] + counts[i]))
             rows_of_region = slice(int(region.offsets[i]), int(region.offsets[i + 1]))
             for array, file in zip(arrays, files, strict=True):
-                array[rows_of_region] = file[rows_of_owner]
+                array[rows_of_region] = file[rows_of_batch]
     global_ids, distances, is_new = arrays
-    return NeighborLists(_region_positions(catalog, region, global_ids), distances, is_new)
+    return NeighborLists(_region_positions(batches, region, global_ids), distances, is_new)
 
 
-def load_neighbor_ids(
-    run: RunContext, catalog: CellCatalog, region: HaloRegion, shard: int, rounds: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the neighbors of a shard's rows after a number of rounds, as positions in its region.
+def save_joined_lists(run: RunContext, shard: int, chunks: Iterable[np.ndarray], length: int) -> RowFile:
+    """Write the lists (n, length) uint32 of a shard's rows, of which its graph is built, and open the file."""
+    path = run.file(_list_file(shard, 0, "joined"))
+    with appended_npy(path, np.dtype(np.uint32), (length,), durable=False) as append:
+        for chunk in chunks:
+            append(chunk)
+    return RowFile.open(path)
 
-    Returns
-    -------
-    ids : ndarray of int32 (n_rows, k)
-    tail : ndarray of int32 (n_rows, n_tail)
+
+def read_neighbor_ids(
+    run: RunContext, batches: SearchBatches, shard: int, rounds: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the neighbors of a shard's rows in chunks, after the rounds that each batch has done.
+
+    Yields
+    ------
+    ids : ndarray of uint32 (n, k)
+        Numbers through all shards, counted from the first row of this one: see `WeightedLists`.
+    tail : ndarray of uint32 (n, n_tail)
     """
-    files = (_list_file(shard, rounds, "ids"), _list_file(shard, 0, "tail"))
-    ids, tail = (_region_positions(catalog, region, np.load(run.file(file))) for file in files)
-    return ids, tail
+    catalog, starts = batches.catalog, batches.starts()
+    n_rows_before, n_all_rows = int(catalog.shard_rows()[:shard].sum()), int(catalog.counts.sum())
+    files = {
+        batch: [RowFile.open(run.file(_list_file(batch, *name))) for name in ((rounds[batch], "ids"), (0, "tail"))]
+        for batch in batches.of_shard(shard)
+    }
+    first, last = catalog.cells_of(shard)
+    for a, b in group_cells(catalog.counts[first:last], ROWS_AT_ONCE):
+        cells = range(first + a, first + b)
+        ids, tail = (
+            np.concatenate([
+                files[batches.of_cell[cell]][i].read(starts[cell], starts[cell] + catalog.counts[cell])
+                for cell in cells
+            ])
+            for i in range(2)
+        )  # fmt: skip
+        yield _count_from(ids, n_rows_before, n_all_rows), _count_from(tail, n_rows_before, n_all_rows)
 
 
-def _global_ids(catalog: CellCatalog, region: HaloRegion, ids: np.ndarray) -> np.ndarray:
-    """Return the uint32 numbers through all shards of positions within a region; `_NO_ROW` for -1."""
-    first_rows = catalog.global_starts()[region.cells]
+def _count_from(global_ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
+    """Return rows numbered through all shards counted from row `first` on; those before it come last."""
+    counted = np.where(global_ids < first, global_ids + np.uint32(n_rows - first), global_ids - np.uint32(first))
+    return np.where(global_ids == NO_ROW, NO_ROW, counted)
+
+
+def _global_ids(batches: SearchBatches, region: HaloRegion, ids: np.ndarray) -> np.ndarray:
+    """Return the uint32 numbers through all shards of positions within a region; `NO_ROW` for -1."""
+    first_rows = batches.catalog.global_starts()[region.cells]
     global_ids = np.repeat(first_rows - region.offsets[:-1], np.diff(region.offsets))
     global_ids += np.arange(len(global_ids))
     # Index -1, for a missing neighbor, is the last entry.
-    return np.asarray(np.append(global_ids.astype(np.uint32), _NO_ROW)[ids])
+    return np.asarray(np.append(global_ids.astype(np.uint32), NO_ROW)[ids])
 
 
-def _region_positions(catalog: CellCatalog, region: HaloRegion, global_ids: np.ndarray) -> np.ndarray:
+def _region_positions(batches: SearchBatches, region: HaloRegion, global_ids: np.ndarray) -> np.ndarray:
     """Return the positions within a region of rows numbered through all shards, -1 for those outside."""
+    catalog = batches.catalog
     starts, counts = catalog.global_starts()[region.cells], catalog.counts[region.cells]
     position_of = np.full(int(catalog.counts.sum()) + 1, -1, np.int32)
     for start, count, position in zip(starts, counts, region.offsets, strict=False):
         position_of[start : start + count] = np.arange(position, position + count)
     positions = np.empty(global_ids.shape, np.int32)
-    for start in range(0, len(global_ids), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        # `_NO_ROW` is clipped to the last entry, which is -1.
+    for start in range(0, len(global_ids), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        # `NO_ROW` is clipped to the last entry, which is -1.
         np.take(position_of, global_ids[part], mode="clip", out=positions[part])
     return positions

@@ -29,19 +29,12 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
         patch_of_row, n_patches = np.zeros(0, np.int32), 0
     else:
         indptr, indices, weights = (np.load(run.file(graph_file(shard, name))) for name in GRAPH_FILES)
-        n_patches = min(N_PATCHES // run.plan.n_shards, _max_shard_rows(run))
+        n_patches = min(N_PATCHES // run.plan.n_shards, int(load_cell_catalog(run).shard_rows().max()))
         cross_weights = _sum_cross_weights(run, shard, len(indptr) - 1)
         patch_of_row = make_patches(cross_weights, indptr, indices, weights, n_patches)
     counts = np.bincount(patch_of_row, minlength=n_patches)
     arrays: tuple[np.ndarray, ...] = (patch_of_row, counts)
     return [workspace.save(graph_file(shard, name), array) for name, array in zip(PATCH_FILES, arrays, strict=True)]
-
-
-def _max_shard_rows(run: RunContext) -> int:
-    """Return the number of rows of the largest shard."""
-    catalog = load_cell_catalog(run)
-    rows_before = np.append(catalog.global_starts(), catalog.counts.sum())
-    return int(np.diff(rows_before[catalog.shard_offsets]).max())
 
 
 def _sum_cross_weights(run: RunContext, shard: int, n_rows: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def _sampled_cells(catalog: CellCatalog, shard: int, n_sampled: int) -> np.ndarr
     first, last = catalog.cells_of(shard)
     sampled = np.full((last - first, n_sampled), -1, np.int64)
     if n_sampled > 1:
-        nearest = nearest_cells(catalog.centroids[first:last], 0, last - first, n_sampled)
+        nearest = nearest_cells(catalog.centroids[first:last], np.arange(last - first), n_sampled)
         sampled[:, : nearest.shape[1]] = nearest
     sampled[:, 0] = np.arange(last - first)
     return sampled

@@ -42,7 +42,7 @@ def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:
 def resume_or_make_plan(
     path: Path, source: Source, params: Params, n_workers: int, memory: int, overwrite: bool = False
 ) -> Plan:
-    """Plan a run; one that is resumed keeps its number of shards and its block size.
+    """Plan a run; one that is resumed keeps its number of shards and of search batches, and its block size.
 
     Workers and memory may have changed meanwhile, which must not make it another run. With `overwrite`, a workspace
     that cannot be read is ignored, as it will be replaced.
@@ -58,10 +58,14 @@ def resume_or_make_plan(
         return make_plan(source, params, n_workers, memory)
     plan = make_plan(source, params.replace(n_shards=n_shards), n_workers, memory)
     sizes = recorded.about.get("plan", {})
-    block_rows = sizes.get("block_rows") if isinstance(sizes, dict) else None
-    if not isinstance(block_rows, int) or not 0 < block_rows <= plan.block_rows:
-        return plan
-    return replace(plan, block_rows=block_rows)
+    block_rows, n_batches = (
+        (sizes.get("block_rows"), sizes.get("n_batches")) if isinstance(sizes, dict) else (None, None)
+    )
+    if isinstance(block_rows, int) and 0 < block_rows <= plan.block_rows:
+        plan = replace(plan, block_rows=block_rows)
+    if isinstance(n_batches, int) and plan.n_batches <= n_batches <= plan.n_cells:
+        plan = replace(plan, n_batches=n_batches)
+    return plan
 
 
 def describe_run(source: Source, plan: Plan, output: Path | None, command: Sequence[str]) -> dict[str, Any]:

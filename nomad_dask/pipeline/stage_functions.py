@@ -14,7 +14,7 @@ from nomad_dask.layout.optimize import optimize_layout
 from nomad_dask.neighbors import nn_descent_rounds
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import build_cross_shard_edges
-from nomad_dask.neighbors.graph_builder import build_graph, uses_halo
+from nomad_dask.neighbors.graph_builder import build_graph
 from nomad_dask.neighbors.list_files import LISTS_FOLDER
 from nomad_dask.neighbors.patches import build_patches
 from nomad_dask.neighbors.search_state import SearchState
@@ -102,11 +102,11 @@ def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
     artifacts = context.cluster.run(merge_runs, [(*job, n_blocks) for job in context.jobs()])
     context.workspace.remove(RUNS_FOLDER)
     cells = load_cell_catalog(run)
-    sizes = [cells.counts[slice(*cells.cells_of(shard))].sum() for shard in range(run.plan.n_shards)]
+    sizes = cells.shard_rows()
     facts = {
         "n_cells": len(cells.counts),
         "largest_cell": int(cells.counts.max()),
-        "imbalance": float(max(sizes) / np.mean(sizes)),
+        "imbalance": float(sizes.max() / sizes.mean()),
     }
     return StageResult([a for of_shard in artifacts for a in of_shard], facts)
 
@@ -114,9 +114,9 @@ def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
 def run_neighbors(context: StageContext, on_progress: Progress) -> StageResult:
     """Find the neighbors of every row, and build the graph of each shard and its edges to other shards."""
     cluster, jobs = context.cluster, context.jobs()
-    if uses_halo(context.run):
-        states = _search_across_shards(context, on_progress)
-        graphs = cluster.run(build_graph, [(*job, state) for job, state in zip(jobs, states, strict=True)])
+    if context.run.plan.has_halos:
+        states = _search_in_batches(context, on_progress)
+        graphs = cluster.run(build_graph, [(*job, states) for job in jobs])
     else:
         graphs = cluster.run(build_graph, jobs, on_progress)
     patches = cluster.run(build_patches, jobs)
@@ -135,23 +135,27 @@ def _combine_facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
     return means | {"edges": sum(f["edges"] for f in facts)}
 
 
-def _search_across_shards(context: StageContext, on_progress: Progress) -> list[SearchState]:
-    """Search within all shards, then refine the lists across them while some gain, each shard on one worker."""
+def _search_in_batches(context: StageContext, on_progress: Progress) -> list[SearchState]:
+    """Search within all batches, then refine the lists across them while some gain, each batch on one worker."""
     run, cluster = context.run.without_vectors(), context.cluster
-    shards = range(run.plan.n_shards)
-    addresses = assign_shards(len(shards), cluster.workers())
+    n_batches = run.plan.n_batches
+    batches = range(run.plan.n_shards * n_batches)
+    workers = assign_shards(run.plan.n_shards, cluster.workers())
+    addresses = [workers[batch // n_batches] for batch in batches]
     try:
-        states = cluster.run(nn_descent_rounds.probe_shard, context.jobs(), on_progress, addresses)
+        jobs = [(run, batch) for batch in batches]
+        states = cluster.run(nn_descent_rounds.probe_batch, jobs, on_progress, addresses)
         while any(state.needs_round for state in states):
             snapshot = tuple(states)
-            unfinished = [s for s in shards if snapshot[s].needs_round]
-            jobs = [(run, s, snapshot) for s in unfinished]
-            workers = [addresses[s] for s in unfinished]
-            refined = cluster.run(nn_descent_rounds.nn_descent_round, jobs, workers=workers)
-            for shard, state in zip(unfinished, refined, strict=True):
-                states[shard] = state
+            unfinished = [b for b in batches if snapshot[b].needs_round]
+            rounds = [(run, b, snapshot) for b in unfinished]
+            refined = cluster.run(
+                nn_descent_rounds.nn_descent_round, rounds, workers=[addresses[b] for b in unfinished]
+            )
+            for batch, state in zip(unfinished, refined, strict=True):
+                states[batch] = state
     finally:
-        cluster.broadcast_best_effort(nn_descent_rounds.unload_shards, str(run.workspace))
+        cluster.broadcast_best_effort(nn_descent_rounds.unload_batches, str(run.workspace))
     return states
 
 

@@ -91,6 +91,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="neighbors",
         reads=(
+            "cells/components.npy",
             "shards/*.vectors.npy",
             "shards/*.cell_offsets.npy",
             "shards/*.centroids.npy",

@@ -6,9 +6,11 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from nomad_dask.errors import ResourceError
-from nomad_dask.planning.planner import MIN_SHARD_ROWS
 from nomad_dask.planning.resources import ResourceEstimate
 from nomad_dask.utils.formatting import format_bytes
+
+# More shards than of this many rows are not suggested.
+_MIN_SHARD_ROWS = 10_000
 
 
 def check_resources(
@@ -63,7 +65,7 @@ def _suggest_fit(resources: ResourceEstimate, stage: str, memory_bytes: int) -> 
         n_workers = n_shards if model.smaller_by == "shards and workers" else plan.n_workers
         return model.host_bytes(replace(plan, n_shards=n_shards, n_workers=n_workers)) <= memory_bytes
 
-    counts = range(plan.n_shards + 1, max(plan.n_shards + 2, plan.n_rows // MIN_SHARD_ROWS))
+    counts = range(plan.n_shards + 1, max(plan.n_shards + 2, plan.n_rows // _MIN_SHARD_ROWS))
     first_that_fits = bisect_left(counts, True, key=fits)
     if first_that_fits == len(counts):
         return more_memory

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-from nomad_dask.planning.plan import HALO_CELLS, MAX_AXES, Plan
+from nomad_dask.planning.plan import HALO_CELLS, MAX_AXES, MIN_RANGE_ROWS, N_RANGES, Plan
 
 # A process with everything imported and its kernels loaded: measured 300 to 340 MiB.
 BASE_BYTES = 360 << 20
-# The halo of a shard has fewer cells than `HALO_CELLS` times this power of its own cells. Measured: 261 around 29 cells
+# The halo of a batch has fewer cells than `HALO_CELLS` times this power of its own cells. Measured: 261 around 29 cells
 # (492 by this), 370 around 50 (612), 456 around 200 (1,065).
 _HALO_POWER = 0.4
 # With more dimensions than this the filter of the search has fewer axes.
@@ -23,8 +23,11 @@ _PROJECT_ROWS = 1 << 15
 _BLOCK_COPIES = 3
 # Distances of some rows of the sample to all others, from which cells are assigned to shards.
 _SHARD_ASSIGNMENT_BYTES = 128 << 20
-# Neighbor lists, their weights, and the graph in both directions while it is sorted: measured 32.
-_LIST_BYTES_PER_NEIGHBOR = 44
+# Neighbor lists of a batch as they are found, and in the numbers of all rows.
+_LIST_BYTES_PER_NEIGHBOR = 20
+# Of a row of a range for which the graph is built: the edges to it, as they are found and sorted, and those of both
+# directions.
+_GRAPH_BYTES_PER_NEIGHBOR = 40
 # Graph, positions, velocities and forces of a row during the layout: measured 180 to 270 with 15 neighbors.
 _LAYOUT_BYTES_PER_ROW = 30
 _LAYOUT_BYTES_PER_NEIGHBOR = 16
@@ -47,9 +50,10 @@ def sample_host_bytes(plan: Plan) -> int:
 
 def coarse_host_bytes(plan: Plan) -> int:
     """Return the memory for a whole run of the rows of the coarse map."""
-    search = _search_bytes(plan, plan.coarse_rows, n_cells=0, with_halo=False)
+    search = _search_bytes(plan, min(plan.coarse_rows, plan.batch_rows), n_cells=0, with_halo=False)
     copies = min(_block_bytes(plan), 2 * plan.coarse_rows * _row_bytes(plan))
-    return BASE_BYTES + max(search, copies, _clustering_bytes(plan, plan.coarse_rows))
+    clustering, graph = _clustering_bytes(plan, plan.coarse_rows), _graph_bytes(plan, plan.coarse_rows)
+    return BASE_BYTES + max(search, copies, clustering, graph)
 
 
 def cells_host_bytes(plan: Plan) -> int:
@@ -63,8 +67,9 @@ def shards_host_bytes(plan: Plan) -> int:
 
 
 def neighbors_host_bytes(plan: Plan) -> int:
-    """Return the memory to search the neighbors of a shard and build its graph."""
-    return BASE_BYTES + _search_bytes(plan, plan.shard_rows, plan.n_cells, plan.searches_across_shards)
+    """Return the memory to search the neighbors of a batch, or to build the graph of a shard, which comes after it."""
+    search = _search_bytes(plan, plan.batch_rows, plan.n_cells, plan.has_halos)
+    return BASE_BYTES + max(search, _graph_bytes(plan, plan.shard_rows))
 
 
 def layout_host_bytes(plan: Plan) -> int:
@@ -82,9 +87,9 @@ def map_host_bytes(plan: Plan) -> int:
     return BASE_BYTES + plan.n_rows * _MAP_BYTES_PER_ROW + plan.shard_rows * 40
 
 
-def cache_bytes_for_all_rows(plan: Plan) -> int:
-    """Return the cache in which the search holds the vectors of a shard and its halo, their filter, and rounds."""
-    rows = _searched_rows(plan, plan.shard_rows, plan.searches_across_shards)
+def cache_bytes_for_batch(plan: Plan) -> int:
+    """Return the cache in which the search holds the vectors of a batch and its halo, their filter, and rounds."""
+    rows = _searched_rows(plan, plan.batch_rows, plan.has_halos)
     return math.ceil(rows * max(4 * plan.n_dims, 4 * _filter_columns(plan), _filter_row_bytes(plan) / 2))
 
 
@@ -92,7 +97,7 @@ def _searched_rows(plan: Plan, rows: int, with_halo: bool) -> int:
     """Return the rows that a search visits: `rows` rows, and those of their halo."""
     if not with_halo:
         return rows
-    own_cells = max(1.0, plan.n_cells / plan.n_shards)
+    own_cells = max(1.0, plan.n_cells / (plan.n_shards * plan.n_batches))
     region = rows * (1 + HALO_CELLS * math.pow(own_cells, _HALO_POWER - 1))
     return min(plan.n_rows, math.ceil(region))
 
@@ -116,7 +121,7 @@ def _block_bytes(plan: Plan) -> int:
 
 
 def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
-    """Return the memory to search the neighbors of `rows` rows, and the graph.
+    """Return the memory to search the neighbors of `rows` rows.
 
     Vectors and their filter are held in memory where both fit into the cache, and else read cell by cell.
     """
@@ -124,11 +129,16 @@ def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
     vectors = min(plan.cache_bytes, 4 * plan.n_dims * searched)
     filtered = min(2 * plan.cache_bytes, _filter_row_bytes(plan) * searched)
     lists = _LIST_BYTES_PER_NEIGHBOR * plan.n_linked_rows * rows
-    # The centroids of all cells, once more while they are read, and of each shard those around it, as they are and
-    # as filtered. And the position of each row in its shard.
+    # The centroids of all cells, once more while they are read, and of each batch those around it, as they are and
+    # as filtered. And the position of each row in its batch.
     centroids = 4 * n_cells * plan.n_dims * (5 if with_halo else 1)
     row_positions = 4 * plan.n_rows if with_halo else 0
     return int(vectors + filtered + lists + centroids + row_positions)
+
+
+def _graph_bytes(plan: Plan, rows: int) -> int:
+    """Return the memory to build the graph of a range of `rows` rows."""
+    return _GRAPH_BYTES_PER_NEIGHBOR * plan.n_linked_rows * min(rows, max(MIN_RANGE_ROWS, rows // N_RANGES))
 
 
 def _clustering_bytes(plan: Plan, rows: int) -> int:

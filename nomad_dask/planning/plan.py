@@ -10,10 +10,12 @@ from typing import Any
 # number, not on that of the rows, and so does how exactly edges between shards attract: of 117,000 texts in 16 shards,
 # NP@10 is 0.985 of one shard's where every row is a patch, 0.96 with two rows a patch, and 0.82 with seven.
 N_PATCHES = 1 << 18
-# Rows search for neighbors in the cells of their shard, and in as many cells nearest to each of these.
+# Rows search for neighbors in the cells of their search batch, and in as many cells nearest to each of these.
 HALO_CELLS = 128
 # A shard may be this much larger than the mean.
 SHARD_IMBALANCE = 1.2
+# The graph of a shard is built in ranges of rows: as many as this, or fewer with this many rows.
+N_RANGES, MIN_RANGE_ROWS = 16, 1 << 20
 # Cells are made along the leading axes: more axes separate them no better, and cost more (algorithm §2).
 MAX_AXES = 64
 
@@ -38,6 +40,8 @@ class Plan:
         Workers of the cluster.
     n_shards, n_cells, n_axes : int
         Shards; K-Means cells to aim for; leading axes along which cells are made.
+    n_batches : int
+        Search batches of each shard: groups of nearby cells that the neighbor search takes one after another.
     block_rows : int
         Rows that a worker reads at once.
     sample_rows : int
@@ -45,7 +49,7 @@ class Plan:
     coarse_rows : int
         Rows that are laid out before all others; 0 for no coarse map.
     cache_bytes : int
-        Memory for vectors in the neighbor search of each worker; its filter and tables take up to twice as much again.
+        Memory for the vectors of a search batch and its halo; their filter and tables take up to twice as much again.
     edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
     has_given_init : bool
@@ -72,6 +76,7 @@ class Plan:
     coarse_rows: int
     cache_bytes: int
     edges_in_memory: bool
+    n_batches: int = 1
     has_given_init: bool = False
     copies_source: bool = False
 
@@ -80,6 +85,12 @@ class Plan:
         """Rows of the largest shard."""
         imbalance = SHARD_IMBALANCE if self.n_shards > 1 else 1
         return min(self.n_rows, math.ceil(imbalance * self.n_rows / self.n_shards))
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of the largest search batch."""
+        imbalance = SHARD_IMBALANCE if self.n_batches > 1 else 1
+        return min(self.shard_rows, math.ceil(imbalance * self.shard_rows / self.n_batches))
 
     @property
     def shards_per_worker(self) -> int:
@@ -95,6 +106,11 @@ class Plan:
     def searches_across_shards(self) -> bool:
         """Whether the rows of a shard have neighbors in others."""
         return self.n_shards > 1 and self.cross_shard_attraction
+
+    @property
+    def has_halos(self) -> bool:
+        """Whether the rows of a search batch have neighbors in others."""
+        return self.n_batches > 1 or self.searches_across_shards
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sizes by name."""

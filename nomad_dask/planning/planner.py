@@ -10,7 +10,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
-from nomad_dask.planning.host_memory import cache_bytes_for_all_rows, layout_host_bytes, neighbors_host_bytes
+from nomad_dask.planning.host_memory import cache_bytes_for_batch, layout_host_bytes, neighbors_host_bytes
 from nomad_dask.planning.plan import MAX_AXES, Plan
 from nomad_dask.sources.base import Source
 
@@ -18,18 +18,16 @@ from nomad_dask.sources.base import Source
 COARSE_ABOVE, COARSE_FULL = 200_000, 800_000
 COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
-# Shards beyond one per worker, made for want of memory, are not smaller than this.
-MIN_SHARD_ROWS = 10_000
+# A shard is not divided into search batches smaller than this, whose halos would be several times as large.
+_MIN_BATCH_ROWS = 50_000
 _ROWS_PER_WORKER = 5000
 _MIN_ROWS_PER_SHARD = 100
 # Shards consist of whole cells: of fewer cells their sizes differ too much.
 _CELLS_PER_SHARD = 8
-# Shards to make, at most, so that the neighbor search holds all rows of each.
-_MAX_RESIDENT_SHARDS = 16
 _SAMPLE_PER_CELL = 64
 _MIN_SAMPLE_ROWS, _MAX_SAMPLE_ROWS = 20_000, 1_000_000
 _MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 16 << 20, 256 << 20
-# Memory for vectors where those of a shard do not fit: more is not faster, as all are read once for each batch of rows.
+# Memory for vectors where those of the smallest batch do not fit: more is not faster, as all are read again and again.
 _MAX_PARTIAL_CACHE_BYTES = 1 << 30
 
 
@@ -73,11 +71,11 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         edges_in_memory=True,
         has_given_init=params.has_given_init,
     )
-    n_shards = params.n_shards or _n_shards_that_fit(draft, memory_bytes)
+    n_shards = params.n_shards or max(1, min(n_workers, n_rows // _ROWS_PER_WORKER))
     n_cells = _n_cells(n_rows, n_shards, params)
     sample_rows = min(n_rows, max(_MIN_SAMPLE_ROWS, min(_MAX_SAMPLE_ROWS, n_cells * _SAMPLE_PER_CELL), coarse_rows))
     plan = replace(draft, n_shards=n_shards, n_cells=n_cells, sample_rows=sample_rows)
-    plan = replace(plan, cache_bytes=_cache_bytes(plan, memory_bytes))
+    plan = _with_batches(plan, memory_bytes)
     # With one normalizer per point, every epoch computes the weights anew, so edges on disk would save nothing.
     if params.normalization == "global" and layout_host_bytes(plan) > memory_bytes:
         plan = replace(plan, edges_in_memory=False)
@@ -100,48 +98,32 @@ def _n_cells(n_rows: int, n_shards: int, params: Params) -> int:
     return n_cells
 
 
-def _n_shards_that_fit(draft: Plan, memory_bytes: int) -> int:
-    """Return one shard per worker, or as many more as the neighbor search of one needs to fit into memory.
+def _with_batches(plan: Plan, memory_bytes: int) -> Plan:
+    """Return the plan with as few search batches as let the vectors of each be held in memory.
 
-    A few more than that are made where the search can then hold all rows of a shard, which makes it several times as
-    fast.
+    Where that would take too many, their vectors are read from disk again and again.
     """
-    n_rows = draft.n_rows
-    n_shards = max(1, min(draft.n_workers, n_rows // _ROWS_PER_WORKER))
-    max_shards = n_rows // MIN_SHARD_ROWS
 
-    def with_shards(count: int) -> Plan:
-        # Decided as for a search across shards, so that the number does not depend on that setting.
-        return replace(draft, n_shards=count, cross_shard_attraction=True)
+    def held(n_batches: int) -> Plan:
+        batches = replace(plan, n_batches=n_batches)
+        return replace(batches, cache_bytes=max(cache_bytes_for_batch(batches), partial_cache_bytes))
 
-    def holds_all(count: int) -> bool:
-        return _holds_all_rows(with_shards(count), memory_bytes)
+    def streamed(n_batches: int) -> Plan:
+        return replace(plan, n_batches=n_batches, cache_bytes=partial_cache_bytes)
 
-    def fits(count: int) -> bool:
-        plan = with_shards(count)
-        return neighbors_host_bytes(replace(plan, cache_bytes=_partial_cache_bytes(memory_bytes))) <= memory_bytes
+    partial_cache_bytes = min(_MAX_PARTIAL_CACHE_BYTES, memory_bytes // 8)
+    counts = range(1, max(1, min(plan.n_cells // plan.n_shards, plan.shard_rows // _MIN_BATCH_ROWS)) + 1)
 
-    if max_shards <= n_shards or holds_all(n_shards):
-        return n_shards
-    min_shards = n_shards + bisect_left(range(n_shards, max_shards), True, key=fits)
-    candidates = range(min_shards, min(max_shards, _MAX_RESIDENT_SHARDS) + 1)
-    return next(filter(holds_all, candidates), min_shards)
+    def holds_batch(n_batches: int) -> bool:
+        return neighbors_host_bytes(held(n_batches)) <= memory_bytes
 
+    def fits(n_batches: int) -> bool:
+        return neighbors_host_bytes(streamed(n_batches)) <= memory_bytes
 
-def _holds_all_rows(plan: Plan, memory_bytes: int) -> bool:
-    """Return whether the neighbor search of a shard can hold all its vectors."""
-    return neighbors_host_bytes(replace(plan, cache_bytes=cache_bytes_for_all_rows(plan))) <= memory_bytes
-
-
-def _cache_bytes(plan: Plan, memory_bytes: int) -> int:
-    """Return the memory for vectors in the neighbor search: for all of a shard if it fits, or for a part."""
-    of_a_part = _partial_cache_bytes(memory_bytes)
-    # The halo of a small shard may be larger than planned.
-    return max(cache_bytes_for_all_rows(plan), of_a_part) if _holds_all_rows(plan, memory_bytes) else of_a_part
-
-
-def _partial_cache_bytes(memory_bytes: int) -> int:
-    return min(_MAX_PARTIAL_CACHE_BYTES, memory_bytes // 8)
+    n_held = bisect_left(counts, True, key=holds_batch) + 1
+    if n_held <= counts[-1]:
+        return held(n_held)
+    return streamed(min(bisect_left(counts, True, key=fits) + 1, counts[-1]))
 
 
 def _block_rows(n_rows: int, n_dims: int, memory_bytes: int) -> int:

@@ -21,7 +21,7 @@ def test_equal_brute_force(n, m, d, far, seed, ends, grouped):
     first, last = sorted(min(end, n) for end in ends)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_COMPARED_CELLS", 0 if grouped else n)
-        near = nearest_cells(centroids, first, last, m)
+        near = nearest_cells(centroids, np.arange(first, last), m)
     assert near.shape == (last - first, min(m, n))
     x = centroids.astype(np.float64)
     gaps = ((x[first:last, None] - x) ** 2).sum(axis=2)
@@ -42,7 +42,7 @@ def many_centroids(n=12_000, d=24):
 def test_of_many_cells_hardly_any_near_one_is_missed():
     centroids, chosen = many_centroids(), np.arange(0, 12_000, 40)
     assert len(centroids) > MAX_COMPARED_CELLS
-    near = nearest_cells(centroids, 0, len(centroids), 64)
+    near = nearest_cells(centroids, np.arange(len(centroids)), 64)
     expected = NearestNeighbors(n_neighbors=64, algorithm="brute").fit(centroids.astype(np.float64))
     expected = expected.kneighbors(centroids[chosen].astype(np.float64), return_distance=False)
     found = np.array([np.isin(b, a) for a, b in zip(near[chosen], expected, strict=True)])
@@ -55,15 +55,15 @@ def test_of_many_cells_hardly_any_near_one_is_missed():
 
 def test_threads_and_ranges_change_nothing():
     centroids = many_centroids()
-    expected = nearest_cells(centroids, 0, len(centroids), 20)
+    expected = nearest_cells(centroids, np.arange(len(centroids)), 20)
     with thread_pool(3) as pool:
-        np.testing.assert_array_equal(nearest_cells(centroids, 0, len(centroids), 20, pool.run), expected)
-    part = nearest_cells(centroids, 5000, 5700, 20, Threads(1).run)
+        np.testing.assert_array_equal(nearest_cells(centroids, np.arange(len(centroids)), 20, pool.run), expected)
+    part = nearest_cells(centroids, np.arange(5000, 5700), 20, Threads(1).run)
     assert np.mean(part == expected[5000:5700]) > 0.999  # products of other sizes may round differently
 
 
 def test_equal_cells_have_neighbors_all_the_same():
     centroids = np.repeat(many_centroids(100), 100, axis=0)
-    near = nearest_cells(centroids, 0, len(centroids), 64)
+    near = nearest_cells(centroids, np.arange(len(centroids)), 64)
     np.testing.assert_array_equal(near // 100, np.repeat(np.arange(100), 100)[:, None] + np.zeros(64, int))
     assert all(len(set(row)) == 64 for row in near[::97])

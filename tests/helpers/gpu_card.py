@@ -13,7 +13,7 @@ import pytest
 
 from nomad_dask.backends.base import RemoteState, ShardGraph
 from nomad_dask.metrics.scores import Scores, score
-from nomad_dask.neighbors.graph import neighbor_weights, symmetric_graph
+from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
 
 FASHION_VARIABLE = "NOMAD_FASHION_MNIST"
 
@@ -48,7 +48,7 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
     far_off = np.flatnonzero(np.abs(np.arange(n) - middle) > len(steps))
     ids[rng.choice(far_off, min(n // 4, 3000), replace=False), 0] = middle
     ids[:: max(1, n // 7)] = -1
-    edges = symmetric_graph(ids, neighbor_weights(ids, "log"), with_conditional_p=True)
+    edges = symmetric_graph(WeightedLists.of(ids.view(np.uint32), "log"))
     offsets = np.append(np.arange(0, n, 50), n)
     n_cells = len(offsets) - 1
     drawn = np.arange(n) % 3 == 0 if n_far else np.zeros(n, bool)

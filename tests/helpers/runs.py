@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from nomad_dask.params import Params
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.run import project
+from nomad_dask.planning.plan import Plan
 from nomad_dask.sources import open_source
 
 # Workers are forked from a process that has imported it.
@@ -43,6 +45,23 @@ def make_map(x: Any, **settings: Any) -> Layout:
     workspace = WorkspaceOptions(settings.pop("workspace", None), **take(["resume", "keep_stages"]), **overwrite)
     output = OutputOptions(settings.pop("output", None), **take(["metadata_columns", "picture"]), **overwrite)
     return project(open_source(x), Params(**params), cluster=cluster, workspace=workspace, output=output, **settings)
+
+
+@contextmanager
+def in_batches(n_batches: int) -> Iterator[None]:
+    """Let every plan divide its shards into as many search batches, as those do that lack memory."""
+    from nomad_dask.planning import planner
+
+    with_batches = planner._with_batches
+
+    def divided(plan: Plan, memory_bytes: int) -> Plan:
+        return replace(with_batches(plan, memory_bytes), n_batches=n_batches)
+
+    planner._with_batches = divided
+    try:
+        yield
+    finally:
+        planner._with_batches = with_batches
 
 
 class EventLog(list[Event]):

@@ -1,4 +1,4 @@
-"""Neighbors and edges across shards, against brute force over all rows in float64."""
+"""Neighbors and edges across search batches and shards, against brute force over all rows in float64."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from nomad_dask.neighbors.graph import neighbor_weights
+from nomad_dask.neighbors.graph import rank_weights
 from nomad_dask.neighbors.graph_files import graph_file
 from nomad_dask.partition.shard_files import shard_file
-from tests.helpers.runs import blobs, make_map
+from tests.helpers.runs import blobs, in_batches, make_map
 
 N, K, SHARDS = 900, 6, 3
 # All of these few cells are in every halo and are probed, so the search is exact.
@@ -33,19 +33,18 @@ class Artifacts:
         np.fill_diagonal(distances, np.inf)
         self.nearest = np.argsort(distances, axis=1)[:, :K].astype(np.int32)
         self.p = np.zeros((N, N))
-        np.put_along_axis(
-            self.p, self.nearest, neighbor_weights(self.nearest, "shifted-inverse").astype(np.float64), axis=1
-        )
+        np.put_along_axis(self.p, self.nearest, rank_weights(K, "shifted-inverse")[None], axis=1)
 
     def load(self, shard: int, name: str) -> np.ndarray:
         return np.load(self.folder / graph_file(shard, name))
 
 
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one batch a shard", "two batches a shard"])
+def artifacts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     x = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
     workspace = tmp_path_factory.mktemp("halo") / "w"
-    result = make_map(x, workspace=workspace, keep_stages=True, **SETTINGS)
+    with in_batches(request.param):
+        result = make_map(x, workspace=workspace, keep_stages=True, **SETTINGS)
     artifacts = Artifacts(workspace, x)
     inside = artifacts.shard_of[artifacts.nearest] == artifacts.shard_of[:, None]
     assert 0.1 < inside.mean() < 0.95, "some neighbors are in the same shard, some in others"
@@ -101,14 +100,15 @@ def test_without_cross_shard_attraction_there_are_no_edges_between_shards(tmp_pa
         assert len(np.load(tmp_path / "w" / graph_file(s, "cross_patches"))) == 0
 
 
-def test_rounds_find_neighbors_in_other_shards(tmp_path):
-    """Few cells are probed; rounds then find neighbors of neighbors in other shards."""
-    n, k, shards = 15_000, 10, range(3)
+def test_rounds_find_neighbors_in_other_batches_and_shards(tmp_path):
+    """Few cells are probed; rounds then find neighbors of neighbors in other batches, of the same shard or not."""
+    n, k, shards = 15_000, 10, range(2)
     x = np.random.default_rng(1).normal(size=(n, 40)).astype(np.float32)
     workspace = tmp_path / "w"
-    result = make_map(
-        x, n_neighbors=k, target_recall=0.8, n_shards=3, n_epochs=1, workspace=workspace, keep_stages=True
-    )  # fmt: skip
+    with in_batches(2):
+        result = make_map(
+            x, n_neighbors=k, target_recall=0.8, n_shards=2, n_epochs=1, workspace=workspace, keep_stages=True
+        )
     assert result.diagnostics["rounds"] > 0
     rows = [np.load(workspace / shard_file(s, "rows")) for s in shards]
     owner = np.empty(n, int)

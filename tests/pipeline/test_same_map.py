@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from nomad_dask import cluster as cluster_module
 from nomad_dask.callbacks import EpochDone
 from nomad_dask.cluster import Cluster
 from nomad_dask.params import Params
-from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
+from tests.helpers.runs import EventLog, blobs, in_batches, make_map, worker_processes
 
 SETTINGS: dict[str, Any] = {"n_epochs": 30, "cell_size": 60}
 
@@ -74,8 +75,17 @@ def test_little_memory_for_vectors(monkeypatch):
     """Rows read from disk in parts give the same as rows held in memory."""
     x = blobs(3000, n_dims=200)
     held = make_map(x, n_epochs=3, n_shards=1).positions
-    monkeypatch.setattr("nomad_dask.planning.planner._cache_bytes", lambda *_: 1 << 19)
+    monkeypatch.setattr(
+        "nomad_dask.planning.planner._with_batches", lambda plan, memory: replace(plan, cache_bytes=1 << 19)
+    )
     np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
+
+
+def test_search_in_batches_on_one_and_on_many_workers(x):
+    with in_batches(3):
+        one = make_map(x, n_shards=2, **SETTINGS).positions
+        with worker_processes(2) as client:
+            np.testing.assert_array_equal(make_map(x, n_shards=2, client=client, **SETTINGS).positions, one)
 
 
 @pytest.mark.parametrize("normalization", ["global", "point"])

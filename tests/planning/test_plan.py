@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nomad_dask.errors import InputError, ResourceError
 from nomad_dask.params import Params
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
-from nomad_dask.planning.host_memory import neighbors_host_bytes
+from nomad_dask.planning.host_memory import cache_bytes_for_batch, neighbors_host_bytes
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.plan_table import format_plan
 from nomad_dask.planning.planner import coarse_weight, make_plan, n_coarse_rows
@@ -53,7 +54,9 @@ def needs_of(n_rows: int, n_dims: int, n_workers: int, memory: int, **settings: 
 )
 def test_every_source_has_a_plan(n, d, dtype, n_workers, gib):
     plan = make_plan(Shape(n, d, dtype), Params(), n_workers, gib * GIB)
-    assert 1 <= plan.n_shards <= max(n_workers, n / 10_000)
+    assert 1 <= plan.n_shards <= n_workers
+    assert 1 <= plan.n_batches <= max(1, plan.shard_rows / 50_000)
+    assert plan.n_shards * plan.n_batches <= plan.n_cells
     assert plan.n_shards <= plan.n_cells <= n
     assert 1 <= plan.block_rows <= n
     assert 1 <= plan.sample_rows <= n
@@ -143,21 +146,19 @@ def test_sizes_as_people_say_them(size, message):
     assert format_bytes(size) == message
 
 
-def test_little_memory_makes_more_shards_and_smaller_blocks():
+def test_little_memory_makes_more_batches_and_smaller_blocks_but_no_more_shards():
     plan = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
     check_resources(estimate_resources(plan), 2 * 10**9, 1 << 50)
-    assert plan.n_shards > 1
+    assert (plan.n_shards, plan.n_batches > 1) == (1, True)
     roomy = make_plan(Shape(3_000_000, 1024), Params(), 1, 64 * GIB)
-    assert (roomy.n_shards, plan.block_rows < roomy.block_rows) == (1, True)
+    assert (roomy.n_shards, roomy.n_batches, plan.block_rows < roomy.block_rows) == (1, 1, True)
     with pytest.raises(ResourceError, match="on each of its workers"):
         check_resources(estimate_resources(roomy), 2 * 10**9, 1 << 50)
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "gib"), [(20_000_000, 64, 6), (3_000_000, 768, 3), (100_000_000, 32, 16), (5_000_000, 1024, 2)]
-)
+@pytest.mark.parametrize(("n", "d", "gib"), [(100_000_000, 32, 4), (100_000_000, 8, 3)])
 def test_the_setting_that_is_told_makes_it_fit(n, d, gib):
-    """By more shards where the search is what needs most, by more workers besides where the layout is."""
+    """By more shards, each on a worker of its own, as the layout needs most."""
     needed = needs_of(n, d, 1, gib * GIB, n_shards=1)
     with pytest.raises(ResourceError) as caught:
         check_resources(needed, gib * GIB, 1 << 50)
@@ -183,16 +184,22 @@ def test_times_as_people_say_them(seconds, message):
 
 def test_vectors_take_what_memory_there_is():
     plan = make_plan(Shape(10_000_000, 64, "f2"), Params(), 1, 24 * 10**9)
-    assert plan.n_shards == 1
+    assert (plan.n_shards, plan.n_batches) == (1, 1)
     assert plan.cache_bytes >= 10_000_000 * 64 * 4
     assert neighbors_host_bytes(plan) <= 24 * 10**9
 
 
-def test_shards_that_little_memory_asks_for_are_held_whole_where_a_few_more_do_it():
-    tight = make_plan(Shape(10_000_000, 64), Params(), 1, 8 * 10**9)
-    assert 3 < tight.n_shards <= 16
-    assert 1.5 * 1.2 * 10_000_000 / tight.n_shards * 64 * 4 <= tight.cache_bytes
-    assert make_plan(Shape(15_000_000, 64), Params(), 1, 24 * 10**9).n_shards == 2, "one could not be held"
-    wide = make_plan(Shape(3_000_000, 1024), Params(), 1, 2 * 10**9)
-    fewer = needs_of(3_000_000, 1024, 1, 2 * 10**9, n_shards=wide.n_shards - 1)
-    assert fewer.host_bytes > 2 * 10**9, "no more shards than needed, where many would not be enough"
+@pytest.mark.parametrize(("n", "d", "gigabytes"), [(10_000_000, 64, 8), (60_000_000, 64, 20), (3_000_000, 1024, 4)])
+def test_a_batch_is_held_whole_and_no_fewer_would_be(n, d, gigabytes):
+    plan = make_plan(Shape(n, d, "f2"), Params(), 1, gigabytes * 10**9)
+    assert plan.n_batches > 1
+    assert 1.2 * n / plan.n_batches * d * 4 <= plan.cache_bytes
+    assert neighbors_host_bytes(plan) <= gigabytes * 10**9
+    fewer = replace(plan, n_batches=plan.n_batches - 1)
+    assert neighbors_host_bytes(replace(fewer, cache_bytes=cache_bytes_for_batch(fewer))) > gigabytes * 10**9
+
+
+def test_more_memory_never_makes_more_batches():
+    counts = [make_plan(Shape(20_000_000, 256), Params(), 1, gib * GIB).n_batches for gib in (2, 4, 8, 16, 32, 64, 128)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == 1

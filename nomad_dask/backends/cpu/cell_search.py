@@ -200,7 +200,7 @@ class CpuCellSearch(CellIndex):
         if n_near >= self.n_cells:
             return None
         n_query_cells = int(np.searchsorted(self._cells.offsets[:-1], self.n_queries))
-        return nearest_cells(self._centers, 0, n_query_cells, n_near, self.pool.run)
+        return nearest_cells(self._centers, np.arange(n_query_cells), n_near, self.pool.run)
 
     def _find_candidates(
         self, queries: np.ndarray, near: np.ndarray | None, n_probes: int, n_candidates: int, min_rows: int

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.params import Params
 
 if TYPE_CHECKING:
@@ -372,8 +373,10 @@ class Backend(Protocol):
     ) -> CellSearch:
         """Return the primitives of the neighbor search over rows sorted by cell."""
 
-    def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> ShardLayout:
-        """Return the layout of a shard of a map of `n_total` rows."""
+    def create_layout(
+        self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES
+    ) -> ShardLayout:
+        """Return the layout of a shard of a map of `n_total` rows; the mesh in host memory has a maximum size."""
 
     def close(self) -> None:
         """Free threads and memory."""

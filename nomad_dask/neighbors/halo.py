@@ -8,7 +8,6 @@ import numpy as np
 
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.cell_catalog import CellCatalog
 from nomad_dask.neighbors.search_batches import SearchBatches
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import HALO_CELLS
@@ -47,10 +46,13 @@ def halo_region(batches: SearchBatches, batch: int, across_shards: bool) -> Halo
     return HaloRegion(cells, offsets, int(catalog.counts[own].sum()))
 
 
-def open_vectors(run: RunContext, catalog: CellCatalog, region: HaloRegion) -> ShardVectors:
+def open_vectors(run: RunContext, batches: SearchBatches, batch: int, region: HaloRegion) -> ShardVectors:
     """Open the vectors of a search batch and of its halo."""
-    owners, starts = catalog.shard_of(region.cells), catalog.starts[region.cells]
-    stops = starts + catalog.counts[region.cells]
+    catalog = batches.catalog
+    # A batch may have no cells, but it has vectors, of no row.
+    owners = np.append(batches.shard(batch), catalog.shard_of(region.cells))
+    starts = np.append(0, catalog.starts[region.cells])
+    stops = starts + np.append(0, catalog.counts[region.cells])
     is_apart = (owners[1:] != owners[:-1]) | (starts[1:] != stops[:-1])
     firsts, lasts = np.flatnonzero(np.append(True, is_apart)), np.flatnonzero(np.append(is_apart, True))
     parts = [

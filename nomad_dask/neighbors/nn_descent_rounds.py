@@ -55,7 +55,7 @@ def load_batch(run: RunContext, batch: int) -> LoadedBatch:
     known = [other.batches for (workspace, _), other in loaded.items() if workspace == str(run.workspace)]
     batches = known[0] if known else load_search_batches(run)
     region = halo_region(batches, batch, run.plan.searches_across_shards)
-    vectors = open_vectors(run, batches.catalog, region)
+    vectors = open_vectors(run, batches, batch, region)
     params = run.params
     # The rows may take `cache_bytes`, and the filter and its tables as much again.
     memory_bytes = 2 * run.plan.cache_bytes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_dask._version import __version__
+from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import InputError, WorkspaceError
 from nomad_dask.params import Params
@@ -42,7 +43,7 @@ def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:
 def resume_or_make_plan(
     path: Path, source: Source, params: Params, n_workers: int, memory: int, overwrite: bool = False
 ) -> Plan:
-    """Plan a run; one that is resumed keeps its number of shards and of search batches, and its block size.
+    """Plan a run; one that is resumed keeps its shards, and the sizes on which the map depends if they fit.
 
     Workers and memory may have changed meanwhile, which must not make it another run. With `overwrite`, a workspace
     that cannot be read is ignored, as it will be replaced.
@@ -58,14 +59,14 @@ def resume_or_make_plan(
         return make_plan(source, params, n_workers, memory)
     plan = make_plan(source, params.replace(n_shards=n_shards), n_workers, memory)
     sizes = recorded.about.get("plan", {})
-    block_rows, n_batches = (
-        (sizes.get("block_rows"), sizes.get("n_batches")) if isinstance(sizes, dict) else (None, None)
-    )
-    if isinstance(block_rows, int) and 0 < block_rows <= plan.block_rows:
-        plan = replace(plan, block_rows=block_rows)
-    if isinstance(n_batches, int) and plan.n_batches <= n_batches <= plan.n_cells:
-        plan = replace(plan, n_batches=n_batches)
-    return plan
+    accepted = {
+        "block_rows": range(1, plan.block_rows + 1),
+        "n_batches": range(plan.n_batches, plan.n_cells + 1),
+        "max_mesh_nodes": range(MAX_MESH_NODES, plan.max_mesh_nodes + 1),
+    }
+    recorded_sizes = {name: sizes.get(name) for name in accepted} if isinstance(sizes, dict) else {}
+    kept: dict[str, Any] = {name: s for name, s in recorded_sizes.items() if type(s) is int and s in accepted[name]}
+    return replace(plan, **kept)
 
 
 def describe_run(source: Source, plan: Plan, output: Path | None, command: Sequence[str]) -> dict[str, Any]:

@@ -37,8 +37,7 @@ _LAYOUT_BYTES_WITHOUT_EDGES = 80
 _LAYOUT_BYTES = 128 << 20
 # The mesh of every shard covers the whole map: charges, potential, transforms; one shard at a time.
 _MESH_BYTES_PER_ROW = 45
-# A mesh has at most 2²⁶ nodes.
-_MAX_MESH_BYTES = 30 << 26
+MESH_BYTES_PER_NODE = 30
 _MAP_BYTES_PER_ROW = 24
 
 
@@ -78,7 +77,7 @@ def layout_host_bytes(plan: Plan) -> int:
     if not plan.edges_in_memory:
         per_row = _LAYOUT_BYTES_WITHOUT_EDGES
     rows = min(plan.n_rows, plan.shards_per_worker * plan.shard_rows)
-    mesh = min(plan.n_rows * _MESH_BYTES_PER_ROW, _MAX_MESH_BYTES)
+    mesh = min(plan.n_rows * _MESH_BYTES_PER_ROW, plan.max_mesh_nodes * MESH_BYTES_PER_NODE)
     return BASE_BYTES + rows * per_row + (mesh + _LAYOUT_BYTES if plan.n_shards > 1 else 0)
 
 

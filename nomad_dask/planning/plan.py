@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nomad_dask.backends.mesh import MAX_MESH_NODES
+
 # Patches of nearby rows, whose means represent their rows in other shards. What an epoch exchanges depends on their
 # number, not on that of the rows, and so does how exactly edges between shards attract: of 117,000 texts in 16 shards,
 # NP@10 is 0.985 of one shard's where every row is a patch, 0.96 with two rows a patch, and 0.82 with seven.
@@ -50,6 +52,8 @@ class Plan:
         Rows that are laid out before all others; 0 for no coarse map.
     cache_bytes : int
         Memory for the vectors of a search batch and its halo; their filter and tables take up to twice as much again.
+    max_mesh_nodes : int
+        Nodes that the mesh of the field may have in host memory; more would need a wider spacing.
     edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
     has_given_init : bool
@@ -77,6 +81,7 @@ class Plan:
     cache_bytes: int
     edges_in_memory: bool
     n_batches: int = 1
+    max_mesh_nodes: int = MAX_MESH_NODES
     has_given_init: bool = False
     copies_source: bool = False
 

@@ -21,6 +21,7 @@ def format_plan(resources: ResourceEstimate, seconds: Mapping[str, float] | None
     rows = [
         ("rows × dimensions", f"{plan.n_rows:,} × {plan.n_dims:,}"),
         ("shards", f"{plan.n_shards:,}"),
+        ("search batches", f"{plan.n_batches:,} per shard"),
         ("cells", f"{plan.n_cells:,} (about {plan.n_rows // max(plan.n_cells, 1):,} rows each)"),
         ("sample", f"{plan.sample_rows:,} rows, {plan.n_axes} axes"),
         ("coarse initialization", f"{plan.coarse_rows:,} rows" if plan.coarse_rows else "no"),

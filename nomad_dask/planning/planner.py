@@ -10,7 +10,12 @@ import numpy as np
 
 from nomad_dask.errors import InputError
 from nomad_dask.params import Params
-from nomad_dask.planning.host_memory import cache_bytes_for_batch, layout_host_bytes, neighbors_host_bytes
+from nomad_dask.planning.host_memory import (
+    MESH_BYTES_PER_NODE,
+    cache_bytes_for_batch,
+    layout_host_bytes,
+    neighbors_host_bytes,
+)
 from nomad_dask.planning.plan import MAX_AXES, Plan
 from nomad_dask.sources.base import Source
 
@@ -79,7 +84,8 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     # With one normalizer per point, every epoch computes the weights anew, so edges on disk would save nothing.
     if params.normalization == "global" and layout_host_bytes(plan) > memory_bytes:
         plan = replace(plan, edges_in_memory=False)
-    return plan
+    room = memory_bytes - layout_host_bytes(plan)
+    return replace(plan, max_mesh_nodes=max(plan.max_mesh_nodes, room // MESH_BYTES_PER_NODE))
 
 
 def _n_cells(n_rows: int, n_shards: int, params: Params) -> int:

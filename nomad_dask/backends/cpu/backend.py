@@ -10,6 +10,7 @@ from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.params import Params
@@ -87,9 +88,11 @@ class CpuBackend:
         """Return the primitives of the neighbor search over rows sorted by cell."""
         return CpuCellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
 
-    def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> CpuShardLayout:
+    def create_layout(
+        self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES
+    ) -> CpuShardLayout:
         """Return the layout of a shard of a map of `n_total` rows."""
-        return CpuShardLayout(graph, params, n_total, self.pool, self._transforms)
+        return CpuShardLayout(graph, params, n_total, self.pool, self._transforms, max_mesh_nodes)
 
     def close(self) -> None:
         """Stop the threads."""

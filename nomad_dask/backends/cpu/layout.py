@@ -33,6 +33,8 @@ class CpuShardLayout:
     pool : Threads
     transforms : KernelTransforms, optional
         Shared with the other shards of the process.
+    max_mesh_nodes : int
+        Nodes of the field's mesh, at most.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class CpuShardLayout:
         n_total: int,
         pool: Threads,
         transforms: KernelTransforms | None = None,
+        max_mesh_nodes: int = MAX_MESH_NODES,
     ) -> None:
         dim = params.n_components
         self._graph = graph
@@ -49,7 +52,7 @@ class CpuShardLayout:
         self._n_total = n_total
         self._pool = pool
         self._force = force_kernels(dim)
-        self._field = Field(dim, params.mesh_spacing, MAX_MESH_NODES, pool, transforms)
+        self._field = Field(dim, params.mesh_spacing, max_mesh_nodes, pool, transforms)
         self._positions = np.zeros((graph.n_rows, dim), np.float32)
         self._moved = np.empty_like(self._positions)
         self._velocity = np.zeros_like(self._positions)

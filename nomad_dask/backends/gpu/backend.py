@@ -12,6 +12,7 @@ from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.runtime import Runtime
+from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.params import Params
@@ -87,8 +88,10 @@ class GpuBackend:
         with translate_oom(self.runtime, "the neighbor search of a shard"):
             return GpuCellSearch(vectors, cell_offsets, centroids, self.runtime, seed, memory_bytes, n_queries)
 
-    def create_layout(self, graph: ShardGraph, params: Params, n_total: int) -> GpuShardLayout:
-        """Return the layout of a shard of a map of `n_total` rows."""
+    def create_layout(
+        self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES
+    ) -> GpuShardLayout:
+        """Return the layout of a shard of a map of `n_total` rows, whose mesh is on the device."""
         with translate_oom(self.runtime, f"the layout of a shard of {graph.n_rows:,} rows"):
             return GpuShardLayout(graph, params, n_total, self.runtime)
 

@@ -104,15 +104,25 @@ def read_neighbor_ids(
     }
     first, last = catalog.cells_of(shard)
     for a, b in group_cells(catalog.counts[first:last], ROWS_AT_ONCE):
-        cells = range(first + a, first + b)
+        cells = slice(first + a, first + b)
+        pieces = _pieces(batches.of_cell[cells], starts[cells], catalog.counts[cells])
+        pieces = pieces or [(batches.of_shard(shard)[0], 0, 0)]
         ids, tail = (
-            np.concatenate([
-                files[batches.of_cell[cell]][i].read(starts[cell], starts[cell] + catalog.counts[cell])
-                for cell in cells
-            ])
-            for i in range(2)
-        )  # fmt: skip
+            np.concatenate([files[batch][i].read(start, stop) for batch, start, stop in pieces]) for i in range(2)
+        )
         yield _count_from(ids, n_rows_before, n_all_rows), _count_from(tail, n_rows_before, n_all_rows)
+
+
+def _pieces(owners: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """Return where the lists of consecutive cells are, in their order: batch, and range of its rows.
+
+    Cells of a batch with none of another between them follow each other in the batch too.
+    """
+    if not len(owners):
+        return []
+    is_apart = owners[1:] != owners[:-1]
+    firsts, lasts = np.flatnonzero(np.append(True, is_apart)), np.flatnonzero(np.append(is_apart, True))
+    return [(int(owners[a]), int(starts[a]), int(starts[b] + counts[b])) for a, b in zip(firsts, lasts, strict=True)]
 
 
 def _count_from(global_ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:

@@ -75,8 +75,16 @@ export interface PointRenderer {
   draw(tiles: readonly VisibleTile[], camera: Camera, style: PointStyle, now: number): boolean;
 }
 
+/** Points in a view. */
+interface Frame {
+  tiles: readonly VisibleTile[];
+  view: string;
+}
+
 export class Renderer implements PointRenderer {
   private readonly buffers = new Map<TilePoints, TileBuffers>();
+  /** What is on the canvas; null where it has to be drawn again in any case. */
+  private drawn: Frame | null = null;
   private readonly program: WebGLProgram;
   private readonly uniforms: Record<(typeof UNIFORMS)[number], WebGLUniformLocation | null>;
   private readonly palette: WebGLTexture;
@@ -103,16 +111,19 @@ export class Renderer implements PointRenderer {
   resize(width: number, height: number, pixelRatio: number): void {
     this.canvas.width = Math.max(1, Math.round(width * pixelRatio));
     this.canvas.height = Math.max(1, Math.round(height * pixelRatio));
+    this.drawn = null;
   }
 
   setPalette(colors: Uint8Array): void {
     const { gl } = this;
+    this.drawn = null;
     gl.bindTexture(gl.TEXTURE_2D, this.palette);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, colors);
   }
 
   upload(points: TilePoints, colorIndices: Uint8Array): void {
     const { gl } = this;
+    this.drawn = null;
     let buffers = this.buffers.get(points);
     if (!buffers) {
       buffers = this.createBuffers(points);
@@ -126,6 +137,7 @@ export class Renderer implements PointRenderer {
   remove(points: TilePoints): void {
     const buffers = this.buffers.get(points);
     if (!buffers) return;
+    this.drawn = null;
     this.gl.deleteVertexArray(buffers.vertexArray);
     this.gl.deleteBuffer(buffers.positions);
     this.gl.deleteBuffer(buffers.colors);
@@ -133,6 +145,9 @@ export class Renderer implements PointRenderer {
   }
 
   draw(tiles: readonly VisibleTile[], camera: Camera, style: PointStyle, now: number): boolean {
+    const frame = { tiles, view: viewKey(camera, style) };
+    // The canvas keeps what is on it: a million points are not drawn again for a tooltip.
+    if (this.drawn && isSameFrame(this.drawn, frame)) return false;
     const { gl, uniforms } = this;
     this.startFrame(camera, style);
     let isFading = false;
@@ -150,6 +165,7 @@ export class Renderer implements PointRenderer {
       gl.drawArrays(gl.POINTS, 0, count);
     }
     gl.bindVertexArray(null);
+    this.drawn = isFading ? null : frame;
     return isFading;
   }
 
@@ -189,6 +205,21 @@ export class Renderer implements PointRenderer {
     gl.vertexAttribIPointer(1, 1, gl.UNSIGNED_BYTE, 0, 0);
     return buffers;
   }
+}
+
+/** Returns a text that is the same for frames with the same camera and style. */
+function viewKey(camera: Camera, style: PointStyle): string {
+  const { x, y, scale, width, height } = camera;
+  return [x, y, scale, width, height, style.size, style.opacity, ...style.background].join();
+}
+
+/** Whether two frames show the same points in the same view. */
+function isSameFrame(a: Frame, b: Frame): boolean {
+  return (
+    a.view === b.view &&
+    a.tiles.length === b.tiles.length &&
+    a.tiles.every(({ points, count }, i) => points === b.tiles[i].points && count === b.tiles[i].count)
+  );
 }
 
 function linkProgram(gl: WebGL2RenderingContext): WebGLProgram {

@@ -22,8 +22,8 @@ from nomad_dask.layout.shard_state import ShardState
 from nomad_dask.layout.shard_summary import ShardSummary, Summary, merge_summaries
 from nomad_dask.neighbors.shard_graph import load_graph, load_patch_counts
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
-from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import trim_memory
 
 
@@ -126,10 +126,8 @@ def save_checkpoint(run: RunContext, run_id: str, shards: tuple[int, ...], epoch
         states = [_get_shard(run, run_id, shard, epoch) for shard in shards]
     except ShardNotLoaded:
         return [StaleShard() for _ in shards]
-    workspace = Workspace(run.workspace)
-    return [
-        workspace.save(checkpoint_file(epoch, state.shard), np.hstack(state.layout.copy_state())) for state in states
-    ]
+    folder = ArtifactFolder(run.workspace)
+    return [folder.save(checkpoint_file(epoch, state.shard), np.hstack(state.layout.copy_state())) for state in states]
 
 
 def sample_positions(

@@ -9,12 +9,12 @@ from nomad_dask.neighbors.graph_files import CROSS_SHARD_FILES, OUTGOING_FILES, 
 from nomad_dask.neighbors.shard_graph import load_patch_counts
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
-from nomad_dask.storage.workspace import Workspace
 
 
 def save_outgoing_edges(
-    workspace: Workspace, catalog: CellCatalog, shard: int, edges: tuple[np.ndarray, np.ndarray, np.ndarray]
+    folder: ArtifactFolder, catalog: CellCatalog, shard: int, edges: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> list[Artifact]:
     """Write the directed edges of a shard's rows into other shards, sorted by shard; see `WeightedLists.outside`."""
     rows, ids, weights = edges
@@ -28,7 +28,7 @@ def save_outgoing_edges(
         weights[order],
         np.searchsorted(owners[order], np.arange(len(first_rows))).astype(np.int64),
     )
-    return [workspace.save(graph_file(shard, name), array) for name, array in zip(OUTGOING_FILES, arrays, strict=True)]
+    return [folder.save(graph_file(shard, name), array) for name, array in zip(OUTGOING_FILES, arrays, strict=True)]
 
 
 def linked_shards(run: RunContext, shard: int) -> list[int]:
@@ -67,7 +67,5 @@ def build_cross_shard_edges(run: RunContext, shard: int) -> list[Artifact]:
     ).tocsr()
     edges.sum_duplicates()
     arrays = (edges.indptr.astype(np.int64), edges.indices.astype(np.int32), edges.data.astype(np.float32))
-    workspace = Workspace(run.workspace)
-    return [
-        workspace.save(graph_file(shard, name), array) for name, array in zip(CROSS_SHARD_FILES, arrays, strict=True)
-    ]
+    folder = ArtifactFolder(run.workspace)
+    return [folder.save(graph_file(shard, name), array) for name, array in zip(CROSS_SHARD_FILES, arrays, strict=True)]

@@ -23,9 +23,9 @@ from nomad_dask.neighbors.nn_descent_rounds import load_batch
 from nomad_dask.neighbors.search_batches import load_search_batches
 from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.npy_writer import appended_npy
-from nomad_dask.storage.workspace import Workspace
 
 _Lists = tuple[np.ndarray, np.ndarray]
 """Neighbors and their tails, of some rows."""
@@ -56,11 +56,11 @@ def build_graph(
         chunks = read_neighbor_ids(run, batches, shard, [state.rounds for state in states])
         states = [states[batch] for batch in batches.of_shard(shard)]
     lists = _join_lists(run, shard, int(batches.catalog.shard_rows()[shard]), chunks)
-    workspace = Workspace(run.workspace)
-    artifacts, n_edges = _save_graph(run, workspace, shard, lists)
+    folder = ArtifactFolder(run.workspace)
+    artifacts, n_edges = _save_graph(run, folder, shard, lists)
     rows, ids, p = (np.concatenate(a) for a in zip(*(chunk.outside() for chunk in lists.chunks()), strict=True))
     if run.plan.searches_across_shards:
-        artifacts += save_outgoing_edges(workspace, batches.catalog, shard, (rows, ids, p))
+        artifacts += save_outgoing_edges(folder, batches.catalog, shard, (rows, ids, p))
     return artifacts, {
         "rows": lists.n_rows,
         "recall": float(np.mean([state.recall for state in states])),
@@ -90,7 +90,9 @@ def _join_lists(run: RunContext, shard: int, n_rows: int, chunks: Iterator[_List
     return WeightedLists(n_rows, file.read, rank_weights(k, run.params.affinity, n_tail))
 
 
-def _save_graph(run: RunContext, workspace: Workspace, shard: int, lists: WeightedLists) -> tuple[list[Artifact], int]:
+def _save_graph(
+    run: RunContext, folder: ArtifactFolder, shard: int, lists: WeightedLists
+) -> tuple[list[Artifact], int]:
     """Write the graph of a shard, range by range; return the artifacts, and the number of edges."""
     with_conditional_p = run.params.normalization == "point"
     names = [graph_file(shard, name) for name in (*GRAPH_FILES, *(["conditional_p"] if with_conditional_p else []))]
@@ -98,7 +100,7 @@ def _save_graph(run: RunContext, workspace: Workspace, shard: int, lists: Weight
     n_edges = 0
     with ExitStack() as stack:
         appends = [
-            stack.enter_context(appended_npy(workspace.file(name), np.dtype(dtype)))
+            stack.enter_context(appended_npy(folder.file(name), np.dtype(dtype)))
             for name, dtype in zip(names, dtypes, strict=False)
         ]
         appends[0](np.zeros(1, np.int64))
@@ -110,4 +112,4 @@ def _save_graph(run: RunContext, workspace: Workspace, shard: int, lists: Weight
             for append, array in zip(appends, arrays, strict=True):
                 append(array)
             n_edges += len(edges.indices)
-    return [workspace.describe(name) for name in names], n_edges
+    return [folder.describe(name) for name in names], n_edges

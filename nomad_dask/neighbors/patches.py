@@ -11,8 +11,8 @@ from nomad_dask.neighbors.graph_files import GRAPH_FILES, PATCH_FILES, graph_fil
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import N_PATCHES
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
-from nomad_dask.storage.workspace import Workspace
 
 # Share of a shard's patches for its linked rows, which have edges to other shards; the other rows only repel.
 _LINKED_SHARE = 15 / 16
@@ -20,7 +20,7 @@ _LINKED_SHARE = 15 / 16
 
 def build_patches(run: RunContext, shard: int) -> list[Artifact]:
     """Group a shard's rows into patches, smaller ones where rows have edges to other shards."""
-    workspace = Workspace(run.workspace)
+    folder = ArtifactFolder(run.workspace)
     cell_offsets = np.load(run.file(shard_file(shard, "cell_offsets")))
     if run.params.repulsion_method == "means":
         patch_of_row = np.repeat(np.arange(len(cell_offsets) - 1, dtype=np.int32), np.diff(cell_offsets))
@@ -34,7 +34,7 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
         patch_of_row = make_patches(cross_weights, indptr, indices, weights, n_patches)
     counts = np.bincount(patch_of_row, minlength=n_patches)
     arrays: tuple[np.ndarray, ...] = (patch_of_row, counts)
-    return [workspace.save(graph_file(shard, name), array) for name, array in zip(PATCH_FILES, arrays, strict=True)]
+    return [folder.save(graph_file(shard, name), array) for name, array in zip(PATCH_FILES, arrays, strict=True)]
 
 
 def _sum_cross_weights(run: RunContext, shard: int, n_rows: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from nomad_dask.partition.sample_neighbors import sample_neighbors
 from nomad_dask.partition.shard_assignment import assign_cells
 from nomad_dask.partition.start_positions import StartPositions, mds_start, principal_start
 from nomad_dask.planning.run_context import RunContext
-from nomad_dask.storage.workspace import Workspace
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 
 # Rows of the sample, and neighbors of each, that connect cells.
 _N_QUERIES = 4000
@@ -91,7 +91,7 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     ranks[order] = np.arange(len(order))
     shard_offsets = np.searchsorted(shards[order], np.arange(plan.n_shards + 1)).astype(np.int64)
     partition = Partition(axes, cells, ranks, shard_offsets, start)
-    return _save_partition(Workspace(run.workspace), partition), convergence
+    return _save_partition(ArtifactFolder(run.workspace), partition), convergence
 
 
 def _read_blocks(sample: RowFile, n_rows: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -122,7 +122,7 @@ def _assign_cells(sample: np.ndarray, labels: np.ndarray, centroids: np.ndarray,
     return assign_cells(centroids, np.bincount(labels, minlength=n_cells), (edges + edges.T).tocsr(), n_shards)
 
 
-def _save_partition(workspace: Workspace, partition: Partition) -> list[str]:
+def _save_partition(folder: ArtifactFolder, partition: Partition) -> list[str]:
     """Write a partition and return the names of its artifacts."""
     axes, cells = partition.axes, partition.cells
     arrays: tuple[np.ndarray, ...] = (
@@ -132,7 +132,7 @@ def _save_partition(workspace: Workspace, partition: Partition) -> list[str]:
     )  # fmt: skip
     names = [f"cells/{name}.npy" for name in PARTITION_FILES]
     for name, array in zip(names, arrays, strict=True):
-        workspace.save(name, array)
+        folder.save(name, array)
     return names
 
 

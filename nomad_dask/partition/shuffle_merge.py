@@ -14,9 +14,9 @@ from nomad_dask.partition.sampling import working_dtype
 from nomad_dask.partition.shard_files import BLOCK_FILES, SHARD_FILES, block_file, shard_file
 from nomad_dask.partition.split_cells import split_oversized_cells
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.atomic import atomic_write, write_npy_header
 from nomad_dask.storage.manifest import Artifact
-from nomad_dask.storage.workspace import Workspace
 
 # Cells of more than this many mean sizes are split.
 _MAX_CELL_SIZE = 4
@@ -60,7 +60,7 @@ def merge_runs(run: RunContext, shard: int, n_blocks: int) -> list[Artifact]:
             merged["centroids"].append(_cell_means(vectors, sizes, run.params.metric))
             n_done += len(order)
             report_progress(n_done)
-    return _save_shard(Workspace(run.workspace), shard, merged)
+    return _save_shard(ArtifactFolder(run.workspace), shard, merged)
 
 
 def _cell_offsets_in_blocks(run: RunContext, shard: int, n_blocks: int) -> np.ndarray:
@@ -81,14 +81,14 @@ def _read_cells(run: RunContext, starts: np.ndarray, stops: np.ndarray) -> dict[
     }  # fmt: skip
 
 
-def _save_shard(workspace: Workspace, shard: int, merged: dict[str, list[np.ndarray]]) -> list[Artifact]:
+def _save_shard(folder: ArtifactFolder, shard: int, merged: dict[str, list[np.ndarray]]) -> list[Artifact]:
     """Write the arrays of a shard beside its vectors."""
-    artifacts = [workspace.describe(shard_file(shard, "vectors"))]
+    artifacts = [folder.describe(shard_file(shard, "vectors"))]
     for name, parts in merged.items():
         array = np.concatenate(parts)
         if name == "cell_offsets":
             array = np.concatenate([[0], np.cumsum(array)]).astype(np.int64)
-        artifacts.append(workspace.save(shard_file(shard, name), array))
+        artifacts.append(folder.save(shard_file(shard, name), array))
     return artifacts
 
 

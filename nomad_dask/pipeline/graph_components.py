@@ -10,7 +10,7 @@ from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.cluster import Cluster
 from nomad_dask.neighbors.graph_files import graph_file
 from nomad_dask.planning.run_context import RunContext
-from nomad_dask.storage.workspace import Workspace
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 
 # A component of less than this share of the rows is small.
 SMALL_SHARE = 0.01
@@ -76,7 +76,7 @@ def components_of_shard(run: RunContext, shard: int) -> np.ndarray:
             count, joined = connected_components(graph, directed=False)
             labels = joined.astype(np.int32)[labels]
         first += read
-    Workspace(run.workspace).save(_labels_file(shard), labels)
+    ArtifactFolder(run.workspace).save(_labels_file(shard), labels)
     return np.bincount(labels, minlength=count)
 
 

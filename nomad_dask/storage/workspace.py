@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nomad_dask.errors import WorkspaceError
-from nomad_dask.storage.atomic import atomic_write
-from nomad_dask.storage.disk_full import translate_disk_full
+from nomad_dask.storage.artifact_folder import ArtifactFolder, checksum
 from nomad_dask.storage.lock import LOCK
 from nomad_dask.storage.manifest import (
     FORMAT,
@@ -27,12 +23,11 @@ from nomad_dask.storage.manifest import (
     read_manifest,
     write_manifest,
 )
-from nomad_dask.storage.regular_files import real_path
 from nomad_dask.storage.removal import remove_directory, remove_garbage
 
 
-class Workspace:
-    """A directory with the artifacts of a run. Workers write artifacts; only the client writes the manifest.
+class Workspace(ArtifactFolder):
+    """A directory with the artifacts of a run, and its manifest, which only the client writes.
 
     Parameters
     ----------
@@ -57,7 +52,7 @@ class Workspace:
         identity: dict[str, Any] | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path).absolute()
+        super().__init__(path)
         manifest = read_manifest(self.path)
         if manifest is None:
             manifest = self._create(identity, about)
@@ -110,37 +105,6 @@ class Workspace:
     def about(self) -> dict[str, Any]:
         """Information about the run, as given when the workspace was last opened for it; empty if none was given."""
         return dict(self._manifest.get("about", {}))
-
-    def file(self, name: str) -> Path:
-        """Return the path of an artifact.
-
-        Raises
-        ------
-        WorkspaceError
-            The name leads out of the workspace.
-        """
-        path = real_path(self.path / name)
-        if not path.is_relative_to(real_path(self.path)):
-            raise WorkspaceError(
-                f"{name!r} leads out of the workspace {self.path}: remove the link, or give another workspace."
-            )
-        return path
-
-    def save(self, name: str, array: np.ndarray) -> Artifact:
-        """Write an array as ``.npy`` atomically."""
-        path = self.file(name)
-        with atomic_write(path) as partial, translate_disk_full(path, array.nbytes), partial.open("wb") as f:
-            np.save(f, array, allow_pickle=False)
-        return self.describe(name)
-
-    def load(self, name: str, mmap: bool = False) -> Any:
-        """Read an array artifact, or memory-map it."""
-        return np.load(self.file(name), mmap_mode="r" if mmap else None, allow_pickle=False)
-
-    def describe(self, name: str) -> Artifact:
-        """Return size and checksum of a file that was just written."""
-        path = self.file(name)
-        return Artifact(name, path.stat().st_size, checksum(path))
 
     def record(
         self,
@@ -266,15 +230,6 @@ class Workspace:
         remove_garbage(path)
         if path.exists():
             remove_directory(path)
-
-
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    crc = 0
-    with path.open("rb") as f:
-        while chunk := f.read(1 << 20):
-            crc = zlib.crc32(chunk, crc)
-    return crc
 
 
 def contains_other_files(path: Path) -> bool:

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.errors import NomadWarning, WorkspaceError
+from nomad_dask.storage.artifact_folder import checksum
 from nomad_dask.storage.atomic import atomic_write
 from nomad_dask.storage.manifest import FORMAT, MANIFEST, PREVIOUS_MANIFEST
-from nomad_dask.storage.workspace import Workspace, checksum
+from nomad_dask.storage.workspace import Workspace
 
 IDENTITY = {"source": "abc", "shape": [3, 2], "params": {"k": 15, "seed": 0}}
 

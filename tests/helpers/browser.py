@@ -145,6 +145,11 @@ class Page:
         """Return the whole text of an element, also of what is clipped."""
         return str(self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
 
+    def texts(self, selector: str) -> list[str]:
+        """Return the texts of all elements at one moment: those of a list may be replaced between two questions."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((element) => element.innerText)"
+        return list(self.run(script, selector))
+
     def console(self) -> list[str]:
         """Return the console messages since the last call."""
         return [json.dumps(entry) for entry in self.driver.get_log("browser")]

@@ -46,7 +46,7 @@ def test_search_ands_words_and_counts(page, site, address):
         )
         time.sleep(0.4)
         note = page.text(".results .note")
-        listed = {int(hit.text.split("\n")[0].split()[-1]) for hit in page.all(".hit")}
+        listed = {int(title.split()[-1]) for title in page.texts(".hit .title")}
         assert listed <= set(found), words
         assert len(listed) == min(20, len(found)), (words, note)
         if note == "No row has all these words.":

@@ -3,6 +3,7 @@
     python -m benchmarks.scale --bytes 12e9 --dims 1024 --limit 2e9 -- --memory-limit 2GB
     python -m benchmarks.scale --rows 4e6 --dims 64 --dtype float16
     python -m benchmarks.scale --rows 1e7 --dims 64 --dtype float16
+    python -m benchmarks.scale --source paths.npy --labels sections.npy --name paths7.3m
     python -m benchmarks.scale --project 6e7 results/scale-4mx64-DATE.json results/scale-10mx64-DATE.json
 
 Options after `--` are passed to `nomad-dask fit`. As root, the source is on its own file system (a loop device), whose
@@ -28,21 +29,26 @@ import numpy as np
 
 from benchmarks.compare import machine, versions
 from benchmarks.watch import watched
+from nomad_dask import read_map
+from nomad_dask.metrics import score
+from nomad_dask.sources import open_source
 
 HERE = Path(__file__).parent
 _BLOCK_ROWS = 1 << 15
+_QUERIES = 2500
 # Number of axes along which the centers of the groups, and the rows of one group, vary.
 _CENTER_RANK, _RANK = 6, 16
 # Growth of the time of a stage with the number of rows n by design: the exponents of its two parts.
-# A row is compared with the centroids of some √n cells to find its own. Cells (n/250) are compared with each other to
-# find which are near, in the neighbor search and at the initialization of a layout. K-Means does both on a sample.
+# A row is compared with the centroids of some √n cells to find its own. Each of n/250 cells is compared with some √n
+# others to find which are near, in the neighbor search and at the initialization of a layout. K-Means does both on a
+# sample.
 _BY_DESIGN = {
     "sample": (1.0, 1.0),
-    "coarse": (1.0, 2.0),
+    "coarse": (1.0, 1.5),
     "cells": (1.5, 1.5),
     "shards": (1.0, 1.5),
-    "neighbors": (1.0, 2.0),
-    "layout": (1.0, 2.0),
+    "neighbors": (1.0, 1.5),
+    "layout": (1.0, 1.5),
     "rest": (1.0, 1.0),
 }
 
@@ -116,18 +122,27 @@ def out_of_cache(place: Path, device: str | None) -> None:
             os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def fit_and_score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Make the data, the map and its scores."""
+@contextlib.contextmanager
+def vectors(args: argparse.Namespace, folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the file of the vectors, and the device whose reads are its own, if there is one."""
+    if args.source:
+        yield args.source, None
+        return
     item = np.dtype(args.dtype).itemsize
     rows = args.rows or int(args.bytes // (args.dims * item))
-    size = rows * args.dims * item
-    nomad = str(Path(sys.executable).with_name("nomad-dask"))
-    workspace, target, out = folder / "workspace", folder / "map.parquet", folder / "told.json"
-    with own_file_system(folder, size) as (place, device):
+    with own_file_system(folder, rows * args.dims * item) as (place, device):
         source = place / "vectors.npy"
         print(f"making {rows:,} rows of {args.dims} {args.dtype} ...", file=sys.stderr)
         make(source, rows, args.dims, args.dtype, args.groups, args.seed)
         out_of_cache(place, device)
+        yield source, device
+
+
+def fit_and_score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Make a map of the vectors, and its scores."""
+    nomad = str(Path(sys.executable).with_name("nomad-dask"))
+    workspace, target, out = folder / "workspace", args.map or folder / "map.parquet", folder / "told.json"
+    with vectors(args, folder) as (source, device):
         command = [nomad, "fit", str(source), "-o", str(target), "--workspace", str(workspace), "--device", "cpu"]
         command += ["--seed", str(args.seed), "--json", "-v", *args.more]
         log = folder / "log.txt"
@@ -136,9 +151,14 @@ def fit_and_score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             raise SystemExit(f"the fit ended with {figures['exit_code']}:\n{log.read_text()[-3000:]}\n{figures}")
         told = json.loads(out.read_text())
         print(f"made in {figures['wall_s']:.0f} s; scoring ...", file=sys.stderr)
-        scores = json.loads(_told(nomad, "score", str(source), str(target), "--json", "--quiet"))
+        labels = None if args.labels is None else np.load(args.labels)
+        scores = score(open_source(source), read_map(target), labels=labels, n_queries=_QUERIES).as_dict()
+        rows, dims = np.load(source, mmap_mode="r").shape
+        data = {"rows": rows, "dims": dims, "dtype": str(np.load(source, mmap_mode="r").dtype)}
+    size = rows * dims * np.dtype(data["dtype"]).itemsize
+    made = {"source": args.source.name} if args.source else {"groups": args.groups}
     return {
-        "data": {"rows": rows, "dims": args.dims, "dtype": args.dtype, "bytes": size, "groups": args.groups},
+        "data": data | {"bytes": size} | made,
         "options": args.more,
         "fit": figures,
         "told": {"seconds": told["seconds"], "diagnostics": told["diagnostics"]},
@@ -173,7 +193,7 @@ def markdown(name: str, result: dict[str, Any]) -> str:
         f"together: {_gb(fit['peak_pss_sum_bytes'])} GB (PSS). Disk of the workspace: {_gb(fit['peak_disk_bytes'])} GB "
         f"at most. Read of the source: {read}.",
         "",
-        f"NP@10 {scores['neighbors']['10']['value']:.3f}, RTA {scores['triplets']['value']:.3f}.",
+        ", ".join(f"{name} {value:.3f}" for name, value in _values(scores).items()) + ".",
         "",
         "| stage | s | resident GB | own GB | all processes GB | disk GB | read of the source GB | read in all GB |",
         "|---" * 8 + "|",
@@ -192,6 +212,15 @@ def markdown(name: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _values(scores: dict[str, Any]) -> dict[str, float]:
+    """Return the scores by the names that are usual for them."""
+    values = {f"NP@{k}": interval["value"] for k, interval in scores["neighbors"].items()}
+    values["RTA"] = scores["triplets"]["value"]
+    if scores.get("labels"):
+        values["label accuracy"] = scores["labels"]["value"]
+    return values
+
+
 def project(rows: int, paths: list[Path]) -> str:
     """Return the estimated time of a larger run, stage by stage, from two measured runs."""
     small, large = sorted((json.loads(p.read_text()) for p in paths), key=lambda r: r["data"]["rows"])
@@ -199,8 +228,9 @@ def project(rows: int, paths: list[Path]) -> str:
     lines = [
         f"# {rows:,} rows, projected from {n:,} and {m:,}",
         "",
-        "Seconds. By design, a stage has a part that grows as the first power of the rows and one that grows as the "
-        "second; the two runs tell how much there is of each. The exponent is what they would tell without a design. "
+        "Seconds. By design, a stage has a part that grows as the rows and one that grows faster, "
+        "by the powers in the table; the two runs tell how much there is of each. The exponent is what they would tell "
+        "without a design. "
         f"{large['date']}, {large['machine']['cpu']}, {large['machine']['cores']} cores.",
         "",
         f"| stage | {n:,} | {m:,} | exponent | {rows:,} by exponent | powers by design | {rows:,} by design |",
@@ -269,8 +299,11 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--rows", type=_whole)
     size.add_argument("--bytes", type=_whole, help="of the source, instead of rows")
+    size.add_argument("--source", type=Path, help="a .npy file of vectors, instead of a mixture")
     size.add_argument("--project", type=_whole, metavar="ROWS", help="tell what so many rows would take")
     parser.add_argument("results", nargs="*", type=Path, help="two results to project from")
+    parser.add_argument("--labels", type=Path, help="a .npy file of the labels of a source's rows")
+    parser.add_argument("--map", type=Path, help="keep the map in this file")
     parser.add_argument("--dims", type=int, default=64)
     parser.add_argument("--dtype", choices=["float16", "float32", "float64"], default="float32")
     parser.add_argument("--groups", type=int, default=200, help="Gaussians of the mixture")
@@ -300,7 +333,7 @@ def main() -> None:
             "versions": versions([], sys.executable),
             **fit_and_score(args, Path(folder)),
         }
-    name = args.name or f"{_short(result['data']['rows'])}x{args.dims}"
+    name = args.name or f"{_short(result['data']['rows'])}x{result['data']['dims']}"
     page = markdown(name, result)
     (args.out / f"scale-{name}-{today}.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.out / f"scale-{name}-{today}.md").write_text(page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 
 from threadpoolctl import threadpool_limits
 
@@ -26,13 +27,17 @@ class Threads:
         self._pool = ThreadPoolExecutor(self.n, thread_name_prefix="nomad") if self.n > 1 else None
 
     def run(self, work: Callable[[int, int], object], n_items: int, chunk: int) -> None:
-        """Call ``work(start, stop)`` for every chunk of ``range(n_items)``, in any order."""
+        """Call ``work(start, stop)`` for every chunk of ``range(n_items)``, in any order.
+
+        Every call sees the context variables of the caller: by them a task reports its progress, and stops.
+        """
         starts = range(0, n_items, chunk)
         if self._pool is None or len(starts) <= 1:
             for s in starts:
                 work(s, min(s + chunk, n_items))
             return
-        futures = [self._pool.submit(work, s, min(s + chunk, n_items)) for s in starts]
+        # A context of its own for each call: one cannot be entered by two threads.
+        futures = [self._pool.submit(copy_context().run, work, s, min(s + chunk, n_items)) for s in starts]
         try:
             for future in futures:
                 future.result()

@@ -138,6 +138,16 @@ def test_events_cover_the_whole_run(heard):
     assert {event.name for event in event_log.of(Measured)} >= {"recall", "imbalance"}
 
 
+def test_the_search_reports_its_progress_from_all_threads(monkeypatch):
+    monkeypatch.setattr("nomad_dask.cluster.tasks._PROGRESS_SECONDS", 0.0)
+    event_log = EventLog()
+    make_map(blobs(6000), n_epochs=1, emit=event_log)
+    done = [event.done for event in event_log.of(StageAdvanced) if event.stage == "neighbors"]
+    # One for each chunk of 2,048 rows; the last may come after the result.
+    assert {2048, 4096, 6000 - 2048} & set(done)
+    assert max(done) <= 6000
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,6 +1,7 @@
 """The pool covers every item once, and stops when a chunk fails."""
 
 import threading
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -35,3 +36,13 @@ def test_a_failed_chunk_keeps_the_rest_from_starting():
             pool.run(work, 1000, 1)
         release.set()
     assert len(started) < 1000
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_chunks_see_the_context_variables_of_the_caller(n):
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("of the caller")
+    seen = []
+    with thread_pool(n) as pool:
+        pool.run(lambda start, stop: seen.append(variable.get()), 50, 2)
+    assert seen == ["of the caller"] * 25

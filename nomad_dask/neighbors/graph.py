@@ -55,23 +55,24 @@ class WeightedLists:
         Returns the neighbors (n, k) uint32 of the rows `start` to `stop`, none of them twice. `NO_ROW` means none;
         other numbers from `n_rows` on are rows outside the graph.
     weights : ndarray of float32 (k,)
+    totals : ndarray of float32 (n_rows,)
+        Sum of the weights of the neighbors of each row; 1 where it has none.
     """
 
     n_rows: int
     read: Callable[[int, int], np.ndarray]
     weights: np.ndarray
+    totals: np.ndarray
 
     @classmethod
     def of(cls, ids: np.ndarray, kind: str) -> Self:
         """Weight the neighbors (n_rows, k) uint32 of all rows by their rank; see `rank_weights`."""
-        return cls(len(ids), lambda start, stop: ids[start:stop], rank_weights(ids.shape[1], kind))
+        weights = rank_weights(ids.shape[1], kind)
+        return cls(len(ids), lambda start, stop: ids[start:stop], weights, total_weights(ids, weights))
 
     def chunk(self, start: int, stop: int) -> ListChunk:
         """Return the lists of the rows `start` to `stop`."""
-        ids = self.read(start, stop)
-        totals = np.where(ids != NO_ROW, self.weights, np.float32(0)).sum(axis=1)
-        totals[totals == 0] = 1
-        return ListChunk(start, self.n_rows, ids, self.weights, totals)
+        return ListChunk(start, self.n_rows, self.read(start, stop), self.weights, self.totals[start:stop])
 
     def chunks(self) -> Iterator[ListChunk]:
         """Yield the lists of all rows; one chunk without rows if there are none."""
@@ -115,6 +116,13 @@ def rank_weights(k: int, kind: str, n_tail: int = 0) -> np.ndarray:
     }[kind]
     weights = n_ranks * by_rank
     return np.asarray(weights / max(weights.sum(), 1e-30), np.float32)
+
+
+def total_weights(ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the sum (n_rows,) float32 of the weights of the neighbors that each row has; 1 where it has none."""
+    totals = np.where(ids != NO_ROW, weights, np.float32(0)).sum(axis=1)
+    totals[totals == 0] = 1
+    return np.asarray(totals)
 
 
 def join_tail(ids: np.ndarray, tail: np.ndarray) -> np.ndarray:

@@ -16,7 +16,14 @@ import numpy as np
 
 from nomad_dask.cluster import report_progress, worker_backend
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
-from nomad_dask.neighbors.graph import WeightedLists, graph_ranges, join_tail, rank_weights, symmetric_graph
+from nomad_dask.neighbors.graph import (
+    WeightedLists,
+    graph_ranges,
+    join_tail,
+    rank_weights,
+    symmetric_graph,
+    total_weights,
+)
 from nomad_dask.neighbors.graph_files import GRAPH_FILES, graph_file
 from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, read_neighbor_ids, save_joined_lists
 from nomad_dask.neighbors.nn_descent_rounds import load_batch
@@ -55,19 +62,21 @@ def build_graph(
     else:
         chunks = read_neighbor_ids(run, batches, shard, [state.rounds for state in states])
         states = [states[batch] for batch in batches.of_shard(shard)]
-    lists = _join_lists(run, shard, int(batches.catalog.shard_rows()[shard]), chunks)
+    lists = _join_lists(run, shard, chunks)
     folder = ArtifactFolder(run.workspace)
     artifacts, n_edges = _save_graph(run, folder, shard, lists)
-    rows, ids, p = (np.concatenate(a) for a in zip(*(chunk.outside() for chunk in lists.chunks()), strict=True))
+    foreign_weight = 0.0
     if run.plan.searches_across_shards:
+        rows, ids, p = (np.concatenate(a) for a in zip(*(chunk.outside() for chunk in lists.chunks()), strict=True))
         artifacts += save_outgoing_edges(folder, batches.catalog, shard, (rows, ids, p))
+        foreign_weight = float(p.sum(dtype=np.float64))
     return artifacts, {
         "rows": lists.n_rows,
         "recall": float(np.mean([state.recall for state in states])),
         "n_probes": float(np.mean([state.n_probes for state in states])),
         "rounds": float(np.mean([state.rounds for state in states])),
         "edges": n_edges,
-        "foreign_share": float(p.sum(dtype=np.float64) / max(lists.n_rows, 1)),
+        "foreign_share": foreign_weight / max(lists.n_rows, 1),
     }
 
 
@@ -81,13 +90,21 @@ def _search_shard(run: RunContext, shard: int) -> tuple[list[SearchState], Itera
     return [state], ((ids[a : a + ROWS_AT_ONCE], tail[a : a + ROWS_AT_ONCE]) for a in starts)
 
 
-def _join_lists(run: RunContext, shard: int, n_rows: int, chunks: Iterator[_Lists]) -> WeightedLists:
+def _join_lists(run: RunContext, shard: int, chunks: Iterator[_Lists]) -> WeightedLists:
     """Write the lists of a shard's rows and their tails into one file, and weight them."""
     first_ids, first_tail = next(chunks)
     k, n_tail = first_ids.shape[1], first_tail.shape[1]
-    joined = (join_tail(ids, tail) for ids, tail in itertools.chain([(first_ids, first_tail)], chunks))
-    file = save_joined_lists(run, shard, joined, k + n_tail)
-    return WeightedLists(n_rows, file.read, rank_weights(k, run.params.affinity, n_tail))
+    weights = rank_weights(k, run.params.affinity, n_tail)
+    totals: list[np.ndarray] = []
+
+    def joined() -> Iterator[np.ndarray]:
+        for ids, tail in itertools.chain([(first_ids, first_tail)], chunks):
+            lists = join_tail(ids, tail)
+            totals.append(total_weights(lists, weights))
+            yield lists
+
+    file = save_joined_lists(run, shard, joined(), k + n_tail)
+    return WeightedLists(sum(map(len, totals)), file.read, weights, np.concatenate(totals))
 
 
 def _save_graph(

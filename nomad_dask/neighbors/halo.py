@@ -8,7 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.search_batches import SearchBatches
+from nomad_dask.neighbors.search_batches import SearchBatches, join_ranges
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import HALO_CELLS
 from nomad_dask.planning.run_context import RunContext
@@ -51,12 +51,7 @@ def open_vectors(run: RunContext, batches: SearchBatches, batch: int, region: Ha
     catalog = batches.catalog
     # A batch may have no cells, but it has vectors, of no row.
     owners = np.append(batches.shard(batch), catalog.shard_of(region.cells))
-    starts = np.append(0, catalog.starts[region.cells])
-    stops = starts + np.append(0, catalog.counts[region.cells])
-    is_apart = (owners[1:] != owners[:-1]) | (starts[1:] != stops[:-1])
-    firsts, lasts = np.flatnonzero(np.append(True, is_apart)), np.flatnonzero(np.append(is_apart, True))
-    parts = [
-        (run.file(shard_file(int(owners[a]), "vectors")), int(starts[a]), int(stops[b]))
-        for a, b in zip(firsts, lasts, strict=True)
-    ]
+    starts, counts = (np.append(0, array[region.cells]) for array in (catalog.starts, catalog.counts))
+    ranges = join_ranges(owners, starts, counts)
+    parts = [(run.file(shard_file(shard, "vectors")), start, stop) for shard, start, stop in ranges]
     return ShardVectors(parts, run.params.metric, run.plan.cache_bytes)

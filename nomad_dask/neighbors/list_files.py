@@ -14,7 +14,7 @@ from nomad_dask.backends.base import NeighborLists
 from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.neighbors.graph import NO_ROW
 from nomad_dask.neighbors.halo import HaloRegion
-from nomad_dask.neighbors.search_batches import SearchBatches
+from nomad_dask.neighbors.search_batches import SearchBatches, join_ranges
 from nomad_dask.partition.shuffle_merge import group_cells
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.atomic import write_temporary
@@ -105,24 +105,12 @@ def read_neighbor_ids(
     first, last = catalog.cells_of(shard)
     for a, b in group_cells(catalog.counts[first:last], ROWS_AT_ONCE):
         cells = slice(first + a, first + b)
-        pieces = _pieces(batches.of_cell[cells], starts[cells], catalog.counts[cells])
+        pieces = join_ranges(batches.of_cell[cells], starts[cells], catalog.counts[cells])
         pieces = pieces or [(batches.of_shard(shard)[0], 0, 0)]
         ids, tail = (
             np.concatenate([files[batch][i].read(start, stop) for batch, start, stop in pieces]) for i in range(2)
         )
         yield _count_from(ids, n_rows_before, n_all_rows), _count_from(tail, n_rows_before, n_all_rows)
-
-
-def _pieces(owners: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return where the lists of consecutive cells are, in their order: batch, and range of its rows.
-
-    Cells of a batch with none of another between them follow each other in the batch too.
-    """
-    if not len(owners):
-        return []
-    is_apart = owners[1:] != owners[:-1]
-    firsts, lasts = np.flatnonzero(np.append(True, is_apart)), np.flatnonzero(np.append(is_apart, True))
-    return [(int(owners[a]), int(starts[a]), int(starts[b] + counts[b])) for a, b in zip(firsts, lasts, strict=True)]
 
 
 def _count_from(global_ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:

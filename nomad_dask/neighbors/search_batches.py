@@ -61,3 +61,13 @@ def load_search_batches(run: RunContext) -> SearchBatches:
             projected = catalog.centroids[cells] @ axes.T
             of_cell[cells] = shard * n_batches + assign_cells(projected, catalog.counts[cells], None, n_batches)
     return SearchBatches(catalog, of_cell, n_batches)
+
+
+def join_ranges(owners: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """Join the rows of consecutive cells that follow each other in the same file: owner, first row and end of each."""
+    if not len(owners):
+        return []
+    stops = starts + counts
+    is_apart = (owners[1:] != owners[:-1]) | (starts[1:] != stops[:-1])
+    firsts, lasts = np.flatnonzero(np.append(True, is_apart)), np.flatnonzero(np.append(is_apart, True))
+    return [(int(owners[a]), int(starts[a]), int(stops[b])) for a, b in zip(firsts, lasts, strict=True)]

@@ -19,17 +19,10 @@ from nomad_dask.cli import cli
 from nomad_dask.cluster import report_progress
 from nomad_dask.errors import Interrupted
 from tests.helpers.processes import command_line, descendants, stages_done, wait_until, worker_pids
-from tests.helpers.runs import blobs, cluster_of, make_map, worker_processes
+from tests.helpers.runs import cluster_of, make_map, worker_processes
 
 # A test that takes longer is called a hang.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "x.npy"
-    np.save(path, blobs(3000, 16))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -19,19 +19,12 @@ from nomad_dask.callbacks import CheckpointWritten, EpochDone, Event, StageStart
 from nomad_dask.cli import cli
 from nomad_dask.errors import ClusterError
 from tests.helpers.processes import command_line, descendants, scheduler_process, stages_done, wait_until, worker_pids
-from tests.helpers.runs import blobs, make_map
+from tests.helpers.runs import make_map
 
 # A test that takes longer is called a hang.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 EPOCHS = 24
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": EPOCHS, "cell_size": 50}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "x.npy"
-    np.save(path, blobs(3000, 16))
-    return path
 
 
 @pytest.fixture(scope="module")

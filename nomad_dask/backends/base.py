@@ -103,6 +103,21 @@ class ShardGraph:
 
 
 @dataclass(frozen=True)
+class Anchors:
+    """Rows of a shard whose positions are known.
+
+    Attributes
+    ----------
+    rows : ndarray of int64 (n_anchors,)
+        Ascending.
+    positions : ndarray of float32 (n_anchors, dim)
+    """
+
+    rows: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
 class StepParams:
     """Parameters of one epoch.
 
@@ -372,6 +387,34 @@ class Backend(Protocol):
         n_queries: int,
     ) -> CellSearch:
         """Return the primitives of the neighbor search over rows sorted by cell."""
+
+    def interpolate(
+        self,
+        vectors: ShardVectors,
+        cell_offsets: np.ndarray,
+        centroids: np.ndarray,
+        anchors: Anchors,
+        cache_bytes: int,
+        on_progress: Callable[[int], None],
+    ) -> np.ndarray:
+        """Return a position (n_rows, dim) float32 for each row of a shard: the mean of those of its nearest anchors.
+
+        The anchors nearest to a row are searched for in the cells of `anchors.cells_to_search`, and weighted as in
+        `anchors.mean_positions`.
+
+        Parameters
+        ----------
+        vectors : ShardVectors
+            Rows sorted by cell.
+        cell_offsets, centroids : ndarray
+            Cell c has rows ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
+        anchors : Anchors
+            At least one.
+        cache_bytes : int
+            Memory in which the vectors of the anchors are held if they fit; else they are read again and again.
+        on_progress : callable
+            Receives the number of rows done so far.
+        """
 
     def create_layout(
         self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES

@@ -11,6 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 _LOAD_CHUNK = 1 << 16
+# Reading as much takes a disk less time than starting another read.
+_MAX_GAP_BYTES = 1 << 14
 
 
 def normalized(rows: np.ndarray) -> np.ndarray:
@@ -136,6 +138,9 @@ class ShardVectors:
         self._all = None
 
     def _read(self, start: int, stop: int) -> np.ndarray:
+        return to_float32(self._read_stored(start, stop), self.metric)
+
+    def _read_stored(self, start: int, stop: int) -> np.ndarray:
         if start == stop:
             return np.empty((0, self.n_dims), np.float32)
         ranges = []
@@ -147,11 +152,19 @@ class ShardVectors:
                 break
             low, high = max(start, int(part_start)), min(stop, int(part_stop))
             ranges.append(file.read(first_row + low - int(part_start), first_row + high - int(part_start)))
-        rows = np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
-        return to_float32(rows, self.metric)
+        return np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` as C-contiguous float32; never write into them."""
         if self._all is not None:
             return self._all[start:stop]
         return self._read(start, stop)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return some rows, ascending and at least one, as float32; those near each other on disk are read at once."""
+        if self._all is not None:
+            return np.take(self._all, rows, axis=0)
+        max_gap = _MAX_GAP_BYTES // (self._parts[0][0].dtype.itemsize * self.n_dims)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > max_gap) + 1)
+        parts = [self._read_stored(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in runs]
+        return to_float32(np.concatenate(parts), self.metric)

@@ -39,7 +39,7 @@ class BackendCache:
         ----------
         device : {'cpu', 'gpu'}
         n_threads : int
-            Threads of the CPU backend.
+            Threads of the CPU backend, and of what the GPU backend computes on the host.
 
         Raises
         ------
@@ -47,7 +47,7 @@ class BackendCache:
             There is no GPU.
         """
         if device == "gpu":
-            yield self._gpu()
+            yield self._gpu(n_threads)
             return
         from threadpoolctl import threadpool_limits
 
@@ -59,14 +59,14 @@ class BackendCache:
         with threadpool_limits(1, user_api="blas"):
             yield self._backends[key]
 
-    def _gpu(self) -> Backend:
-        """Return the backend on the GPU of this process; there is one for any number of threads."""
+    def _gpu(self, n_threads: int) -> Backend:
+        """Return the backend on the GPU of this process; there is one, with the number of threads of its first use."""
         from nomad_dask.backends.gpu.backend import GpuBackend
         from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 
         key = ("gpu", 0)
         if key not in self._backends:
-            self._backends[key] = GpuBackend(PROCESS_RUNTIME.get())
+            self._backends[key] = GpuBackend(PROCESS_RUNTIME.get(), n_threads)
         return self._backends[key]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from nomad_dask.backends.base import Anchors, Backend
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.layout.coarse_init import coarse_scale, interpolate_init
+from nomad_dask.cluster import report_progress
+from nomad_dask.layout.coarse_init import coarse_scale, scale_coarse_init
 from nomad_dask.partition.clustering import load_partition
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.partition.start_positions import MAX_DISTANCE
+from nomad_dask.planning.host_memory import start_cache_bytes
 from nomad_dask.planning.planner import coarse_weight
 from nomad_dask.planning.run_context import RunContext
 
@@ -16,11 +19,11 @@ from nomad_dask.planning.run_context import RunContext
 _JITTER = 1e-4
 
 
-def initial_positions(run: RunContext, shard: int) -> np.ndarray:
+def initial_positions(run: RunContext, shard: int, backend: Backend) -> np.ndarray:
     """Return the initial positions (n_rows, dim) float32 of a shard's rows."""
     rng = np.random.default_rng([run.params.random_state, 2, shard])
     if run.plan.coarse_rows:
-        return _init_from_coarse_map(run, shard, rng)
+        return _init_from_coarse_map(run, shard, backend, rng)
     start = np.load(run.file(shard_file(shard, "start")))
     if run.params.has_given_init:
         return np.asarray(start + rng.standard_normal(start.shape) * _JITTER, np.float32)
@@ -48,22 +51,45 @@ def scale_init(coordinates: np.ndarray, std: float, init_std: float, rng: np.ran
     return np.asarray(scaled * init_std, np.float32)
 
 
-def _init_from_coarse_map(run: RunContext, shard: int, rng: np.random.Generator) -> np.ndarray:
+def find_anchors(rows: np.ndarray, coarse_rows: np.ndarray, coarse_positions: np.ndarray, n_rows: int) -> Anchors:
+    """Return the rows of a shard that are in the coarse map, and their positions there.
+
+    Parameters
+    ----------
+    rows : ndarray of int64 (n_shard_rows,)
+        Numbers in the input of the rows of the shard.
+    coarse_rows : ndarray of int64 (n_coarse_rows,)
+        Numbers in the input of the rows of the coarse map, ascending.
+    coarse_positions : ndarray of float32 (n_coarse_rows, dim)
+    n_rows : int
+        Rows of the input.
+    """
+    in_coarse_map = np.zeros(n_rows, bool)
+    in_coarse_map[coarse_rows] = True
+    anchors = np.flatnonzero(np.take(in_coarse_map, rows))
+    numbers = rows[anchors]
+    order = np.argsort(numbers)  # ascending ones are found several times as fast
+    positions = np.empty((len(anchors), coarse_positions.shape[1]), np.float32)
+    positions[order] = coarse_positions[np.searchsorted(coarse_rows, numbers[order])]
+    return Anchors(anchors, positions)
+
+
+def _init_from_coarse_map(run: RunContext, shard: int, backend: Backend, rng: np.random.Generator) -> np.ndarray:
     """Interpolate the initial positions of a shard's rows between its rows in the coarse map."""
-    rows = np.load(run.file(shard_file(shard, "rows")))
-    coarse_rows = np.load(run.file("coarse/rows.npy"))
-    coarse_positions = np.load(run.file("coarse/positions.npy"))
-    order = np.argsort(rows, kind="stable")
-    in_shard = np.isin(coarse_rows, rows, assume_unique=True)
-    anchors = order[np.searchsorted(rows[order], coarse_rows[in_shard])]
-    by_row = np.argsort(anchors)
     n_rows = run.plan.n_rows
-    return interpolate_init(
-        ShardVectors([(run.file(shard_file(shard, "vectors")), 0, len(rows))], run.params.metric),
-        np.load(run.file(shard_file(shard, "cell_offsets"))),
-        np.load(run.file(shard_file(shard, "centroids"))),
-        anchors[by_row],
-        coarse_positions[in_shard][by_row],
-        coarse_scale(coarse_positions, n_rows, run.params.init_std, coarse_weight(n_rows, run.params)),
-        rng,
-    )
+    rows = np.load(run.file(shard_file(shard, "rows")))
+    coarse_positions = np.load(run.file("coarse/positions.npy"))
+    anchors = find_anchors(rows, np.load(run.file("coarse/rows.npy")), coarse_positions, n_rows)
+    positions = np.zeros((len(rows), coarse_positions.shape[1]), np.float32)
+    if len(anchors.rows):  # else the shard is small, and starts in the middle of the map
+        positions = backend.interpolate(
+            ShardVectors([(run.file(shard_file(shard, "vectors")), 0, len(rows))], run.params.metric),
+            np.load(run.file(shard_file(shard, "cell_offsets"))),
+            np.load(run.file(shard_file(shard, "centroids"))),
+            anchors,
+            start_cache_bytes(run.plan),
+            report_progress,
+        )
+    weight = coarse_weight(n_rows, run.params)
+    scale_coarse_init(positions, coarse_scale(coarse_positions, n_rows, run.params.init_std, weight), rng)
+    return positions

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import EpochResult
+from nomad_dask.backends.base import Backend, EpochResult
 from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.cluster.p2p import ExchangeAborted, PeerExchange
 from nomad_dask.layout.checkpoint import ShardCheckpoint, checkpoint_file, load_checkpoint
@@ -164,8 +164,8 @@ def _get_shard(run: RunContext, run_id: str, shard: int, epoch: int) -> ShardSta
 
 def _load_shard(run: RunContext, run_id: str, shard: int) -> ShardState:
     """Load a shard at the last checkpoint, or at its initial positions."""
-    checkpoint = load_checkpoint(run, shard) or _start_shard(run, shard)
     with worker_backend(run.device, run.shard_threads) as backend:
+        checkpoint = load_checkpoint(run, shard) or _start_shard(run, shard, backend)
         layout = backend.create_layout(load_graph(run, shard), run.params, run.plan.n_rows, run.plan.max_mesh_nodes)
     layout.load(checkpoint.positions, checkpoint.velocity)
     counts = load_patch_counts(run)
@@ -175,6 +175,6 @@ def _load_shard(run: RunContext, run_id: str, shard: int) -> ShardState:
     return state
 
 
-def _start_shard(run: RunContext, shard: int) -> ShardCheckpoint:
-    positions = initial_positions(run, shard)
+def _start_shard(run: RunContext, shard: int, backend: Backend) -> ShardCheckpoint:
+    positions = initial_positions(run, shard, backend)
     return ShardCheckpoint(0, positions, np.zeros_like(positions), None)

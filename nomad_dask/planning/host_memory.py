@@ -33,6 +33,8 @@ _LAYOUT_BYTES_PER_ROW = 30
 _LAYOUT_BYTES_PER_NEIGHBOR = 16
 # The same of a row whose edges are read from disk in every epoch.
 _LAYOUT_BYTES_WITHOUT_EDGES = 80
+# The number of a row, its initial position, and what is computed with them.
+_START_BYTES_PER_ROW = 40
 # Summaries that a driver of several shards holds until the next checkpoint, and the mesh of the field.
 _LAYOUT_BYTES = 128 << 20
 # The mesh of every shard covers the whole map: charges, potential, transforms; one shard at a time.
@@ -73,12 +75,14 @@ def neighbors_host_bytes(plan: Plan) -> int:
 
 def layout_host_bytes(plan: Plan) -> int:
     """Return the memory for graph and state of all shards of a worker, and the mesh of the field."""
-    per_row = _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * plan.n_linked_rows
-    if not plan.edges_in_memory:
-        per_row = _LAYOUT_BYTES_WITHOUT_EDGES
     rows = min(plan.n_rows, plan.shards_per_worker * plan.shard_rows)
     mesh = min(plan.n_rows * _MESH_BYTES_PER_ROW, plan.max_mesh_nodes * MESH_BYTES_PER_NODE)
-    return BASE_BYTES + rows * per_row + (mesh + _LAYOUT_BYTES if plan.n_shards > 1 else 0)
+    return BASE_BYTES + rows * _layout_row_bytes(plan) + (mesh + _LAYOUT_BYTES if plan.n_shards > 1 else 0)
+
+
+def start_cache_bytes(plan: Plan) -> int:
+    """Return the memory for vectors from which a shard's initial positions are computed, before it has a graph."""
+    return plan.shard_rows * (_layout_row_bytes(plan) - _START_BYTES_PER_ROW)
 
 
 def map_host_bytes(plan: Plan) -> int:
@@ -109,6 +113,12 @@ def _filter_columns(plan: Plan) -> int:
 def _filter_row_bytes(plan: Plan) -> int:
     """Return the memory for a row in the filter and in a round of the search."""
     return 4 * _filter_columns(plan) + 10 * plan.n_neighbors + 300
+
+
+def _layout_row_bytes(plan: Plan) -> int:
+    if not plan.edges_in_memory:
+        return _LAYOUT_BYTES_WITHOUT_EDGES
+    return _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * plan.n_linked_rows
 
 
 def _row_bytes(plan: Plan) -> int:

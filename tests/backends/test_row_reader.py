@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from nomad_dask.backends import row_reader
 from nomad_dask.backends.row_reader import RowFile, ShardVectors, normalized, to_float32
 
 X = (100 * np.random.default_rng(0).normal(size=(50, 6))).astype(np.float32)
@@ -50,9 +51,23 @@ def test_any_range_of_any_parts(tmp_path, parts, ends, metric, dtype, fits, held
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     np.testing.assert_allclose(found, whole[start:stop], rtol=1e-5, atol=1e-6)
+    picked = np.arange(start, stop, 3)
+    if len(picked):
+        np.testing.assert_array_equal(vectors.gather(picked), found[::3])
     vectors.unload()
     assert not vectors.resident
     np.testing.assert_array_equal(vectors.read(start, stop), found)
+
+
+def test_rows_far_apart_are_read_one_by_one(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    read: list[tuple[int, int]] = []
+    original = RowFile.read
+    monkeypatch.setattr(RowFile, "read", lambda self, a, b: (read.append((a, b)), original(self, a, b))[1])
+    monkeypatch.setattr(row_reader, "_MAX_GAP_BYTES", 5 * 6 * 4)
+    vectors = ShardVectors([(tmp_path / "x.npy", 10, 50)])
+    np.testing.assert_array_equal(vectors.gather(np.array([0, 5, 6, 12, 30, 39])), X[[10, 15, 16, 22, 40, 49]])
+    assert read == [(10, 17), (22, 23), (40, 41), (49, 50)]
 
 
 def test_a_range_of_a_file_is_read_alone(tmp_path):

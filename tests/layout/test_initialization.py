@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.layout.coarse_init import CoarseScale, coarse_scale, interpolate_init
-from nomad_dask.layout.initialization import scale_init
-from tests.helpers.runs import blobs
+from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.layout import coarse_init
+from nomad_dask.layout.coarse_init import CoarseScale, coarse_scale, scale_coarse_init
+from nomad_dask.layout.initialization import find_anchors, initial_positions, scale_init
+from nomad_dask.params import Params
+from nomad_dask.partition.shard_files import shard_file
+from nomad_dask.planning.planner import make_plan
+from nomad_dask.planning.run_context import RunContext
+from nomad_dask.sources import open_source
 
 
 def rng() -> np.random.Generator:
@@ -61,39 +67,74 @@ def test_without_weight_a_coarse_start_is_as_small_as_any_other(dim):
     assert sizes[2].factor == pytest.approx((sizes[0].factor + sizes[3].factor) / 2)
 
 
-def make_shard(folder: Path, n_anchors: int, resident: bool) -> tuple:
-    x = blobs(600, n_dims=8)
-    cells = KMeans(12, n_init=1, random_state=0).fit(x)
-    x = x[np.argsort(cells.labels_, kind="stable")]
-    np.save(folder / "x.npy", x)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(cells.labels_))])
-    centroids = cells.cluster_centers_
-    anchors = np.sort(rng().choice(600, n_anchors, replace=False))
-    positions = rng().normal(size=(n_anchors, 2)).astype(np.float32) * 50
-    vectors = ShardVectors([(folder / "x.npy", 0, 600)], cache_bytes=x.nbytes)
-    if resident:
-        vectors.load()
-    return x, vectors, offsets, centroids, anchors, positions
-
-
-@pytest.mark.parametrize("resident", [True, False])
-@pytest.mark.parametrize("n_anchors", [600, 60, 3, 1])
-def test_rows_start_at_the_weighted_mean_of_the_nearest_anchors(tmp_path, n_anchors, resident):
-    """If the nearest anchors are in the nearest cells, as they are for nearly all rows."""
-    x, vectors, offsets, centroids, anchors, positions = make_shard(tmp_path, n_anchors, resident)
-    start = interpolate_init(vectors, offsets, centroids, anchors, positions, CoarseScale(2.0, 0.5), rng())
+def test_a_coarse_start_is_scaled_and_jittered(monkeypatch):
+    monkeypatch.setattr(coarse_init, "_ROWS_AT_ONCE", 70)
+    positions = rng().normal(size=(500, 2)).astype(np.float32)
+    start = positions.copy()
+    scale_coarse_init(start, CoarseScale(1.75, 0.5), rng())
     assert start.dtype == np.float32
-    distances = ((x[:, None].astype(np.float64) - x[anchors]) ** 2).sum(axis=2)
-    m = min(4, n_anchors)
-    nearest = np.argsort(distances, axis=1)[:, :m]
-    weights = 1 / np.arange(1, m + 1)
-    expected = 2 * (positions[nearest] * (weights / weights.sum())[:, None]).sum(axis=1)
-    is_close = np.linalg.norm(start - expected, axis=1) < 3.5  # the jitter has a standard deviation of 0.5
-    assert is_close.mean() > 0.98
+    np.testing.assert_allclose(start, 1.75 * positions.astype(np.float64) + rng().normal(0, 0.5, (500, 2)), atol=1e-6)
 
 
-def test_all_cells_are_searched_when_anchors_are_few(tmp_path):
-    _, vectors, offsets, centroids, _, _ = make_shard(tmp_path, 5, resident=True)
-    anchors, positions = np.array([599]), np.float32([[7, -3]])
-    start = interpolate_init(vectors, offsets, centroids, anchors, positions, CoarseScale(1.0, 0.5), rng())
-    assert np.abs(start - [7, -3]).max() < 4
+@given(n_rows=st.integers(1, 60), seed=st.integers(0, 100), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_anchors_are_the_rows_of_the_shard_in_the_coarse_map(n_rows, seed, shares):
+    generator = np.random.default_rng(seed)
+    rows = generator.permutation(n_rows)[: round(shares[0] * n_rows)]
+    coarse_rows = np.sort(generator.permutation(n_rows)[: round(shares[1] * n_rows)])
+    coarse_positions = generator.normal(size=(len(coarse_rows), 2)).astype(np.float32)
+    anchors = find_anchors(rows, coarse_rows, coarse_positions, n_rows)
+    expected = [(i, list(coarse_rows).index(row)) for i, row in enumerate(rows) if row in coarse_rows]
+    assert anchors.rows.tolist() == [i for i, _ in expected]
+    assert anchors.positions.tolist() == [coarse_positions[j].tolist() for _, j in expected]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunContext:
+    """A run with a coarse map and a shard of every other row, in a random order."""
+    x = rng().normal(size=(17_000, 3)).astype(np.float32)
+    params = Params(coarse_init="always")
+    context = RunContext(open_source(x), params, make_plan(open_source(x), params, 1, 4 << 30), tmp_path, "cpu")
+    rows = rng().permutation(17_000)[::2]
+    coarse_rows = np.sort(rng().choice(17_000, context.plan.coarse_rows, replace=False))
+    write_shard(context, x, rows)
+    for name, array in (("rows", coarse_rows), ("positions", 4 * x[coarse_rows, :2])):
+        (tmp_path / "coarse").mkdir(exist_ok=True)
+        np.save(tmp_path / f"coarse/{name}.npy", array)
+    return context
+
+
+def write_shard(run: RunContext, x: np.ndarray, rows: np.ndarray) -> None:
+    """Write a shard of a single cell."""
+    (run.workspace / "shards").mkdir(exist_ok=True)
+    arrays = {
+        "vectors": x[rows],
+        "rows": rows,
+        "cell_offsets": np.array([0, len(rows)]),
+        "centroids": x[rows].mean(0)[None],
+    }
+    for name, array in arrays.items():
+        np.save(run.file(shard_file(0, name)), array)
+
+
+def test_a_shard_starts_from_the_coarse_map(run):
+    """Where each row is in the coarse map at its first two coordinates, it starts close to its own."""
+    rows, x = np.load(run.file(shard_file(0, "rows"))), run.source.read(0, 17_000)
+    coarse = np.load(run.file("coarse/positions.npy"))
+    scale = coarse_scale(coarse, 17_000, run.params.init_std, 1)
+    start = initial_positions(run, 0, CpuBackend(2))
+    assert start.dtype == np.float32
+    jitter = np.random.default_rng([run.params.random_state, 2, 0]).standard_normal(start.shape) * scale.jitter
+    places = (start - jitter) / scale.factor / 4
+    anchors = x[np.intersect1d(rows, np.load(run.file("coarse/rows.npy")))].astype(np.float64)
+    weights = np.array([1, 1 / 2, 1 / 3, 1 / 4]) * 12 / 25
+    nearest = np.argsort(((x[rows, None] - anchors) ** 2).sum(axis=2), axis=1)[:, :4]
+    expected = (weights[:, None] * anchors[nearest, :2]).sum(axis=1)
+    assert (np.abs(places - expected).max(axis=1) < 1e-5).mean() > 0.999  # but for the rounding of equal distances
+
+
+def test_a_shard_without_rows_in_the_coarse_map_starts_in_its_middle(run):
+    others = np.setdiff1d(np.arange(17_000), np.load(run.file("coarse/rows.npy")))
+    write_shard(run, run.source.read(0, 17_000), others[:50])
+    start = initial_positions(run, 0, CpuBackend(1))
+    assert start.shape == (50, 2)
+    assert 0 < np.abs(start).max() < 3

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from nomad_dask.backends.base import CellTree, PrincipalAxes, ShardGraph
+from nomad_dask.backends.base import Anchors, CellTree, PrincipalAxes, ShardGraph
 from nomad_dask.backends.cpu import kmeans, projection
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
+from nomad_dask.backends.cpu.interpolation import interpolate
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.mesh import MAX_MESH_NODES
@@ -87,6 +90,18 @@ class CpuBackend:
     ) -> CpuCellSearch:
         """Return the primitives of the neighbor search over rows sorted by cell."""
         return CpuCellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
+
+    def interpolate(
+        self,
+        vectors: ShardVectors,
+        cell_offsets: np.ndarray,
+        centroids: np.ndarray,
+        anchors: Anchors,
+        cache_bytes: int,
+        on_progress: Callable[[int], None],
+    ) -> np.ndarray:
+        """Return a position (n_rows, dim) float32 for each row of a shard: the mean of those of its nearest anchors."""
+        return interpolate(vectors, cell_offsets, centroids, anchors, self.pool, cache_bytes, on_progress)
 
     def create_layout(
         self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES

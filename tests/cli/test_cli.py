@@ -21,9 +21,8 @@ import pytest
 
 from nomad_dask import cli
 from nomad_dask.params import Params
-from tests.helpers.processes import without_progress
+from tests.helpers.processes import NOMAD, command_line, run_nomad, without_progress
 
-PROGRAM = Path(sys.executable).with_name("nomad-dask")
 N, DIMS = 600, 12
 
 
@@ -50,17 +49,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(data: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Return a map of `data` with its columns kept, and how the command that made it ended."""
+    """Return a map of `data` with its columns kept, and how the command that made it ended: run as users do."""
     path = data.with_name("map.parquet")
-    done = run("fit", data, "-o", path, "--keep", "name,group", "--epochs", 60, "--plot", data.with_name("p.png"))
+    picture = data.with_name("p.png")
+    command = [NOMAD, "fit", data, "-o", path, "--keep", "name,group", "--epochs", "60", "--plot", picture]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return path, done
-
-
-def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command as users do."""
-    command = [str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, **more)
 
 
 Call = Callable[..., tuple[int, str, str]]
@@ -115,7 +110,7 @@ def test_fit_json_is_one_object_and_v_writes_a_line_a_stage(call: Call, data: Pa
 def test_the_same_seed_gives_the_same_file_content(call: Call, data: Path, tmp_path: Path) -> None:
     """In two processes."""
     options = ["--epochs", 30, "--seed", 5]
-    assert run("fit", data, "-o", tmp_path / "a.parquet", *options).returncode == 0
+    assert run_nomad("fit", data, "-o", tmp_path / "a.parquet", *options).returncode == 0
     assert call("fit", data, "-o", tmp_path / "b.parquet", *options)[0] == 0
     assert pq.read_table(tmp_path / "a.parquet").equals(pq.read_table(tmp_path / "b.parquet"))
 
@@ -421,7 +416,7 @@ def test_the_unexpected_is_one_line_and_exit_code_1(call: Call, data: Path, monk
 # Interruption
 
 
-LONG = ["--epochs", "1500", "--seed", "7"]
+LONG = ["--epochs", "600", "--seed", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +427,7 @@ def more_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(more_data: Path) -> pa.Table:
     path = more_data.with_name("whole.parquet")
-    whole = run("fit", more_data, "-o", path, *LONG)
+    whole = run_nomad("fit", more_data, "-o", path, *LONG)
     assert whole.returncode == 0, whole.stderr
     return pq.read_table(path)
 
@@ -443,17 +438,15 @@ def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(
     more_data: Path, uninterrupted: pa.Table, tmp_path: Path, how: signal.Signals
 ) -> None:
     command = ["fit", str(more_data), "-o", "map.parquet", *LONG]
-    child = subprocess.Popen(
-        [PROGRAM, *command, "-v"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     workspace = tmp_path / "map.parquet.nomad"
-    deadline = time.monotonic() + 120
-    while "neighbors" not in stages(workspace):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    child.send_signal(how)
-    out, err = child.communicate(timeout=60)
+    with command_line(*command, "-v", cwd=tmp_path) as child:
+        deadline = time.monotonic() + 120
+        while "neighbors" not in stages(workspace):
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        child.send_signal(how)
+        out, err = child.communicate(timeout=60)
     assert child.returncode == 4, err
     assert out == ""
     message = err.splitlines()[-1]
@@ -464,7 +457,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_then_ends_the_same(
     program, *again = shlex.split(message.partition("Go on with: ")[2])
     assert Path(program).name == "nomad-dask"
     assert again == [*command, "-v"]
-    resumed = run(*again, "--resume", cwd=tmp_path)
+    resumed = run_nomad(*again, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "neighbors: done in an earlier run" in resumed.stderr
     assert pq.read_table(tmp_path / "map.parquet").equals(uninterrupted)

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.helpers.processes import NOMAD
+from tests.helpers.processes import run_nomad
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(vectors: Path, *options: object) -> subprocess.CompletedProcess[str]:
-    command = [NOMAD, "plan", str(vectors), "--no-time", "--device", "cpu", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=vectors.parent)
+    return run_nomad("plan", vectors, "--no-time", "--device", "cpu", *options, cwd=vectors.parent)
 
 
 def as_json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ command continues from it.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,8 @@ from nomad_dask.errors import InputError
 from nomad_dask.maps import read_map
 from nomad_dask.storage.manifest import read_manifest
 from nomad_dask.storage.workspace import Workspace
+from tests.helpers.forked import ForkedProcess
+from tests.helpers.instants import record
 from tests.helpers.runs import blobs, make_map
 
 SETTINGS: dict[str, Any] = {"n_epochs": 3, "n_cells": 4, "n_shards": 1}
@@ -36,9 +36,9 @@ def states_of_run(data: Path, output: Path, copies: Path, *options: str) -> list
     folder = output.parent
     command = ["fit", str(data), "-o", str(output), "--quiet", *options]
     command += ["--epochs", "3", "--n-cells", "4", "--shards", "1"]
-    recorder = [sys.executable, "-m", "tests.helpers.instants", str(folder), str(copies), *command]
-    done = subprocess.run(recorder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    recorder = ForkedProcess(record, folder, copies, command)
+    _, errors = recorder.communicate()
+    assert recorder.returncode == 0, errors
     return sorted(copies.iterdir())
 
 

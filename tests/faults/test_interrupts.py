@@ -64,7 +64,7 @@ def handles_sigterm(pid: int) -> bool:
 def test_at_any_moment_it_is_one_line_and_exit_code_4(data, tmp_path, seconds, sent):
     """In the imports, in the start of the workers, and while these import what would handle the signal."""
     options = ["--workers", "2", "--shards", "2", "--epochs", "20000", "--quiet"]
-    with command_line("fit", data, "-o", tmp_path / "map.parquet", *options) as driver:
+    with command_line("fit", data, "-o", tmp_path / "map.parquet", *options, from_new=True) as driver:
         wait_until(lambda: handles_sigterm(driver.pid))
         time.sleep(seconds)
         family = descendants(driver.pid)

@@ -1,7 +1,4 @@
-"""Runs a command, and copies a folder before every change that it makes there: the states that a kill can leave.
-
-Usage: python -m tests.helpers.instants FOLDER COPIES ARGUMENT...
-"""
+"""Copies of a folder before every change that a command makes there."""
 
 from __future__ import annotations
 
@@ -50,15 +47,14 @@ class Recorder:
             self.busy.value = False
 
 
-def main() -> None:
-    recorder = Recorder(Path(sys.argv[1]), Path(sys.argv[2]))
-    arguments = sys.argv[3:]
+def record(folder: Path, copies: Path, arguments: list[str]) -> None:
+    """Run a command, and copy a folder before every change that it makes there: the states that a kill can leave.
+
+    In a process of its own, as an audit hook stays to its end.
+    """
     from nomad_dask.cli import cli
 
+    recorder = Recorder(folder, copies)
     sys.addaudithook(recorder)
     cli(arguments, prog_name="nomad-dask", standalone_mode=False)
     recorder.copy("end")
-
-
-if __name__ == "__main__":
-    main()

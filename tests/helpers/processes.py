@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tests.helpers.runs import WARM
+from tests.helpers.forked import ForkedProcess
 
 NOMAD = str(Path(sys.executable).with_name("nomad-dask"))
 
@@ -31,47 +30,23 @@ def wait_until(true: Callable[[], Any], seconds: float = 60.0, what: str = "it")
     return found
 
 
-class ForkedCommand:
-    """``dask scheduler`` or ``dask worker``, forked from a process that has imported what they need: like a Popen."""
-
-    def __init__(self, name: str, arguments: tuple[str, ...], log: Path, environment: dict[str, str]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([WARM])
-        self._process = context.Process(target=_run_command, args=(name, arguments, log, environment))
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise TimeoutError(f"{self.pid} still runs after {timeout} s")
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-def _run_command(name: str, arguments: tuple[str, ...], log: Path, environment: dict[str, str]) -> None:
-    import dask.config
+def _dask(name: str, arguments: tuple[str, ...], log: Path) -> None:
     from distributed.cli import dask_scheduler, dask_worker
 
-    from tests.helpers import warm_worker  # noqa: F401 - the forking process is silent about what it cannot import
-
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(log.parent)
     with log.open("wb") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    dask.config.refresh()
     {"scheduler": dask_scheduler, "worker": dask_worker}[name].main(list(arguments))
 
 
-DaskProcess = subprocess.Popen[bytes] | ForkedCommand
+def _nomad(arguments: list[str]) -> None:
+    from nomad_dask.cli import main
+
+    sys.argv = [NOMAD, *arguments]
+    main()
+
+
+DaskProcess = subprocess.Popen[bytes] | ForkedProcess
 
 
 def start_dask(
@@ -79,7 +54,7 @@ def start_dask(
 ) -> DaskProcess:
     """Start ``dask scheduler`` or ``dask worker``: from new, as people do, if there is something to put before it."""
     if before is None:
-        return ForkedCommand(name, arguments, log, environment)
+        return ForkedProcess(_dask, name, arguments, log, cwd=log.parent, env=environment)
     command = (*before, sys.executable, "-m", "dask", name, *arguments)
     with log.open("wb") as out:
         return subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=log.parent)
@@ -197,14 +172,28 @@ def without_progress(errors: str) -> str:
 
 
 @contextmanager
-def command_line(*arguments: str | Path, **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run ``nomad-dask`` in a process group of its own; it is killed if it still runs at the end."""
-    process = subprocess.Popen(
-        [NOMAD, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more,
-    )  # fmt: skip
+def command_line(*arguments: str | Path, from_new: bool = False, **more: Any) -> Iterator[Any]:
+    """Run ``nomad-dask`` in a process group of its own; it is killed if it still runs at the end.
+
+    It is forked; from new, as people start it, it takes seconds of imports.
+    """
+    process: subprocess.Popen[str] | ForkedProcess
+    if from_new:
+        process = subprocess.Popen(
+            [NOMAD, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more,
+        )  # fmt: skip
+    else:
+        process = ForkedProcess(_nomad, [str(argument) for argument in arguments], **more)
     try:
         yield process
     finally:
         kill_tree(process.pid)
         process.communicate()
+
+
+def run_nomad(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``nomad-dask`` to its end, as `command_line` does."""
+    with command_line(*map(str, arguments), **more) as process:
+        out, errors = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(list(arguments), process.returncode, out, errors)

@@ -20,8 +20,8 @@ from nomad_dask.pipeline.run import project
 from nomad_dask.planning.plan import Plan
 from nomad_dask.sources import open_source
 
-# Workers are forked from a process that has imported it.
-WARM = "tests.helpers.warm_worker"
+# Commands and workers are forked from a process that has imported it.
+WARM = "tests.helpers.warm"
 
 
 def blobs(n: int, n_dims: int = 20, n_blobs: int = 8, seed: int = 0) -> np.ndarray:

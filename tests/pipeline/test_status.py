@@ -6,8 +6,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,9 @@ from nomad_dask.errors import Interrupted, MissingInputError, WorkspaceError
 from nomad_dask.pipeline.status import read_status
 from nomad_dask.pipeline.status_text import format_status
 from nomad_dask.storage.manifest import FORMAT, write_manifest
+from tests.helpers.processes import command_line, run_nomad
 from tests.helpers.runs import blobs, make_map
 
-PROGRAM = Path(sys.executable).with_name("nomad-dask")
 SETTINGS: dict[str, Any] = {"n_shards": 2, "n_epochs": 30, "cell_size": 60}
 # With damage there: the vectors of the shards were given back, and the cells are kept.
 BEFORE_NEIGHBORS = ["done", "done", "to rerun"]
@@ -130,12 +128,11 @@ def test_a_running_run_is_killed_and_resumed_by_the_suggested_command(tmp_path):
     """A real process: inspected while it runs, killed, moved, and finished with the suggested command."""
     data, home = tmp_path / "x.npy", tmp_path / "w"
     np.save(data, blobs(3000))
-    whole = [PROGRAM, "fit", data, "--epochs", "400", "--seed", "3", "--quiet"]
-    subprocess.run([*whole, "-o", tmp_path / "plain.parquet"], check=True)
+    whole = ["fit", data, "--epochs", "400", "--seed", "3", "--quiet"]
+    assert run_nomad(*whole, "-o", tmp_path / "plain.parquet").returncode == 0
     command = [*whole, "-o", tmp_path / "map.parquet", f"--workspace={home}"]
-    process = subprocess.Popen(command, start_new_session=True)
     states = set()
-    try:
+    with command_line(*command) as process:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             try:
@@ -149,7 +146,6 @@ def test_a_running_run_is_killed_and_resumed_by_the_suggested_command(tmp_path):
                 break
             time.sleep(0.02)
         assert process.poll() is None, "it was to be killed while it lays out"
-    finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert "running" in states
@@ -159,7 +155,7 @@ def test_a_running_run_is_killed_and_resumed_by_the_suggested_command(tmp_path):
     assert [s.state for s in found.stages][:4] == ["done"] * 4
     words = shlex.split(found.next_step)
     assert words[-3:] == ["--workspace", str(tmp_path / "moved"), "--resume"]
-    subprocess.run([PROGRAM, *words[1:]], check=True)
+    assert run_nomad(*words[1:]).returncode == 0
     assert (tmp_path / "map.parquet").exists()
     import pyarrow.parquet as pq
 

@@ -22,6 +22,8 @@ from nomad_dask.errors import InputError, MissingInputError, ResourceError
 from nomad_dask.site.atomic_folder import check_folder
 from nomad_dask.site.export import export
 from tests.helpers import site_maps as sites
+from tests.helpers.forked import ForkedProcess
+from tests.helpers.instants import record
 from tests.helpers.processes import command_line
 from tests.helpers.site_maps import write_map
 
@@ -240,7 +242,7 @@ def test_a_disk_that_cannot_hold_the_points_is_refused_before_the_work(blobs, di
     assert names(disk) == ["filler"]
 
 
-def started(site: Path, process: subprocess.Popen[str]) -> None:
+def started(site: Path, process: Any) -> None:
     """Wait until the tiles of a site are being written."""
     while process.poll() is None and not list(site.parent.glob(f".{site.name}.*.partial/site/tiles/*")):
         time.sleep(0.01)
@@ -276,8 +278,9 @@ def test_killed_at_any_instant_there_is_the_old_site_or_the_new_one(small, tmp_p
     export(small, site, title="old")
     old = sites.files(site)
     command = ["export", str(small), "-o", str(site), "--title", "new", "--overwrite", "--quiet"]
-    recorder = [sys.executable, "-m", "tests.helpers.instants", str(folder), str(copies), *command]
-    subprocess.run(recorder, check=True, capture_output=True)
+    recorder = ForkedProcess(record, folder, copies, command)
+    _, errors = recorder.communicate()
+    assert recorder.returncode == 0, errors
     new = sites.files(site)
     assert new != old
     states = sorted(copies.iterdir())

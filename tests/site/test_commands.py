@@ -22,12 +22,7 @@ import pytest
 from nomad_dask.site.export import export
 from nomad_dask.site.server import Server
 from tests.helpers import site_maps as sites
-from tests.helpers.processes import NOMAD, command_line
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [NOMAD, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+from tests.helpers.processes import command_line, run_nomad
 
 
 def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
@@ -44,9 +39,9 @@ def site(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_export_prints_the_page_and_takes_all_options(blobs, tmp_path):
-    done = run(
+    done = run_nomad(
         "export", blobs, "-o", tmp_path / "s", "--color", "group, score", "--hover", "name,group", "--search", "name",
-        "--title", "Heaps", "--tile-rows", 500, "-v",
+        "--title", "Heaps", "--tile-rows", 500, "-v", from_new=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 's' / 'index.html'}\n"
@@ -60,7 +55,7 @@ def test_export_prints_the_page_and_takes_all_options(blobs, tmp_path):
 
 
 def test_export_json_counts_what_was_written(blobs, tmp_path):
-    done = run("export", blobs, "-o", tmp_path / "s", "--hover", "", "--search", "", "--color", "cell", "--json")
+    done = run_nomad("export", blobs, "-o", tmp_path / "s", "--hover", "", "--search", "", "--color", "cell", "--json")
     result = json.loads(done.stdout)
     assert (result["path"], result["rows"], result["levels"]) == (str(tmp_path / "s"), 20_000, 2)
     assert result["bytes"] == sum(map(len, sites.files(tmp_path / "s").values()))
@@ -69,10 +64,10 @@ def test_export_json_counts_what_was_written(blobs, tmp_path):
 
 
 def test_export_refuses_without_a_traceback(blobs, site, tmp_path):
-    refused(run("export", tmp_path / "no.parquet", "-o", tmp_path / "s"), r"The map .* does not exist")
-    refused(run("export", blobs, "-o", tmp_path / "s", "--color", "gruop"), "Did you mean 'group'")
-    refused(run("export", blobs, "-o", site), "already holds a site.*--overwrite")
-    refused(run("export", blobs), "Missing option '-o'")
+    refused(run_nomad("export", tmp_path / "no.parquet", "-o", tmp_path / "s"), r"The map .* does not exist")
+    refused(run_nomad("export", blobs, "-o", tmp_path / "s", "--color", "gruop"), "Did you mean 'group'")
+    refused(run_nomad("export", blobs, "-o", site), "already holds a site.*--overwrite")
+    refused(run_nomad("export", blobs), "Missing option '-o'")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +81,8 @@ def get(address: str, **headers: str) -> tuple[int, bytes, str]:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_view_serves_a_map_until_it_is_stopped(blobs, tmp_path, how):
-    with command_line("view", blobs, "--quiet", env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}) as process:
+    env = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    with command_line("view", blobs, "--quiet", env=env, from_new=how == signal.SIGINT) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address), process.communicate()
@@ -267,12 +263,15 @@ def test_view_of_a_port_that_is_taken_names_it_before_the_work(blobs, site, tmp_
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for what in (blobs, site):
-            refused(run("view", what, "--port", port, "--quiet"), f"Port {port} of 127.0.0.1 is in use: use another")
+            refused(
+                run_nomad("view", what, "--port", port, "--quiet"),
+                f"Port {port} of 127.0.0.1 is in use: use another",
+            )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_view_refuses(blobs, site, tmp_path):
-    refused(run("view", tmp_path), "holds no site: use a map, or a folder written by 'export'")
-    refused(run("view", site, "--color", "group"), "is already a site")
-    refused(run("view", blobs, "--port", 70_000), "70000 is not in the range")
-    refused(run("view", blobs, "-o", site), "already holds a site")
+    refused(run_nomad("view", tmp_path), "holds no site: use a map, or a folder written by 'export'")
+    refused(run_nomad("view", site, "--color", "group"), "is already a site")
+    refused(run_nomad("view", blobs, "--port", 70_000), "70000 is not in the range")
+    refused(run_nomad("view", blobs, "-o", site), "already holds a site")

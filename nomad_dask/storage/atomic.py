@@ -67,6 +67,35 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def link_over(source: Path, path: Path) -> None:
+    """Give a file a second name, in place of the file that had it: without writing its content, where links exist.
+
+    Parameters
+    ----------
+    source : Path
+        The file: one that is replaced when it changes, and not written to.
+    path : Path
+        The second name, on the same file system.
+
+    Raises
+    ------
+    DiskFullError
+        The disk has no space left for a copy.
+    InputError
+        `path` is a symbolic link, directory or special file.
+    """
+    check_replaceable(path)
+    partial = temporary_name(path, _PARTIAL)
+    try:
+        os.link(source, partial)
+        partial.replace(path)
+    except OSError:  # a file system without links
+        with atomic_write(path) as copy:
+            copy.write_bytes(source.read_bytes())
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def temporary_name(path: Path, kind: str, token: str | None = None) -> Path:
     """Return a hidden name beside a path, which `find_temporary` finds by the path and the kind.
 

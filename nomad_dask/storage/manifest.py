@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_dask.errors import NomadWarning, WorkspaceError
-from nomad_dask.storage.atomic import atomic_write
+from nomad_dask.storage.atomic import atomic_write, link_over
 from nomad_dask.storage.manifest_values import check_manifest
 from nomad_dask.storage.regular_files import read_regular
 
@@ -116,12 +116,20 @@ def read_manifest(workspace: Path) -> dict[str, Any] | None:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
+    content = _read_bytes(file)
+    return None if content is None else _parse(file, content)
+
+
+def _read_bytes(file: Path) -> bytes | None:
     try:
-        content = read_regular(file, _MAX_BYTES)
+        return read_regular(file, _MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DamagedManifestError(f"{file} cannot be read ({error})") from error
+
+
+def _parse(file: Path, content: bytes) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(content)
         version = manifest["format"]
@@ -136,21 +144,33 @@ def _read(file: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def write_manifest(workspace: Path, manifest: dict[str, Any]) -> None:
-    """Replace the manifest of a workspace, and keep the one before; a checksum of the content is added."""
-    with suppress(WorkspaceError):  # one that cannot be read is not kept
-        before = _read(workspace / MANIFEST)
-        if before is not None:
-            _write(workspace / PREVIOUS_MANIFEST, before)
-    _write(workspace / MANIFEST, manifest)
+def write_manifest(workspace: Path, manifest: dict[str, Any], before: bytes | None = None) -> bytes:
+    """Replace the manifest of a workspace, and keep the one before; a checksum of the content is added.
 
+    Parameters
+    ----------
+    workspace : Path
+    manifest : dict
+    before : bytes, optional
+        What this function has returned for the workspace; if the file still has this content, it is not checked.
 
-def _write(file: Path, manifest: dict[str, Any]) -> None:
+    Returns
+    -------
+    bytes
+        Content of the file.
+    """
     content = as_json(manifest)
     content["checksum"] = _checksum(content)
+    # On one line: to indent it, Python would encode it ten times more slowly.
+    encoded = json.dumps(content).encode()
+    file = workspace / MANIFEST
+    with suppress(WorkspaceError):  # one that cannot be read is not kept
+        found = _read_bytes(file)
+        if found is not None and (found == before or _parse(file, found)):
+            link_over(file, workspace / PREVIOUS_MANIFEST)
     with atomic_write(file) as partial:
-        # On one line: to indent it, Python would encode it ten times more slowly.
-        partial.write_text(json.dumps(content))
+        partial.write_bytes(encoded)
+    return encoded
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ class Workspace(ArtifactFolder):
         about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(path)
+        self._written: bytes | None = None
         manifest = read_manifest(self.path)
         if manifest is None:
             manifest = self._create(identity, about)
@@ -74,7 +75,7 @@ class Workspace(ArtifactFolder):
             raise WorkspaceError(f"{self.path} is neither empty nor a workspace: give an empty or a new directory.")
         manifest = {"format": FORMAT, "identity": identity, "about": about or {}, "stages": {}}
         self.path.mkdir(parents=True, exist_ok=True)
-        write_manifest(self.path, manifest)
+        self._written = write_manifest(self.path, manifest)
         return manifest
 
     @classmethod
@@ -84,7 +85,7 @@ class Workspace(ArtifactFolder):
         return cls(path, identity, about)
 
     def _write_manifest(self) -> None:
-        write_manifest(self.path, self._manifest)
+        self._written = write_manifest(self.path, self._manifest, self._written)
 
     @property
     def identity(self) -> dict[str, Any]:

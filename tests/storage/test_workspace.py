@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.errors import NomadWarning, WorkspaceError
+from nomad_dask.errors import InputError, NomadWarning, WorkspaceError
 from nomad_dask.storage.artifact_folder import checksum
-from nomad_dask.storage.atomic import atomic_write
+from nomad_dask.storage.atomic import atomic_write, link_over
 from nomad_dask.storage.manifest import FORMAT, MANIFEST, PREVIOUS_MANIFEST
 from nomad_dask.storage.workspace import Workspace
 
@@ -50,6 +50,32 @@ def test_nothing_is_left_of_a_failure(tmp_path, error, durable):
         fail()
     assert names(tmp_path) == ["b.txt"]
     assert (tmp_path / "b.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_second_name_replaces_the_file_that_had_it(tmp_path, monkeypatch, linked):
+    """On a file system without links it is a copy."""
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not linked:
+        monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    for _ in range(2):  # the second time it has the name already
+        link_over(tmp_path / "new", tmp_path / "old")
+        assert (tmp_path / "old").read_text() == "new"
+        assert (tmp_path / "old").samefile(tmp_path / "new") == linked
+        assert names(tmp_path) == ["new", "old"]
+
+
+def test_a_second_name_replaces_regular_files_only(tmp_path):
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(InputError, match="only regular files are replaced"):
+        link_over(tmp_path / "new", tmp_path / "link")
+    assert names(tmp_path) == ["new"]
 
 
 def test_a_file_that_was_never_written_is_an_error(tmp_path):

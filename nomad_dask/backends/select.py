@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from nomad_dask.backends.base import Backend
 from nomad_dask.errors import InputError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 DEVICES = ("auto", "cpu", "gpu")
 
@@ -27,6 +31,7 @@ class BackendCache:
 
     def __init__(self) -> None:
         self._backends: dict[tuple[str, int], Backend] = {}
+        self._libraries: ThreadpoolController | None = None
 
     @contextmanager
     def use(self, device: str, n_threads: int) -> Iterator[Backend]:
@@ -49,15 +54,21 @@ class BackendCache:
         if device == "gpu":
             yield self._gpu(n_threads)
             return
-        from threadpoolctl import threadpool_limits
-
         from nomad_dask.backends.cpu.backend import CpuBackend
 
         key = (device, n_threads)
         if key not in self._backends:
             self._backends[key] = CpuBackend(n_threads)
-        with threadpool_limits(1, user_api="blas"):
+        with self._blas().limit(limits=1, user_api="blas"):
             yield self._backends[key]
+
+    def _blas(self) -> ThreadpoolController:
+        """Return what limits the threads of the BLAS that the backend has loaded: to find it takes milliseconds."""
+        if self._libraries is None:
+            from threadpoolctl import ThreadpoolController
+
+            self._libraries = ThreadpoolController()
+        return self._libraries
 
     def _gpu(self, n_threads: int) -> Backend:
         """Return the backend on the GPU of this process; there is one, with the number of threads of its first use."""

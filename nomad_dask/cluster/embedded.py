@@ -48,6 +48,7 @@ def embedded_client(start: Callable[[], Any]) -> Iterator[Any]:
     # This long after it has lost a worker, Dask closes the worker's nanny if no worker is running at that moment:
     # because it died again, or because the machine is slow to start one.
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}), ExitStack() as stack:
+        stack.callback(_forget_servers)
         stack.enter_context(quiet_logs())
         with deferred():
             cluster = _start_without_interrupts(start)
@@ -130,6 +131,16 @@ def _close(resource: Any, cluster: Any) -> None:
     except KeyboardInterrupt:
         _kill_workers(cluster)
         raise
+
+
+def _forget_servers() -> None:
+    """Let the closed scheduler and worker be freed: Dask caches the signatures of their methods, with them.
+
+    Otherwise each fit of a process would keep its own, and every message that Dask logs would go to all of them.
+    """
+    from distributed.core import _expects_comm
+
+    _expects_comm.cache_clear()
 
 
 def _kill_workers(cluster: Any) -> None:

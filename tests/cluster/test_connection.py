@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import socket
@@ -242,6 +243,19 @@ def processes_of_a_hasty_run() -> list[psutil.Process]:
         assert cluster.run(abs, [(-2,), (3,)]) == [2, 3]
         cluster.client._timeout = 0  # what Dask has for closing is twice that
     return workers
+
+
+def test_nothing_stays_of_an_own_cluster():
+    """A process that makes many maps would keep a scheduler and a worker of each."""
+    from distributed import Scheduler, Worker
+
+    before = {*Scheduler._instances, *Worker._instances}
+    for _ in range(2):
+        with connect() as cluster:
+            assert cluster.run(os.getpid, [()]) == [os.getpid()]
+        del cluster
+    gc.collect()
+    assert {*Scheduler._instances, *Worker._instances} <= before
 
 
 def test_a_cluster_that_does_not_close_in_time_does_not_fail_the_run():

@@ -68,6 +68,19 @@ class RowFile:
                 self._read_into(file, row, out[i : i + 1])
         return out
 
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return some rows, ascending; those near each other are read at once."""
+        out = np.empty((len(rows), *self.row_shape), self.dtype)
+        max_gap = _MAX_GAP_BYTES // (self.dtype.itemsize * int(np.prod(self.row_shape)))
+        ends = np.append(np.flatnonzero(np.diff(rows) > max_gap) + 1, len(rows))
+        with self.path.open("rb", buffering=0) as file:
+            for start, stop in zip(np.append(0, ends[:-1]), ends, strict=True):
+                first = int(rows[start])
+                block = np.empty((int(rows[stop - 1]) + 1 - first, *self.row_shape), self.dtype)
+                self._read_into(file, first, block)
+                out[start:stop] = block[rows[start:stop] - first]
+        return out
+
     def _read_into(self, file: FileIO, start: int, out: np.ndarray) -> None:
         file.seek(self.offset + start * int(np.prod(self.row_shape)) * self.dtype.itemsize)
         left = out.reshape(-1).view(np.uint8).data  # a memoryview cannot be cast when it is empty
@@ -138,9 +151,6 @@ class ShardVectors:
         self._all = None
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        return to_float32(self._read_stored(start, stop), self.metric)
-
-    def _read_stored(self, start: int, stop: int) -> np.ndarray:
         if start == stop:
             return np.empty((0, self.n_dims), np.float32)
         ranges = []
@@ -152,7 +162,8 @@ class ShardVectors:
                 break
             low, high = max(start, int(part_start)), min(stop, int(part_stop))
             ranges.append(file.read(first_row + low - int(part_start), first_row + high - int(part_start)))
-        return np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
+        rows = np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
+        return to_float32(rows, self.metric)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` as C-contiguous float32; never write into them."""
@@ -161,10 +172,15 @@ class ShardVectors:
         return self._read(start, stop)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return some rows, ascending and at least one, as float32; those near each other on disk are read at once."""
+        """Return some rows, ascending and at least one, as float32; see `RowFile.gather`."""
         if self._all is not None:
             return np.take(self._all, rows, axis=0)
-        max_gap = _MAX_GAP_BYTES // (self._parts[0][0].dtype.itemsize * self.n_dims)
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) > max_gap) + 1)
-        parts = [self._read_stored(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in runs]
+        ends = np.searchsorted(rows, self._offsets)
+        parts = [
+            file.gather(rows[low:high] - start + first_row)
+            for (file, first_row, _), start, low, high in zip(
+                self._parts, self._offsets[:-1], ends[:-1], ends[1:], strict=True
+            )
+            if low < high
+        ]
         return to_float32(np.concatenate(parts), self.metric)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import FileIO
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -62,8 +64,13 @@ def test_any_range_of_any_parts(tmp_path, parts, ends, metric, dtype, fits, held
 def test_rows_far_apart_are_read_one_by_one(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
     read: list[tuple[int, int]] = []
-    original = RowFile.read
-    monkeypatch.setattr(RowFile, "read", lambda self, a, b: (read.append((a, b)), original(self, a, b))[1])
+    original = RowFile._read_into
+
+    def record(self: RowFile, file: FileIO, start: int, out: np.ndarray) -> None:
+        read.append((start, start + len(out)))
+        original(self, file, start, out)
+
+    monkeypatch.setattr(RowFile, "_read_into", record)
     monkeypatch.setattr(row_reader, "_MAX_GAP_BYTES", 5 * 6 * 4)
     vectors = ShardVectors([(tmp_path / "x.npy", 10, 50)])
     np.testing.assert_array_equal(vectors.gather(np.array([0, 5, 6, 12, 30, 39])), X[[10, 15, 16, 22, 40, 49]])

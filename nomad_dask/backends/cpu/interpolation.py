@@ -14,7 +14,7 @@ from nomad_dask.backends.cpu.cell_search_kernels import PROBE_ROWS, center_queri
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads
 
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 8192, 8 << 20
 _ANCHORS_AT_ONCE = 512
 
 
@@ -54,7 +54,7 @@ def interpolate(
             done += stop - start
             on_progress(done)
 
-    pool.run(place, vectors.n_rows, _ROWS_AT_ONCE)
+    pool.run(place, vectors.n_rows, max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (4 * vectors.n_dims))))
     return positions
 
 

@@ -17,6 +17,7 @@ from nomad_dask.cluster import Cluster
 from nomad_dask.errors import ClusterError
 from nomad_dask.maps import read_map
 from tests.helpers import network
+from tests.helpers.processes import run_nomad
 from tests.helpers.runs import EventLog, blobs, make_map
 
 # A test that takes longer is called a hang. The longest wait in it is that for a worker to be called lost.
@@ -149,5 +150,5 @@ def test_a_disconnected_driver_ends_with_an_error_and_resumes(x, in_one_process,
             assert "run the same again" in message
             assert not out.exists()
             far.mend()
-            subprocess.run([*fit, "--resume"], check=True, timeout=60, capture_output=True)
+            assert run_nomad(*fit[3:], "--resume").returncode == 0
     np.testing.assert_array_equal(read_map(out).positions, in_one_process)

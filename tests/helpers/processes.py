@@ -52,7 +52,7 @@ DaskProcess = subprocess.Popen[bytes] | ForkedProcess
 def start_dask(
     name: str, arguments: tuple[str, ...], log: Path, environment: dict[str, str], before: tuple[str, ...] | None = None
 ) -> DaskProcess:
-    """Start ``dask scheduler`` or ``dask worker``: from new, as people do, if there is something to put before it."""
+    """Start ``dask scheduler`` or ``dask worker``: from new, as people do, if `before` is given to put before it."""
     if before is None:
         return ForkedProcess(_dask, name, arguments, log, cwd=log.parent, env=environment)
     command = (*before, sys.executable, "-m", "dask", name, *arguments)
@@ -68,12 +68,11 @@ class Scheduler:
     address: str
     folder: Path
     environment: dict[str, str]
-    from_new: bool
     workers: list[DaskProcess] = field(default_factory=list)
 
     def add_worker(self, *options: str, before: tuple[str, ...] = ()) -> DaskProcess:
         """Start a worker; `before` is put before its command, such as ``unshare``."""
-        from_new = self.from_new or before or "--preload" in options
+        from_new = before or "--preload" in options
         options = ("--host", "127.0.0.1", "--no-dashboard", "--nthreads", "1", "--memory-limit", "2GiB", *options)
         if "--nanny" not in options:
             options = (*options, "--no-nanny")
@@ -96,7 +95,7 @@ def scheduler_process(
 ) -> Iterator[Scheduler]:
     """Give a scheduler in a process of its own, and end it and its workers, frozen ones too.
 
-    With an environment, and with what is preloaded, processes are started from new; others are forked.
+    Processes are forked, but for workers with something to preload, or to put before their command.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "scheduler.json"
@@ -105,9 +104,8 @@ def scheduler_process(
     arguments = (*arguments, "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
     if "--host" not in options:
         arguments = (*arguments, "--host", "127.0.0.1")
-    from_new = environment is not None
-    process = start_dask("scheduler", arguments, folder / "scheduler.log", variables, () if from_new else None)
-    started = Scheduler(process, "", folder, variables, from_new)
+    process = start_dask("scheduler", arguments, folder / "scheduler.log", variables)
+    started = Scheduler(process, "", folder, variables)
     try:
         wait_until(lambda: file.exists() and file.read_text().strip().endswith("}"), what="the scheduler's file")
         started.address = json.loads(file.read_text())["address"]

@@ -47,6 +47,14 @@ def test_the_estimator_imports_no_cluster_and_no_plotting_before_a_fit():
     assert not loaded_after("from nomad_dask import NomadProjection; NomadProjection()").intersection(late)
 
 
+def test_a_picture_needs_nothing_that_takes_seconds_to_import_or_compile(tmp_path):
+    """datashader, and Numba for its functions."""
+    draw = f"draw(np.arange(9), np.arange(9) % 2, color=list('aab') * 3, path={str(tmp_path / 'map.png')!r})"
+    found = loaded_after(f"import numpy as np\nfrom nomad_dask.plotting.raster import draw\n{draw}")
+    assert not found.intersection({"dask", "datashader", "numba", "scipy"})
+    assert (tmp_path / "map.png").exists()
+
+
 def test_all_names_are_there():
     assert {name for name in nomad_dask.__all__ if hasattr(nomad_dask, name)} == set(nomad_dask.__all__)
     with pytest.raises(AttributeError, match="nothing_like_it"):

@@ -216,8 +216,9 @@ def test_an_empty_map_is_shown_too(n):
     assert as_map(found.to_arrow()).columns == ["x", "y", "cell"]
 
 
-def test_without_datashader_the_columns_are_shown(a_map, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datashader", None)
+@pytest.mark.parametrize("package", ["PIL", "colorcet"])
+def test_without_a_package_for_pictures_the_columns_are_shown(a_map, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
     parts = Parts(a_map._repr_html_())
     assert not [tag for tag, _ in parts.tags if tag == "img"]
     assert any("nomad-dask[plot]" in text for text in parts.texts)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
 
 # The mesh of a larger map gets a wider spacing, so that its memory is bounded.
 MAX_MESH_NODES = 1 << 26
@@ -70,6 +69,8 @@ def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: in
 
 def _rounded(nodes: int) -> int:
     """Round up, in steps of a few percent, to a size whose double is fast to transform."""
+    import scipy.fft  # half a second, which commands that plan no mesh need not wait
+
     step = max(4, 2 ** (nodes.bit_length() - 5))
     return int(scipy.fft.next_fast_len(-(-nodes // step) * step, real=True))
 
@@ -119,7 +120,7 @@ def kernel_transform(
     spacing: float,
     kernel: Callable[[Any], Any] = whole_kernel,
     xp: Any = np,
-    rfftn: Callable[[Any], Any] = scipy.fft.rfftn,
+    rfftn: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Return K̂/b̂² on a periodic mesh: real, float32, in the layout of `scipy.fft.rfftn`.
 
@@ -132,8 +133,8 @@ def kernel_transform(
         K of squared distances, in map units.
     xp : module
         NumPy, or the array module of the device on which to compute the transform.
-    rfftn : callable
-        Real transform of `xp`'s arrays.
+    rfftn : callable, optional
+        Real transform of `xp`'s arrays; by default that of SciPy.
     """
     squared = xp.zeros(padded, xp.float32)
     transfer = xp.ones([1] * len(padded), xp.float32)
@@ -147,5 +148,11 @@ def kernel_transform(
         squared += (wrapped**2).astype(xp.float32).reshape(along)
         # Squared, for two splines: one deposits charges, the other reads the potential.
         transfer = transfer * (((4 + 2 * xp.cos(angles)) / 6) ** 2).astype(xp.float32).reshape(along)
-    spectrum = rfftn(kernel(squared))
+    spectrum = (rfftn or _scipy_rfftn)(kernel(squared))
     return xp.ascontiguousarray(spectrum.real / transfer)
+
+
+def _scipy_rfftn(values: np.ndarray) -> Any:
+    import scipy.fft
+
+    return scipy.fft.rfftn(values)

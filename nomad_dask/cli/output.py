@@ -42,7 +42,7 @@ def check_picture(path: Path) -> None:
     Raises
     ------
     InputError
-        Its path is not accepted, or datashader is not installed.
+        Its path is not accepted, or Pillow or colorcet is not installed.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"{path} is not accepted: pictures are PNG or SVG, use a name ending in .png or .svg.")
@@ -50,7 +50,7 @@ def check_picture(path: Path) -> None:
 
 
 def check_plotting() -> None:
-    """Check that datashader is installed.
+    """Check that Pillow and colorcet are installed.
 
     Raises
     ------
@@ -58,8 +58,8 @@ def check_plotting() -> None:
     """
     from importlib.util import find_spec
 
-    if find_spec("datashader") is None:
-        raise InputError("Pictures need datashader, which is not installed: pip install 'nomad-dask[plot]'.")
+    if find_spec("PIL") is None or find_spec("colorcet") is None:
+        raise InputError("Pictures need Pillow and colorcet, which are not installed: pip install 'nomad-dask[plot]'.")
 
 
 def write_json(result: dict[str, Any]) -> None:

@@ -181,8 +181,8 @@ class Map:
         Raises
         ------
         InputError
-            A column does not exist or cannot be used in this way, an argument is wrong, or datashader is not
-            installed.
+            A column does not exist or cannot be used in this way, an argument is wrong, or Pillow or
+            colorcet is not installed.
         """
         from nomad_dask.plotting.raster import draw
 

@@ -1,4 +1,4 @@
-"""Pictures of maps as files: the points by datashader, with title, legend and labels around them."""
+"""Pictures of maps as files: the points, with title, legend and labels around them."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def draw(
     Raises
     ------
     InputError
-        An argument is wrong, or datashader is not installed.
+        An argument is wrong, or Pillow or colorcet is not installed.
     """
     path = Path(path)
     _check_arguments(x, y, color, size, theme, path)
-    _require_datashader()
+    _require_packages()
     content = _Content(x, y, THEMES[theme], color, color_name, labels, None if title is None else str(title), legend)
     canvas = _make_canvas(path, size, content)
     _compose(canvas, content)
@@ -108,9 +108,9 @@ def thumbnail(x: np.ndarray, y: np.ndarray, size: tuple[int, int] = (320, 260), 
     Raises
     ------
     InputError
-        datashader is not installed.
+        Pillow or colorcet is not installed.
     """
-    _require_datashader()
+    _require_packages()
     step = max(1, len(x) // _MAX_THUMBNAIL_ROWS)
     canvas, buffer = PngCanvas(size, THEMES[theme].background), io.BytesIO()
     _compose(canvas, _Content(x[::step], y[::step], THEMES[theme]))
@@ -189,12 +189,13 @@ def _check_arguments(x: np.ndarray, y: np.ndarray, color: Any, size: tuple[int, 
         raise InputError(f"{len(color)} color values for {len(x)} points: pass one for each point.")
 
 
-def _require_datashader() -> None:
+def _require_packages() -> None:
     try:
-        import datashader  # noqa: F401
+        import colorcet  # noqa: F401
+        import PIL  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"Drawing needs datashader, which cannot be imported ({error}): pip install 'nomad-dask[plot]'."
+            f"Drawing needs Pillow and colorcet, which cannot be imported ({error}): pip install 'nomad-dask[plot]'."
         ) from error
 
 

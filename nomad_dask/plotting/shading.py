@@ -1,4 +1,4 @@
-"""Points as pixels, by datashader: the position and the color of any number of points."""
+"""Points as pixels: the position and the color of any number of points."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def spread(plane: np.ndarray, radius: int) -> np.ndarray:
     return sums.reshape(-1, padded_width)[radius : height + radius, radius : width + radius]
 
 
-class _Rasterizer:
+class Raster:
     """Counts points by pixel and spreads them to discs.
 
     Parameters
@@ -87,40 +87,47 @@ class _Rasterizer:
     x, y : ndarray of float64 (n_points,)
     size : tuple of int
         Width and height in pixels.
+
+    Attributes
+    ----------
+    total : ndarray of float32 (height, width)
+        Number of points that cover each pixel.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> None:
-        import datashader as ds
-
-        self._x, self._y = x, y
-        self._canvas = ds.Canvas(size[0], size[1], *axis_ranges(x, y, size))
-        counts = self._aggregate(np.arange(x.size), ds.count())
-        self._radius = point_radius(counts.to_numpy() > 0)
+        (columns, rows), (width, height) = axis_ranges(x, y, size), size
+        self._shape = (height, width)
+        self._pixels = _pixel_numbers(y, rows, height) * width + _pixel_numbers(x, columns, width)
+        counts = self._aggregate(self._pixels, np.uint32(1))
+        self._radius = point_radius(counts > 0)
         self.total = self._spread(counts)
 
     def count(self, rows: np.ndarray) -> np.ndarray:
         """Return the number of points that cover each pixel, float32 (height, width)."""
-        import datashader as ds
-
-        return self._spread(self._aggregate(rows, ds.count()))
+        return self._spread(self._aggregate(self._pixels[rows], np.uint32(1)))
 
     def sum(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Return the sum of the values of the points that cover each pixel, float32 (height, width)."""
-        import datashader as ds
+        return self._spread(self._aggregate(self._pixels[rows], values.astype(np.float64, copy=False)))
 
-        return self._spread(self._aggregate(rows, ds.sum("value"), value=values))
+    def _aggregate(self, pixels: np.ndarray, amounts: Any) -> np.ndarray:
+        """Return the sum of the amounts at each pixel, in their dtype.
 
-    def _aggregate(self, rows: np.ndarray, reduction: Any, **columns: np.ndarray) -> Any:
-        import pandas as pd
+        The functions of datashader take seconds to be imported and compiled, in every process.
+        """
+        plane = np.zeros(self._shape, amounts.dtype)
+        np.add.at(plane.reshape(-1), pixels, amounts)
+        return plane
 
-        frame = pd.DataFrame({"x": self._x[rows], "y": self._y[rows], **columns})
-        return self._canvas.points(frame, "x", "y", reduction)
-
-    def _spread(self, plane: Any) -> np.ndarray:
+    def _spread(self, plane: np.ndarray) -> np.ndarray:
         """Spread the points to discs and put the top row first."""
-        # Sums are NaN where there is no point.
-        spread_plane = spread(np.nan_to_num(plane.to_numpy()), self._radius)
-        return spread_plane[::-1].astype(np.float32)
+        return spread(plane, self._radius)[::-1].astype(np.float32)
+
+
+def _pixel_numbers(axis: np.ndarray, limits: tuple[float, float], n: int) -> np.ndarray:
+    """Return the pixel of each coordinate among `n` between two limits."""
+    scale = n / (limits[1] - limits[0])
+    return np.minimum((axis * scale - limits[0] * scale).astype(np.intp), n - 1)
 
 
 def shade_points(
@@ -149,7 +156,7 @@ def shade_points(
     -------
     ndarray of float32 (height, width, 3)
     """
-    raster = _Rasterizer(x, y, size)
+    raster = Raster(x, y, size)
     occupied = raster.total > 0
     # Counts span orders of magnitude; the densest half percent of the pixels may saturate.
     strength = np.minimum(np.log1p(raster.total) / np.log1p(np.percentile(raster.total[occupied], 99.5)), 1)

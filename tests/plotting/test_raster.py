@@ -210,7 +210,8 @@ def test_wrong_use_is_named(tmp_path, monkeypatch, change, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_datashader_it_says_what_to_install(out, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datashader", None)
+@pytest.mark.parametrize("package", ["PIL", "colorcet"])
+def test_without_a_package_it_says_what_to_install(out, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r"pip install 'nomad-dask\[plot\]'"):
         draw(np.zeros(3), np.zeros(3), path=out)

@@ -189,12 +189,12 @@ def test_tiny_cells_probe_more_cells(tmp_path, free):
 
 
 def test_progress_ends_at_all_rows(tmp_path):
-    vectors, _, offsets, means = shard(tmp_path, *blobs(400, 8))
+    vectors, _, offsets, means = shard(tmp_path, *blobs(200, 8))
     progress: list[int] = []
     find(gpu(vectors, offsets, means, 1 << 14), k=3, n_probes=2, advance=progress.append)
     assert progress == sorted(progress)
     assert len(progress) > 1
-    assert progress[-1] == 400
+    assert progress[-1] == 200
 
 
 def test_filter_ranks_count_the_nearer_rows(tmp_path):

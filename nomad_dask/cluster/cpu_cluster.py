@@ -20,13 +20,8 @@ WORKER_TTL_SECONDS = 60
 _NEVER_SECONDS = 10 * 365 * 86_400
 _ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # Dask's profiler stops the workers a hundred times per second. Every scheduler, nanny and worker measures the lag
-# of its event loop fifty times per second, and what all disks do twice per second, which takes time from workers on the
-# same cores and is not needed here.
-_WITHOUT_MONITORS = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.disk": False,
-}
+# of its event loop fifty times per second, which takes time from workers on the same cores and is not needed here.
+_WITHOUT_MONITORS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 
 def start_cpu_cluster(n_workers: int) -> Any:

@@ -69,7 +69,6 @@ class Cluster:
         self.device = "cpu"
         self.gpus: dict[str, devices.Gpu] = {}
         self._had_workers = False
-        self._workers_here: dict[str, Any] = {}
 
     def choose_device(self, device: str) -> None:
         """Detect the GPU of every worker, and choose the device for all of them.
@@ -140,16 +139,11 @@ class Cluster:
         return min(threads.values())
 
     def _query_workers(self) -> dict[str, Any]:
-        if self._workers_here:  # they stay as long as the cluster
-            return self._workers_here
         # Not from `Client.scheduler_info`, which may be empty while the client refreshes it every two seconds.
         try:
-            found = dict(call_scheduler(self.client, "identity", timeout("lost-after"), n_workers=-1)["workers"])
+            return dict(call_scheduler(self.client, "identity", timeout("lost-after"), n_workers=-1)["workers"])
         except TimeoutError as error:
             raise scheduler_lost_error(self.client) from error
-        if self.in_process:
-            self._workers_here = found
-        return found
 
     def run_on_workers(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> dict[str, Any]:
         """Run ``function(*args)`` once on every worker, beside its tasks, and return the results by address.

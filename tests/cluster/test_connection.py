@@ -7,9 +7,7 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
-from unittest.mock import ANY
 
 import dask.config
 import psutil
@@ -245,20 +243,6 @@ def processes_of_a_hasty_run() -> list[psutil.Process]:
         assert cluster.run(abs, [(-2,), (3,)]) == [2, 3]
         cluster.client._timeout = 0  # what Dask has for closing is twice that
     return workers
-
-
-def monitors_disks(dask_worker: Any = None, dask_scheduler: Any = None) -> bool:
-    return "host_disk_io.read_bps" in (dask_worker or dask_scheduler).monitor.quantities
-
-
-def test_an_own_cluster_asks_its_scheduler_once_for_the_worker_in_this_process(monkeypatch):
-    with connect() as cluster:
-        asked = cluster.workers()
-        monkeypatch.setattr("nomad_dask.cluster.executor.call_scheduler", None)
-        assert cluster.workers() == [replace(worker, memory_bytes=ANY) for worker in asked]
-        assert cluster.run(abs, [(-2,)]) == [2]
-        here = [*cluster.client.run(monitors_disks).values(), cluster.client.run_on_scheduler(monitors_disks)]
-    assert here == [False, False]
 
 
 def test_nothing_stays_of_an_own_cluster():

@@ -107,7 +107,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         max_step_norm: float | None = None,
         init: Any = "mds",
         init_std: float = 1.0,
-        late_exaggeration: float = 1.0,
+        late_exaggeration: float | None = None,
         affinity: str = "shifted-inverse",
         n_tail_neighbors: int = 8,
         normalization: str = "global",

@@ -144,8 +144,14 @@ class Params:
     init_std: float = _number(
         1.0, "Standard deviation of the initial positions on the first axis, unless they are given.", float, 1e-12, 1e6
     )
-    late_exaggeration: float = _number(
-        1.0, "Factor on the attraction in the second half of the epochs.", float, 0, 1000, open_low=True
+    late_exaggeration: float | None = _number(
+        None,
+        "Factor on the attraction in the second half of the epochs; None uses 0.7, down to 0.5 for large data.",
+        float,
+        0,
+        1000,
+        optional=True,
+        open_low=True,
     )
 
     affinity: str = _choice(
@@ -238,6 +244,7 @@ class Params:
             "affinity": "softmax-inverse",
             "init": "pca",
             "init_std": 1e-4,
+            "late_exaggeration": 1.0,
             "learning_rate": 0.1,
             "learning_rate_end": 0.0,
             "momentum": 0.0,

@@ -36,7 +36,7 @@ RANGES: list[tuple[str, list[Any], list[Any], str]] = [
     ("learning_rate_end", [0, 1], [-0.1, 1.1], "give a number from 0 to 1"),
     ("max_step_norm", [None, 0.1, 1e6], [0, -1, 1e9], "give a number from 1e-06 to 1e+06, or None"),
     ("init_std", [1e-4, 10], [0, -1, 1e30], "give a number from 1e-12 to 1e+06"),
-    ("late_exaggeration", [0.5, 1000], [0, 1001], "give a number above 0 to 1000"),
+    ("late_exaggeration", [None, 0.5, 1000], [0, 1001], "give a number above 0 to 1000, or None"),
     ("n_noise", [None, 1], [0], "give a whole number from 1, or None"),
     ("n_negatives", [0, 10_000], [-1, 10_001], "give a whole number from 0 to 10000"),
     ("n_sampled_cells", [1, 64], [0, 65], "give a whole number from 1 to 64"),

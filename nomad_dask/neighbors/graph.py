@@ -102,7 +102,7 @@ class Edges:
 def rank_weights(k: int, kind: str, n_tail: int = 0) -> np.ndarray:
     """Return the weight (k + n_tail,) float32 of a neighbor by its rank, nearest first; the weights sum to 1.
 
-    'log' 1/log2(rank+1), 'inverse' 1/rank, 'shifted-inverse' 1/(rank+1), 'softmax-inverse' the softmax of 1/rank
+    'log' 1/log2(rank+1), 'inverse' 1/rank, 'shifted-inverse' 1/(rank+2), 'softmax-inverse' the softmax of 1/rank
     (the paper), 'uniform'. A neighbor in the tail has the weight of all `TAIL_STRIDE` ranks for which it stands.
     """
     ranks = np.append(np.arange(1, k + 1), k + 0.5 + TAIL_STRIDE * (np.arange(n_tail) + 0.5))
@@ -110,7 +110,7 @@ def rank_weights(k: int, kind: str, n_tail: int = 0) -> np.ndarray:
     by_rank = {
         "log": 1 / np.log2(ranks + 1),
         "inverse": 1 / ranks,
-        "shifted-inverse": 1 / (ranks + 1),
+        "shifted-inverse": 1 / (ranks + 2),
         "softmax-inverse": np.exp(1 / ranks),
         "uniform": np.ones(k + n_tail),
     }[kind]

@@ -77,6 +77,15 @@ def test_exaggeration_applies_to_the_second_half(epochs, factor):
         assert schedule.at(epoch).exaggeration == (factor if 2 * epoch >= epochs else 1)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "factor"), [(1000, 0.7), (200_000, 0.7), (400_000, 0.6), (800_000, 0.5), (10**7, 0.5)]
+)
+def test_attraction_is_weaker_at_the_end_and_gradually_more_so_in_large_maps(n_rows, factor):
+    schedule = make_schedule(Params(n_epochs=10), n_rows)
+    assert [schedule.at(epoch).exaggeration for epoch in (0, 4, 5, 9)] == pytest.approx([1, 1, factor, factor])
+    assert make_schedule(Params.paper(), n_rows).at(399).exaggeration == 1
+
+
 @given(epochs=st.integers(1, 500), end=st.floats(0, 1))
 def test_learning_rates_never_increase_and_the_last_loss_is_measured(epochs, end):
     schedule = make_schedule(Params(n_epochs=epochs, learning_rate_end=end), 1000)

@@ -26,7 +26,7 @@ def test_rank_weights_are_the_formulas():
         assert rank_weights(8, "log")[i] / rank_weights(8, "log")[0] == pytest.approx(1 / np.log2(i + 2))
         assert rank_weights(8, "inverse")[i] / rank_weights(8, "inverse")[0] == pytest.approx(1 / (i + 1))
         shifted = rank_weights(8, "shifted-inverse")
-        assert shifted[i] / shifted[0] == pytest.approx(2 / (i + 2))
+        assert shifted[i] / shifted[0] == pytest.approx(3 / (i + 3))
         softmax = rank_weights(8, "softmax-inverse")
         assert softmax[i] / softmax[0] == pytest.approx(np.exp(1 / (i + 1) - 1))
         assert rank_weights(8, "uniform")[i] == pytest.approx(1 / 8)

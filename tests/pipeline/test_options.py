@@ -111,13 +111,13 @@ def shards_of(cells: np.ndarray, n_shards: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def heard(x: np.ndarray) -> tuple[Layout, EventLog]:
-    """A map, and the events of its run."""
+def heard() -> tuple[Layout, EventLog]:
+    """A map by constant attraction, and the events of its run."""
     event_log = EventLog()
-    return make_map(x, n_shards=2, n_epochs=60, emit=event_log), event_log
+    return make_map(blobs(2000), n_shards=2, n_epochs=60, late_exaggeration=1, emit=event_log), event_log
 
 
-def test_the_loss_is_reported_and_decreases(heard):
+def test_the_loss_is_reported_and_decreases_while_attraction_is_constant(heard):
     result, event_log = heard
     losses = [event.loss for event in event_log.of(EpochDone) if event.loss is not None]
     assert len(losses) == 7

@@ -138,9 +138,11 @@ def _forget_servers() -> None:
 
     Otherwise each fit of a process would keep its own, and every message that Dask logs would go to all of them.
     """
-    from distributed.core import _expects_comm
+    from distributed import core
 
-    _expects_comm.cache_clear()
+    signatures = getattr(core, "_expects_comm", None)  # not public, so another version may do without
+    if signatures is not None:
+        signatures.cache_clear()
 
 
 def _kill_workers(cluster: Any) -> None:

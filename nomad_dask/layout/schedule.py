@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from nomad_dask.backends.base import EpochResult, StepParams
 from nomad_dask.params import Params
-from nomad_dask.planning.planner import coarse_weight
+from nomad_dask.planning.planner import COARSE_ABOVE, COARSE_FULL, coarse_weight
 
 # Presets: epochs, learning rate, momentum, epochs after a coarse initialization; measured in algorithm §4.
 _PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 2.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
 # Exaggeration applies to the last part of the run: what it draws together, or lets go, then stays so (algorithm §4b).
 _EXAGGERATION_START = 0.5
 # Weaker attraction at the end lets dense groups expand into the gaps between them: near neighbors are told apart, and
-# the map is not a dust of clumps. After a coarse start there are fewer epochs for that, in a map with more such groups.
-_LATE_EXAGGERATION, _LATE_EXAGGERATION_LARGE = 0.7, 0.5
+# the map is not a dust of clumps. Small maps have no such groups and lose by it; large ones have the most, and fewer
+# epochs after a coarse start. Between these numbers of rows it is interpolated over their logarithm.
+_LATE_EXAGGERATION = ((20_000, 1.0), (60_000, 0.7), (COARSE_ABOVE, 0.7), (COARSE_FULL, 0.5))
 _LOSS_INTERVAL = 10
 _PRESET_ROWS = 100_000
 # Above this many rows steps may be longer, as the map is wider.
@@ -54,9 +57,7 @@ def make_schedule(params: Params, n_rows: int) -> Schedule:
     the number of rows; between the two, epochs decrease slowly first, as a map that starts small needs most of them.
     """
     n_epochs, learning_rate, momentum, refining_epochs = _PRESETS[params.preset]
-    coarse = coarse_weight(n_rows, params)
-    weight = coarse**2
-    late_exaggeration = (1 - coarse) * _LATE_EXAGGERATION + coarse * _LATE_EXAGGERATION_LARGE
+    weight = coarse_weight(n_rows, params) ** 2
     growing_epochs = n_epochs * max(1.0, n_rows / _PRESET_ROWS) ** 0.5
     return Schedule(
         n_epochs=params.n_epochs or round((1 - weight) * growing_epochs + weight * refining_epochs),
@@ -64,8 +65,14 @@ def make_schedule(params: Params, n_rows: int) -> Schedule:
         learning_rate_end=params.learning_rate_end,
         momentum=momentum if params.momentum is None else params.momentum,
         max_step_norm=params.max_step_norm or _max_step_norm(n_rows),
-        late_exaggeration=params.late_exaggeration or late_exaggeration,
+        late_exaggeration=params.late_exaggeration or _late_exaggeration(n_rows),
     )
+
+
+def _late_exaggeration(n_rows: int) -> float:
+    """Return the factor on the attraction in the last part of the run."""
+    rows, factors = zip(*_LATE_EXAGGERATION, strict=True)
+    return float(np.interp(math.log(max(1, n_rows)), np.log(rows), factors))
 
 
 def _max_step_norm(n_rows: int) -> float:

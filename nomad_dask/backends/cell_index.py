@@ -15,6 +15,12 @@ def mean_probed_rows(sizes: np.ndarray) -> float:
     return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum())
 
 
+def expand_ranges(first: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
+    """Return the row numbers int32 of all ranges, one range after another."""
+    before = np.cumsum(n_rows) - n_rows
+    return (np.repeat(first - before, n_rows) + np.arange(int(n_rows.sum()))).astype(np.int32)
+
+
 class CellIndex:
     """Rows of one shard in cell order.
 

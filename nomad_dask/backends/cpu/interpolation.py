@@ -10,6 +10,7 @@ from numba import njit
 
 from nomad_dask.backends.anchors import MAX_NEAREST, cells_to_search, mean_positions
 from nomad_dask.backends.base import Anchors
+from nomad_dask.backends.cell_index import expand_ranges
 from nomad_dask.backends.cpu.cell_search_kernels import PROBE_ROWS, center_queries, center_targets, scan_block
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads
@@ -74,9 +75,9 @@ def _load(vectors: ShardVectors, rows: np.ndarray, pool: Threads, cache_bytes: i
 def _pick_anchors(searched: list[np.ndarray], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the anchors that are compared with the rows of each cell, cell by cell, and where those of each begin."""
     cells = np.concatenate(searched)
-    ends = np.cumsum(offsets[cells + 1] - offsets[cells])
-    picked = np.arange(ends[-1]) + np.repeat(offsets[cells + 1] - ends, offsets[cells + 1] - offsets[cells])
-    return picked, np.append(0, ends[np.cumsum([len(part) for part in searched]) - 1])
+    n_anchors = np.diff(offsets)[cells]
+    ends = np.cumsum(n_anchors)[np.cumsum([len(part) for part in searched]) - 1]
+    return expand_ranges(offsets[cells], n_anchors), np.append(0, ends)
 
 
 @njit(nogil=True, cache=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, RowBatch, expand_ranges
+from nomad_dask.backends.cell_index import expand_ranges
+from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, RowBatch
 from nomad_dask.backends.gpu.runtime import Runtime
 
 GROUP_ROWS = 1 << 14

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import ListLengths, NeighborLists
-from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex
+from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, expand_ranges
 from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
-from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, StreamedRows, expand_ranges
+from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, StreamedRows
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 

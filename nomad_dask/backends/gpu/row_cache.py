@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nomad_dask.backends.cell_index import expand_ranges
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 
@@ -147,12 +148,6 @@ class StreamedRows:
     def _read(self, key: tuple[int, int]) -> np.ndarray:
         first, n_rows = key
         return self._vectors.read(first, first + n_rows)
-
-
-def expand_ranges(first: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
-    """Return the row numbers int32 of all ranges, one range after another."""
-    before = np.cumsum(n_rows) - n_rows
-    return (np.repeat(first - before, n_rows) + np.arange(int(n_rows.sum()))).astype(np.int32)
 
 
 def _split_ranges(n_rows: np.ndarray, max_rows: int) -> Iterator[slice]:

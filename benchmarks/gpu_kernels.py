@@ -186,6 +186,7 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
         indptr=np.arange(n + 1, dtype=np.int64) * EDGES,
         indices=runtime.download(targets_of(card, n)).ravel(),
         weights=np.full(n * EDGES, 1 / EDGES, np.float32),
+        weight_codes=None,
         conditional_p=None,
         cross_indptr=np.zeros(n + 1, np.int64),
         cross_patches=np.zeros(0, np.int32),

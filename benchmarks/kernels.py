@@ -29,6 +29,7 @@ from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
 from nomad_dask.neighbors.search import find_neighbors
+from nomad_dask.neighbors.weight_codes import encode_weights, weight_levels
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import thread_pool
 
@@ -72,10 +73,11 @@ def epoch(n: int) -> dict[str, float]:
     ids.sort(axis=1)
     ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = -1  # a row is a neighbor once
     ids[ids == np.arange(n)[:, None]] = -1
-    edges = symmetric_graph(WeightedLists.of(ids.view(np.uint32), "log"))
+    lists = WeightedLists.of(ids.view(np.uint32), "log")
+    edges, levels = symmetric_graph(lists), weight_levels(lists)
     graph = ShardGraph(
         np.array([0, n]), np.zeros(n, np.int32), np.array([n]), 0, np.array([[0]]), edges.indptr, edges.indices,
-        edges.weights, None, np.zeros(n + 1, np.int64), np.zeros(0, np.int32), NONE,
+        levels, encode_weights(edges.weights, levels), None, np.zeros(n + 1, np.int64), np.zeros(0, np.int32), NONE,
     )  # fmt: skip
     remote = RemoteState(np.zeros((1, 3), np.float32), np.array([n], np.float32), NO_POINTS, NONE, 0.0, 1.0)
     points = (rng.random((n, 2)) * np.sqrt(n / 2)).astype(np.float32)

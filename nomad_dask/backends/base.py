@@ -75,8 +75,12 @@ class ShardGraph:
         Index of the shard's first patch among the patches of all shards.
     sampled_cells : ndarray of int64 (n_cells, n_sampled)
         For each cell the nearest cells of the shard, itself first; -1 fills up.
-    indptr, indices, weights : ndarray of int64, int32, float32
-        CSR of a_ij = p(j|i) + p(i|j) within the shard.
+    indptr, indices : ndarray of int64, int32
+        CSR of the edges within the shard.
+    weights : ndarray of float32
+        a_ij = p(j|i) + p(i|j) of each edge, or of each code if there are codes.
+    weight_codes : ndarray of uint8 (n_edges,) or None
+        The weight of edge e is ``weights[weight_codes[e]]``. None without codes.
     conditional_p : ndarray of float32 or None
         p(j|i) of the same edges, for one normalizer per point; p(i|j) is the rest of a_ij.
     cross_indptr, cross_patches, cross_weights : ndarray of int64, int32, float32
@@ -91,6 +95,7 @@ class ShardGraph:
     indptr: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
+    weight_codes: np.ndarray | None
     conditional_p: np.ndarray | None
     cross_indptr: np.ndarray
     cross_patches: np.ndarray
@@ -100,6 +105,11 @@ class ShardGraph:
     def n_rows(self) -> int:
         """Rows of the shard."""
         return len(self.indptr) - 1
+
+    @property
+    def edge_weights(self) -> np.ndarray:
+        """The weight (n_edges,) float32 of each edge."""
+        return self.weights if self.weight_codes is None else np.take(self.weights, self.weight_codes)
 
 
 @dataclass(frozen=True)

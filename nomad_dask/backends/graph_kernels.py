@@ -116,3 +116,13 @@ def merge_edges(chunk, incoming, edges):  # type: ignore[no-untyped-def]
                 conditional_p[e] = out_p
             a += has_out
             b += has_in
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def nearest_levels(weights, smallest, largest, n_levels):  # type: ignore[no-untyped-def]
+    """Return for each weight the nearest of up to 256 levels (n,) uint8, which are in equal ratios."""
+    levels_per_unit = (n_levels - 1) / np.log(largest / smallest)
+    codes = np.empty(weights.size, np.uint8)
+    for e in range(weights.size):
+        codes[e] = np.uint8(min(n_levels - 1.0, np.log(weights[e] / smallest) * levels_per_unit + 0.5))
+    return codes

@@ -24,11 +24,12 @@ from nomad_dask.neighbors.graph import (
     symmetric_graph,
     total_weights,
 )
-from nomad_dask.neighbors.graph_files import GRAPH_FILES, graph_file
+from nomad_dask.neighbors.graph_files import CONDITIONAL_P, WEIGHT_CODES, graph_file
 from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, read_neighbor_ids, save_joined_lists
 from nomad_dask.neighbors.nn_descent_rounds import load_batch
 from nomad_dask.neighbors.search_batches import load_search_batches
 from nomad_dask.neighbors.search_state import SearchState
+from nomad_dask.neighbors.weight_codes import encode_weights, weight_levels
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
@@ -111,22 +112,28 @@ def _save_graph(
     run: RunContext, folder: ArtifactFolder, shard: int, lists: WeightedLists
 ) -> tuple[list[Artifact], int]:
     """Write the graph of a shard, range by range; return the artifacts, and the number of edges."""
-    with_conditional_p = run.params.normalization == "point"
-    names = [graph_file(shard, name) for name in (*GRAPH_FILES, *(["conditional_p"] if with_conditional_p else []))]
-    dtypes = (np.int64, np.int32, np.float32, np.float32)
+    with_codes = run.params.normalization == "global"
+    levels = weight_levels(lists)
+    of_weights = {WEIGHT_CODES: np.uint8} if with_codes else {"weights": np.float32, CONDITIONAL_P: np.float32}
+    dtypes = {"indptr": np.int64, "indices": np.int32, **of_weights}
     n_edges = 0
     with ExitStack() as stack:
         appends = [
-            stack.enter_context(appended_npy(folder.file(name), np.dtype(dtype)))
-            for name, dtype in zip(names, dtypes, strict=False)
+            stack.enter_context(appended_npy(folder.file(graph_file(shard, name)), np.dtype(dtype)))
+            for name, dtype in dtypes.items()
         ]
         appends[0](np.zeros(1, np.int64))
         for rows in graph_ranges(lists.n_rows):
-            edges = symmetric_graph(lists, with_conditional_p, rows)
-            arrays = [edges.indptr[1:] + n_edges, edges.indices, edges.weights]
-            if edges.conditional_p is not None:
-                arrays.append(edges.conditional_p)
+            edges = symmetric_graph(lists, not with_codes, rows)
+            arrays = [edges.indptr[1:] + n_edges, edges.indices]
+            if edges.conditional_p is None:
+                arrays.append(encode_weights(edges.weights, levels))
+            else:
+                arrays += [edges.weights, edges.conditional_p]
             for append, array in zip(appends, arrays, strict=True):
                 append(array)
             n_edges += len(edges.indices)
-    return [folder.describe(name) for name in names], n_edges
+    artifacts = [folder.describe(graph_file(shard, name)) for name in dtypes]
+    if with_codes:
+        artifacts.append(folder.save(graph_file(shard, "weights"), levels))
+    return artifacts, n_edges

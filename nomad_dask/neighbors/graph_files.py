@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-GRAPH_FILES = ("indptr", "indices", "weights")
+# With one normalizer for all points the weights are those of codes, and each edge has a code. With one per point each
+# edge has a weight, and p(j|i) besides it: every epoch computes other weights from both.
+WEIGHT_CODES, CONDITIONAL_P = "weight_codes", "conditional_p"
 PATCH_FILES = ("patch_of_row", "patch_counts")
 CROSS_SHARD_FILES = ("cross_indptr", "cross_patches", "cross_weights")
 # Directed edges into other shards, sorted by the target shard: row, row of the target, p(target|row), and where the

@@ -7,7 +7,8 @@ from numba import njit
 
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import linked_shards, load_directed_edges
-from nomad_dask.neighbors.graph_files import GRAPH_FILES, PATCH_FILES, graph_file
+from nomad_dask.neighbors.graph_files import PATCH_FILES, graph_file
+from nomad_dask.neighbors.weight_codes import load_edge_weights
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import N_PATCHES
 from nomad_dask.planning.run_context import RunContext
@@ -28,7 +29,8 @@ def build_patches(run: RunContext, shard: int) -> list[Artifact]:
     elif run.plan.n_shards == 1:  # no other shard needs patches
         patch_of_row, n_patches = np.zeros(0, np.int32), 0
     else:
-        indptr, indices, weights = (np.load(run.file(graph_file(shard, name))) for name in GRAPH_FILES)
+        indptr, indices = (np.load(run.file(graph_file(shard, name))) for name in ("indptr", "indices"))
+        weights = load_edge_weights(run, shard)
         n_patches = min(N_PATCHES // run.plan.n_shards, int(load_cell_catalog(run).shard_rows().max()))
         cross_weights = _sum_cross_weights(run, shard, len(indptr) - 1)
         patch_of_row = make_patches(cross_weights, indptr, indices, weights, n_patches)

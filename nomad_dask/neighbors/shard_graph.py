@@ -7,7 +7,7 @@ import numpy as np
 from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
-from nomad_dask.neighbors.graph_files import PATCH_FILES, graph_file
+from nomad_dask.neighbors.graph_files import CONDITIONAL_P, PATCH_FILES, WEIGHT_CODES, graph_file
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 
@@ -15,11 +15,11 @@ from nomad_dask.planning.run_context import RunContext
 def load_graph(run: RunContext, shard: int) -> ShardGraph:
     """Read the graph of a shard."""
     indptr = np.load(run.file(graph_file(shard, "indptr")))
+    with_codes = run.params.normalization == "global"
     indices, weights = (_load_edges(run, shard, name) for name in ("indices", "weights"))
     patch_of_row, patch_counts = (np.load(run.file(graph_file(shard, name))) for name in PATCH_FILES)
     cross_indptr = np.load(run.file(graph_file(shard, "cross_indptr")))
     cross_patches, cross_weights = (_load_edges(run, shard, name) for name in ("cross_patches", "cross_weights"))
-    with_conditional_p = run.params.normalization == "point"
     return ShardGraph(
         cell_offsets=np.load(run.file(shard_file(shard, "cell_offsets"))),
         patch_of_row=patch_of_row,
@@ -29,7 +29,8 @@ def load_graph(run: RunContext, shard: int) -> ShardGraph:
         indptr=indptr,
         indices=indices,
         weights=weights,
-        conditional_p=np.load(run.file(graph_file(shard, "conditional_p"))) if with_conditional_p else None,
+        weight_codes=_load_edges(run, shard, WEIGHT_CODES) if with_codes else None,
+        conditional_p=None if with_codes else np.load(run.file(graph_file(shard, CONDITIONAL_P))),
         cross_indptr=cross_indptr,
         cross_patches=cross_patches,
         cross_weights=cross_weights,

@@ -111,6 +111,7 @@ STAGES: tuple[Stage, ...] = (
             "graph/*.indptr.npy",
             "graph/*.indices.npy",
             "graph/*.weights.npy",
+            "graph/*.weight_codes.npy",
             "graph/*.conditional_p.npy",
             "graph/*.patch_*.npy",
             "graph/*.cross_*.npy",

@@ -44,9 +44,9 @@ def kept_shards_disk_bytes(plan: Plan) -> int:
 def neighbors_disk_bytes(plan: Plan) -> int:
     """Return the bytes of the graph in both directions, and of the lists and edges between shards."""
     graph = _graph_bytes(plan)
-    # Shards that search across write their lists for each other, of two rounds at most.
-    across = graph + 2 * 10 * (plan.n_neighbors + 8) + 4 * plan.n_tail_neighbors if plan.n_shards > 1 else 0
-    return plan.n_rows * (graph + across)
+    # Shards that search across write edges into others, and their lists for each other, of two rounds at most.
+    edges, lists = 16 * plan.n_linked_rows + 24, 2 * 10 * (plan.n_neighbors + 8) + 4 * plan.n_tail_neighbors
+    return plan.n_rows * (graph + (edges + lists if plan.n_shards > 1 else 0))
 
 
 def layout_disk_bytes(plan: Plan) -> int:
@@ -69,4 +69,5 @@ def _row_bytes(plan: Plan) -> int:
 
 
 def _graph_bytes(plan: Plan) -> int:
-    return 16 * plan.n_linked_rows + 24
+    """Return the bytes of a row's edges: their indices and codes of weights, or weights and p(j|i)."""
+    return 2 * (5 if plan.has_weight_codes else 12) * plan.n_linked_rows + 24

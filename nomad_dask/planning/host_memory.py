@@ -28,9 +28,11 @@ _LIST_BYTES_PER_NEIGHBOR = 20
 # Of a row of a range for which the graph is built: the edges to it, as they are found and sorted, and those of both
 # directions.
 _GRAPH_BYTES_PER_NEIGHBOR = 40
-# Graph, positions, velocities and forces of a row during the layout: measured 180 to 270 with 15 neighbors.
-_LAYOUT_BYTES_PER_ROW = 30
-_LAYOUT_BYTES_PER_NEIGHBOR = 16
+# Positions, velocities and forces of a row during the layout.
+_LAYOUT_BYTES_PER_ROW = 50
+# An edge: its index and the code of its weight; or its index, its weight, p(j|i) and the weight of the epoch.
+_CODED_EDGE_BYTES = 5
+_EDGE_BYTES = 16
 # The same of a row whose edges are read from disk in every epoch.
 _LAYOUT_BYTES_WITHOUT_EDGES = 80
 # The number of a row, its initial position, and what is computed with them.
@@ -118,7 +120,8 @@ def _filter_row_bytes(plan: Plan) -> int:
 def _layout_row_bytes(plan: Plan) -> int:
     if not plan.edges_in_memory:
         return _LAYOUT_BYTES_WITHOUT_EDGES
-    return _LAYOUT_BYTES_PER_ROW + _LAYOUT_BYTES_PER_NEIGHBOR * plan.n_linked_rows
+    edge_bytes = _CODED_EDGE_BYTES if plan.has_weight_codes else _EDGE_BYTES
+    return _LAYOUT_BYTES_PER_ROW + 2 * edge_bytes * plan.n_linked_rows
 
 
 def _row_bytes(plan: Plan) -> int:

@@ -56,6 +56,8 @@ class Plan:
         Nodes that the mesh of the field may have in host memory; more would need a wider spacing.
     edges_in_memory : bool
         Whether a worker holds the edges of its shards in memory during the layout, or reads them in every epoch.
+    has_weight_codes : bool
+        Whether the weights of edges are codes of one byte.
     has_given_init : bool
         Whether the initial positions are given.
     copies_source : bool
@@ -82,6 +84,7 @@ class Plan:
     edges_in_memory: bool
     n_batches: int = 1
     max_mesh_nodes: int = MAX_MESH_NODES
+    has_weight_codes: bool = True
     has_given_init: bool = False
     copies_source: bool = False
 

@@ -74,6 +74,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         coarse_rows=coarse_rows,
         cache_bytes=0,
         edges_in_memory=True,
+        has_weight_codes=params.normalization == "global",
         has_given_init=params.has_given_init,
     )
     n_shards = params.n_shards or max(1, min(n_workers, n_rows // _ROWS_PER_WORKER))
@@ -82,7 +83,7 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
     plan = replace(draft, n_shards=n_shards, n_cells=n_cells, sample_rows=sample_rows)
     plan = _with_batches(plan, memory_bytes)
     # With one normalizer per point, every epoch computes the weights anew, so edges on disk would save nothing.
-    if params.normalization == "global" and layout_host_bytes(plan) > memory_bytes:
+    if plan.has_weight_codes and layout_host_bytes(plan) > memory_bytes:
         plan = replace(plan, edges_in_memory=False)
     room = memory_bytes - layout_host_bytes(plan)
     return replace(plan, max_mesh_nodes=max(plan.max_mesh_nodes, room // MESH_BYTES_PER_NODE))

@@ -61,6 +61,7 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
         indptr=edges.indptr,
         indices=edges.indices,
         weights=edges.weights,
+        weight_codes=None,
         conditional_p=edges.conditional_p,
         cross_indptr=np.concatenate([[0], np.cumsum(drawn)]).astype(np.int64),
         cross_patches=rng.integers(0, max(n_far, 1), int(drawn.sum())).astype(np.int32),

@@ -49,6 +49,7 @@ def engine(case: Case, normalization: str, repulsion: str, pool, mesh_spacing: f
         indptr=graph.indptr.astype(np.int64),
         indices=graph.indices.astype(np.int32),
         weights=graph.data.astype(np.float32),
+        weight_codes=None,
         conditional_p=case.p[rows, graph.indices].astype(np.float32),
         cross_indptr=np.zeros(n + 1, np.int64),
         cross_patches=np.zeros(0, np.int32),

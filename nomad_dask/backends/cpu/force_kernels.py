@@ -14,8 +14,12 @@ class Edges(NamedTuple):
 
     Attributes
     ----------
-    indptr, indices, weights : ndarray of int64, int32, float32
+    indptr, indices : ndarray of int64, int32
         Edges within the shard.
+    weights : ndarray of float32
+        Of each edge, or of each code for kernels with codes.
+    weight_codes : ndarray of uint8
+        The code of each edge, for kernels with codes.
     patch_moments : ndarray of float32 (patches of all shards, dim + 1)
         Mean of each patch, and its variance summed over the axes.
     cross_indptr, cross_patches, cross_weights : ndarray of int64, int32, float32
@@ -25,6 +29,7 @@ class Edges(NamedTuple):
     indptr: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
+    weight_codes: np.ndarray
     patch_moments: np.ndarray
     cross_indptr: np.ndarray
     cross_patches: np.ndarray
@@ -63,7 +68,7 @@ class ConditionalEdges(NamedTuple):
 
 
 class ForceKernels(NamedTuple):
-    """The compiled kernels for one number of dimensions."""
+    """The compiled kernels for one number of dimensions, with or without codes."""
 
     move: Any
     attraction_loss: Any
@@ -73,12 +78,21 @@ class ForceKernels(NamedTuple):
 # Named tuples are unpacked before a loop: reading an array from one counts references.
 # Without NumPy's error model Numba checks every division for zero, and no loop with one becomes SIMD code.
 @lru_cache
-def force_kernels(dim: int) -> ForceKernels:
-    """Compile (or load from the cache) the kernels for maps of `dim` dimensions."""
-    return ForceKernels(_move_kernel(dim), _attraction_loss_kernel(dim), _point_coefficients_kernel(dim))
+def force_kernels(dim: int, with_codes: bool) -> ForceKernels:
+    """Compile (or load from the cache) the kernels for maps of `dim` dimensions.
+
+    Parameters
+    ----------
+    dim : int
+    with_codes : bool
+        Whether weights are those of codes, or of edges.
+    """
+    return ForceKernels(
+        _move_kernel(dim, with_codes), _attraction_loss_kernel(dim, with_codes), _point_coefficients_kernel(dim)
+    )
 
 
-def _move_kernel(dim: int) -> Any:
+def _move_kernel(dim: int, with_codes: bool) -> Any:
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def move(points, velocity, repulsion, start, stop, edges, factors, moved):  # type: ignore[no-untyped-def]
         """Step rows `start` to `stop`: g = 2·(repulsion·R − attraction·Σ a q (y_i−y_j)), then momentum and clip.
@@ -87,7 +101,7 @@ def _move_kernel(dim: int) -> Any:
         that all rows see the old ones.
         """
         two, one = np.float32(2), np.float32(1)
-        indptr, indices, weights, means, cross_indptr, cross_patches, cross_weights = edges
+        indptr, indices, weights, codes, means, cross_indptr, cross_patches, cross_weights = edges
         repel, attract, rate, momentum, max_step_norm = factors
         for i in range(start, stop):
             x, y = points[i, 0], points[i, 1]
@@ -100,7 +114,7 @@ def _move_kernel(dim: int) -> Any:
                 if dim == 3:
                     dz = z - points[j, 2]
                     squared += dz * dz
-                force = weights[e] / (one + squared)
+                force = (weights[codes[e]] if with_codes else weights[e]) / (one + squared)
                 pull_x += force * dx
                 pull_y += force * dy
                 if dim == 3:
@@ -135,11 +149,11 @@ def _move_kernel(dim: int) -> Any:
     return move
 
 
-def _attraction_loss_kernel(dim: int) -> Any:
+def _attraction_loss_kernel(dim: int, with_codes: bool) -> Any:
     @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
     def attraction_loss(points, stride, edges):  # type: ignore[no-untyped-def]
         """Return ½ Σ a_ij log(1+d²) over the edges of every `stride`-th row, plus ½ Σ over patches of other shards."""
-        indptr, indices, weights, means, cross_indptr, cross_patches, cross_weights = edges
+        indptr, indices, weights, codes, means, cross_indptr, cross_patches, cross_weights = edges
         total = 0.0
         for i in range(0, len(points), stride):
             for e in range(indptr[i], indptr[i + 1]):
@@ -147,7 +161,7 @@ def _attraction_loss_kernel(dim: int) -> Any:
                 for a in range(dim):
                     d = points[i, a] - points[indices[e], a]
                     squared += d * d
-                total += 0.5 * weights[e] * np.log1p(squared)
+                total += 0.5 * (weights[codes[e]] if with_codes else weights[e]) * np.log1p(squared)
             for e in range(cross_indptr[i], cross_indptr[i + 1]):
                 squared = np.float64(means[cross_patches[e], dim])
                 for a in range(dim):

@@ -17,6 +17,7 @@ from nomad_dask.utils.threads import Threads
 
 _ROW_CHUNK = 1 << 13
 _NO_WEIGHTS = np.empty(0, np.float32)
+_NO_CODES = np.empty(0, np.uint8)
 
 f32 = np.float32
 
@@ -51,7 +52,7 @@ class CpuShardLayout:
         self._params = params
         self._n_total = n_total
         self._pool = pool
-        self._force = force_kernels(dim)
+        self._force = force_kernels(dim, graph.weight_codes is not None)
         self._field = Field(dim, params.mesh_spacing, max_mesh_nodes, pool, transforms)
         self._positions = np.zeros((graph.n_rows, dim), np.float32)
         self._moved = np.empty_like(self._positions)
@@ -171,12 +172,13 @@ class CpuShardLayout:
         return z, max(float(z.sum(dtype=np.float64)), MIN_SHARD_Z)
 
     def _edges(self, weights: np.ndarray, remote: RemoteState) -> Edges:
-        """Return the edges of the shard with these weights (n_edges,) float32."""
+        """Return the edges of the shard with these weights float32, of edges or of codes as those of the graph."""
         graph = self._graph
         return Edges(
             graph.indptr,
             graph.indices,
             weights,
+            _NO_CODES if graph.weight_codes is None else graph.weight_codes,
             remote.patch_moments,
             graph.cross_indptr,
             graph.cross_patches,

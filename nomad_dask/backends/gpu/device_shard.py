@@ -49,7 +49,7 @@ class DeviceGraph:
         np.cumsum(np.bincount(graph.patch_of_row, minlength=len(graph.patch_counts)), out=offsets[1:])
         cross = pack(graph.cross_indptr, graph.cross_patches, graph.cross_weights)
         return cls(
-            edges=PackedEdges(*map(upload, pack(graph.indptr, graph.indices, graph.weights))),
+            edges=PackedEdges(*map(upload, pack(graph.indptr, graph.indices, graph.edge_weights))),
             cross_edges=PackedEdges(*map(upload, cross)),
             conditional_p=conditional_p,
             patch_offsets=upload(offsets),

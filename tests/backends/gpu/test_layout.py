@@ -48,6 +48,7 @@ def graph_of(n: int, dim: int, seed: int = 0, n_far: int = 0, first_patch: int =
         indptr=both.indptr.astype(np.int64),
         indices=both.indices.astype(np.int32),
         weights=both.data.astype(np.float32),
+        weight_codes=None,
         conditional_p=p[rows, both.indices].astype(np.float32),
         cross_indptr=cross_indptr,
         cross_patches=rng.integers(0, max(n_far, 1), cross_indptr[-1]).astype(np.int32),
@@ -155,7 +156,7 @@ def test_few_rows(normalization, repulsion, dim, n):
         none = np.zeros(2, np.int64)
         graph = ShardGraph(
             np.array([0, 1]), np.zeros(1, np.int32), np.ones(1, np.int64), 0, np.zeros((1, 1), np.int64), none,
-            np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32), none, np.zeros(0, np.int32),
+            np.zeros(0, np.int32), np.zeros(0, np.float32), None, np.zeros(0, np.float32), none, np.zeros(0, np.int32),
             np.zeros(0, np.float32),
         )  # fmt: skip
     params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=2)
@@ -195,7 +196,7 @@ def test_an_empty_shard():
     nothing, none = np.zeros(1, np.int64), np.zeros(0, np.float32)
     graph = ShardGraph(
         nothing, np.zeros(0, np.int32), np.zeros(4, np.int64), 0, np.zeros((0, 1), np.int64), nothing,
-        np.zeros(0, np.int32), none, none, nothing, np.zeros(0, np.int32), none,
+        np.zeros(0, np.int32), none, None, none, nothing, np.zeros(0, np.int32), none,
     )  # fmt: skip
     one = GpuShardLayout(graph, Params(), 10, RUNTIME)
     one.load(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))

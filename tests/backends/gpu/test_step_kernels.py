@@ -53,8 +53,8 @@ class Case:
 
     def __post_init__(self) -> None:
         self.csr = (
-            self.indptr, self.indices, self.weights, self.moments, self.cross_indptr, self.cross_patches,
-            self.cross_weights,
+            self.indptr, self.indices, self.weights, np.empty(0, np.uint8), self.moments,
+            self.cross_indptr, self.cross_patches, self.cross_weights,
         )  # fmt: skip
         self.packed = (
             *pack(self.indptr, self.indices, self.weights),
@@ -154,7 +154,7 @@ def exact_step(case: Case, repulsion: np.ndarray, numbers: np.ndarray, repel: fl
 def cpu_step(case: Case, repulsion: np.ndarray, numbers: np.ndarray, repel: float) -> tuple[np.ndarray, np.ndarray]:
     moved, velocity = np.empty_like(case.points), case.velocity.copy()
     factors = (numbers[0][name] for name in ("attract", "rate", "momentum", "max_step_norm"))
-    force_kernels(case.dim).move(
+    force_kernels(case.dim, with_codes=False).move(
         case.points, velocity, repulsion, 0, len(moved), Edges(*case.csr), StepFactors(np.float32(repel), *factors),
         moved,
     )  # fmt: skip
@@ -298,7 +298,7 @@ def test_attraction_loss(case: Case, stride: int) -> None:
     launch(case, "attraction_loss", *args, n_items=LANES * rows)
     total = partials.sum()
     indptr, indices, weights, *_ = case.csr
-    cpu = force_kernels(case.dim).attraction_loss(case.points, stride, Edges(*case.csr))
+    cpu = force_kernels(case.dim, with_codes=False).attraction_loss(case.points, stride, Edges(*case.csr))
     np.testing.assert_allclose(total, cpu, rtol=1e-6)
     y, wanted = case.points.astype(np.float64), 0.0
     for i in range(0, len(y), stride):
@@ -335,7 +335,9 @@ def test_point_coefficients(case: Case, noise: float) -> None:
     backward = case.weights - case.conditional_p
     probabilities = ConditionalEdges(case.indptr, case.indices, case.conditional_p, backward)
     cpu_weights, cpu_shares = np.empty_like(case.weights), np.empty(n, np.float32)
-    cpu_loss = force_kernels(case.dim).point_coefficients(case.points, 0, n, probabilities, z, cpu_weights, cpu_shares)
+    cpu_loss = force_kernels(case.dim, with_codes=False).point_coefficients(
+        case.points, 0, n, probabilities, z, cpu_weights, cpu_shares
+    )
     y = case.points.astype(np.float64)
     rows = np.repeat(np.arange(n), np.diff(case.indptr))
     q = 1 / (1 + ((y[rows] - y[case.indices]) ** 2).sum(1))

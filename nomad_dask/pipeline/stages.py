@@ -129,7 +129,7 @@ STAGES: tuple[Stage, ...] = (
         total=_n_epochs,
         unit="epochs",
         function=functions.run_layout,
-        work=lambda load: load.n_rows * load.slowdown * load.n_epochs,
+        work=lambda load: load.n_rows * load.n_epochs,
     ),
     # The positions are collected into the map, and new rows are placed by cells and axes. The small files of the sample
     # are kept too: without them, a damaged shard could not be made again without another pass over the source.

@@ -1,6 +1,5 @@
-"""How cost and quality go with the number of rows, of shards, and of worker processes on the same cores.
+"""How cost and quality go with the number of shards, and of worker processes on the same cores.
 
-    python -m benchmarks.scaling rows --data paths1m --rows 50000 200000 1000000
     python -m benchmarks.scaling shards --data fashion --shards 1 2 4 8 16 --workers 1 2 4 1 1
     python -m benchmarks.scaling workers --data paths200k --workers 1 2 4 --repeats 3
 
@@ -11,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.compare import Data, command, load, machine, measured, scored
 
@@ -32,27 +28,6 @@ def fit(data: Data, scratch: Path, options: list[str]) -> dict[str, Any]:
     cost = measured([*command("nomad", data, out, 0, sys.executable), "--overwrite", *options], scratch)
     scores = scored(data, out)
     return cost | {f"NP@{k}": v["value"] for k, v in scores["neighbors"].items()} | {"RTA": scores["triplets"]["value"]}
-
-
-def by_rows(name: str, rows: list[int], scratch: Path) -> list[dict[str, Any]]:
-    """Fit random samples of the data, after one fit of the smallest sample that is not measured."""
-    whole = load(name, None, None, scratch)
-    X = np.load(whole.npy, mmap_mode="r")
-    order = np.random.default_rng(0).permutation(len(X))
-    results: list[dict[str, Any]] = []
-    for n in rows:
-        part = scratch / f"{n}.npy"
-        np.save(part, X[np.sort(order[:n])])
-        data = Data(name, part, part, None)
-        if not results:
-            fit(data, scratch, [])
-        row = {"rows": n} | fit(data, scratch, [])
-        if results:
-            first = results[0]
-            row["exponent"] = round(math.log(row["cpu_s"] / first["cpu_s"]) / math.log(n / first["rows"]), 3)
-        results.append(row)
-        print(row, flush=True)
-    return results
 
 
 def by_shards(name: str, shards: list[int], workers: list[int], scratch: Path) -> list[dict[str, Any]]:
@@ -87,18 +62,15 @@ def by_workers(name: str, workers: list[int], repeats: int, scratch: Path) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "shards", "workers"])
+    parser.add_argument("what", choices=["shards", "workers"])
     parser.add_argument("--data", default="paths1m")
-    parser.add_argument("--rows", nargs="+", type=int, default=[50_000, 200_000, 1_000_000])
     parser.add_argument("--shards", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 1, 1])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nomad-scaling-") as folder:
-        if args.what == "rows":
-            results = by_rows(args.data, args.rows, Path(folder))
-        elif args.what == "workers":
+        if args.what == "workers":
             results = by_workers(args.data, args.workers, args.repeats, Path(folder))
         else:
             results = by_shards(args.data, args.shards, args.workers, Path(folder))

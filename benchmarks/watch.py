@@ -1,4 +1,4 @@
-"""Run a command in a memory cgroup, and watch memory, reads and disk of all its processes until it ends."""
+"""Run a command in a memory cgroup, and watch memory, CPU, reads and disk of all its processes until it ends."""
 
 from __future__ import annotations
 
@@ -141,21 +141,23 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Reads:
-    """Bytes read so far: by system calls, from disks, and from the disk of the source."""
+class Counters:
+    """What has been used so far: bytes read by system calls, from disks, and from that of the source; CPU seconds."""
 
     calls: int = 0
     disks: int = 0
     source: int | None = None
     written: int = 0
+    cpu_s: float = 0.0
 
-    def since(self, before: Reads) -> dict[str, int | None]:
+    def since(self, before: Counters) -> dict[str, float | None]:
         source = None if self.source is None or before.source is None else self.source - before.source
         return {
             "read_calls_bytes": self.calls - before.calls,
             "read_disks_bytes": self.disks - before.disks,
             "read_source_bytes": source,
             "written_bytes": self.written - before.written,
+            "cpu_s": round(self.cpu_s - before.cpu_s, 2),
         }
 
 
@@ -166,8 +168,8 @@ class Watcher:
         self.pid, self.group, self.log, self.folder, self.source_device = pid, group, log, folder, source_device
         self.whole, self.stage_peaks = Peaks(), Peaks()
         self.began = self.stage_began = time.monotonic()
-        self.first = self.stage_first = Reads(source=_device_bytes(source_device))
-        self.reads = self.first
+        self.first = self.stage_first = Counters(source=_device_bytes(source_device))
+        self.counters = self.first
         self.stages: dict[str, dict[str, Any]] = {}
         self.by_process: dict[int, dict[str, Any]] = {}
         self._log_read = 0
@@ -204,8 +206,8 @@ class Watcher:
         return self.by_process[pid]
 
     def _count(self, pids: Sequence[int]) -> None:
-        """Add up the reads. Linux adds the reads of an ended process to the process that waited for it."""
-        calls = disks = written = 0
+        """Add up the counters. Linux adds those of an ended process to those of the process that waited for it."""
+        calls = disks = written = ticks = 0
         for pid in pids:
             with contextlib.suppress(OSError):
                 told = _numbers(Path(f"/proc/{pid}/io"))
@@ -214,12 +216,14 @@ class Watcher:
                     disks + told["read_bytes"],
                     written + told["write_bytes"],
                 )
+                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
         # Between the end of a process and the wait for it, its part is missing from the sum.
-        self.reads = Reads(
-            max(calls, self.reads.calls),
-            max(disks, self.reads.disks),
+        self.counters = Counters(
+            max(calls, self.counters.calls),
+            max(disks, self.counters.disks),
             _device_bytes(self.source_device),
-            max(written, self.reads.written),
+            max(written, self.counters.written),
+            max(ticks / os.sysconf("SC_CLK_TCK"), self.counters.cpu_s),
         )
 
     def _end_stages(self) -> None:
@@ -242,9 +246,9 @@ class Watcher:
         self.stages[name] = {
             "seconds": round(now - self.stage_began, 2),
             **self.stage_peaks.as_dict(),
-            **self.reads.since(self.stage_first),
+            **self.counters.since(self.stage_first),
         }
-        self.stage_began, self.stage_first, self.stage_peaks = now, self.reads, Peaks()
+        self.stage_began, self.stage_first, self.stage_peaks = now, self.counters, Peaks()
 
     def figures(self) -> dict[str, Any]:
         """Return all measurements; the time after the last stage is the stage "rest"."""
@@ -253,7 +257,7 @@ class Watcher:
         return {
             "wall_s": round(time.monotonic() - self.began, 2),
             **self.whole.as_dict(),
-            **self.reads.since(self.first),
+            **self.counters.since(self.first),
             "processes": sorted(self.by_process.values(), key=lambda p: -p["peak_rss_bytes"]),
             "stages": self.stages,
             "held_by": None if self.group is None else self.group.told(),

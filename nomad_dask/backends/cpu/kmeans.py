@@ -14,6 +14,8 @@ from nomad_dask.utils.threads import Threads
 
 _N_ITERATIONS = 8
 _CHUNK = 4096
+# In a tree the rows of a chunk are compared with the children of one parent after another: few of them with each.
+_TREE_CHUNK = 1 << 14
 # Up to this many cells one level is as fast as a tree.
 MAX_FLAT_CELLS = 1024
 
@@ -128,8 +130,28 @@ def assign(rows: np.ndarray, cells: CellTree, pool: Threads) -> np.ndarray:
         block = rows[start:stop].astype(np.float32, copy=False) - center
         labels[start:stop] = _nearest_in_tree(block, centered, half_norms, half_parent_norms)
 
-    pool.run(assign_chunk, len(rows), _CHUNK)
+    pool.run(assign_chunk, len(rows), _TREE_CHUNK)
     return labels
+
+
+@njit(nogil=True, cache=True)
+def _smallest(values, indices):  # type: ignore[no-untyped-def]
+    """Write the indices of the smallest values of each row; NumPy's partition takes as long as the products."""
+    k = indices.shape[1]
+    smallest = np.empty(k, np.float32)
+    for i in range(values.shape[0]):
+        smallest[:] = np.inf
+        for j in range(values.shape[1]):
+            value = values[i, j]
+            if value >= smallest[k - 1]:
+                continue
+            at = k - 1
+            while at > 0 and smallest[at - 1] > value:
+                smallest[at] = smallest[at - 1]
+                indices[i, at] = indices[i, at - 1]
+                at -= 1
+            smallest[at] = value
+            indices[i, at] = j
 
 
 def _nearest_in_tree(
@@ -139,9 +161,10 @@ def _nearest_in_tree(
     labels = np.zeros(len(rows), np.int32)
     best = np.full(len(rows), np.inf, np.float32)
     to_parents = half_parent_norms - rows @ cells.parents.T
-    tried = np.argpartition(to_parents, PARENTS_TRIED - 1, axis=1)[:, :PARENTS_TRIED].ravel()
-    order = np.argsort(tried, kind="stable")
-    offsets = np.searchsorted(tried[order], np.arange(len(cells.parents) + 1))
+    tried = np.zeros((len(rows), PARENTS_TRIED), np.int32)
+    _smallest(to_parents, tried)
+    order = np.argsort(tried, axis=None, kind="stable")
+    offsets = np.searchsorted(tried.ravel()[order], np.arange(len(cells.parents) + 1))
     for parent in range(len(cells.parents)):
         members = order[offsets[parent] : offsets[parent + 1]] // PARENTS_TRIED
         if not len(members):

@@ -107,11 +107,14 @@ def choose_probes(centroid_distances, orders, order_of_query, cell_sizes, n_prob
         wanted = n_probes
         while True:
             if wanted > 64:
-                cells[:] = np.argsort(centroid_distances[q], kind="mergesort")
+                # Element by element: assigning arrays would compile checks of shapes, which takes seconds.
+                for s, c in enumerate(np.argsort(centroid_distances[q], kind="mergesort")):
+                    cells[s] = c
             else:
                 near[:wanted] = np.inf
                 # Valid cells too where distances are not finite and none is nearer.
-                cells[:wanted] = np.arange(wanted)
+                for s in range(wanted):
+                    cells[s] = s
                 for c in orders[order_of_query[q]]:
                     distance = centroid_distances[q, c]
                     if distance < near[wanted - 1]:
@@ -124,8 +127,8 @@ def choose_probes(centroid_distances, orders, order_of_query, cell_sizes, n_prob
             wanted = min(2 * wanted, n_cells)
         if wanted > chosen.shape[1]:
             return False
-        chosen[q, :wanted] = cells[:wanted]
-        chosen[q, wanted:] = -1
+        for s in range(chosen.shape[1]):
+            chosen[q, s] = cells[s] if s < wanted else -1
     return True
 
 

@@ -120,7 +120,9 @@ def _split_rows(rows, n_parts, labels):  # type: ignore[no-untyped-def]
     n, d = rows.shape
     centers = np.empty((n_parts, d), np.float32)
     for c in range(n_parts):
-        centers[c] = rows[(2 * c + 1) * n // (2 * n_parts)]
+        first = rows[(2 * c + 1) * n // (2 * n_parts)]
+        for j in range(d):  # assigning a whole row would compile checks of shapes, which takes seconds
+            centers[c, j] = first[j]
     counts = np.empty(n_parts, np.int64)
     sums = np.empty((n_parts, d), np.float32)
     for iteration in range(_N_ITERATIONS):

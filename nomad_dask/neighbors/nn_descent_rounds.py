@@ -54,12 +54,12 @@ def load_batch(run: RunContext, batch: int) -> LoadedBatch:
     loaded = get_worker_state().get(LoadedBatches)
     known = [other.batches for (workspace, _), other in loaded.items() if workspace == str(run.workspace)]
     batches = known[0] if known else load_search_batches(run)
-    region = halo_region(batches, batch, run.plan.searches_across_shards)
-    vectors = open_vectors(run, batches, batch, region)
     params = run.params
     # The rows may take `cache_bytes`, and the filter and its tables as much again.
     memory_bytes = 2 * run.plan.cache_bytes
     with worker_backend(run.device, run.shard_threads) as backend:
+        region = halo_region(batches, batch, run.plan.searches_across_shards, run.shard_threads)
+        vectors = open_vectors(run, batches, batch, region)
         centroids = batches.catalog.centroids[region.cells]
         primitives = backend.create_search(
             vectors, region.offsets, centroids, params.random_state, memory_bytes, region.n_batch_rows

@@ -158,7 +158,7 @@ class Params:
         "shifted-inverse", f"Weight of a neighbor by its rank: {', '.join(map(repr, AFFINITIES))}.", AFFINITIES
     )
     n_tail_neighbors: int = _number(
-        8, "Further neighbors that attract each row: one of every four behind the nearest `n_neighbors`.", int, 0, 64
+        11, "Further neighbors that attract each row: one of every four behind the nearest `n_neighbors`.", int, 0, 64
     )
     normalization: str = _choice(
         "global",

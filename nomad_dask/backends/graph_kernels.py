@@ -33,19 +33,26 @@ def edges_into(chunk, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def sort_by_target(targets, sources, p, n_targets):  # type: ignore[no-untyped-def]
-    """Return directed edges by target: offsets (n_targets + 1,) int64, sources and p(j|i), otherwise in their order."""
-    offsets = np.zeros(n_targets + 1, np.int64)
+def count_targets(targets, first, counts):  # type: ignore[no-untyped-def]
+    """Add to `counts` (n,) int64 the edges to each of the targets `first` to ``first + n``."""
     for j in targets:
-        offsets[j + 1] += 1
-    offsets = np.cumsum(offsets)
-    ends = offsets[:-1].copy()
-    sorted_sources, sorted_p = np.empty_like(sources), np.empty_like(p)
-    for e, j in enumerate(targets):
-        sorted_sources[ends[j]] = sources[e]
-        sorted_p[ends[j]] = p[e]
-        ends[j] += 1
-    return offsets, sorted_sources, sorted_p
+        if first <= j < first + counts.shape[0]:
+            counts[j - first] += 1
+
+
+@njit(nogil=True, cache=True)
+def place_edges(targets, sources, p, first, ends, by_target):  # type: ignore[no-untyped-def]
+    """Write the sources and p of the edges to the targets `first` to ``first + n`` where those of each target end.
+
+    `ends` (n,) int64, and `by_target` the two arrays that receive them. Edges to one target keep their order.
+    """
+    sorted_sources, sorted_p = by_target
+    for e in range(targets.shape[0]):
+        j = targets[e] - first
+        if 0 <= j < ends.shape[0]:
+            sorted_sources[ends[j]] = sources[e]
+            sorted_p[ends[j]] = p[e]
+            ends[j] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -69,7 +76,7 @@ def _sort_list(chunk, i, targets, outgoing):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_edges(chunk, incoming):  # type: ignore[no-untyped-def]
-    """Return the number of rows (n,) int64 with an edge from or to each row of a chunk; see `sort_by_target`."""
+    """Return the number of rows (n,) int64 with an edge from or to each row of a chunk; see `IncomingEdges`."""
     offsets, sources, _ = incoming
     n, k = chunk.ids.shape
     targets, outgoing = np.empty(k, np.int32), np.empty(k, np.float32)
@@ -93,8 +100,7 @@ def merge_edges(chunk, incoming, edges):  # type: ignore[no-untyped-def]
     Parameters
     ----------
     chunk : ListChunk
-    incoming : tuple
-        See `sort_by_target`.
+    incoming : IncomingEdges
     edges : tuple of ndarray
         ``indptr``, and to fill: ``indices``, ``weights``, the sums of both directions, and ``conditional_p``, p(j|i),
         unless it has no entries.
@@ -119,10 +125,24 @@ def merge_edges(chunk, incoming, edges):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def nearest_levels(weights, smallest, largest, n_levels):  # type: ignore[no-untyped-def]
-    """Return for each weight the nearest of up to 256 levels (n,) uint8, which are in equal ratios."""
+def nearest_levels(weights, smallest, largest, n_levels, codes):  # type: ignore[no-untyped-def]
+    """Write for each weight the nearest of up to 256 levels, which are in equal ratios, into `codes` (n,) uint8."""
     levels_per_unit = (n_levels - 1) / np.log(largest / smallest)
-    codes = np.empty(weights.size, np.uint8)
     for e in range(weights.size):
         codes[e] = np.uint8(min(n_levels - 1.0, np.log(weights[e] / smallest) * levels_per_unit + 0.5))
-    return codes
+
+
+@njit(nogil=True, cache=True)
+def join_tails(ids, tail, no_row, joined):  # type: ignore[no-untyped-def]
+    """Write each list (n, k) followed by its tail (n, n_tail), with `no_row` for what is in both."""
+    k = ids.shape[1]
+    for i in range(ids.shape[0]):
+        for s in range(k):
+            joined[i, s] = ids[i, s]
+        for t in range(tail.shape[1]):
+            j = tail[i, t]
+            for s in range(k):
+                if ids[i, s] == j:
+                    j = no_row
+                    break
+            joined[i, k + t] = j

@@ -11,10 +11,12 @@ import numpy as np
 from nomad_dask.backends import graph_kernels as kernels
 from nomad_dask.backends.base import TAIL_STRIDE
 from nomad_dask.planning.plan import MIN_RANGE_ROWS, N_RANGES
+from nomad_dask.utils.threads import Threads
 
 NO_ROW = np.uint32(0xFFFFFFFF)
 """In lists of neighbors: none. What the search writes as -1 of int32 is the same as uint32."""
 _ROWS_AT_ONCE = 1 << 18
+_ROWS_OF_THREAD = 1 << 16
 
 
 class ListChunk(NamedTuple):
@@ -35,11 +37,37 @@ class ListChunk(NamedTuple):
     weights: np.ndarray
     totals: np.ndarray
 
+    def part(self, start: int, stop: int) -> ListChunk:
+        """Return the lists of some of these rows."""
+        return self._replace(first=self.first + start, ids=self.ids[start:stop], totals=self.totals[start:stop])
+
     def outside(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the edges to rows outside the graph, by row: rows, ids and p(j|i)."""
         rows, ranks = np.nonzero((self.ids >= self.n_rows) & (self.ids != NO_ROW))
         p = self.weights[ranks] / self.totals[rows]
         return (self.first + rows).astype(np.int32), self.ids[rows, ranks], p
+
+
+class IncomingEdges(NamedTuple):
+    """The directed edges to each of some rows, as kernels take them.
+
+    Attributes
+    ----------
+    offsets : ndarray of int64 (n + 1,)
+        Edges ``offsets[i]`` to ``offsets[i + 1]`` are to row i.
+    sources : ndarray of int32 (n_edges,)
+        Ascending for each row.
+    p : ndarray of float32 (n_edges,)
+        p(j|i), where j is the row and i the source.
+    """
+
+    offsets: np.ndarray
+    sources: np.ndarray
+    p: np.ndarray
+
+    def part(self, start: int, stop: int) -> IncomingEdges:
+        """Return the edges to some of these rows."""
+        return self._replace(offsets=self.offsets[start : stop + 1])
 
 
 @dataclass(frozen=True)
@@ -74,10 +102,14 @@ class WeightedLists:
         """Return the lists of the rows `start` to `stop`."""
         return ListChunk(start, self.n_rows, self.read(start, stop), self.weights, self.totals[start:stop])
 
+    def chunk_ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges of rows of the chunks of all lists; one without rows if there are none."""
+        starts = range(0, max(self.n_rows, 1), _ROWS_AT_ONCE)
+        return [(start, min(start + _ROWS_AT_ONCE, self.n_rows)) for start in starts]
+
     def chunks(self) -> Iterator[ListChunk]:
         """Yield the lists of all rows; one chunk without rows if there are none."""
-        for start in range(0, max(self.n_rows, 1), _ROWS_AT_ONCE):
-            yield self.chunk(start, min(start + _ROWS_AT_ONCE, self.n_rows))
+        return (self.chunk(start, stop) for start, stop in self.chunk_ranges())
 
 
 @dataclass(frozen=True)
@@ -127,14 +159,16 @@ def total_weights(ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def join_tail(ids: np.ndarray, tail: np.ndarray) -> np.ndarray:
     """Return lists (n_rows, k + n_tail) uint32 followed by their tails, without what is in both."""
-    is_listed = np.zeros(tail.shape, bool)
-    for column in range(ids.shape[1]):
-        is_listed |= tail == ids[:, column, None]
-    return np.hstack([ids, np.where(is_listed, NO_ROW, tail)])
+    joined = np.empty((len(ids), ids.shape[1] + tail.shape[1]), np.uint32)
+    kernels.join_tails(ids, tail, NO_ROW, joined)
+    return joined
 
 
 def symmetric_graph(
-    lists: WeightedLists, with_conditional_p: bool = True, rows: tuple[int, int] | None = None
+    lists: WeightedLists,
+    with_conditional_p: bool = True,
+    rows: tuple[int, int] | None = None,
+    pool: Threads | None = None,
 ) -> Edges:
     """Return the symmetric graph of directed edges.
 
@@ -145,22 +179,58 @@ def symmetric_graph(
         Whether to return p(j|i) besides the sum of both directions, at twice the memory.
     rows : (int, int), optional
         Return the edges of a range of rows only; by default those of all rows.
+    pool : Threads, optional
+        The result does not depend on the number of its threads.
     """
     first, last = rows or (0, lists.n_rows)
-    chunk, incoming = lists.chunk(first, last), _incoming_edges(lists, first, last)
-    indptr = np.concatenate([[0], np.cumsum(kernels.count_edges(chunk, incoming))])
+    pool = pool or Threads(1)
+    chunk, incoming = lists.chunk(first, last), _incoming_edges(lists, first, last, pool)
+    counts = np.zeros(last - first, np.int64)
+
+    def count(start: int, stop: int) -> None:
+        counts[start:stop] = kernels.count_edges(chunk.part(start, stop), incoming.part(start, stop))
+
+    pool.run(count, last - first, _ROWS_OF_THREAD)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     conditional_p = np.empty(indptr[-1] if with_conditional_p else 0, np.float32)
-    kernels.merge_edges(chunk, incoming, (indptr, indices, weights, conditional_p))
+
+    def merge(start: int, stop: int) -> None:
+        edges = (indptr[start : stop + 1], indices, weights, conditional_p)
+        kernels.merge_edges(chunk.part(start, stop), incoming.part(start, stop), edges)
+
+    pool.run(merge, last - first, _ROWS_OF_THREAD)
     return Edges(indptr, indices, weights, conditional_p if with_conditional_p else None)
 
 
-def _incoming_edges(lists: WeightedLists, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the directed edges to a range of rows by target: offsets, sources, ascending, and p(j|i)."""
-    parts = [kernels.edges_into(chunk, first, last) for chunk in lists.chunks()]
-    targets, sources, p = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    incoming: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.sort_by_target(targets, sources, p, last - first)
-    return incoming
+def _incoming_edges(lists: WeightedLists, first: int, last: int, pool: Threads) -> IncomingEdges:
+    """Return the directed edges to a range of rows."""
+    chunks = lists.chunk_ranges()
+    parts: list[tuple[np.ndarray, ...]] = [()] * len(chunks)
+
+    def select(start: int, stop: int) -> None:
+        for c in range(start, stop):
+            parts[c] = kernels.edges_into(lists.chunk(*chunks[c]), first, last)
+
+    pool.run(select, len(chunks), 1)
+    counts = np.zeros(last - first, np.int64)
+    targets_of_thread = max(1, -(-(last - first) // pool.n))  # each thread looks through all edges for its targets
+
+    def count(start: int, stop: int) -> None:
+        for targets, _, _ in parts:
+            kernels.count_targets(targets, start, counts[start:stop])
+
+    pool.run(count, last - first, targets_of_thread)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    ends = offsets[:-1].copy()
+    by_target = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+
+    def place(start: int, stop: int) -> None:
+        for part in parts:
+            kernels.place_edges(*part, start, ends[start:stop], by_target)
+
+    pool.run(place, last - first, targets_of_thread)
+    return IncomingEdges(offsets, *by_target)
 
 
 def graph_ranges(n_rows: int) -> Iterator[tuple[int, int]]:

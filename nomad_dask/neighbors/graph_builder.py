@@ -34,6 +34,7 @@ from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.npy_writer import appended_npy
+from nomad_dask.utils.threads import thread_pool
 
 _Lists = tuple[np.ndarray, np.ndarray]
 """Neighbors and their tails, of some rows."""
@@ -118,16 +119,17 @@ def _save_graph(
     dtypes = {"indptr": np.int64, "indices": np.int32, **of_weights}
     n_edges = 0
     with ExitStack() as stack:
+        pool = stack.enter_context(thread_pool(run.shard_threads))
         appends = [
             stack.enter_context(appended_npy(folder.file(graph_file(shard, name)), np.dtype(dtype)))
             for name, dtype in dtypes.items()
         ]
         appends[0](np.zeros(1, np.int64))
         for rows in graph_ranges(lists.n_rows):
-            edges = symmetric_graph(lists, not with_codes, rows)
+            edges = symmetric_graph(lists, not with_codes, rows, pool)
             arrays = [edges.indptr[1:] + n_edges, edges.indices]
             if edges.conditional_p is None:
-                arrays.append(encode_weights(edges.weights, levels))
+                arrays.append(encode_weights(edges.weights, levels, pool))
             else:
                 arrays += [edges.weights, edges.conditional_p]
             for append, array in zip(appends, arrays, strict=True):

@@ -8,9 +8,11 @@ from nomad_dask.backends.graph_kernels import nearest_levels
 from nomad_dask.neighbors.graph import WeightedLists
 from nomad_dask.neighbors.graph_files import WEIGHT_CODES, graph_file
 from nomad_dask.planning.run_context import RunContext
+from nomad_dask.utils.threads import Threads
 
 N_LEVELS = 256
 """Weights that a code can stand for."""
+_EDGES_OF_THREAD = 1 << 20
 
 
 def weight_levels(lists: WeightedLists) -> np.ndarray:
@@ -26,9 +28,14 @@ def weight_levels(lists: WeightedLists) -> np.ndarray:
     return np.geomspace(smallest, largest, N_LEVELS, dtype=np.float64).astype(np.float32)
 
 
-def encode_weights(weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def encode_weights(weights: np.ndarray, levels: np.ndarray, pool: Threads | None = None) -> np.ndarray:
     """Return the code (n_edges,) uint8 of the level nearest to each weight (n_edges,), by their ratio."""
-    codes: np.ndarray = nearest_levels(weights, levels[0], levels[-1], len(levels))
+    codes = np.empty(len(weights), np.uint8)
+
+    def encode(start: int, stop: int) -> None:
+        nearest_levels(weights[start:stop], levels[0], levels[-1], len(levels), codes[start:stop])
+
+    (pool or Threads(1)).run(encode, len(weights), _EDGES_OF_THREAD)
     return codes
 
 

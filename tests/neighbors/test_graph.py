@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nomad_dask.neighbors import graph as module
 from nomad_dask.neighbors.graph import NO_ROW, WeightedLists, graph_ranges, join_tail, rank_weights, symmetric_graph
 from nomad_dask.params import AFFINITIES
+from nomad_dask.utils.threads import thread_pool
 
 
 @pytest.mark.parametrize("kind", AFFINITIES)
@@ -119,6 +121,18 @@ def test_the_graph_of_all_rows_is_that_of_its_ranges(ids, step, with_conditional
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
     np.testing.assert_array_equal(np.concatenate([np.diff(part.indptr) for part in parts]), np.diff(whole.indptr))
     assert (whole.conditional_p is None) == (not with_conditional_p)
+
+
+@given(ids=neighbors(), first=st.integers(0, 25), n_threads=st.integers(1, 3))
+def test_threads_and_chunks_change_nothing(ids, first, n_threads):
+    lists, rows = WeightedLists.of(ids, "log"), (min(first, len(ids)), len(ids))
+    expected = symmetric_graph(lists, rows=rows)
+    with pytest.MonkeyPatch.context() as patch, thread_pool(n_threads) as pool:
+        patch.setattr(module, "_ROWS_AT_ONCE", 7)
+        patch.setattr(module, "_ROWS_OF_THREAD", 4)
+        graph = symmetric_graph(lists, rows=rows, pool=pool)
+    for name in ("indptr", "indices", "weights", "conditional_p"):
+        np.testing.assert_array_equal(getattr(graph, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("n", [0, 1, 1 << 20, (1 << 20) + 1, 60_000_001])

@@ -19,7 +19,7 @@ _EXAGGERATION_START = 0.5
 # Weaker attraction at the end lets dense groups expand into the gaps between them: near neighbors are told apart, and
 # the map is not a dust of clumps. Small maps have no such groups and lose by it; large ones have the most, and fewer
 # epochs after a coarse start. Between these numbers of rows it is interpolated over their logarithm.
-_LATE_EXAGGERATION = ((20_000, 1.0), (60_000, 0.7), (COARSE_ABOVE, 0.7), (COARSE_FULL, 0.5))
+_LATE_EXAGGERATION = ((20_000, 1.0), (60_000, 0.8), (COARSE_ABOVE, 0.7), (COARSE_FULL, 0.5))
 _LOSS_INTERVAL = 10
 _PRESET_ROWS = 100_000
 # Above this many rows steps may be longer, as the map is wider.

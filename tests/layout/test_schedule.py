@@ -79,7 +79,7 @@ def test_exaggeration_applies_to_the_second_half(epochs, factor):
 
 @pytest.mark.parametrize(
     ("n_rows", "factor"),
-    [(1, 1), (20_000, 1), (34_641, 0.85), (60_000, 0.7), (200_000, 0.7), (400_000, 0.6), (800_000, 0.5), (10**7, 0.5)],
+    [(1, 1), (20_000, 1), (34_641, 0.9), (60_000, 0.8), (200_000, 0.7), (400_000, 0.6), (800_000, 0.5), (10**7, 0.5)],
 )
 def test_attraction_is_weaker_at_the_end_and_gradually_more_so_in_large_maps(n_rows, factor):
     schedule = make_schedule(Params(n_epochs=10), n_rows)

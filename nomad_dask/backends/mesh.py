@@ -44,8 +44,17 @@ class Mesh:
 
     @property
     def upper(self) -> tuple[float, ...]:
-        """Last position with a full stencil along each axis, in mesh units; points beyond are clamped to it."""
-        return tuple(size - 2.001 for size in self.shape)
+        """Last position with a full stencil along each axis, in mesh units; points beyond are clamped to it.
+
+        A float32, as the kernels take it, and less than ``size - 2``, whose stencil would end outside the mesh.
+        """
+        return tuple(_last_position(size) for size in self.shape)
+
+
+def _last_position(size: int) -> float:
+    position = np.float32(size - 2.001)
+    # Of more than 32,768 nodes it is rounded up.
+    return float(position if position < size - 2 else np.nextafter(position, np.float32(0)))
 
 
 def choose_mesh(low: np.ndarray, high: np.ndarray, spacing: float, max_nodes: int) -> Mesh:

@@ -3,7 +3,8 @@
 // The threads of a block run on fibres of one OS thread. A fibre runs its CUDA thread until that ends or
 // waits at a barrier or warp operation; then another goes on. A fibre whose thread has ended takes the next
 // one, so a kernel that never waits needs one fibre. What CUDA leaves undefined is an error here: a barrier
-// or a warp operation that not all of its threads reach, a lane outside the mask, a misaligned vector.
+// or a warp operation that not all of its threads reach, a lane outside the mask, a misaligned vector, an atomic
+// operation outside all arrays.
 #pragma once
 
 #include <algorithm>
@@ -273,6 +274,23 @@ struct Argument {
     void* address;
 };
 
+// The arrays of the launch.
+static const Argument* arrays;
+static std::size_t n_arrays;
+
+// Atomics of what is no array's element are lost, or change other memory, and a value of zero hides it.
+template <class T>
+static T* in_an_array(T* at) {
+    const auto holds = [at](const Argument& one) {
+        return one.kind == 'p' && static_cast<void*>(at) >= one.address &&
+               reinterpret_cast<char*>(at + 1) <= static_cast<char*>(one.address) + one.total_bytes;
+    };
+    if (std::none_of(arrays, arrays + n_arrays, holds)) {
+        fail("thread %d of block %u: an atomic operation outside all arrays", current, blockIdx.x);
+    }
+    return at;
+}
+
 template <class T>
 constexpr bool kind_fits(int kind) {
     if constexpr (std::is_floating_point_v<T>) return kind == 'f';
@@ -326,6 +344,8 @@ static const char* launch_with(void (*kernel)(P...), const char* name, const Arg
     const auto body = [&] { std::apply(kernel, values); };
     kernel_call = [](const void* what) { (*static_cast<decltype(body)*>(what))(); };
     kernel_body = &body;
+    arrays = arguments;
+    n_arrays = sizeof...(P);
     gridDim.x = static_cast<unsigned>(n_blocks);
     blockDim.x = THREADS;
     std::vector<unsigned> blocks(static_cast<std::size_t>(n_blocks));
@@ -414,19 +434,21 @@ static inline T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 
 
 // No atomicAdd of floats: results must not depend on the order of threads.
 static inline unsigned long long atomicAdd(unsigned long long* at, unsigned long long value) {
-    return std::exchange(*at, *at + value);
+    return std::exchange(*shim::in_an_array(at), *at + value);
 }
-static inline unsigned atomicAdd(unsigned* at, unsigned value) { return std::exchange(*at, *at + value); }
-static inline int atomicAdd(int* at, int value) { return std::exchange(*at, *at + value); }
+static inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    return std::exchange(*shim::in_an_array(at), *at + value);
+}
+static inline int atomicAdd(int* at, int value) { return std::exchange(*shim::in_an_array(at), *at + value); }
 template <class T>
-static inline T atomicMax(T* at, T value) { return std::exchange(*at, std::max(*at, value)); }
+static inline T atomicMax(T* at, T value) { return std::exchange(*shim::in_an_array(at), std::max(*at, value)); }
 template <class T>
-static inline T atomicMin(T* at, T value) { return std::exchange(*at, std::min(*at, value)); }
+static inline T atomicMin(T* at, T value) { return std::exchange(*shim::in_an_array(at), std::min(*at, value)); }
 template <class T>
-static inline T atomicExch(T* at, T value) { return std::exchange(*at, value); }
+static inline T atomicExch(T* at, T value) { return std::exchange(*shim::in_an_array(at), value); }
 template <class T>
 static inline T atomicCAS(T* at, T expected, T value) {
-    return std::exchange(*at, *at == expected ? value : *at);
+    return std::exchange(*shim::in_an_array(at), *at == expected ? value : *at);
 }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}

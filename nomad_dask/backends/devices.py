@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_dask.backends.gpu.device_memory import device_free_bytes
+from nomad_dask.backends.gpu.device_memory import unused_bytes
 from nomad_dask.errors import ClusterError, InputError
 
 # Packages that the GPU backend imports on a worker, and those that an embedded cluster of GPU workers also needs.
@@ -86,7 +86,7 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
             return NoGpu(_describe_no_device(visible))
         number = cuda.getDevice()
         properties = cuda.getDeviceProperties(number)
-        free = device_free_bytes(cupy, reserved_is_free=True) if with_memory else 0
+        free = unused_bytes(cupy) if with_memory else 0
     except cuda.CUDARuntimeError as error:
         return NoGpu(_describe_cuda_error(error, cuda, visible))
     missing = [name for name in packages if importlib.util.find_spec(name) is None]

@@ -10,8 +10,9 @@ from nomad_dask.backends import devices
 from nomad_dask.cluster.embedded import MAIN_GUARD, check_worker_processes
 from nomad_dask.errors import ClusterError, InputError, NomadWarning
 
-# Of each GPU's memory, reserved at the start by a pool, which grows when more is needed.
-_POOL_FRACTION = 0.5
+# The driver's pool keeps this much free memory; more returns to the device at the next synchronization, where it can
+# be measured. dask-cuda takes 0 for no limit.
+_KEPT_BYTES = 1 << 30
 
 
 def uses_local_gpus(device: str) -> bool:
@@ -75,10 +76,10 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
             threads_per_worker=max(1, len(os.sched_getaffinity(0)) // n_workers),
             protocol="ucx" if n_workers > 1 and _has_ucx() else None,
             enable_cudf_spill=True,
-            rmm_pool_size=_POOL_FRACTION,
+            # The driver makes an array of any free pieces of memory; a pool of RMM's own needs one piece.
+            rmm_async=True,
+            rmm_release_threshold=_KEPT_BYTES,
             rmm_allocator_external_lib_list=["cupy"],
-            # A pool knows its free memory only if it counts allocations; ours are too few for that to cost time.
-            rmm_track_allocations=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
@@ -102,9 +103,8 @@ def _has_ucx() -> bool:
 
 
 def gpus_not_started_error(reason: BaseException) -> ClusterError:
-    """Return the error for workers that did not start; one that cannot reserve its memory pool dies silently."""
+    """Return the error for workers that did not start; one that cannot create a CUDA context dies silently."""
     return ClusterError(
-        f"The workers on the GPUs did not start ({reason}). Each reserves {_POOL_FRACTION:.0%} of its GPU's memory: "
-        "check with nvidia-smi that other processes leave that much, name other GPUs in CUDA_VISIBLE_DEVICES, "
-        f"or give device='cpu'. {MAIN_GUARD}."
+        f"The workers on the GPUs did not start ({reason}): check with nvidia-smi that other processes leave memory, "
+        f"name other GPUs in CUDA_VISIBLE_DEVICES, or give device='cpu'. {MAIN_GUARD}."
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from nomad_dask.backends.gpu.cublas_gemm import multiply_half
 from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
-from nomad_dask.backends.gpu.device_memory import device_free_bytes
+from nomad_dask.backends.gpu.device_memory import largest_block_bytes
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.runtime import BLOCK, Transform, count_blocks
 from nomad_dask.errors import ClusterError
@@ -105,8 +105,9 @@ class CudaRuntime:
             self._in_flight.popleft()
 
     def free_bytes(self) -> int:
-        """Return the free memory of the device, including unused memory in the pools of CuPy and RMM."""
-        return device_free_bytes(self.xp)
+        """Return the size of the largest array that the device can still hold; see `largest_block_bytes`."""
+        self.synchronize()  # what was freed returns to the device then
+        return largest_block_bytes(self.xp)
 
     def synchronize(self) -> None:
         """Wait until all work is done."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.errors import DeviceMemoryError, ResourceError
 
-_REQUESTED = re.compile(r"allocating ([\d,]+) bytes")
+_REQUESTED = re.compile(r"(?:allocating|allocate) ([\d,]+) bytes")  # CuPy, RMM
 
 
 @contextmanager

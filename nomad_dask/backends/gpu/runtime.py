@@ -76,7 +76,7 @@ class Runtime(Protocol):
         """Copy an array to a device array of the same shape and dtype, without waiting for the copy."""
 
     def free_bytes(self) -> int:
-        """Return the free memory of the device."""
+        """Return the size of the largest array that the device can still hold."""
 
     def synchronize(self) -> None:
         """Wait until all work is done."""

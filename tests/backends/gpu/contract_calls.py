@@ -77,7 +77,7 @@ FUNCTIONS = [
         "dask_cuda.LocalCUDACluster",
         0,
         "CUDA_VISIBLE_DEVICES dashboard_address enable_cudf_spill host n_workers protocol "
-        "rmm_allocator_external_lib_list rmm_pool_size rmm_track_allocations scheduler_kwargs silence_logs "
+        "rmm_allocator_external_lib_list rmm_async rmm_release_threshold scheduler_kwargs silence_logs "
         "threads_per_worker",
     ),
     ("dask_cuda.utils.cuda_visible_devices", 1, ""),

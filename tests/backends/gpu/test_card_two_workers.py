@@ -67,7 +67,7 @@ def test_as_both_shards_on_one_worker(x, two_shards):
 
 
 def test_as_both_shards_on_an_embedded_cluster(x, two_shards):
-    """Its memory comes from an RMM pool."""
+    """Its memory comes from the driver's pool."""
     np.testing.assert_array_equal(make_map(x, n_workers=1, **SETTINGS).positions, two_shards)
 
 

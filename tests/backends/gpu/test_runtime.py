@@ -94,6 +94,11 @@ def test_out_of_memory_errors_report_bytes():
     message = r"a shard.*5,000 bytes.*1,000 bytes are free, 4,000 .*missing.*n_shards"
     with pytest.raises(ResourceError, match=message), translate_oom(small, "a shard"):
         raise MemoryError("Out of memory allocating 5,000 bytes (allocated so far: 10 bytes).")
+    with pytest.raises(ResourceError, match=message), translate_oom(small, "a shard"):
+        raise MemoryError(
+            "std::bad_alloc: out_of_memory: CUDA error (failed to allocate 5000 bytes) at: "
+            "cuda_async_view_memory_resource.cpp:73: cudaErrorMemoryAllocation out of memory"
+        )
     with pytest.raises(ResourceError, match="not contiguous"), translate_oom(small, "a shard"):
         raise MemoryError
     with pytest.raises(NomadError, match="message before"), translate_oom(RUNTIME, "a shard"):

@@ -6,11 +6,13 @@ import os
 from typing import Any
 
 from nomad_dask.cluster.embedded import (
+    PRELOAD,
     check_temporary_directory,
     check_worker_processes,
     describe,
     start_error,
     too_busy_error,
+    worker_settings,
 )
 
 # The scheduler of an embedded cluster ends a worker this long after its last heartbeat; it checks at this interval.
@@ -18,10 +20,6 @@ from nomad_dask.cluster.embedded import (
 WORKER_TTL_SECONDS = 60
 # A worker in this process lives as long as its scheduler, also after the machine was suspended.
 _NEVER_SECONDS = 10 * 365 * 86_400
-_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
-# Dask's profiler stops the workers a hundred times per second. Every scheduler, nanny and worker measures the lag
-# of its event loop fifty times per second, which takes time from workers on the same cores and is not needed here.
-_WITHOUT_MONITORS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 
 def start_cpu_cluster(n_workers: int) -> Any:
@@ -38,7 +36,6 @@ def start_cpu_cluster(n_workers: int) -> Any:
     InputError
         Dask's temporary directory cannot be used.
     """
-    import dask.config
     import distributed
 
     LocalCluster: Any = distributed.LocalCluster
@@ -48,12 +45,9 @@ def start_cpu_cluster(n_workers: int) -> Any:
     if processes:
         check_worker_processes()
     check_temporary_directory()
-    # By default, Dask's workers return freed memory to the system at once and allocate it again in the next epoch,
-    # which takes a third of their time.
-    environment = {k: v for k, v in dask.config.get(_ENVIRONMENT).items() if k != "MALLOC_TRIM_THRESHOLD_"}
     ttl_seconds = WORKER_TTL_SECONDS if processes else _NEVER_SECONDS
     try:
-        with dask.config.set({_ENVIRONMENT: environment, **_WITHOUT_MONITORS}):
+        with worker_settings():
             return LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=max(1, cores // n_workers),
@@ -67,7 +61,7 @@ def start_cpu_cluster(n_workers: int) -> Any:
                 worker_class=None if processes else _loopback_worker(),
                 scheduler_kwargs={"dashboard": False, "worker_ttl": ttl_seconds},
                 memory_limit="auto" if processes else None,
-                preload=["nomad_dask.cluster.preload"] if processes else [],
+                preload=PRELOAD if processes else [],
                 silence_logs=50,
             )
     except TimeoutError as error:

@@ -7,7 +7,13 @@ import warnings
 from typing import Any
 
 from nomad_dask.backends import devices
-from nomad_dask.cluster.embedded import MAIN_GUARD, check_worker_processes
+from nomad_dask.cluster.embedded import (
+    MAIN_GUARD,
+    PRELOAD,
+    check_temporary_directory,
+    check_worker_processes,
+    worker_settings,
+)
 from nomad_dask.errors import ClusterError, InputError, NomadWarning
 
 # The driver's pool keeps this much free memory; more returns to the device at the next synchronization, where it can
@@ -53,7 +59,7 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
     Raises
     ------
     InputError
-        There are fewer GPUs than workers.
+        There are fewer GPUs than workers, or Dask's temporary directory cannot be used.
     ClusterError
         The workers do not start.
     """
@@ -62,6 +68,7 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
     from dask_cuda.utils import cuda_visible_devices
 
     check_worker_processes()
+    check_temporary_directory()
     try:
         visible = cuda_visible_devices(0).split(",")
         if n_workers is not None and n_workers > len(visible):
@@ -70,21 +77,23 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
                 f"give at most {len(visible)}."
             )
         n_workers = n_workers or len(visible)
-        return LocalCUDACluster(
-            CUDA_VISIBLE_DEVICES=visible,
-            n_workers=n_workers,
-            threads_per_worker=max(1, len(os.sched_getaffinity(0)) // n_workers),
-            protocol="ucx" if n_workers > 1 and _has_ucx() else None,
-            enable_cudf_spill=True,
-            # The driver makes an array of any free pieces of memory; a pool of RMM's own needs one piece.
-            rmm_async=True,
-            rmm_release_threshold=_KEPT_BYTES,
-            rmm_allocator_external_lib_list=["cupy"],
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=50,
-        )
+        with worker_settings():
+            return LocalCUDACluster(
+                CUDA_VISIBLE_DEVICES=visible,
+                n_workers=n_workers,
+                threads_per_worker=max(1, len(os.sched_getaffinity(0)) // n_workers),
+                protocol="ucx" if n_workers > 1 and _has_ucx() else None,
+                enable_cudf_spill=True,
+                # The driver makes an array of any free pieces of memory; a pool of RMM's own needs one piece.
+                rmm_async=True,
+                rmm_release_threshold=_KEPT_BYTES,
+                rmm_allocator_external_lib_list=["cupy"],
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+                preload=PRELOAD,
+                silence_logs=50,
+            )
     except RuntimeError as error:  # raised by Dask's nanny
         raise gpus_not_started_error(error) from error
     except pynvml.NVMLError as error:

@@ -82,7 +82,6 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
                 CUDA_VISIBLE_DEVICES=visible,
                 n_workers=n_workers,
                 threads_per_worker=max(1, len(os.sched_getaffinity(0)) // n_workers),
-                protocol="ucx" if n_workers > 1 and _has_ucx() else None,
                 enable_cudf_spill=True,
                 # The driver makes an array of any free pieces of memory; a pool of RMM's own needs one piece.
                 rmm_async=True,
@@ -101,14 +100,6 @@ def start_gpu_cluster(n_workers: int | None) -> Any:
             f"The GPUs cannot be queried through NVML ({error}): check nvidia-smi, give a client of GPU workers, "
             "or give device='cpu'."
         ) from error
-
-
-def _has_ucx() -> bool:
-    try:
-        import distributed_ucxx  # noqa: F401 - Dask loads it through its entry point
-    except ImportError:
-        return False
-    return True
 
 
 def gpus_not_started_error(reason: BaseException) -> ClusterError:

@@ -72,6 +72,14 @@ def test_workers_are_set_as_those_on_cpus(dask_cuda):
         assert list(client.run(describe_process).values()) == on_cpus
 
 
+def test_workers_are_connected_by_tcp_where_ucx_is_installed_too(dask_cuda, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed_ucxx", ModuleType("distributed_ucxx"))
+    with embedded_client(partial(start_gpu_cluster, None)) as client:
+        client.wait_for_workers(2, timeout=60)
+        addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
+    assert [address.split("://")[0] for address in addresses] == 3 * ["tcp"]
+
+
 def test_more_workers_than_gpus_are_refused(dask_cuda):
     with pytest.raises(InputError, match=r"n_workers=3 is more than the number of GPUs.*at most 2"):
         start_gpu_cluster(3)

@@ -76,7 +76,7 @@ FUNCTIONS = [
     (
         "dask_cuda.LocalCUDACluster",
         0,
-        "CUDA_VISIBLE_DEVICES dashboard_address enable_cudf_spill host n_workers preload protocol "
+        "CUDA_VISIBLE_DEVICES dashboard_address enable_cudf_spill host n_workers preload "
         "rmm_allocator_external_lib_list rmm_async rmm_release_threshold scheduler_kwargs silence_logs "
         "threads_per_worker",
     ),

@@ -14,7 +14,7 @@ PACKAGE = Path(nomad_dask.__file__).parent
 # Files outside the package that call them: the benchmark of a GPU.
 BESIDE = tuple(sorted((Path(__file__).parents[3] / "benchmarks").glob("gpu*.py")))
 LIBRARIES = {
-    "cudf", "cuml", "cupy", "cupy_backends", "cuvs", "dask_cuda", "dask_cudf", "distributed_ucxx", "kvikio",
+    "cudf", "cuml", "cupy", "cupy_backends", "cuvs", "dask_cuda", "dask_cudf", "kvikio",
     "pylibraft", "pynvml", "raft_dask", "rmm",
 }  # fmt: skip
 # Names of modules that are passed as arguments.

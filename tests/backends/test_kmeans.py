@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from sklearn.cluster import KMeans
 from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.gpu import kmeans as gpu_kmeans
+from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
 from tests.helpers.host_runtime import is_emulated
 
 
@@ -28,6 +32,33 @@ def squared_distances(x: np.ndarray, cells: CellTree) -> np.ndarray:
 
 def inertia(x: np.ndarray, cells: CellTree, labels: np.ndarray) -> float:
     return float(((x.astype(np.float64) - cells.centroids[labels].astype(np.float64)) ** 2).sum())
+
+
+class RefusingKMeans:
+    """Refuses seeds as cuML does (`check_random_seed` of its version 26.10)."""
+
+    def __init__(self, *, n_clusters: int, random_state: int, **options: object) -> None:
+        if not 0 <= random_state <= 2**32 - 1:
+            raise ValueError(f"Expected `0 <= random_state <= 2**32 - 1`, got {random_state}")
+        self._model = KMeans(n_clusters, n_init=1, random_state=random_state)
+
+    def fit(self, x: np.ndarray) -> KMeans:
+        return self._model.fit(x)
+
+
+@pytest.mark.parametrize("seed", [5, 2**32 - 1, 2**32 + 5, 2**63 - 1])
+def test_every_seed_is_one_of_cuml(monkeypatch, seed):
+    cluster = ModuleType("cuml.cluster")
+    cluster.__dict__["KMeans"] = RefusingKMeans
+    monkeypatch.setitem(sys.modules, "cuml", ModuleType("cuml"))
+    monkeypatch.setitem(sys.modules, "cuml.cluster", cluster)
+    x = rows(300, 4)
+    expected = KMeans(7, n_init=1, random_state=seed % 2**32).fit(x).cluster_centers_
+    np.testing.assert_array_equal(fit_kmeans(x, 7, seed), expected)
+
+
+def test_the_largest_seed_makes_cells(backend):
+    assert 12 <= len(backend.fit_cells(rows(600, 4), 12, 2**63 - 1).centroids) <= 15
 
 
 @pytest.mark.parametrize(("n", "n_cells"), [(2000, 12), (3000, 12), (3000, 60), (6000, 150)])

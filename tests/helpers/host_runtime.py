@@ -169,7 +169,7 @@ class HostRuntime:
         pass
 
     def kmeans(self, sample: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-        return KMeans(n_clusters, n_init=1, max_iter=20, random_state=seed).fit(sample).cluster_centers_
+        return KMeans(n_clusters, n_init=1, max_iter=20, random_state=seed % 2**32).fit(sample).cluster_centers_
 
     def multiply_half(self, queries: np.ndarray, targets: np.ndarray, products: np.ndarray, jobs: np.ndarray) -> None:
         queries, targets = queries.view(np.float16), targets.view(np.float16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,21 @@ def test_values_that_are_checked_without_a_gpu():
 
     made = KMeans(n_clusters=8, max_iter=20, random_state=0, max_samples_per_batch=1 << 15, output_type="cupy")
     assert made.get_params()["max_samples_per_batch"] == 1 << 15
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63 - 1])
+def test_cuml_takes_the_seeds_that_it_is_given(monkeypatch, seed):
+    """It checks them when it computes, which needs a GPU."""
+    import cuml.cluster
+    from cuml.internals.validation import check_random_seed
+
+    from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
+
+    seeds = []
+    fitted = SimpleNamespace(cluster_centers_=None)
+    monkeypatch.setattr(cuml.cluster.KMeans, "fit", lambda self, x: seeds.append(self.random_state) or fitted)
+    fit_kmeans(np.zeros((9, 2), np.float32), 2, seed)
+    assert check_random_seed(seeds[0]) == seed % 2**32
+    if seed >= 2**32:
+        with pytest.raises(ValueError, match="random_state"):
+            check_random_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from nomad_dask.sources.device import DeviceSource
 from nomad_dask.sources.npy import NpySource
 from nomad_dask.sources.parquet import ParquetSource
 
+# KvikIO reads with one thread, or with as many as cuDF has set; the user may choose another number.
+_READ_THREADS = 16
+_READ_THREADS_VARIABLES = {"KVIKIO_NTHREADS", "KVIKIO_NUM_THREADS"}
 # cuDF counts the values of a list column in int32.
 _MAX_VALUES = 2**31 - 1
 # Memory for decoding, relative to the decoded rows: compressed pages, levels, and row offsets.
@@ -49,9 +53,11 @@ def _read_npy(source: NpySource, start: int, stop: int, runtime: Runtime) -> Any
     if source.fortran_order or not source.stored_dtype.isnative:
         return None
     try:
-        import kvikio
+        import kvikio.defaults
     except ImportError:
         return None
+    if kvikio.defaults.get("num_threads") < _READ_THREADS and not _READ_THREADS_VARIABLES & os.environ.keys():
+        kvikio.defaults.set("num_threads", _READ_THREADS)
     rows = runtime.xp.empty((stop - start, source.n_dims), source.dtype)
     width = source.n_dims * source.dtype.itemsize
     # KvikIO copies on its own streams, and earlier work may still use this memory.

@@ -82,6 +82,8 @@ FUNCTIONS = [
     ),
     ("dask_cuda.utils.cuda_visible_devices", 1, ""),
     ("kvikio.CuFile", 2, ""),
+    ("kvikio.defaults.get", 1, ""),
+    ("kvikio.defaults.set", 2, ""),
     ("rmm.mr.get_current_device_resource", 0, ""),
 ]
 """Functions and classes."""

@@ -91,8 +91,10 @@ def test_rows_on_the_device_stay_there():
 class Direct:
     """A stand-in for `kvikio` that reads into host memory."""
 
-    def __init__(self, stop_short: int = 0) -> None:
+    def __init__(self, stop_short: int = 0, n_threads: int = 1) -> None:
         self.calls: list[tuple[int, int]] = []
+        self.settings = {"num_threads": n_threads}
+        self.defaults = SimpleNamespace(get=self.settings.__getitem__, set=self.settings.__setitem__)
         outer = self
 
         class CuFile:
@@ -116,10 +118,32 @@ class Direct:
         self.CuFile = CuFile
 
 
+def use_direct(monkeypatch: pytest.MonkeyPatch, **options: int) -> Direct:
+    direct = Direct(**options)
+    monkeypatch.setitem(sys.modules, "kvikio", direct)
+    monkeypatch.setitem(sys.modules, "kvikio.defaults", direct.defaults)
+    return direct
+
+
+@pytest.mark.parametrize(
+    ("before", "variable", "expected"), [(1, None, 16), (4, None, 16), (32, None, 32), (3, "KVIKIO_NTHREADS", 3)]
+)
+def test_an_npy_file_is_read_by_several_threads_unless_the_user_sets_their_number(
+    tmp_path, monkeypatch, before, variable, expected
+):
+    monkeypatch.delenv("KVIKIO_NTHREADS", raising=False)
+    monkeypatch.delenv("KVIKIO_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv(variable, str(before))
+    direct = use_direct(monkeypatch, n_threads=before)
+    block_reader.read(open_source(npy(tmp_path, X)), 5, 23, HOST)
+    assert direct.settings == {"num_threads": expected}
+    assert len(direct.calls) == 1
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "u1"])
 def test_an_npy_file_is_read_directly_to_the_device(tmp_path, monkeypatch, dtype):
-    direct = Direct()
-    monkeypatch.setitem(sys.modules, "kvikio", direct)
+    direct = use_direct(monkeypatch)
     x = np.abs(30 * X).astype(dtype)
     source = open_source(npy(tmp_path, x))
     for start, stop in RANGES:
@@ -134,7 +158,7 @@ def test_an_npy_file_is_read_directly_to_the_device(tmp_path, monkeypatch, dtype
 
 
 def test_a_truncated_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "kvikio", Direct(stop_short=8))
+    use_direct(monkeypatch, stop_short=8)
     source = open_source(npy(tmp_path, X))
     with (tmp_path / "x.npy").open("r+b") as file:
         file.truncate(128 + 40 * 20)

@@ -125,6 +125,15 @@ def test_values_that_are_checked_without_a_gpu():
     assert made.get_params()["max_samples_per_batch"] == 1 << 15
 
 
+def test_kvikio_has_a_number_of_threads():
+    import kvikio.defaults
+
+    before = kvikio.defaults.get("num_threads")
+    with kvikio.defaults.set("num_threads", 16):
+        assert kvikio.defaults.get("num_threads") == 16
+    assert kvikio.defaults.get("num_threads") == before
+
+
 @pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63 - 1])
 def test_cuml_takes_the_seeds_that_it_is_given(monkeypatch, seed):
     """It checks them when it computes, which needs a GPU."""

@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.runtime import BLOCK
 
 ARCHITECTURES = {"sm_80": "A100", "sm_90": "H100, H200", "sm_100": "B200"}
 DIMS = (2, 3)
+CUPY_OPTIONS = ("--ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to the options of the program."""
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
@@ -53,16 +56,22 @@ class Needs:
         return min(1.0, _REGISTER_FILE // (a_warp * BLOCK // 32) * (BLOCK // 32) / _WARPS)
 
 
+def compiler_options(architecture: str, dim: int) -> Any:
+    """Return the options that NVRTC gets from `CudaRuntime` and from CuPy, and a report of registers."""
+    from cuda.core import ProgramOptions
+
+    return ProgramOptions(
+        std="c++17", arch=architecture, define_macro=("DIM", str(dim)), ptxas_options="-v",
+        ftz=True, device_as_default_execution_space=True,
+    )  # fmt: skip
+
+
 def compile_file(path: Path, architecture: str, dim: int) -> tuple[bytes, list[Needs]]:
-    """Return the cubin of one source file, and the resources of each kernel in it.
+    """Return the cubin of one source file, and the resources of each kernel in it."""
+    from cuda.core import Program
 
-    The text and the options are those that `CudaRuntime` passes to NVRTC.
-    """
-    from cuda.core import Program, ProgramOptions
-
-    options = ProgramOptions(std="c++17", arch=architecture, define_macro=("DIM", str(dim)), ptxas_options="-v")
     log = io.StringIO()
-    cubin = Program(kernel_source(path), "c++", options).compile("cubin", logs=log)
+    cubin = Program(kernel_source(path), "c++", compiler_options(architecture, dim)).compile("cubin", logs=log)
     return bytes(cubin.code), _read_log(log.getvalue(), architecture, dim)
 
 

@@ -125,6 +125,31 @@ def test_values_that_are_checked_without_a_gpu():
     assert made.get_params()["max_samples_per_batch"] == 1 << 15
 
 
+def test_cupy_adds_the_options_with_which_the_kernels_are_compiled_in_the_tests(monkeypatch):
+    from cupy.cuda import compiler
+
+    from tests.helpers.cubins import CUPY_OPTIONS
+
+    given = []
+
+    class Program:
+        def __init__(self, source: Any, *more: Any, **options: Any) -> None:
+            self._is_ours = source == "a kernel"
+
+        def compile(self, options: tuple[str, ...], *more: Any) -> tuple[bytes, None]:
+            if self._is_ours:
+                given.extend(options)
+                raise KeyboardInterrupt
+            return b"", None
+
+    monkeypatch.setattr(compiler, "_NVRTCProgram", Program)
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch: ("-arch=sm_90", "cubin"))
+    with pytest.raises(KeyboardInterrupt):
+        compiler._compile_module_with_cache("a kernel", ("-std=c++17", "-DDIM=3"), arch="90")
+    added = {option.replace("-ftz", "--ftz") for option in given} - {"-std=c++17", "-DDIM=3", "-arch=sm_90"}
+    assert added == set(CUPY_OPTIONS)
+
+
 def test_kvikio_has_a_number_of_threads():
     import kvikio.defaults
 

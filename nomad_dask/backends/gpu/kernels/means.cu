@@ -87,6 +87,8 @@ extern "C" __global__ void __launch_bounds__(256, 4) repel_by_means(
             __syncthreads();
             for (int part = 0; part < TILE && tile_start + part < n_means; part += 32) {
                 const unsigned sampled = sampled_among(own_targets, n_slots, first_patch, tile_start + part);
+                // Unrolled wholly, it takes so many registers that some spill.
+#pragma unroll 8
                 for (int k = 0; k < 32; ++k) {
                     const float4 mean = tile[part + k];
                     const float weight = sampled & 1u << k ? 0.0f : mean.w;

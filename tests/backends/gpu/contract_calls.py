@@ -20,7 +20,6 @@ FUNCTIONS = [
     ("cupy.arange", 2, "dtype"),
     ("cupy.argsort", 1, "axis kind"),
     ("cupy.argsort", 1, "kind"),
-    ("cupy.array", 1, "dtype"),
     ("cupy.asarray", 1, ""),
     ("cupy.ascontiguousarray", 1, ""),
     ("cupy.ascontiguousarray", 1, "dtype"),

@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,50 @@ def test_points_are_as_dense_as_in_a_map_and_edges_connect_nearby_rows():
     assert apart.max() <= 8192
 
 
+def test_moments_are_those_of_patches_as_a_run_of_two_shards_has_them(monkeypatch):
+    from benchmarks import gpu_kernels
+    from nomad_dask.planning.plan import N_PATCHES
+
+    # As many rows a patch as 20 million have.
+    n, n_patches = 20_000, N_PATCHES // 2 // 1000
+    monkeypatch.setattr(gpu_kernels, "_N_PATCHES", n_patches)
+    launched: list[tuple[Any, ...]] = []
+    launch = HostRuntime.launch
+    monkeypatch.setattr(
+        HostRuntime, "launch", lambda self, name, *args: launched.append((name, *args)) or launch(self, name, *args)
+    )
+    points = gpu_kernels.points_of(HostCard(), n)
+    gpu_kernels._looks(HostCard(), points)
+    _, dim, items, _, order, offsets, count, out = next(args for args in launched if args[0] == "patch_moments")
+    assert (dim, items, count) == (2, 8 * len(out), len(out))
+    assert n_patches * 0.9 <= len(out) <= n_patches
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    sizes = np.diff(offsets)
+    assert sizes.min() >= 1
+    # Small ones near the other shard, larger ones elsewhere, and none nearly as large as the shard.
+    assert np.quantile(sizes, 0.9) < 30 < sizes.max() < n / 5
+    means = [points[order[a:b]].astype(np.float64).mean(axis=0) for a, b in pairwise(offsets)]
+    np.testing.assert_allclose(out[:, :2], means, rtol=1e-5)
+
+
 def test_epochs(monkeypatch):
     from benchmarks import gpu_kernels
+    from nomad_dask.backends.gpu.backend import GpuBackend
 
+    graphs: list[Any] = []
+    create = GpuBackend.create_layout
+    monkeypatch.setattr(
+        GpuBackend, "create_layout", lambda self, graph, *args: graphs.append(graph) or create(self, graph, *args)
+    )
     monkeypatch.setattr(gpu_kernels, "_EPOCHS", 2)
     found = gpu_kernels.epoch(HostCard(), 1500)
     assert found["epoch_s"] > 0
     assert found["bytes"] > 1500 * 8 * gpu_kernels.EDGES
+    # As that of a run's only shard: no patches, and weights as codes.
+    assert graphs[0].n_rows == 1500
+    assert len(graphs[0].patch_of_row) == len(graphs[0].patch_counts) == 0
+    assert graphs[0].weight_codes.dtype == np.uint8
+    np.testing.assert_allclose(graphs[0].edge_weights, 1 / gpu_kernels.EDGES)
 
 
 def test_neighbors(tmp_path, recorder, monkeypatch):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from nomad_dask.backends import cell_groups, group_search
 from nomad_dask.backends import nearest_cells as module
 from nomad_dask.backends.nearest_cells import MAX_COMPARED_CELLS, nearest_cells
 from nomad_dask.utils.threads import Threads, thread_pool
@@ -14,17 +15,18 @@ from nomad_dask.utils.threads import Threads, thread_pool
 @given(
     n=st.integers(1, 60), m=st.integers(1, 70), d=st.integers(1, 5), far=st.sampled_from([0.0, 1e3]),
     seed=st.integers(0, 20), ends=st.tuples(st.integers(0, 60), st.integers(0, 60)), grouped=st.booleans(),
-    max_inserted=st.sampled_from([0, 512]),
+    bunch=st.sampled_from([2, 16]), few=st.sampled_from([0, 3072]),
 )  # fmt: skip
-def test_equal_brute_force(n, m, d, far, seed, ends, grouped, max_inserted):
-    """Of so few cells all groups are searched, so groups are exact too."""
+def test_equal_brute_force(n, m, d, far, seed, ends, grouped, bunch, few):
+    """So few cells are all in the sample, of whose nearest cells none is missed here, so groups are exact too."""
     centroids = (np.random.default_rng(seed).normal(size=(n, d)) + far).astype(np.float32)
     first, last = sorted(min(end, n) for end in ends)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_COMPARED_CELLS", 1 if grouped else n)
-        patch.setattr(module, "_GROUP_CELLS", 4)
-        patch.setattr(module, "_RUN_CELLS", 20)
-        patch.setattr(module, "_MAX_INSERTED", max_inserted)
+        patch.setattr(cell_groups, "GROUP_CELLS", 4)
+        patch.setattr(group_search, "_SHARE_MISSED", 0)
+        patch.setattr(group_search, "_FEW_CELLS", few)
+        patch.setattr(module, "_BUNCH", bunch)
         near = nearest_cells(centroids, np.arange(first, last), m)
     assert near.shape == (last - first, min(m, n))
     x = centroids.astype(np.float64)
@@ -43,10 +45,10 @@ def many_centroids(n=12_000, d=24):
     return centroids.astype(np.float32)
 
 
-@pytest.mark.parametrize("max_compared", [MAX_COMPARED_CELLS, 150])
-def test_of_many_cells_hardly_any_near_one_is_missed(monkeypatch, max_compared):
-    """Of at most 150 cells also the groups are grouped."""
-    monkeypatch.setattr(module, "MAX_COMPARED_CELLS", max_compared)
+@pytest.mark.parametrize("group_cells", [cell_groups.GROUP_CELLS, 4])
+def test_of_many_cells_hardly_any_near_one_is_missed(monkeypatch, group_cells):
+    """Of cells in so small groups there are as many regions as of eight times as many cells."""
+    monkeypatch.setattr(cell_groups, "GROUP_CELLS", group_cells)
     centroids, chosen = many_centroids(), np.arange(0, 12_000, 40)
     assert len(centroids) > MAX_COMPARED_CELLS
     near = nearest_cells(centroids, np.arange(len(centroids)), 64)
@@ -58,6 +60,37 @@ def test_of_many_cells_hardly_any_near_one_is_missed(monkeypatch, max_compared):
     assert found.mean() > 0.98
     gaps = np.linalg.norm(centroids[chosen, None].astype(np.float64) - centroids[near[chosen]], axis=2)
     assert (np.diff(gaps, axis=1) > -1e-3).all()  # nearest first
+
+
+def clusters_of_clusters(n=40_000, d=32):
+    """Return centroids in clusters of three levels, in an order that keeps these together, with a falling spectrum."""
+    rng = np.random.default_rng(1)
+    scales = np.arange(1, d + 1) ** -0.6
+    centroids = rng.normal(size=(n, d)) * rng.uniform(0.3, 1.2, size=(n, 1))
+    for n_clusters, size in ((12, 1.0), (300, 0.7), (3000, 0.5)):
+        centroids += size * rng.normal(size=(n_clusters, d))[np.arange(n) * n_clusters // n]
+    return (centroids * scales).astype(np.float32)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_of_40_000_cells_hardly_any_near_one_is_missed(in_order):
+    centroids, chosen = clusters_of_clusters(), np.arange(0, 40_000, 160)
+    if not in_order:
+        centroids = np.random.default_rng(2).permutation(centroids)
+    near = nearest_cells(centroids, chosen, 64)
+    expected = NearestNeighbors(n_neighbors=64, algorithm="brute").fit(centroids.astype(np.float64))
+    expected = expected.kneighbors(centroids[chosen].astype(np.float64), return_distance=False)
+    found = np.array([np.isin(b, a) for a, b in zip(near, expected, strict=True)])
+    assert found[:, 0].all()  # a cell itself
+    assert found[:, :16].mean() > 0.995
+    assert found.mean() > 0.99
+
+
+def test_threads_change_nothing_about_40_000_cells():
+    centroids, chosen = clusters_of_clusters(), np.arange(0, 40_000, 7)
+    expected = nearest_cells(centroids, chosen, 20)
+    with thread_pool(3) as pool:
+        np.testing.assert_array_equal(nearest_cells(centroids, chosen, 20, pool.run), expected)
 
 
 def test_threads_and_ranges_change_nothing():

@@ -4,7 +4,7 @@ from nomad_dask.cluster.connection import connect
 from nomad_dask.cluster.dashboard import dashboard_of
 from nomad_dask.cluster.executor import Cluster, WorkerInfo, assign_shards
 from nomad_dask.cluster.preflight import check_reach
-from nomad_dask.cluster.tasks import report_progress, worker_backend
+from nomad_dask.cluster.tasks import report_progress, worker_backend, worker_threads
 from nomad_dask.cluster.worker_state import get_worker_state
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "get_worker_state",
     "report_progress",
     "worker_backend",
+    "worker_threads",
 ]

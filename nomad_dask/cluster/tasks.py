@@ -127,16 +127,25 @@ def worker_backend(device: str, idle_host_threads: int = 0) -> Iterator[Backend]
     ----------
     device : {'cpu', 'gpu'}
     idle_host_threads : int
-        Threads of the whole host, where its other workers are idle during the task.
+        See `worker_threads`.
 
     Raises
     ------
     ClusterError
         There is no GPU.
     """
+    with get_worker_state().get(BackendCache).use(device, worker_threads(idle_host_threads)) as backend:
+        yield backend
+
+
+def worker_threads(idle_host_threads: int = 0) -> int:
+    """Return the number of threads that a task of this worker may use.
+
+    Parameters
+    ----------
+    idle_host_threads : int
+        Threads of the whole host, where its other workers are idle during the task.
+    """
     from distributed import get_worker
 
-    worker = get_worker()
-    n_threads = max(idle_host_threads, int(worker.state.nthreads))
-    with get_worker_state(worker).get(BackendCache).use(device, n_threads) as backend:
-        yield backend
+    return max(idle_host_threads, int(get_worker().state.nthreads))

@@ -34,7 +34,7 @@ class HaloRegion:
     n_batch_rows: int
 
 
-def halo_region(batches: SearchBatches, batch: int, across_shards: bool, n_threads: int = 1) -> HaloRegion:
+def halo_region(batches: SearchBatches, batch: int, across_shards: bool, n_threads: int) -> HaloRegion:
     """Return the cells of a search batch and of its halo, which may lie in other shards if requested."""
     catalog, own = batches.catalog, batches.cells(batch)
     first, last = (0, len(catalog.counts)) if across_shards else catalog.cells_of(batches.shard(batch))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nomad_dask.cluster import Cluster, connect, get_worker_state
+from nomad_dask.cluster import Cluster, connect, get_worker_state, worker_threads
 from nomad_dask.cluster.p2p import ExchangeAborted, Inbox, PeerExchange
 from nomad_dask.cluster.worker_state import EXTENSION
 from nomad_dask.errors import NomadError
@@ -56,6 +56,17 @@ def test_the_state_is_shared_by_connections_and_removed_with_the_last():
         assert list(client.run(operations).values()) == [set(), set()]
         with pytest.raises(NomadError, match="is not connected to a run"):
             Cluster(client, in_process=False).run(add, [(8,)])
+
+
+def test_a_task_has_the_threads_of_its_worker_or_of_an_idle_host():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=3, processes=False, dashboard_address=":0") as workers,
+        Client(workers, set_as_default=False) as client,
+        connect(client=client) as cluster,
+    ):
+        assert [cluster.run(worker_threads, [(idle,)]) for idle in (0, 2, 5)] == [[3], [3], [5]]
 
 
 def test_workers_of_one_process_have_a_state_each_and_one_lock():

@@ -71,13 +71,13 @@ def test_a_region_is_the_batch_and_the_cells_nearest_to_its_own(run):
     batches = load_search_batches(run)
     centroids = batches.catalog.centroids.astype(np.float64)
     for batch in range(6):
-        region = halo_region(batches, batch, across_shards=True)
+        region = halo_region(batches, batch, across_shards=True, n_threads=2)
         own = batches.cells(batch)
         distances = ((centroids[own, None] - centroids) ** 2).sum(axis=2)
         nearest = np.unique(np.argsort(distances, axis=1)[:, :HALO_CELLS])
         np.testing.assert_array_equal(region.cells, np.concatenate([own, np.setdiff1d(nearest, own)]))
         assert region.n_batch_rows == batches.catalog.counts[own].sum()
-        within = halo_region(batches, batch, across_shards=False)
+        within = halo_region(batches, batch, across_shards=False, n_threads=1)
         assert (batches.catalog.shard_of(within.cells) == batches.shard(batch)).all()
 
 
@@ -86,7 +86,7 @@ def test_the_rows_of_a_region_are_those_of_its_cells(run):
     vectors = [np.load(run.file(shard_file(s, "vectors"))) for s in range(2)]
     catalog = batches.catalog
     for batch in range(6):
-        region = halo_region(batches, batch, across_shards=True)
+        region = halo_region(batches, batch, across_shards=True, n_threads=2)
         expected = np.concatenate([
             vectors[catalog.shard_of(cell)][catalog.starts[cell] : catalog.starts[cell] + catalog.counts[cell]]
             for cell in region.cells

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.cluster import report_progress, worker_backend
+from nomad_dask.cluster import report_progress, worker_backend, worker_threads
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
 from nomad_dask.neighbors.graph import (
     WeightedLists,
@@ -119,7 +119,7 @@ def _save_graph(
     dtypes = {"indptr": np.int64, "indices": np.int32, **of_weights}
     n_edges = 0
     with ExitStack() as stack:
-        pool = stack.enter_context(thread_pool(run.shard_threads))
+        pool = stack.enter_context(thread_pool(worker_threads(run.shard_threads)))
         appends = [
             stack.enter_context(appended_npy(folder.file(graph_file(shard, name)), np.dtype(dtype)))
             for name, dtype in dtypes.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from nomad_dask.backends.gpu.cublas_gemm import multiply_half
 from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
 from nomad_dask.backends.gpu.device_memory import largest_block_bytes
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
+from nomad_dask.backends.gpu.pinned_copies import PinnedCopies
 from nomad_dask.backends.gpu.runtime import BLOCK, Transform, count_blocks
 from nomad_dask.errors import ClusterError
 
@@ -44,8 +44,7 @@ class CudaRuntime:
         self.xp: Any = cupy
         self._modules: dict[tuple[Path, int], Any] = {}
         self._functions: dict[tuple[str, int], Any] = {}
-        # Pinned memory must outlive the copies that read it.
-        self._in_flight: deque[tuple[Any, Any]] = deque()
+        self._copies = PinnedCopies(cupy)
 
     def launch(self, kernel: str, dim: int, n_items: int, *args: Any) -> None:
         """Launch a kernel; see `Runtime`."""
@@ -73,36 +72,18 @@ class CudaRuntime:
 
     def upload(self, array: np.ndarray) -> Any:
         """Return a copy on the device."""
-        return self.xp.asarray(np.ascontiguousarray(array))
+        target = self.xp.empty(array.shape, array.dtype)
+        self._copies.upload(target, array)
+        return target
 
     def download(self, array: Any) -> np.ndarray:
         """Return a copy on the host, after all earlier work has finished."""
-        array = self.xp.ascontiguousarray(array)
-        if not array.size:
-            return np.empty(array.shape, array.dtype)
-        # Copies to pageable memory would be split into small pieces.
-        memory = self.xp.cuda.alloc_pinned_memory(array.nbytes)
-        staged = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
-        stream = self.xp.cuda.get_current_stream()
-        array.data.copy_to_host_async(staged.ctypes.data, array.nbytes, stream)
-        stream.synchronize()
-        return staged.copy()
+        return self._copies.download(self.xp.ascontiguousarray(array))
 
     def upload_into(self, target: Any, array: np.ndarray) -> None:
         """Copy an array to a device array of the same shape and dtype, without waiting for the copy."""
         _check_same_type(target, array)
-        if not array.size:
-            return
-        memory = self.xp.cuda.alloc_pinned_memory(array.nbytes)
-        staged = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
-        staged[...] = array
-        stream = self.xp.cuda.get_current_stream()
-        target.data.copy_from_host_async(staged.ctypes.data, array.nbytes, stream)
-        done = self.xp.cuda.Event(disable_timing=True)
-        done.record(stream)
-        self._in_flight.append((done, memory))
-        while self._in_flight and self._in_flight[0][0].done:
-            self._in_flight.popleft()
+        self._copies.upload(target, array)
 
     def free_bytes(self) -> int:
         """Return the size of the largest array that the device can still hold; see `largest_block_bytes`."""
@@ -124,7 +105,7 @@ class CudaRuntime:
     def free_pools(self) -> None:
         """Return unused memory of CuPy's pools to the device."""
         self.synchronize()
-        self._in_flight.clear()
+        self._copies.clear()
         self.xp.get_default_memory_pool().free_all_blocks()
         self.xp.get_default_pinned_memory_pool().free_all_blocks()
 

@@ -73,7 +73,10 @@ class Runtime(Protocol):
         """Return a copy on the host, after all earlier work has finished."""
 
     def upload_into(self, target: Any, array: np.ndarray) -> None:
-        """Copy an array to a device array of the same shape and dtype, without waiting for the copy."""
+        """Copy an array to a C-contiguous device array of the same shape and dtype.
+
+        It does not wait for the copy, but of a large array for that of all but the last pieces.
+        """
 
     def free_bytes(self) -> int:
         """Return the size of the largest array that the device can still hold."""

@@ -97,6 +97,7 @@ METHODS = [
     ("cupy.RawKernel.__call__", 3, ""),
     ("cupy.RawModule.get_function", 1, ""),
     ("cupy.cuda.Event.record", 1, ""),
+    ("cupy.cuda.Event.synchronize", 0, ""),
     ("cupy.cuda.MemoryPointer.copy_from_host_async", 3, ""),
     ("cupy.cuda.MemoryPointer.copy_to_host_async", 3, ""),
     ("cupy.cuda.MemoryPool.free_all_blocks", 0, ""),

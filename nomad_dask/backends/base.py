@@ -106,10 +106,11 @@ class ShardGraph:
         """Rows of the shard."""
         return len(self.indptr) - 1
 
-    @property
-    def edge_weights(self) -> np.ndarray:
-        """The weight (n_edges,) float32 of each edge."""
-        return self.weights if self.weight_codes is None else np.take(self.weights, self.weight_codes)
+    def edge_weights(self, start: int, stop: int) -> np.ndarray:
+        """Return the weight float32 of each edge from `start` to `stop`."""
+        if self.weight_codes is None:
+            return self.weights[start:stop]
+        return np.take(self.weights, self.weight_codes[start:stop])
 
 
 @dataclass(frozen=True)

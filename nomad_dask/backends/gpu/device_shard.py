@@ -9,7 +9,7 @@ import numpy as np
 
 from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.gpu.epoch_inputs import EpochInputs
-from nomad_dask.backends.gpu.packed_csr import PackedEdges, pack, pack_values
+from nomad_dask.backends.gpu.packed_csr import PackedEdges, upload_packed, upload_packed_values
 from nomad_dask.backends.gpu.readback import EDGE_LANES, EpochReport
 from nomad_dask.backends.gpu.remote_arrays import RemoteArrays
 from nomad_dask.backends.gpu.runtime import Runtime, count_blocks
@@ -41,17 +41,19 @@ class DeviceGraph:
     def from_graph(cls, graph: ShardGraph, runtime: Runtime, with_conditional_p: bool) -> Self:
         """Upload a graph."""
         upload = runtime.upload
-        conditional_p = None
+        conditional_p, cross_weights = graph.conditional_p, graph.cross_weights
+        packed_p = None
         if with_conditional_p:
-            assert graph.conditional_p is not None  # noqa: S101 - made for one normalizer per point
-            conditional_p = upload(pack_values(graph.indptr, graph.conditional_p))
+            assert conditional_p is not None  # noqa: S101 - made for one normalizer per point
+            packed_p = upload_packed_values(graph.indptr, lambda a, b: conditional_p[a:b], runtime)
         offsets = np.zeros(len(graph.patch_counts) + 1, np.int64)
         np.cumsum(np.bincount(graph.patch_of_row, minlength=len(graph.patch_counts)), out=offsets[1:])
-        cross = pack(graph.cross_indptr, graph.cross_patches, graph.cross_weights)
         return cls(
-            edges=PackedEdges(*map(upload, pack(graph.indptr, graph.indices, graph.edge_weights))),
-            cross_edges=PackedEdges(*map(upload, cross)),
-            conditional_p=conditional_p,
+            edges=upload_packed(graph.indptr, graph.indices, graph.edge_weights, runtime),
+            cross_edges=upload_packed(
+                graph.cross_indptr, graph.cross_patches, lambda a, b: cross_weights[a:b], runtime
+            ),
+            conditional_p=packed_p,
             patch_offsets=upload(offsets),
             rows_by_patch=upload(np.argsort(graph.patch_of_row, kind="stable").astype(np.int32)),
         )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.backends.gpu.packed_csr import count_packed, pack, pack_values
+from nomad_dask.backends.gpu import packed_csr
+from nomad_dask.backends.gpu.device_shard import DeviceGraph
+from nomad_dask.backends.gpu.packed_csr import pack, pack_values, upload_packed, upload_packed_values
+from tests.helpers.gpu_card import near_graph
+from tests.helpers.host_runtime import HostRuntime
 
+RUNTIME = HostRuntime()
 COUNTS = st.lists(st.integers(0, 7), max_size=30)
 
 
@@ -58,10 +66,36 @@ def test_values_are_in_the_order_of_their_edges(counts: list[int]) -> None:
     np.testing.assert_array_equal(packed.view(np.uint32), edges[:, 1])
 
 
-@given(COUNTS)
-def test_packed_edges_are_counted_correctly(counts: list[int]) -> None:
+@given(COUNTS, st.integers(1, 12))
+def test_pieces_are_uploaded_to_their_places(counts: list[int], piece_edges: int) -> None:
     indptr, indices, weights = random_csr(counts)
-    assert count_packed(indptr) == len(pack(indptr, indices, weights)[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_csr, "_PIECE_EDGES", piece_edges)
+        ptr, edges = upload_packed(indptr, indices, lambda a, b: weights[a:b], RUNTIME)
+        values = upload_packed_values(indptr, lambda a, b: weights[a:b], RUNTIME)
+    expected = []
+    for i, count in enumerate(counts):
+        own = [(indices[e], weights[e]) for e in range(indptr[i], indptr[i + 1])]
+        expected += own + ([(own[-1][0], 0)] if count % 2 else [])
+        assert ptr[i + 1] == len(expected)
+    assert edges[:, 0].tolist() == [target for target, _ in expected]
+    assert np.ascontiguousarray(edges[:, 1]).view(np.float32).tolist() == [weight for _, weight in expected]
+    assert values.tolist() == [weight for _, weight in expected]
+
+
+def test_little_memory_is_taken_beside_the_graph_and_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nomad_dask.backends.gpu.packed_csr._PIECE_EDGES", 1 << 14)
+    graph = near_graph(40_000, n_neighbors=20)
+    codes = np.arange(len(graph.indices)).astype(np.uint8)
+    graph = replace(graph, weights=np.linspace(0.1, 1, 256, dtype=np.float32), weight_codes=codes)
+    tracemalloc.start()
+    uploaded = DeviceGraph.from_graph(graph, RUNTIME, with_conditional_p=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    on_device = [*uploaded.edges, *uploaded.cross_edges, uploaded.patch_offsets, uploaded.rows_by_patch]
+    assert len(uploaded.edges.edges) > 1_000_000
+    # The order of the rows by patch, the offsets and a piece.
+    assert peak <= sum(array.nbytes for array in on_device) + 48 * graph.n_rows + (1 << 21)
 
 
 @pytest.mark.parametrize("rows", [0, 3])
@@ -71,6 +105,7 @@ def test_no_edges(rows: int) -> None:
     np.testing.assert_array_equal(ptr, np.zeros(rows + 1))
     assert edges.shape == (0, 2)
     assert pack_values(indptr, np.empty(0, np.float32)).shape == (0,)
+    assert upload_packed(indptr, np.empty(0, np.int32), lambda a, b: np.empty(b - a), RUNTIME).edges.shape == (0, 2)
 
 
 def test_weights_of_other_layouts_are_taken_by_value() -> None:

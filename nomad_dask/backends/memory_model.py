@@ -13,7 +13,9 @@ def mesh_device_bytes(n_nodes: int, dim: int) -> int:
     return 2 * 8 * n_nodes + 8 * padded
 
 
-def layout_device_bytes(n_rows: int, n_edges: int, n_nodes: int, n_patches: int, dim: int = 2) -> int:
+def layout_device_bytes(
+    n_rows: int, n_edges: int, n_nodes: int, n_patches: int, dim: int = 2, per_point: bool = False
+) -> int:
     """Return an estimate of the peak device memory of a shard's layout.
 
     Parameters
@@ -27,8 +29,13 @@ def layout_device_bytes(n_rows: int, n_edges: int, n_nodes: int, n_patches: int,
     n_patches : int
         Patches of all shards.
     dim : int
+    per_point : bool
+        Whether each point has a normalizer of its own.
     """
     rows = n_rows * (3 * dim * 4 + 2 * 8 + 4)  # positions twice, velocity; offsets of edges; order of the patches
     edges = (n_edges + n_rows) * 8  # packed, and padded to an even number per row
+    if per_point:
+        rows += n_rows * (2 * dim + 3) * 4  # forces twice, potential, Z and shares
+        edges += (n_edges + n_rows) * 12  # p(j|i), and the packed edges of the epoch
     patches = n_patches * ((1 << dim) * (dim + 1) * 4 + (dim + 2) * 4 + 2 * dim * 4 + 8)
     return rows + edges + patches + mesh_device_bytes(n_nodes, dim) + (1 << 20)

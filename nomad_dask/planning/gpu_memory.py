@@ -34,5 +34,6 @@ def layout_stage_device_bytes(plan: Plan) -> int:
     n_nodes = int(min(MAX_MESH_NODES, (base_area + area_per_row * plan.n_rows) / plan.mesh_spacing**dim))
     n_patches = N_PATCHES if plan.n_shards > 1 else 1
     n_edges = 2 * plan.n_linked_rows * plan.shard_rows
-    shard = layout_device_bytes(plan.shard_rows, n_edges, n_nodes, n_patches, dim)
+    per_point = not plan.has_weight_codes
+    shard = layout_device_bytes(plan.shard_rows, n_edges, n_nodes, n_patches, dim, per_point)
     return _BASE_BYTES + plan.shards_per_worker * shard

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import subprocess
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
 from tests.backends.gpu.test_layout import STEP, graph_of, remote_of, start
 from tests.helpers import host_runtime
+from tests.helpers.gpu_card import near_graph
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
@@ -214,6 +216,25 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     assert n_nodes > 1 << 15
     assert mesh_device_bytes(n_nodes, 2) < expected
     assert 0.4 * expected <= taken <= 1.1 * expected
+
+
+def test_device_bytes_count_what_one_normalizer_per_point_takes_more(monkeypatch):
+    monkeypatch.setattr("nomad_dask.backends.gpu.field_repulsion.prefers_direct_sum", lambda *_: False)
+    monkeypatch.setattr("nomad_dask.backends.gpu.packed_csr._PIECE_EDGES", 1 << 10)  # what the host takes besides
+    n = 8000
+    graph, (positions, velocity) = near_graph(n, n_neighbors=20), start(n, 2, spread=4.0)
+    taken = {}
+    for normalization in ("global", "point"):
+        tracemalloc.start()
+        one = GpuShardLayout(graph, Params(normalization=normalization), n, RUNTIME)
+        one.load(positions, velocity)
+        one.run_epoch(replace(STEP, measure_loss=False), remote_of(graph, 2, 0))
+        taken[normalization] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        del one
+    sizes = n, len(graph.indices), 0, 0
+    expected = layout_device_bytes(*sizes, per_point=True) - layout_device_bytes(*sizes)
+    assert 0.8 * expected <= taken["point"] - taken["global"] <= 1.05 * expected
 
 
 def test_optional_libraries_are_not_imported_with_the_module():

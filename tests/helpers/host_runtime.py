@@ -6,10 +6,6 @@ In a Dask worker: ``dask worker --preload tests/helpers/host_runtime.py``.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +21,7 @@ from nomad_dask.backends.base import Backend
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.runtime import count_blocks
-from tests.helpers.compiled_kernels import locked
+from tests.helpers.cpp_library import cpp_library
 
 _SHIM = Path(__file__).with_name("cuda_shim.h")
 _FLAGS = (
@@ -55,27 +51,9 @@ def _library(path: Path, dim: int) -> ctypes.CDLL:
         for name, where in kernel_files().items()
         if where == path
     )
-    flags = (*_FLAGS, f"-DDIM={dim}")
+    source = f'#include "{_SHIM.name}"\n#include "{path.name}"\n{stubs}'
     texts = (_SHIM.read_text(), kernel_source(path))  # with its headers in place
-    version = subprocess.run(["g++", "--version"], check=True, capture_output=True, text=True).stdout
-    digest = hashlib.sha256("\0".join([stubs, version, *flags, *texts]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"nomad-dask-host-kernels-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{path.stem}-{dim}d-{digest}.so"
-    with locked(folder / f"{path.stem}-{dim}d.lock"):
-        if not library.exists():
-            _compile(path, stubs, flags, library)
-    return ctypes.CDLL(str(library))
-
-
-def _compile(path: Path, stubs: str, flags: tuple[str, ...], library: Path) -> None:
-    made = library.with_suffix(f".{os.getpid()}.tmp")
-    source = f'#include "{_SHIM}"\n#include "{path}"\n{stubs}'
-    command = ["g++", *flags, "-x", "c++", "-", "-o", str(made)]
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"g++ does not compile {path.name} with {' '.join(flags)}:\n{done.stderr}")
-    made.replace(library)
+    return cpp_library(f"{path.stem}-{dim}d", source, (*_FLAGS, f"-DDIM={dim}"), (_SHIM.parent, path.parent), texts)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     compute-sanitizer --tool memcheck python -m tests.helpers.every_kernel
 
-`test_card_sanitizer.py` runs it in this way. Sizes are small and odd: the tools make kernels a hundred times slower,
-and reads beyond an array happen at its end.
+`test_card_sanitizer.py` runs it in this way, and `tests/ptx/test_kernels.py` without a GPU. Sizes are small and odd:
+the tools make kernels a hundred times slower, and reads beyond an array happen at its end.
 """
 
 from __future__ import annotations

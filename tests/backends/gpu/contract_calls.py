@@ -183,5 +183,5 @@ ATTRIBUTES = [
 ]
 """Attributes that are read and not called."""
 
-PASSED_ON = {"dask_cuda.LocalCUDACluster": "distributed.LocalCluster"}
+PASSED_ON = {"dask_cuda.LocalCUDACluster": ("distributed.LocalCluster", "distributed.Nanny")}
 """Functions that pass ``**kwargs`` on, and to which; only these may receive arguments that they do not name."""

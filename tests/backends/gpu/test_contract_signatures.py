@@ -69,8 +69,8 @@ def check(name: str, thing: Any, n_positional: int, keywords: list[str]) -> None
     unknown = list(bound.arguments.get(loose[0].name, {})) if loose else []
     if unknown:
         assert name in PASSED_ON, f"{name} swallows {unknown} unseen"
-        taken = set(inspect.signature(resolve(PASSED_ON[name])).parameters)
-        assert set(unknown) <= taken, f"{PASSED_ON[name]} knows no {sorted(set(unknown) - taken)}"
+        taken = {parameter for to in PASSED_ON[name] for parameter in inspect.signature(resolve(to)).parameters}
+        assert set(unknown) <= taken, f"{' and '.join(PASSED_ON[name])} know no {sorted(set(unknown) - taken)}"
 
 
 @pytest.mark.parametrize(("name", "n_positional", "keywords"), FUNCTIONS, ids=lambda v: str(v).replace(" ", "-"))

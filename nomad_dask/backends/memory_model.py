@@ -1,6 +1,18 @@
-"""Device memory of a shard's layout, as formulas that need no GPU."""
+"""Memory of a process on a GPU, on the host and for a shard's layout on the device, as formulas that need no GPU."""
 
 from __future__ import annotations
+
+from nomad_dask.backends.gpu.pinned_copies import MAX_BYTES_IN_FLIGHT
+
+READ_THREADS = 16
+"""Threads of KvikIO, which read a file to the device."""
+_READ_BUFFER_BYTES = 16 << 20
+LIBRARY_BYTES = 600 << 20
+"""Memory of RAPIDS and CuPy once imported: measured 520 MiB."""
+# Not measured.
+_CONTEXT_BYTES = 256 << 20
+GPU_HOST_BYTES = LIBRARY_BYTES + _CONTEXT_BYTES + 2 * MAX_BYTES_IN_FLIGHT + READ_THREADS * _READ_BUFFER_BYTES
+"""Host memory beside that of a process on CPUs; copies are pinned in both directions."""
 
 
 def mesh_device_bytes(n_nodes: int, dim: int) -> int:

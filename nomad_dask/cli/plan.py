@@ -120,15 +120,18 @@ class _Machine:
 
 def _inspect_machine(options: PlanOptions) -> _Machine:
     from nomad_dask.metrics.measure import count_cores
+    from nomad_dask.planning.gpu_memory import host_bytes_for_stages
     from nomad_dask.utils.memory import available_memory
 
     memory = available_memory()
     worker_bytes = memory // options.n_workers
     if options.memory_limit is not None:
         worker_bytes = min(worker_bytes, options.memory_limit)
+    gpu, gpu_free_bytes, gpu_lacks = _find_gpu(options)
+    worker_bytes = host_bytes_for_stages(worker_bytes, on_gpu=gpu is not None)
     folder = Path.cwd()
     disk = disk_usage(folder).free
-    return _Machine(count_cores(), memory, worker_bytes, str(folder), disk, *_find_gpu(options))
+    return _Machine(count_cores(), memory, worker_bytes, str(folder), disk, gpu, gpu_free_bytes, gpu_lacks)
 
 
 def _find_gpu(options: PlanOptions) -> tuple[str | None, int | None, str | None]:

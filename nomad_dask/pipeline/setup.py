@@ -12,6 +12,7 @@ from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import InputError, WorkspaceError
 from nomad_dask.params import Params
+from nomad_dask.planning.gpu_memory import host_bytes_for_stages
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.planner import make_plan
 from nomad_dask.sources.base import Source
@@ -24,11 +25,12 @@ SOURCE_COPY = "input.npy"
 
 
 def worker_memory(cluster: Cluster, limit: int | None) -> int:
-    """Return the memory in bytes that every worker has, or may use."""
+    """Return the memory in bytes that the stages may take on every worker."""
     memory = min(w.memory_bytes for w in cluster.workers())
     if cluster.in_process:
         memory = min(memory, available_memory())
-    return memory if limit is None else min(memory, limit)
+    memory = memory if limit is None else min(memory, limit)
+    return host_bytes_for_stages(memory, cluster.device == "gpu")
 
 
 def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""GPU memory of a worker in each stage. The neighbor search is not listed: it works with what is left."""
+"""GPU memory of a worker in each stage, and what its process takes on the host besides.
+
+The neighbor search is not listed: it works with what is left.
+"""
 
 from __future__ import annotations
 
-from nomad_dask.backends.memory_model import layout_device_bytes
+from nomad_dask.backends.memory_model import GPU_HOST_BYTES, layout_device_bytes
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.planning.host_memory import AXES_SAMPLE_ROWS
 from nomad_dask.planning.plan import MAX_AXES, N_PATCHES, Plan
@@ -13,6 +16,11 @@ _BASE_BYTES = 256 << 20
 _BLOCK_COPIES, _SAMPLE_COPIES = 3, 4
 # Area of the bounding box of a map, in map units^dim: a minimum, and an amount per row; twice what was measured.
 _MAP_AREA = {2: (50_000, 4), 3: (4_000_000, 100)}
+
+
+def host_bytes_for_stages(memory_bytes: int, on_gpu: bool) -> int:
+    """Return what the stages of a run may take of the host memory of a process."""
+    return memory_bytes - GPU_HOST_BYTES if on_gpu else memory_bytes
 
 
 def block_device_bytes(plan: Plan) -> int:

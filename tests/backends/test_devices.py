@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from nomad_dask.backends.devices import (
     memory_share,
     resolve_device,
 )
+from nomad_dask.backends.memory_model import LIBRARY_BYTES
 from nomad_dask.backends.select import BackendCache
 from nomad_dask.callbacks import ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
@@ -176,6 +178,23 @@ def test_gpu_memory_depends_on_rows_shards_and_neighbors():
     assert needed(50_000_000, 1, n_shards=4) > 2 * needed(50_000_000, 4, n_shards=4)
     # Positions, velocities and edges of every row are there at least.
     assert needed(50_000_000, 1) > 50_000_000 * (3 * 8 + 2 * 15 * 8)
+
+
+@pytest.mark.parametrize("limit", [None, 4 << 30])
+def test_the_host_memory_of_a_process_on_a_gpu_is_not_all_for_the_stages(limit):
+    """Libraries, their buffers, and what is pinned: 64 MiB twice in both directions, 16 MiB for each of 16 threads."""
+    from nomad_dask.cluster.executor import WorkerInfo
+    from nomad_dask.pipeline.setup import worker_memory
+
+    workers = [WorkerInfo("a", 1, 16 << 30), WorkerInfo("b", 1, 8 << 30)]
+    left = {
+        device: worker_memory(SimpleNamespace(workers=lambda: workers, in_process=False, device=device), limit)
+        for device in ("cpu", "gpu")
+    }
+    assert left["cpu"] == (limit or 8 << 30)
+    taken = left["cpu"] - left["gpu"] - LIBRARY_BYTES
+    pinned = 2 * 2 * (64 << 20) + 16 * (16 << 20)
+    assert pinned < taken <= pinned + (512 << 20)  # the rest is a CUDA context
 
 
 def test_the_device_of_every_shard_is_reported():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.gpu.runtime import Runtime
+from nomad_dask.backends.memory_model import READ_THREADS
 from nomad_dask.errors import InputError
 from nomad_dask.sources import validation as host_rows
 from nomad_dask.sources.base import Source
@@ -17,9 +18,8 @@ from nomad_dask.sources.device import DeviceSource
 from nomad_dask.sources.npy import NpySource
 from nomad_dask.sources.parquet import ParquetSource
 
-# KvikIO reads with one thread, or with as many as cuDF has set; the user may choose another number.
-_READ_THREADS = 16
-_READ_THREADS_VARIABLES = {"KVIKIO_NTHREADS", "KVIKIO_NUM_THREADS"}
+# KvikIO reads with one thread, or with as many as cuDF has set; the user may choose another number with one of these.
+_THREADS_VARIABLES = {"KVIKIO_NTHREADS", "KVIKIO_NUM_THREADS"}
 # cuDF counts the values of a list column in int32.
 _MAX_VALUES = 2**31 - 1
 # Memory for decoding, relative to the decoded rows: compressed pages, levels, and row offsets.
@@ -56,8 +56,8 @@ def _read_npy(source: NpySource, start: int, stop: int, runtime: Runtime) -> Any
         import kvikio.defaults
     except ImportError:
         return None
-    if kvikio.defaults.get("num_threads") < _READ_THREADS and not _READ_THREADS_VARIABLES & os.environ.keys():
-        kvikio.defaults.set("num_threads", _READ_THREADS)
+    if kvikio.defaults.get("num_threads") < READ_THREADS and not _THREADS_VARIABLES & os.environ.keys():
+        kvikio.defaults.set("num_threads", READ_THREADS)
     rows = runtime.xp.empty((stop - start, source.n_dims), source.dtype)
     width = source.n_dims * source.dtype.itemsize
     # KvikIO copies on its own streams, and earlier work may still use this memory.

@@ -11,7 +11,8 @@ import numpy as np
 # CuPy rounds pinned blocks up to powers of two and keeps them: one for a whole array may take twice its size for good.
 PIECE_BYTES = 64 << 20
 """Largest block of pinned memory."""
-_MAX_BYTES_IN_FLIGHT = 2 * PIECE_BYTES
+MAX_BYTES_IN_FLIGHT = 2 * PIECE_BYTES
+"""Pinned memory of copies in one direction."""
 # Value of cudaError.
 _NO_MEMORY = 2
 
@@ -39,7 +40,7 @@ class PinnedCopies:
         stream = self._cupy.cuda.get_current_stream()
         source = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         for start, stop in _pieces(source.nbytes):
-            self._wait_until_below(_MAX_BYTES_IN_FLIGHT)
+            self._wait_until_below(MAX_BYTES_IN_FLIGHT)
             staged = self._stage(stop - start)
             staged[:] = source[start:stop]
             (target.data + start).copy_from_host_async(staged.ctypes.data, stop - start, stream)

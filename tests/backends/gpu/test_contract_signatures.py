@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nomad_dask.backends.memory_model import LIBRARY_BYTES
 from tests.backends.gpu.contract_calls import ATTRIBUTES, FUNCTIONS, METHODS, PASSED_ON
 
 pytest.importorskip("cupy", reason="RAPIDS is not installed: make test-rapids")
@@ -148,6 +151,18 @@ def test_cupy_adds_the_options_with_which_the_kernels_are_compiled_in_the_tests(
         compiler._compile_module_with_cache("a kernel", ("-std=c++17", "-DDIM=3"), arch="90")
     added = {option.replace("-ftz", "--ftz") for option in given} - {"-std=c++17", "-DDIM=3", "-arch=sm_90"}
     assert added == set(CUPY_OPTIONS)
+
+
+def test_libraries_take_no_more_memory_than_the_plan_counts():
+    code = (
+        "import psutil\nfrom nomad_dask.backends.cpu.backend import load_kernels\nload_kernels()\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "import cudf, cuml.cluster, cupy, dask_cuda, kvikio.defaults, rmm.mr\n"
+        "from cupy.cuda import cufft\nfrom cupy_backends.cuda.libs import cublas\n"
+        "print(psutil.Process().memory_info().rss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert LIBRARY_BYTES / 2 < int(done.stdout.split()[-1]) <= LIBRARY_BYTES
 
 
 def test_kvikio_has_a_number_of_threads():

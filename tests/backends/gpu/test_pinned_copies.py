@@ -133,7 +133,7 @@ class Card:
 def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pinned_copies, "PIECE_BYTES", 1024)
-        patch.setattr(pinned_copies, "_MAX_BYTES_IN_FLIGHT", 2048)
+        patch.setattr(pinned_copies, "MAX_BYTES_IN_FLIGHT", 2048)
         yield
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from nomad_dask.backends.cell_groups import Run
 from nomad_dask.backends.nearest_cells import nearest_cells
 
 MAX_NEAREST = 4
@@ -17,7 +16,7 @@ _GROWTH = 4
 def cells_to_search(
     centroids: np.ndarray,
     n_anchors: np.ndarray,
-    run: Callable[[Callable[[int, int], object], int, int], None],
+    run: Run,
 ) -> list[np.ndarray]:
     """Return the cells in which the anchors nearest to the rows of each cell are searched for.
 

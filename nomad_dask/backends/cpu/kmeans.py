@@ -9,6 +9,7 @@ from numba import njit
 
 from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import CellTree
+from nomad_dask.backends.cpu.cell_search_kernels import insert
 from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY
 from nomad_dask.utils.threads import Threads
 
@@ -142,16 +143,8 @@ def _smallest(values, indices):  # type: ignore[no-untyped-def]
     for i in range(values.shape[0]):
         smallest[:] = np.inf
         for j in range(values.shape[1]):
-            value = values[i, j]
-            if value >= smallest[k - 1]:
-                continue
-            at = k - 1
-            while at > 0 and smallest[at - 1] > value:
-                smallest[at] = smallest[at - 1]
-                indices[i, at] = indices[i, at - 1]
-                at -= 1
-            smallest[at] = value
-            indices[i, at] = j
+            if values[i, j] < smallest[k - 1]:
+                insert(smallest, indices[i], values[i, j], j)
 
 
 def _nearest_in_tree(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nomad_dask.planning.plan import MAX_AXES, Plan
+from nomad_dask.planning.plan import CODED_EDGE_BYTES, MAX_AXES, Plan
 
 
 def sample_disk_bytes(plan: Plan) -> int:
@@ -70,4 +70,4 @@ def _row_bytes(plan: Plan) -> int:
 
 def _graph_bytes(plan: Plan) -> int:
     """Return the bytes of a row's edges: their indices and codes of weights, or weights and p(j|i)."""
-    return 2 * (5 if plan.has_weight_codes else 12) * plan.n_linked_rows + 24
+    return 2 * (CODED_EDGE_BYTES if plan.has_weight_codes else 12) * plan.n_linked_rows + 24

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from nomad_dask.planning.plan import HALO_CELLS, MAX_AXES, MIN_RANGE_ROWS, N_RANGES, Plan
+from nomad_dask.planning.plan import CODED_EDGE_BYTES, HALO_CELLS, MAX_AXES, MIN_RANGE_ROWS, N_RANGES, Plan
 
 # A process with everything imported and its kernels loaded: measured 300 to 340 MiB.
 BASE_BYTES = 360 << 20
@@ -30,8 +30,7 @@ _LIST_BYTES_PER_NEIGHBOR = 20
 _GRAPH_BYTES_PER_NEIGHBOR = 40
 # Positions, velocities and forces of a row during the layout.
 _LAYOUT_BYTES_PER_ROW = 50
-# An edge: its index and the code of its weight; or its index, its weight, p(j|i) and the weight of the epoch.
-_CODED_EDGE_BYTES = 5
+# An edge whose weight is no code: its index, its weight, p(j|i) and the weight of the epoch.
 _EDGE_BYTES = 16
 # The same of a row whose edges are read from disk in every epoch.
 _LAYOUT_BYTES_WITHOUT_EDGES = 80
@@ -120,7 +119,7 @@ def _filter_row_bytes(plan: Plan) -> int:
 def _layout_row_bytes(plan: Plan) -> int:
     if not plan.edges_in_memory:
         return _LAYOUT_BYTES_WITHOUT_EDGES
-    edge_bytes = _CODED_EDGE_BYTES if plan.has_weight_codes else _EDGE_BYTES
+    edge_bytes = CODED_EDGE_BYTES if plan.has_weight_codes else _EDGE_BYTES
     return _LAYOUT_BYTES_PER_ROW + 2 * edge_bytes * plan.n_linked_rows
 
 

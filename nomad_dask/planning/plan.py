@@ -20,6 +20,8 @@ SHARD_IMBALANCE = 1.2
 N_RANGES, MIN_RANGE_ROWS = 16, 1 << 20
 # Cells are made along the leading axes: more axes separate them no better, and cost more (algorithm §2).
 MAX_AXES = 64
+# An edge whose weight is a code: its index, and the code.
+CODED_EDGE_BYTES = 5
 
 
 @dataclass(frozen=True)

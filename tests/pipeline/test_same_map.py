@@ -99,7 +99,7 @@ def test_little_memory_for_edges(x, three_shards, tmp_path, monkeypatch, normali
     settings = SETTINGS | {"n_shards": 3, "normalization": normalization}
     is_default = normalization == Params().normalization
     held = three_shards if is_default else make_map(x, **settings).positions
-    for name in ("_EDGE_BYTES", "_CODED_EDGE_BYTES"):
+    for name in ("_EDGE_BYTES", "CODED_EDGE_BYTES"):
         monkeypatch.setattr(f"nomad_dask.planning.host_memory.{name}", 1 << 40)
     monkeypatch.setattr("nomad_dask.pipeline.run.check_resources", lambda *_: None)
     positions = make_map(x, workspace=tmp_path / "w", keep_stages=True, **settings).positions

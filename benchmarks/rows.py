@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare import machine, versions
-from benchmarks.scale import HERE
-from benchmarks.watch import watched
+from benchmarks.scale import HERE, name_of_stage, watched_fit
 
 STAGES = ("sample", "coarse", "cells", "shards", "neighbors", "layout", "rest")
 _BLOCK_ROWS = 1 << 20
@@ -31,16 +30,8 @@ _BLOCK_ROWS = 1 << 20
 
 def fit(source: Path, folder: Path, options: list[str]) -> dict[str, Any]:
     """Make a map of a file in a new process and return the resources that it used."""
-    nomad = str(Path(sys.executable).with_name("nomad-dask"))
-    log, workspace = folder / "log.txt", folder / "workspace"
-    shutil.rmtree(workspace, ignore_errors=True)  # nothing is resumed
-    command = [nomad, "fit", str(source), "-o", str(folder / "map.parquet"), "--overwrite", "--device", "cpu"]
-    command += ["--workspace", str(workspace), "-v", *options]
-    out = folder / "out.txt"
-    figures = watched(command, out=out, log=log, folder=workspace, limit_bytes=None, source_device=None)
-    if figures["exit_code"] != 0:
-        raise SystemExit(f"the fit ended with {figures['exit_code']}:\n{log.read_text()[-3000:]}")
-    return figures
+    shutil.rmtree(folder / "workspace", ignore_errors=True)  # nothing is resumed
+    return watched_fit(source, folder, ["-o", str(folder / "map.parquet"), "--overwrite", *options])
 
 
 def write_rows(source: Path, n: int, path: Path) -> None:
@@ -55,7 +46,7 @@ def by_stage(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return CPU seconds and peak memory of the stages; all stages of the coarse map count as one."""
     stages: dict[str, dict[str, float]] = {}
     for name, stage in figures["stages"].items():
-        total = stages.setdefault("coarse" if name.startswith("coarse") else name, {"cpu_s": 0.0, "bytes": 0})
+        total = stages.setdefault(name_of_stage(name), {"cpu_s": 0.0, "bytes": 0})
         total["cpu_s"] += stage["cpu_s"]
         total["bytes"] = max(total["bytes"], stage["peak_pss_sum_bytes"])
     return stages

@@ -34,6 +34,8 @@ from nomad_dask.metrics import score
 from nomad_dask.sources import open_source
 
 HERE = Path(__file__).parent
+OUTPUT = "told.json"
+"""What a watched fit writes to its standard output."""
 _BLOCK_ROWS = 1 << 15
 _QUERIES = 2500
 # Number of axes along which the centers of the groups, and the rows of one group, vary.
@@ -136,18 +138,32 @@ def vectors(args: argparse.Namespace, folder: Path) -> Iterator[tuple[Path, str 
         yield source, device
 
 
+def watched_fit(
+    source: Path, folder: Path, options: list[str], limit_bytes: int | None = None, source_device: str | None = None
+) -> dict[str, Any]:
+    """Make a map in a new process and return the resources that it used; its output is `OUTPUT` in the folder."""
+    nomad, log, workspace = str(Path(sys.executable).with_name("nomad-dask")), folder / "log.txt", folder / "workspace"
+    command = [nomad, "fit", str(source), "--workspace", str(workspace), "--device", "cpu", "-v", *options]
+    figures = watched(
+        command, out=folder / OUTPUT, log=log, folder=workspace, limit_bytes=limit_bytes, source_device=source_device
+    )
+    if figures["exit_code"] != 0:
+        raise SystemExit(f"the fit ended with {figures['exit_code']}:\n{log.read_text()[-3000:]}\n{figures}")
+    return figures
+
+
+def name_of_stage(stage: str) -> str:
+    """Return the name under which a stage counts: all stages of the coarse map, and of its own, count as one."""
+    return "coarse" if stage.startswith("coarse") else stage
+
+
 def fit_and_score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Make a map of the vectors, and its scores."""
-    nomad = str(Path(sys.executable).with_name("nomad-dask"))
-    workspace, target, out = folder / "workspace", args.map or folder / "map.parquet", folder / "told.json"
+    target = args.map or folder / "map.parquet"
     with vectors(args, folder) as (source, device):
-        command = [nomad, "fit", str(source), "-o", str(target), "--workspace", str(workspace), "--device", "cpu"]
-        command += ["--seed", str(args.seed), "--json", "-v", *args.more]
-        log = folder / "log.txt"
-        figures = watched(command, out=out, log=log, folder=workspace, limit_bytes=args.limit, source_device=device)
-        if figures["exit_code"] != 0:
-            raise SystemExit(f"the fit ended with {figures['exit_code']}:\n{log.read_text()[-3000:]}\n{figures}")
-        told = json.loads(out.read_text())
+        options = ["-o", str(target), "--seed", str(args.seed), "--json", *args.more]
+        figures = watched_fit(source, folder, options, limit_bytes=args.limit, source_device=device)
+        told = json.loads((folder / OUTPUT).read_text())
         print(f"made in {figures['wall_s']:.0f} s; scoring ...", file=sys.stderr)
         labels = None if args.labels is None else np.load(args.labels)
         scores = score(open_source(source), read_map(target), labels=labels, n_queries=_QUERIES).as_dict()
@@ -263,7 +279,7 @@ def _by_stage(result: dict[str, Any]) -> dict[str, float]:
     """Return the seconds of the stages; all stages of the coarse map, and of its own coarse map, count as one."""
     seconds: dict[str, float] = {}
     for stage, figures in result["fit"]["stages"].items():
-        name = "coarse" if stage.startswith("coarse") else stage
+        name = name_of_stage(stage)
         seconds[name] = seconds.get(name, 0.0) + figures["seconds"]
     unknown = set(seconds) - set(_BY_DESIGN)
     if unknown:

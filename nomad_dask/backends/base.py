@@ -388,6 +388,12 @@ class Backend(Protocol):
     def project(self, rows: Any, axes: PrincipalAxes) -> Any:
         """Return coordinates (rows, n_axes) float32 along the axes, as an array of the same type as the rows."""
 
+    def nearest_cells(self, centroids: np.ndarray, cells: np.ndarray, m: int) -> np.ndarray:
+        """Return the nearest cells (n, min(m, n_cells)) int32 of some cells (n,), nearest first.
+
+        A cell is among its own nearest cells. Of many cells, about one in a thousand of the nearest may be missed.
+        """
+
     def create_search(
         self,
         vectors: ShardVectors,

@@ -166,7 +166,8 @@ def _load_shard(run: RunContext, run_id: str, shard: int) -> ShardState:
     """Load a shard at the last checkpoint, or at its initial positions."""
     with worker_backend(run.device, run.shard_threads) as backend:
         checkpoint = load_checkpoint(run, shard) or _start_shard(run, shard, backend)
-        layout = backend.create_layout(load_graph(run, shard), run.params, run.plan.n_rows, run.plan.max_mesh_nodes)
+        graph = load_graph(run, shard, backend)
+        layout = backend.create_layout(graph, run.params, run.plan.n_rows, run.plan.max_mesh_nodes)
     layout.load(checkpoint.positions, checkpoint.velocity)
     counts = load_patch_counts(run)
     charges = RemoteCharges.of_others(shard, counts, run.params.n_components)

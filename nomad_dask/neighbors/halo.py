@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.nearest_cells import nearest_cells
+from nomad_dask.backends.base import Backend
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search_batches import SearchBatches, join_ranges
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import HALO_CELLS
 from nomad_dask.planning.run_context import RunContext
-from nomad_dask.utils.threads import thread_pool
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,13 @@ class HaloRegion:
     n_batch_rows: int
 
 
-def halo_region(batches: SearchBatches, batch: int, across_shards: bool, n_threads: int) -> HaloRegion:
+def halo_region(batches: SearchBatches, batch: int, across_shards: bool, backend: Backend) -> HaloRegion:
     """Return the cells of a search batch and of its halo, which may lie in other shards if requested."""
     catalog, own = batches.catalog, batches.cells(batch)
     first, last = (0, len(catalog.counts)) if across_shards else catalog.cells_of(batches.shard(batch))
     halo = np.zeros(0, np.int64)
     if len(own) < last - first:
-        with thread_pool(n_threads) as pool:
-            nearest = nearest_cells(catalog.centroids[first:last], own - first, HALO_CELLS, pool.run)
+        nearest = backend.nearest_cells(catalog.centroids[first:last], own - first, HALO_CELLS)
         halo = np.setdiff1d(first + nearest, own)
     cells = np.concatenate([own, halo])
     offsets = np.concatenate([[0], np.cumsum(catalog.counts[cells])]).astype(np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_dask.cluster import get_worker_state, report_progress, worker_backend, worker_threads
+from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.neighbors.halo import HaloRegion, halo_region, open_vectors
 from nomad_dask.neighbors.list_files import load_lists, save_lists, save_tail
 from nomad_dask.neighbors.search import NeighborSearch
@@ -58,8 +58,7 @@ def load_batch(run: RunContext, batch: int) -> LoadedBatch:
     # The rows may take `cache_bytes`, and the filter and its tables as much again.
     memory_bytes = 2 * run.plan.cache_bytes
     with worker_backend(run.device, run.shard_threads) as backend:
-        n_threads = worker_threads(run.shard_threads)
-        region = halo_region(batches, batch, run.plan.searches_across_shards, n_threads)
+        region = halo_region(batches, batch, run.plan.searches_across_shards, backend)
         vectors = open_vectors(run, batches, batch, region)
         centroids = batches.catalog.centroids[region.cells]
         primitives = backend.create_search(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import ShardGraph
-from nomad_dask.backends.nearest_cells import nearest_cells
+from nomad_dask.backends.base import Backend, ShardGraph
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
 from nomad_dask.neighbors.graph_files import CONDITIONAL_P, PATCH_FILES, WEIGHT_CODES, graph_file
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 
 
-def load_graph(run: RunContext, shard: int) -> ShardGraph:
-    """Read the graph of a shard."""
+def load_graph(run: RunContext, shard: int, backend: Backend) -> ShardGraph:
+    """Read the graph of a shard, and find the nearest cells of each of its cells."""
     indptr = np.load(run.file(graph_file(shard, "indptr")))
     with_codes = run.params.normalization == "global"
     indices, weights = (_load_edges(run, shard, name) for name in ("indices", "weights"))
@@ -25,7 +24,7 @@ def load_graph(run: RunContext, shard: int) -> ShardGraph:
         patch_of_row=patch_of_row,
         patch_counts=patch_counts,
         first_patch=shard * len(patch_counts),
-        sampled_cells=_sampled_cells(load_cell_catalog(run), shard, run.params.n_sampled_cells),
+        sampled_cells=_sampled_cells(load_cell_catalog(run), shard, run.params.n_sampled_cells, backend),
         indptr=indptr,
         indices=indices,
         weights=weights,
@@ -48,12 +47,12 @@ def _load_edges(run: RunContext, shard: int, name: str) -> np.ndarray:
     return np.asarray(np.load(run.file(graph_file(shard, name)), mmap_mode=None if run.plan.edges_in_memory else "r"))
 
 
-def _sampled_cells(catalog: CellCatalog, shard: int, n_sampled: int) -> np.ndarray:
+def _sampled_cells(catalog: CellCatalog, shard: int, n_sampled: int, backend: Backend) -> np.ndarray:
     """Return for each cell of a shard its nearest cells (n_cells, n_sampled) there, itself first; -1 fills up."""
     first, last = catalog.cells_of(shard)
     sampled = np.full((last - first, n_sampled), -1, np.int64)
     if n_sampled > 1:
-        nearest = nearest_cells(catalog.centroids[first:last], np.arange(last - first), n_sampled)
+        nearest = backend.nearest_cells(catalog.centroids[first:last], np.arange(last - first), n_sampled)
         sampled[:, : nearest.shape[1]] = nearest
     sampled[:, 0] = np.arange(last - first)
     return sampled

@@ -14,6 +14,7 @@ from nomad_dask.backends.cpu.interpolation import interpolate
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
 from nomad_dask.backends.mesh import MAX_MESH_NODES
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.params import Params
@@ -78,6 +79,10 @@ class CpuBackend:
 
         self.pool.run(project, len(rows), _PROJECT_CHUNK)
         return out
+
+    def nearest_cells(self, centroids: np.ndarray, cells: np.ndarray, m: int) -> np.ndarray:
+        """Return the nearest cells (n, min(m, n_cells)) int32 of some cells (n,); see `nearest_cells.nearest_cells`."""
+        return nearest_cells(centroids, cells, m, self.pool.run)
 
     def create_search(
         self,

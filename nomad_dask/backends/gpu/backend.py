@@ -12,6 +12,7 @@ from nomad_dask.backends.cpu.interpolation import interpolate
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.layout import GpuShardLayout
+from nomad_dask.backends.gpu.nearest_cells import nearest_cells
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.mesh import MAX_MESH_NODES
@@ -80,6 +81,12 @@ class GpuBackend:
         """Return coordinates (rows, n_axes) float32 along the axes."""
         with translate_oom(self.runtime, f"the coordinates of {len(rows):,} rows"):
             return projection.project(rows, axes, self.runtime)
+
+    def nearest_cells(self, centroids: np.ndarray, cells: np.ndarray, m: int) -> np.ndarray:
+        """Return the nearest cells (n, min(m, n_cells)) int32 of some cells (n,), nearest first; none is missed."""
+        with translate_oom(self.runtime, f"the nearest of {len(centroids):,} cells"):
+            centers = self.runtime.upload(centroids - centroids.mean(axis=0))
+            return self.runtime.download(nearest_cells(centers, cells, m, self.runtime))
 
     def create_search(
         self,

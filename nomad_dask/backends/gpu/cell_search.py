@@ -18,14 +18,13 @@ from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, expand_ranges
 from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
+from nomad_dask.backends.gpu.nearest_cells import nearest_cells, nearest_columns
 from nomad_dask.backends.gpu.row_cache import CellRows, ResidentRows, StreamedRows
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 
 FILTER_DEPTH = 512
 """Largest rank that `filter_ranks` returns."""
-# Up to this many columns are selected with lists; more, or most of the columns, by sorting.
-_MAX_LISTED_COLUMNS = 1024
 _ORDER_AXES = 16
 _MAX_SCRATCH_BYTES = 2 << 30
 # Rows that need at most this share of the free memory stay on the device.
@@ -202,29 +201,8 @@ class GpuCellSearch(CellIndex):
         """Return the cells (n_query_cells, n_near) near each cell that contains queries; None for all cells."""
         if n_near >= self.n_cells:
             return None
-        n_query_cells = int(np.searchsorted(self._first, self.n_queries))
-        near = np.empty((n_query_cells, n_near), np.int64)
-        step = max(1, self._loaded.scratch_bytes // 8 // (16 * self.n_cells))
-        for start in range(0, n_query_cells, step):
-            stop = min(start + step, n_query_cells)
-            chosen = self._nearest_columns(self._cells[start:stop], self._cells, n_near)
-            near[start : start + step] = self.runtime.download(chosen)
-        return near
-
-    def _nearest_columns(self, points: Any, centers: Any, n_nearest: int) -> Any:
-        """Return the indices int32 (m, n_nearest) of the centers nearest to each point, nearest first."""
-        xp = self.runtime.xp
-        norms = (centers * centers).sum(axis=1)
-        products = points @ centers.T
-        if n_nearest > min(_MAX_LISTED_COLUMNS, len(centers) // 2):
-            return xp.argsort(norms - 2 * products, axis=1, kind="stable")[:, :n_nearest].astype(np.int32)
-        values = xp.full((len(points), n_nearest), np.inf, np.float32)
-        columns = xp.full((len(points), n_nearest), -1, np.int32)
-        self.runtime.launch(
-            "select_columns", 2, 32 * len(points), products, norms, np.int64(len(points)), np.int64(len(centers)),
-            np.int32(n_nearest), values, columns,
-        )  # fmt: skip
-        return columns
+        query_cells = np.arange(np.searchsorted(self._first, self.n_queries))
+        return self.runtime.download(nearest_cells(self._cells, query_cells, n_near, self.runtime)).astype(np.int64)
 
     def _nearby_cells(self, own: np.ndarray, near: np.ndarray | None, min_rows: int) -> np.ndarray:
         """Return the cells, ascending, from which the rows of the cells `own` choose the cells to probe."""
@@ -246,9 +224,9 @@ class GpuCellSearch(CellIndex):
         step = max(1, self._loaded.scratch_bytes // 8 // (48 * len(cells)))
         for start in range(0, len(queries.rows), step):
             points = queries.vectors[start : start + step] - self._center
-            chosen = self._nearest_columns(points, centers, n_probes)
+            chosen = nearest_columns(points, centers, n_probes, runtime)
             if not any_suffice and runtime.download(sizes[chosen].sum(axis=1).min()).item() < min_rows:
-                ranked = self._nearest_columns(points, centers, len(cells))
+                ranked = nearest_columns(points, centers, len(cells), runtime)
                 chosen = self._double_until(ranked, sizes, n_probes, min_rows)
             chunks.append(chosen)
         width = max(chosen.shape[1] for chosen in chunks)

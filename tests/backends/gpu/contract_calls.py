@@ -46,6 +46,7 @@ FUNCTIONS = [
     ("cupy.cumsum", 1, "axis"),
     ("cupy.einsum", 3, ""),
     ("cupy.empty", 2, ""),
+    ("cupy.flatnonzero", 1, ""),
     ("cupy.float32", 1, ""),
     ("cupy.full", 3, ""),
     ("cupy.get_default_memory_pool", 0, ""),

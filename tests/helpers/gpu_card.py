@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from nomad_dask.backends.base import RemoteState, ShardGraph
+from nomad_dask.backends.base import Backend, RemoteState, ShardGraph, StepParams
 from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
+from nomad_dask.params import Params
 
 FASHION_VARIABLE = "NOMAD_FASHION_MNIST"
 
 
 def data_set(name: str) -> Any:
     """Return vectors, or the file that contains them; skip the test if they are not available."""
+    import pytest  # other helpers of this file run where it is not installed
+
     from benchmarks import datasets
 
     if name == "mixture":
@@ -91,6 +93,44 @@ def grown(n: int, dim: int, seed: int = 0) -> np.ndarray:
     points = points[np.lexsort([points[:, a] // 8 for a in range(dim)])]
     points[:: max(1, n // 5)] *= 3
     return (points - side / 2).astype(np.float32)
+
+
+def step_differences(
+    cpu: Backend, gpu: Backend, n: int, dim: int, normalization: str, repulsion: str, n_far: int
+) -> dict[str, float]:
+    """Return the largest differences between two backends in three steps, as multiples of what rounding may cause.
+
+    Each step starts from the state of the CPU, so that rounding errors do not accumulate.
+    """
+    graph = near_graph(n, n_far=n_far)
+    positions = grown(n, dim)
+    spread = float(np.quantile(np.abs(positions), 0.9))
+    params = Params(n_components=dim, normalization=normalization, repulsion_method=repulsion, n_negatives=4)
+    remotes = [remote_of(graph, dim, n_far, spread, seed) for seed in range(2)]
+    theirs, ours = (backend.create_layout(graph, params, n + 10 * n_far) for backend in (cpu, gpu))
+    theirs.load(positions, np.full_like(positions, 0.1))
+    largest: dict[str, float] = {}
+
+    def compare(name: str, difference: float, accepted: float) -> None:
+        largest[name] = max(largest.get(name, 0.0), float(difference) / accepted)
+
+    for epoch in range(3):
+        ours.load(*theirs.copy_state())
+        step = StepParams(epoch, 0.5, 0.8, 5.0, 1.5, measure_loss=True)
+        expected, got = (one.run_epoch(step, remotes[epoch // 2]) for one in (theirs, ours))
+        compare("partition sum", abs(got.partition_sum / expected.partition_sum - 1), 1e-5)
+        assert got.loss is not None
+        assert expected.loss is not None
+        compare("loss", abs(got.loss / expected.loss - 1), 1e-6)
+        # A row can have thousands of edges, or a force that is the difference of two much larger ones.
+        states = zip(ours.copy_state(), theirs.copy_state(), (2e-7 * spread, 0), strict=True)
+        for name, (mine, other, digits) in zip(("positions", "velocities"), states, strict=True):
+            apart = np.abs(mine - other)
+            compare(f"{name} of 99.9 %", np.quantile(apart, 0.999), 1e-5 + digits)
+            compare(name, apart.max(), 2e-4 + 10 * digits)
+        moments = np.abs(ours.patch_moments() - theirs.patch_moments())
+        compare("patch moments", moments.max(initial=0), 2e-5 + 2e-6 * spread)
+    return largest
 
 
 @contextmanager

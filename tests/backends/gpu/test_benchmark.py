@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from nomad_dask.backends.devices import Gpu, detect_gpu
+from tests.helpers.host_card import HostCard
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.runs import worker_processes
 
@@ -22,22 +22,6 @@ MACHINE = {
     "card": "the host", "memory_gb": 1.0, "cuda": {"driver": 13000, "runtime": 13000}, "nvidia_smi": None,
     "cores": 2, "system": "Linux", "versions": {"python": "3"},
 }  # fmt: skip
-
-
-class HostCard:
-    """`gpu_card.Card` on the host: its times are those of emulated kernels and are meaningless."""
-
-    runtime = HostRuntime()
-
-    def seconds(self, work: Any, repeats: int = 7) -> float:
-        work()
-        began = time.monotonic()
-        work()
-        return time.monotonic() - began
-
-    def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
-        assert {a.dtype, b.dtype} == {np.dtype(np.float16 if kind == "float16" else np.float32)}
-        out[...] = a.astype(np.float32).T @ b.astype(np.float32)
 
 
 @pytest.fixture

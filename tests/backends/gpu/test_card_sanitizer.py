@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 
 import pytest
 
 from nomad_dask.backends.gpu.kernel_files import kernel_files
+from tests.helpers.sanitizer import FOUND_ERRORS, find_sanitizer, sanitize
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1500)]
 
-FOUND_ERRORS = 99
 SECONDS = 1200
 WRONG = {
     "memcheck": "extern \"C\" __global__ void wrong(float* x) { x[threadIdx.x + 1] = 1.0f; }",
@@ -27,19 +24,11 @@ LAUNCH_WRONG = (
 
 
 def sanitized(tool: str, kernels: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python under one of the tools, which checks only these kernels; skip if it is not installed."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
-    program = shutil.which("compute-sanitizer", path=os.pathsep.join(places))
+    """Run Python under one of the tools; skip if it is not installed."""
+    program = find_sanitizer()
     if program is None:
         pytest.skip("compute-sanitizer is not installed: it comes with the CUDA toolkit")
-    command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS), "--print-limit", "20"]
-    # Kernels of libraries, and calls of the runtime that fail by design, are not checked.
-    command += [part for name in kernels for part in ("--kernel-name", f"kne={name}")]
-    if tool == "memcheck":
-        command += ["--report-api-errors", "no", "--padding", "64"]
-    command += [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    return sanitize(program, tool, kernels, list(arguments), SECONDS)
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])

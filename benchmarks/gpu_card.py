@@ -26,7 +26,7 @@ _MATRIX = 8192
 MATRIX_KINDS = ("float16", "TF32", "float32")
 _PACKAGES = (
     "nomad-dask", "numpy", "dask", "cupy-cuda13x", "cupy-cuda12x", "cudf-cu13", "cudf-cu12", "cuml-cu13", "cuml-cu12",
-    "cuvs-cu13", "cuvs-cu12", "dask-cuda", "kvikio-cu13", "kvikio-cu12",
+    "cuvs-cu13", "cuvs-cu12", "dask-cuda", "distributed", "kvikio-cu13", "kvikio-cu12", "numba", "rmm-cu13", "rmm-cu12",
 )  # fmt: skip
 
 
@@ -37,6 +37,9 @@ class Card(Protocol):
 
     def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> float:
         """Return the median time on the device of several runs of `work`, after one that is not measured."""
+
+    def used_bytes(self) -> int:
+        """Return the memory of the device that is in use, with what pools hold; 0 on the host."""
 
     def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
         """Multiply square matrices of one of `MATRIX_KINDS`, all in C order; `out` is float32."""
@@ -65,6 +68,13 @@ class CudaCard:
             pairs.append((began, ended))
         stream.synchronize()
         return statistics.median(cupy.cuda.get_elapsed_time(began, ended) for began, ended in pairs) / 1e3
+
+    def used_bytes(self) -> int:
+        """Return what the driver reports as in use, by other processes too."""
+        import cupy
+
+        free, total = cupy.cuda.runtime.memGetInfo()
+        return int(total - free)
 
     def multiply(self, kind: str, a: Any, b: Any, out: Any) -> None:
         """Multiply with cuBLAS, which transposes the first matrix; this does not affect the time."""
@@ -116,14 +126,14 @@ def waited(card: Card, work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def about() -> dict[str, Any]:
-    """Return a description of the machine.
+    """Return a description of the machine. RAPIDS need not be installed.
 
     Raises
     ------
     SystemExit
         There is no card.
     """
-    found = devices.detect_gpu()
+    found = devices.detect_gpu(packages=())
     if isinstance(found, devices.NoGpu):
         raise SystemExit(f"This measures a GPU, and there is none that can be used: {found.lacks}.")
     import cupy
@@ -134,7 +144,14 @@ def about() -> dict[str, Any]:
         "memory_gb": round(found.total_bytes / 1e9, 1),
         "cuda": {"driver": cuda.driverGetVersion(), "runtime": cuda.runtimeGetVersion()},
         "nvidia_smi": _smi(),
+    } | about_host()
+
+
+def about_host() -> dict[str, Any]:
+    """Return a description of the machine without its card."""
+    return {
         "cores": len(os.sched_getaffinity(0)),
+        "host_memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()} | _versions(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, fixed_point_scale, make_frame, padded_shape
 from nomad_dask.backends.gpu.mesh_field import MeshField
 from nomad_dask.backends.gpu.runtime import count_blocks
+from nomad_dask.backends.memory_model import layout_device_bytes
 from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_step
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.neighbors.weight_codes import N_LEVELS
 from nomad_dask.params import Params
 from nomad_dask.planning.plan import N_PATCHES
+
+Tell = Callable[[dict[str, Any]], None]
 
 EDGES = 30
 """Edges per row: 15 neighbors and the rows that have it among theirs."""
@@ -101,32 +105,36 @@ def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
     }
 
 
-def kernels(card: Card, n: int) -> dict[str, Any]:
-    """Measure deposit, field, fused step and sampling on a map of `n` points, one after another."""
+def kernels(card: Card, n: int, tell: Tell) -> None:
+    """Measure deposit, field, fused step and sampling on a map of `n` points; report after each."""
     rate = copy_rate(card, min(2 << 30, 64 * n))
     points = points_of(card, n)
     mesh = mesh_of(card, points)
     frame = card.runtime.upload(make_frame(mesh, fixed_point_scale(n)).view(np.uint8))
     field = MeshField(2, card.runtime, frame)
     field.set_mesh(mesh)
-    seconds = _fields(card, points, field) | {"step": _step(card, points, field)} | _looks(card, points)
     must = moved_bytes(n, math.prod(mesh.shape))
-    return {
+    record: dict[str, Any] = {
         "rows": n,
         "copy_bytes_s": rate,
         "mesh": list(mesh.shape),
         "padded": list(padded_shape(mesh)),
         "edges_a_row": EDGES,
-        "kernels": {
-            name: {
+        "kernels": {},
+    }
+    for measure in (
+        lambda: _fields(card, points, field),
+        lambda: _step(card, points, field),
+        lambda: _looks(card, points),
+    ):
+        for name, taken in measure().items():
+            record["kernels"][name] = {
                 "seconds": taken,
                 "ns_a_point": taken / n * 1e9,
                 "bytes": must[name],
                 "share_of_copy": must[name] / max(taken, 1e-12) / rate,
             }
-            for name, taken in seconds.items()
-        },
-    }
+        tell(record)
 
 
 def _fields(card: Card, points: Any, field: MeshField) -> dict[str, float]:
@@ -149,7 +157,7 @@ def _fields(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     return {"deposit": deposit, "field": max(0.0, solved - deposit - clear)}
 
 
-def _step(card: Card, points: Any, field: MeshField) -> float:
+def _step(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     """Measure the fused step, with Z from the previous field."""
     runtime, n = card.runtime, len(points)
     xp = runtime.xp
@@ -163,12 +171,13 @@ def _step(card: Card, points: Any, field: MeshField) -> float:
     numbers["attract"], numbers["rate"], numbers["max_step_norm"] = 1, 0.1, 5
     on_device, z = runtime.upload(numbers.view(np.uint8)), xp.full(1, float(n) * n, np.float64)
     velocity, moved = xp.zeros((n, 2), np.float32), xp.empty((n, 2), np.float32)
-    return card.seconds(
+    seconds = card.seconds(
         lambda: runtime.launch(
             "step", 2, 8 * n, points, velocity, np.int64(n), field.frame, field.potential, ptr, edges, far_ptr,
             far_edges, moments, on_device, z, moved, velocity,
         )
     )  # fmt: skip
+    return {"step": seconds}
 
 
 def _looks(card: Card, points: Any) -> dict[str, float]:
@@ -213,6 +222,7 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
     remote = RemoteState(np.zeros((0, 3), np.float32), none, np.zeros((0, 2), np.float32), none, 0.0, 1)
     backend = GpuBackend(runtime)
     backend.close()  # what made the graph is not needed any more
+    used = card.used_bytes()
     layout = backend.create_layout(graph, Params(), n)
     layout.load(positions, np.zeros_like(positions))
 
@@ -222,12 +232,16 @@ def epoch(card: Card, n: int) -> dict[str, Any]:
 
     run(_WARM_EPOCHS)
     _, seconds = waited(card, lambda: run(_EPOCHS))
-    must = moved_bytes(n, math.prod(mesh_of(card, runtime.upload(positions)).shape))
+    used = card.used_bytes() - used
+    n_nodes = math.prod(mesh_of(card, runtime.upload(positions)).shape)
+    must = moved_bytes(n, n_nodes)
     del must["patch_moments"]
     return {
         "rows": n,
         "copy_bytes_s": rate,
         "edges_a_row": EDGES,
+        "layout_bytes": used,
+        "planned_layout_bytes": layout_device_bytes(n, EDGES * n, n_nodes, 1),
         "epoch_s": seconds / _EPOCHS,
         "ns_a_point": seconds / _EPOCHS / n * 1e9,
         "bytes": sum(must.values()),

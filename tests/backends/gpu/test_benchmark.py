@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nomad_dask.backends.devices import Gpu, detect_gpu
 from tests.helpers.host_card import HostCard
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.runs import worker_processes
 
 pytestmark = pytest.mark.usefixtures("process_runtime")
-
-MACHINE = {
-    "card": "the host", "memory_gb": 1.0, "cuda": {"driver": 13000, "runtime": 13000}, "nvidia_smi": None,
-    "cores": 2, "system": "Linux", "versions": {"python": "3"},
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -70,10 +63,13 @@ def test_ceilings_count_bytes_and_operations(monkeypatch):
     assert found == {"copy_bytes_s": 1 << 20} | {f"{k}_flop_s": 64**3 for k in ("float16", "TF32", "float32")}
 
 
-def test_kernels():
+def test_kernels(recorder):
     from benchmarks import gpu_kernels
 
-    found = gpu_kernels.kernels(HostCard(), 900)
+    records, add_record = recorder
+    gpu_kernels.kernels(HostCard(), 900, add_record)
+    assert [len(record["kernels"]) for record in records] == [2, 3, 5]
+    found = records[-1]
     must = gpu_kernels.moved_bytes(900, int(np.prod(found["mesh"])))
     assert list(found["kernels"]) == list(must) == ["deposit", "field", "step", "watch", "patch_moments"]
     for name, one in found["kernels"].items():
@@ -201,88 +197,6 @@ def test_whole_maps(tmp_path, recorder):
     assert 0 < scored["scores"]["NP@10"]["value"] <= 1
     assert 0.5 < scored["scores"]["RTA"]["value"] <= 1
     assert not list(tmp_path.iterdir())
-
-
-# --- running measurements and writing results
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-S", "-c", code]
-
-
-def test_a_measurement_that_times_out_keeps_its_partial_record(tmp_path):
-    from benchmarks import gpu
-
-    path = tmp_path / "told.json"
-    code = f"import pathlib, time; pathlib.Path({str(path)!r}).write_text('{{\"a\": 1}}'); time.sleep(60)"
-    record = gpu.measured_apart(python(code), path, 2)
-    assert record.pop("process_s") < 30
-    assert record == {"a": 1, "ended": "stopped after 2 s"}
-
-
-def test_a_failed_measurement_reports_the_error(tmp_path):
-    from benchmarks import gpu
-
-    record = gpu.measured_apart(python("raise MemoryError('no room for it')"), tmp_path / "told.json", 60)
-    assert record["ended"] == "failed with exit code 1: MemoryError: no room for it"
-
-
-def test_smaller_tasks_run_first():
-    from benchmarks import gpu
-
-    tasks = gpu.tasks_of(["maps", "ceilings", "kernels"], None)
-    assert tasks[0] == gpu.Task("ceilings", 0)
-    assert [t.rows for t in tasks] == sorted(t.rows for t in tasks)
-    assert gpu.tasks_of(["maps", "ceilings"], [5]) == [gpu.Task("ceilings", 0), gpu.Task("maps", 5)]
-
-
-def test_results_accumulate_and_are_rendered(tmp_path, recorder, monkeypatch):
-    """Every part is measured and written; a second measurement replaces the first."""
-    from benchmarks import gpu, gpu_card, gpu_kernels
-
-    monkeypatch.setattr(gpu_kernels, "_EPOCHS", 1)
-    monkeypatch.setattr(gpu, "ceilings", lambda card: gpu_card.ceilings(card, 1 << 16, 32))
-    results: dict[str, Any] = {"runs": [], "date": "today", "machine": MACHINE}
-    records, add_record = recorder
-    for part in ("ceilings", "kernels", "epochs", "kernels"):
-        task = gpu.Task(part, 0 if part == "ceilings" else 700)
-        gpu.measure(HostCard(), task, tmp_path, add_record)
-        gpu.add(results, task, records[-1] | {"process_s": 1.0}, tmp_path, "gpu-host")
-    scores = {"NP@10": {"value": 0.3, "low": 0.2, "high": 0.4}, "RTA": {"value": 0.7, "low": 0.6, "high": 0.8}}
-    a_map = {"seconds": 9.0, "stages": {"layout": 3.0}, "epoch_s": 0.01, "diagnostics": {"recall": 0.96}}
-    method = {"seconds": 2.0, "rows_s": 350.0, "recall": 0.99, "distances_s": 1e9, "share_of_float16": 0.1}
-    near = {"methods": {"a": method, "b": {"failed": "out of memory"}}, "cuvs": "cuVS is not installed"}
-    for part, record in (
-        ("maps", a_map | {"scores": scores}), ("umap", {"ended": "stopped after 5 s"}), ("neighbors", near),
-    ):  # fmt: skip
-        gpu.add(results, gpu.Task(part, 700), record, tmp_path, "gpu-host")
-    written = json.loads((tmp_path / "gpu-host.json").read_text())
-    assert written == json.loads(json.dumps(results))
-    assert [r["part"] for r in written["runs"]] == ["ceilings", "epochs", "kernels", "maps", "umap", "neighbors"]
-    page = (tmp_path / "gpu-host.md").read_text()
-    for message in ("# the host", "float16", "| 700 | deposit |", "0.300 (0.200–0.400)", "umap at 700 rows: stopped",
-                 "out of memory", "cuVS is not installed"):  # fmt: skip
-        assert message in page
-    heads = [line for line in page.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in heads if "copy on" in line}) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-host.json", "gpu-host.md"]
-
-
-@pytest.mark.skipif(isinstance(detect_gpu(), Gpu), reason="there is a GPU here")
-def test_without_a_gpu_it_exits_and_writes_nothing(tmp_path):
-    from benchmarks import gpu
-
-    with pytest.raises(SystemExit, match=r"measures a GPU.*(not installed|no NVIDIA driver)"):
-        gpu.main(["--out", str(tmp_path / "results")])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("argv", [["--rows", "0"], ["--parts", "nothing"]])
-def test_invalid_arguments_are_refused(argv):
-    from benchmarks import gpu
-
-    with pytest.raises(SystemExit):
-        gpu.main(argv)
 
 
 def test_the_script_for_the_sanitizer_launches_every_kernel():

@@ -21,8 +21,8 @@ BUILTIN = {
 }  # fmt: skip
 # Methods of the standard library, NumPy, Arrow and Dask in the same files, and the library's modules.
 ELSEWHERE = {
-    "append_column", "choice", "column", "compute", "dirichlet", "drop_columns", "empty", "field", "findall", "flush",
-    "machine", "map", "map_blocks", "median", "monotonic", "normal", "python_version", "rename_columns",
+    "append_column", "choice", "column", "compute", "dirichlet", "drop_columns", "empty", "field", "fileno", "findall",
+    "flush", "machine", "map", "map_blocks", "median", "monotonic", "normal", "python_version", "rename_columns",
     "replace_schema_metadata", "select", "standard_normal", "sub", "system", "TemporaryDirectory", "to_delayed",
     "to_numpy", "uniform", "validate", "which", "write_table",
 }  # fmt: skip

@@ -6,13 +6,14 @@ the sizes of cells, which the neighbor search needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from nomad_dask.backends.base import CellTree
 
+MAX_FLAT_CELLS = 1024
+"""Up to this many cells one level is as fast as a tree."""
 # A row is assigned among the children of this many nearest parents.
 PARENTS_TRIED = 3
 # A cell is tiny below, and oversized above, this multiple of the mean size.
@@ -22,18 +23,10 @@ _ROWS_PER_PARENT = 256
 
 
 class Clusterer(Protocol):
-    """K-Means of one group of rows, on one backend; arrays of rows are those of the backend.
+    """K-Means on one backend; arrays of rows are those of the backend."""
 
-    Attributes
-    ----------
-    max_flat_cells : int
-        Up to this many cells one level is as fast as a tree.
-    """
-
-    max_flat_cells: int
-
-    def upload(self, rows: np.ndarray) -> Any:
-        """Return rows (n, d) float32 as the backend's array."""
+    def center(self, sample: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Return the rows (n, d) float32 relative to their mean, and the mean (d,) float32 on the host."""
 
     def fit(self, rows: Any, k: int) -> np.ndarray:
         """Return up to `k` centroids (k, d) float32 on the host."""
@@ -41,8 +34,17 @@ class Clusterer(Protocol):
     def fit_bounded(self, rows: Any, k: int, max_rows: float) -> np.ndarray:
         """Return about `k` centroids on the host: more where cells of over `max_rows` rows were split."""
 
-    def groups(self, rows: Any, centroids: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """Yield each centroid that is nearest to any row, with those rows, in the order of the centroids."""
+    def fit_children(self, rows: Any, parents: np.ndarray, n_cells: int, max_rows: float) -> list[np.ndarray]:
+        """Return the centroids below each parent on the host, none for parents that are nearest to no row.
+
+        Each parent gets its part of `n_cells` by `share_cells`, and more where cells of over `max_rows` rows were
+        split.
+        """
+
+
+def share_cells(n_cells: int, n_members: int, n_rows: int) -> int:
+    """Return how many of `n_cells` cells of `n_rows` rows are those of a group of some of them."""
+    return max(1, round(n_cells * n_members / n_rows)) if n_members else 0
 
 
 def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer) -> CellTree:
@@ -50,18 +52,15 @@ def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer) -> CellTre
     n = len(sample)
     n_cells = min(n_cells, n)
     # Distances are computed from products, which lose precision far from the origin.
-    center = sample.mean(axis=0)
-    rows = clusterer.upload(sample - center)
+    rows, center = clusterer.center(sample)
     max_rows = max(OVERSIZED * n / n_cells, 2)
-    if n_cells <= clusterer.max_flat_cells:
+    if n_cells <= MAX_FLAT_CELLS:
         centroids = clusterer.fit_bounded(rows, n_cells, max_rows) + center
         return CellTree(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
     n_parents = round(np.sqrt(n_cells))
     parents = clusterer.fit(rows[:: max(1, n // (n_parents * _ROWS_PER_PARENT))], n_parents)
-    children, used_parents = [], []
-    for parent, members in clusterer.groups(rows, parents):
-        k = max(1, round(n_cells * len(members) / n))
-        children.append(clusterer.fit_bounded(members, k, max_rows))
-        used_parents.append(parent)
-    offsets = np.concatenate([[0], np.cumsum([len(c) for c in children])]).astype(np.int64)
-    return CellTree(np.concatenate(children) + center, parents[used_parents] + center, offsets)
+    children = clusterer.fit_children(rows, parents, n_cells, max_rows)
+    used_parents = [parent for parent, centroids in enumerate(children) if len(centroids)]
+    offsets = np.concatenate([[0], np.cumsum([len(children[parent]) for parent in used_parents])]).astype(np.int64)
+    centroids = np.concatenate([children[parent] for parent in used_parents])
+    return CellTree(centroids + center, parents[used_parents] + center, offsets)

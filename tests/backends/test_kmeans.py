@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
+from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.backend import CpuBackend
-from nomad_dask.backends.gpu import kmeans as gpu_kmeans
-from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
 from tests.helpers.host_runtime import is_emulated
 
 
@@ -32,29 +28,6 @@ def squared_distances(x: np.ndarray, cells: CellTree) -> np.ndarray:
 
 def inertia(x: np.ndarray, cells: CellTree, labels: np.ndarray) -> float:
     return float(((x.astype(np.float64) - cells.centroids[labels].astype(np.float64)) ** 2).sum())
-
-
-class RefusingKMeans:
-    """Refuses seeds as cuML does (`check_random_seed` of its version 26.10)."""
-
-    def __init__(self, *, n_clusters: int, random_state: int, **options: object) -> None:
-        if not 0 <= random_state <= 2**32 - 1:
-            raise ValueError(f"Expected `0 <= random_state <= 2**32 - 1`, got {random_state}")
-        self._model = KMeans(n_clusters, n_init=1, random_state=random_state)
-
-    def fit(self, x: np.ndarray) -> KMeans:
-        return self._model.fit(x)
-
-
-@pytest.mark.parametrize("seed", [5, 2**32 - 1, 2**32 + 5, 2**63 - 1])
-def test_every_seed_is_one_of_cuml(monkeypatch, seed):
-    cluster = ModuleType("cuml.cluster")
-    cluster.__dict__["KMeans"] = RefusingKMeans
-    monkeypatch.setitem(sys.modules, "cuml", ModuleType("cuml"))
-    monkeypatch.setitem(sys.modules, "cuml.cluster", cluster)
-    x = rows(300, 4)
-    expected = KMeans(7, n_init=1, random_state=seed % 2**32).fit(x).cluster_centers_
-    np.testing.assert_array_equal(fit_kmeans(x, 7, seed), expected)
 
 
 def test_the_largest_seed_makes_cells(backend):
@@ -82,7 +55,7 @@ def test_few_cells_are_assigned_exactly(backend):
 
 
 def test_the_tree_assigns_nearly_as_well(backend, monkeypatch):
-    monkeypatch.setattr(gpu_kmeans, "MAX_FLAT_CELLS", 100)
+    monkeypatch.setattr(kmeans_tree, "MAX_FLAT_CELLS", 100)
     n, n_cells = (6000, 150) if is_emulated(backend) else (40_000, 1200)
     x = rows(n, 8)
     cells = backend.fit_cells(x, n_cells, 0)
@@ -126,7 +99,6 @@ def test_far_from_the_origin(backend):
     seed=st.integers(0, 5),
     kinds=st.integers(1, 60),
 )
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_any_rows_get_a_cell(backend, n, d, n_cells, seed, kinds):
     """With any number of duplicates among them."""
     rng = np.random.default_rng(seed)

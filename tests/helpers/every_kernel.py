@@ -17,14 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import ListLengths, StepParams
-from nomad_dask.backends.gpu import field_repulsion, kmeans
+from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.kernel_files import kernel_files
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.params import Params
 from tests.helpers.gpu_card import grown, near_graph, remote_of
 
+# Files of kernels that do not depend on the dimensions of the map.
+WITHOUT_DIM = ("kmeans", "nearest")
 # Rows of a layout, of which the last block has a part only.
 _ROWS = 555
 _N_FAR = 13
@@ -43,10 +46,6 @@ class RecordingRuntime:
     def launch(self, kernel: str, dim: int, n_items: int, *args: Any) -> None:
         self.launched.add((kernel, dim))
         self._runtime.launch(kernel, dim, n_items, *args)
-
-    def kmeans(self, sample: Any, n_clusters: int, seed: int) -> Any:
-        """Return rows: the kernels of the library are not tested."""
-        return sample[:n_clusters].copy()
 
 
 @contextmanager
@@ -109,21 +108,24 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         search(backend, Path(folder), 24, None)
         search(backend, Path(folder), 25, 1 << 17)
-        tree = kmeans.MAX_FLAT_CELLS
-        kmeans.MAX_FLAT_CELLS = 8  # so that assignment uses the tree
+        tree = kmeans_tree.MAX_FLAT_CELLS
+        kmeans_tree.MAX_FLAT_CELLS = 8  # so that assignment uses the tree
         try:
             search(backend, Path(folder), 9, None)
         finally:
-            kmeans.MAX_FLAT_CELLS = tree
+            kmeans_tree.MAX_FLAT_CELLS = tree
     recording.synchronize()
     return recording.launched
 
 
+def dims_of(path: Path) -> tuple[int, ...]:
+    """Return the dimensions of maps for which the kernels of a file are launched."""
+    return (2,) if path.stem in WITHOUT_DIM else (2, 3)
+
+
 def missing(launched: set[tuple[str, int]]) -> list[str]:
     """Return the kernels that were not launched for every dimension that they support."""
-    wanted = {
-        (name, dim) for name, path in kernel_files().items() for dim in (2, 3) if (path.stem, dim) != ("nearest", 3)
-    }
+    wanted = {(name, dim) for name, path in kernel_files().items() for dim in dims_of(path)}
     return sorted(f"{name} in {dim}-D" for name, dim in wanted - launched)
 
 

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import scipy.fft
-from sklearn.cluster import KMeans
 
 from nomad_dask.backends.base import Backend
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
@@ -145,9 +144,6 @@ class HostRuntime:
 
     def synchronize(self) -> None:
         pass
-
-    def kmeans(self, sample: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-        return KMeans(n_clusters, n_init=1, max_iter=20, random_state=seed % 2**32).fit(sample).cluster_centers_
 
     def multiply_half(self, queries: np.ndarray, targets: np.ndarray, products: np.ndarray, jobs: np.ndarray) -> None:
         queries, targets = queries.view(np.float16), targets.view(np.float16)

@@ -24,7 +24,7 @@ SEEDS = (1, 2)
 LAUNCHES = 2
 """Launches of a kernel that are checked, of each combination of null pointers."""
 UNIT = 3e-6
-KERNELS = [(name, dim) for name in kernel_files() for dim in (2, 3)]
+KERNELS = [(name, dim) for name, path in kernel_files().items() for dim in every_kernel.dims_of(path)]
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,6 @@ def compared() -> ComparingRuntime:
 
 @pytest.mark.parametrize(("kernel", "dim"), KERNELS)
 def test_kernel_has_no_fault_and_the_results_of_the_host_build(compared, kernel, dim):
-    if (kernel_files()[kernel].stem, dim) == ("nearest", 3):
-        dim = 2  # does not depend on it
     assert any(pattern[:2] == (kernel, dim) for pattern in compared.n_launches), f"every_kernel.py launches no {kernel}"
     assert compared.wrong[kernel, dim] == []
 

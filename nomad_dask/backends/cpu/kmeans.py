@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numba import njit
 
 from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.cell_search_kernels import insert
-from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY
+from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY, share_cells
 from nomad_dask.utils.threads import Threads
 
 _N_ITERATIONS = 8
 _CHUNK = 4096
 # In a tree the rows of a chunk are compared with the children of one parent after another: few of them with each.
 _TREE_CHUNK = 1 << 14
-# Up to this many cells one level is as fast as a tree.
-MAX_FLAT_CELLS = 1024
 
 
 @njit(nogil=True, cache=True)
@@ -88,11 +84,11 @@ class _LloydClusterer:
 
     def __init__(self, rng: np.random.Generator, pool: Threads) -> None:
         self._rng, self._pool = rng, pool
-        self.max_flat_cells = MAX_FLAT_CELLS
 
-    def upload(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows themselves."""
-        return rows
+    def center(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows relative to their mean, and the mean."""
+        mean = sample.mean(axis=0)
+        return sample - mean, mean
 
     def fit(self, rows: np.ndarray, k: int) -> np.ndarray:
         """Return up to `k` centroids."""
@@ -102,13 +98,14 @@ class _LloydClusterer:
         """Return about `k` centroids: more where cells of over `max_rows` rows were split."""
         return _split_oversized(rows, self.fit(rows, k), max_rows, self._rng, self._pool)
 
-    def groups(self, rows: np.ndarray, centroids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield each centroid that is nearest to any row, with those rows."""
-        labels = nearest(rows, centroids, self._pool)
-        for parent in range(len(centroids)):
+    def fit_children(self, rows: np.ndarray, parents: np.ndarray, n_cells: int, max_rows: float) -> list[np.ndarray]:
+        """Return the centroids below each parent, about `n_cells` in all."""
+        labels = nearest(rows, parents, self._pool)
+        children = [np.empty((0, rows.shape[1]), np.float32)] * len(parents)
+        for parent in np.unique(labels).tolist():
             members = rows[labels == parent]
-            if len(members):
-                yield parent, members
+            children[parent] = self.fit_bounded(members, share_cells(n_cells, len(members), len(rows)), max_rows)
+        return children
 
 
 def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> CellTree:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.gpu.cublas_gemm import multiply_half
-from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
 from nomad_dask.backends.gpu.device_memory import largest_block_bytes
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.pinned_copies import PinnedCopies
@@ -93,10 +92,6 @@ class CudaRuntime:
     def synchronize(self) -> None:
         """Wait until all work is done."""
         self.xp.cuda.get_current_stream().synchronize()
-
-    def kmeans(self, sample: Any, n_clusters: int, seed: int) -> Any:
-        """Return K-Means centroids (n_clusters, d) of the rows of an array (n, d) float32."""
-        return fit_kmeans(sample, n_clusters, seed)
 
     def multiply_half(self, queries: Any, targets: Any, products: Any, jobs: np.ndarray) -> None:
         """Multiply blocks of rows in half precision; see `cublas_gemm.multiply_half`."""

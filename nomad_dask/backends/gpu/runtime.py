@@ -84,9 +84,6 @@ class Runtime(Protocol):
     def synchronize(self) -> None:
         """Wait until all work is done."""
 
-    def kmeans(self, sample: Any, n_clusters: int, seed: int) -> Any:
-        """Return K-Means centroids (n_clusters, d) of the rows of an array (n, d) float32."""
-
     def multiply_half(self, queries: Any, targets: Any, products: Any, jobs: np.ndarray) -> None:
         """Multiply blocks of rows in half precision; see `cublas_gemm.multiply_half`."""
 

@@ -7,7 +7,6 @@ import inspect
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,14 +119,6 @@ def test_signatures_of_cython_are_read():
     ]
 
 
-def test_values_that_are_checked_without_a_gpu():
-    """What cuML refuses by value it refuses when it is made."""
-    from cuml.cluster import KMeans
-
-    made = KMeans(n_clusters=8, max_iter=20, random_state=0, max_samples_per_batch=1 << 15, output_type="cupy")
-    assert made.get_params()["max_samples_per_batch"] == 1 << 15
-
-
 def test_cupy_adds_the_options_with_which_the_kernels_are_compiled_in_the_tests(monkeypatch):
     from cupy.cuda import compiler
 
@@ -172,21 +163,3 @@ def test_kvikio_has_a_number_of_threads():
     with kvikio.defaults.set("num_threads", 16):
         assert kvikio.defaults.get("num_threads") == 16
     assert kvikio.defaults.get("num_threads") == before
-
-
-@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63 - 1])
-def test_cuml_takes_the_seeds_that_it_is_given(monkeypatch, seed):
-    """It checks them when it computes, which needs a GPU."""
-    import cuml.cluster
-    from cuml.internals.validation import check_random_seed
-
-    from nomad_dask.backends.gpu.cuml_kmeans import fit_kmeans
-
-    seeds = []
-    fitted = SimpleNamespace(cluster_centers_=None)
-    monkeypatch.setattr(cuml.cluster.KMeans, "fit", lambda self, x: seeds.append(self.random_state) or fitted)
-    fit_kmeans(np.zeros((9, 2), np.float32), 2, seed)
-    assert check_random_seed(seeds[0]) == seed % 2**32
-    if seed >= 2**32:
-        with pytest.raises(ValueError, match="random_state"):
-            check_random_seed(seed)

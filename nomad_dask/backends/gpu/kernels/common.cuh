@@ -12,6 +12,7 @@ static_assert(sizeof(long) == 8, "offsets are 64 bits wide: Linux only");
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
+[[maybe_unused]] constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // Position and size of the mesh. In device memory, so that a captured graph stays valid when the mesh moves.
 struct Frame {
@@ -49,15 +50,24 @@ __device__ inline float repel_factor(const Numbers& numbers, double z) {
     return static_cast<float>(numbers.factor * numbers.n_total / fmax(z_all, 1e-12));
 }
 
+__device__ inline float infinity() { return __int_as_float(0x7f800000); }
 __device__ inline long grid_first() { return static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline long grid_stride() { return static_cast<long>(gridDim.x) * blockDim.x; }
+
+// A hash of `h` and `part` (splitmix64).
+__device__ inline unsigned long long mixed(unsigned long long h, long part) {
+    h = (h ^ static_cast<unsigned long long>(part)) * 0x9E3779B97F4A7C15ULL;
+    h ^= h >> 30;
+    h *= 0xBF58476D1CE4E5B9ULL;
+    return h ^ h >> 27;
+}
 
 // ---------------------------------------------------------------------------- sums in a fixed order
 
 // Mask of the group of LANES (a power of two) adjacent lanes that contains this thread.
 template <int LANES>
 __device__ inline unsigned group_mask() {
-    if (LANES == 32) return 0xffffffffu;
+    if (LANES == 32) return ALL_LANES;
     return ((1u << (LANES & 31)) - 1u) << (threadIdx.x & 31u & ~(LANES - 1u));
 }
 
@@ -86,8 +96,8 @@ __device__ inline void block_box(float* low, float* high) {
     __shared__ float parts[WARPS][2 * DIM];
     for (int apart = 16; apart > 0; apart /= 2) {
         for (int a = 0; a < DIM; ++a) {
-            low[a] = fminf(low[a], __shfl_xor_sync(0xffffffffu, low[a], apart));
-            high[a] = fmaxf(high[a], __shfl_xor_sync(0xffffffffu, high[a], apart));
+            low[a] = fminf(low[a], __shfl_xor_sync(ALL_LANES, low[a], apart));
+            high[a] = fmaxf(high[a], __shfl_xor_sync(ALL_LANES, high[a], apart));
         }
     }
     __syncthreads();

@@ -18,13 +18,6 @@
 
 constexpr int TILE = THREADS;
 
-__device__ inline unsigned long long mixed(unsigned long long h, long part) {
-    h = (h ^ static_cast<unsigned long long>(part)) * 0x9E3779B97F4A7C15ULL;
-    h ^= h >> 30;
-    h *= 0xBF58476D1CE4E5B9ULL;
-    return h ^ h >> 27;
-}
-
 // Return a number in [low, size) that is a hash of the other arguments (splitmix64).
 __device__ inline unsigned draw_offset(unsigned long long seed, long epoch, long cell, long slot, long draw,
                                        unsigned low, unsigned size) {

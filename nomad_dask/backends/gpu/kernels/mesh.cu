@@ -158,7 +158,7 @@ extern "C" __global__ void watch(const float* points, long n, long step, float* 
     float low[DIM];
     float high[DIM];
     for (int a = 0; a < DIM; ++a) {
-        low[a] = __int_as_float(0x7f800000);  // infinity: a block may have no points
+        low[a] = infinity();  // a block may have no points
         high[a] = -low[a];
     }
     for (long i = grid_first(); i < n; i += grid_stride()) {

@@ -1,4 +1,4 @@
-// Neighbor search among rows sorted by cell, and search for the nearest centers.
+// Neighbor search among rows sorted by cell, and selection of the smallest products.
 //
 // Products in half precision select candidates, whose distances are then computed in float32. Half precision is
 // sufficient because both factors are relative to the center of the searched cell and scaled to unit length: nothing
@@ -8,12 +8,9 @@
 // stay in the L1 cache, and can have any length. An empty slot has value infinity and row -1.
 #include "common.cuh"
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
-
 __device__ inline long first_warp() { return grid_first() / 32; }
 __device__ inline long warp_stride() { return grid_stride() / 32; }
 __device__ inline int lane_of() { return static_cast<int>(threadIdx.x % 32); }
-__device__ inline float infinity() { return __int_as_float(0x7f800000); }
 
 __device__ inline bool before(float value, int row, float other_value, int other_row) {
     return value < other_value || (value == other_value && row < other_row);
@@ -216,38 +213,6 @@ extern "C" __global__ void select_columns(const float* products, const float* no
             const long j = start + lane;
             const float value = j < m ? norms[j] - 2.0f * products[i * m + j] : infinity();
             offer(values + i * kept, columns + i * kept, kept, value, static_cast<int>(j));
-        }
-    }
-}
-
-// The column of the smallest norms[j] - 2 products[i, j] of each row i, if it is less than `best` of the row; the
-// first of equal ones. Row i is row picks[i] of best and labels (i if null); columns are numbered from `first`. One
-// warp per row.
-extern "C" __global__ void closest_column(const float* products, const float* norms, const int* picks, long n,
-                                          long m, int first, float* best, int* labels) {
-    const int lane = lane_of();
-    for (long i = first_warp(); i < n; i += warp_stride()) {
-        float least = infinity();
-        int column = 0x7fffffff;
-        for (long j = lane; j < m; j += 32) {
-            const float value = norms[j] - 2.0f * products[i * m + j];
-            if (value < least) {
-                least = value;
-                column = static_cast<int>(j);
-            }
-        }
-        for (int apart = 16; apart > 0; apart /= 2) {
-            const float other = __shfl_xor_sync(ALL_LANES, least, apart);
-            const int other_column = __shfl_xor_sync(ALL_LANES, column, apart);
-            if (before(other, other_column, least, column)) {
-                least = other;
-                column = other_column;
-            }
-        }
-        const long row = picks == nullptr ? i : picks[i];
-        if (lane == 0 && column < m && before(least, first + column, best[row], labels[row])) {
-            best[row] = least;
-            labels[row] = first + column;
         }
     }
 }

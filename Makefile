@@ -40,7 +40,7 @@ test: .venv/dev.stamp ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-rapids: .venv-rapids/rapids.stamp ## Check what we call in RAPIDS, in .venv-rapids (5 GB)
-	.venv-rapids/bin/python -m pytest tests/backends/gpu/test_contract_*.py tests/backends/test_devices.py
+	.venv-rapids/bin/python -m pytest tests/backends/gpu/test_contract_*.py tests/backends/test_devices.py tests/backends/test_optional_packages.py
 
 lint: .venv/dev.stamp ## Check style and types
 	$(BIN)/ruff check .

@@ -5,17 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nomad_dask.backends.gpu.device_memory import unused_bytes
 from nomad_dask.errors import ClusterError, InputError
 
-# Packages that the GPU backend imports on a worker, and those that an embedded cluster of GPU workers also needs.
-PACKAGES = ("cupy", "cuml", "cudf")
 CLUSTER_PACKAGES = ("dask_cuda", "rmm")
-_INSTALL = "pip install 'nomad-dask[gpu-cu13]', or [gpu-cu12] where the driver is for CUDA 12"
+"""Packages with which an embedded cluster has a worker for each GPU; without them it has one."""
+READING_PACKAGES = {"kvikio": ".npy files", "cudf": "Parquet"}
+"""Packages that read files directly to the GPU, and which; without them, files are read on the host and uploaded."""
+_INSTALL = "pip install 'nomad-dask[cupy-cu13]', or [cupy-cu12] where the driver is for CUDA 12"
+INSTALL_RAPIDS = "pip install 'nomad-dask[gpu-cu13]', or [gpu-cu12] where the driver is for CUDA 12"
+# Where the driver's kernel module is loaded.
+_DRIVER = Path("/proc/driver/nvidia/version")
 # Values of cudaError.
 _INSUFFICIENT_DRIVER, _NO_DEVICE = 35, 100
 
@@ -33,6 +38,8 @@ class Gpu:
     total_bytes : int
     free_bytes : int
         0 if it was not requested: the request itself uses memory on the device.
+    packages : tuple of str
+        Those of `READING_PACKAGES` that the process has.
     """
 
     name: str
@@ -40,6 +47,7 @@ class Gpu:
     index: str
     total_bytes: int
     free_bytes: int = 0
+    packages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name}, {self.uuid})"
@@ -54,7 +62,7 @@ class NoGpu:
     lacks : str
         What is missing, and how to install it.
     hidden : bool
-        Whether GPU and driver exist, and only packages are missing.
+        Whether there is a driver, and only CuPy is missing.
     """
 
     lacks: str
@@ -64,13 +72,16 @@ class NoGpu:
         return f"no GPU: {self.lacks}"
 
 
-def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) -> Gpu | NoGpu:
-    """Return the GPU of this process, or why it has none.
+def missing_packages(packages: Iterable[str]) -> list[str]:
+    """Return which packages are not installed in this process's environment."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def detect_gpu(with_memory: bool = False) -> Gpu | NoGpu:
+    """Return the GPU of this process, or why it has none. It needs CuPy only.
 
     Parameters
     ----------
-    packages : tuple of str
-        Packages that must be installed.
     with_memory : bool
         Whether to measure the free memory, which creates a CUDA context in this process.
     """
@@ -78,7 +89,7 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
         import cupy
     except ImportError as error:
         reason = "CuPy is not installed" if error.name == "cupy" else f"CuPy cannot be imported ({error})"
-        return NoGpu(f"{reason}: {_INSTALL}")
+        return NoGpu(f"{reason}: {_INSTALL}", hidden=_DRIVER.exists())
     cuda = cupy.cuda.runtime
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
@@ -89,10 +100,6 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
         free = unused_bytes(cupy) if with_memory else 0
     except cuda.CUDARuntimeError as error:
         return NoGpu(_describe_cuda_error(error, cuda, visible))
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        return NoGpu(f"{', '.join(missing)} {verb} not installed: {_INSTALL}", hidden=True)
     entries = visible.split(",") if visible else []
     return Gpu(
         name=properties["name"].decode(),
@@ -100,6 +107,7 @@ def detect_gpu(packages: tuple[str, ...] = PACKAGES, with_memory: bool = False) 
         index=entries[number].strip() if number < len(entries) else str(number),
         total_bytes=int(properties["totalGlobalMem"]),
         free_bytes=free,
+        packages=tuple(name for name in READING_PACKAGES if not missing_packages([name])),
     )
 
 
@@ -181,6 +189,27 @@ def resolve_device(device: str, found: Mapping[str, Gpu | NoGpu]) -> str:
         f"device='gpu' needs a GPU on every worker, {len(without)} of {len(found)} have none "
         f"({_list_workers(without)}): add GPUs to them, remove them, or use device='cpu'."
     )
+
+
+def describe_choice(device: str, found: Mapping[str, Gpu | NoGpu]) -> str:
+    """Return what the workers of a cluster compute on, and what was found that decides it: a line for the log.
+
+    Parameters
+    ----------
+    device : {'cpu', 'gpu'}
+        As chosen by `resolve_device`.
+    found : mapping of str to Gpu or NoGpu
+    """
+    if device == "cpu":
+        reasons = sorted({gpu.lacks for gpu in found.values() if isinstance(gpu, NoGpu)})
+        return f"the CPU: no GPU was found ({'; '.join(reasons)})"
+    gpus = [gpu for _, gpu in sorted(found.items()) if isinstance(gpu, Gpu)]
+    names = ", ".join(f"{n} × {name}" for name, n in sorted(Counter(gpu.name for gpu in gpus).items()))
+    readers = [
+        f"{files} by {name if all(name in gpu.packages for gpu in gpus) else 'the host'}"
+        for name, files in READING_PACKAGES.items()
+    ]
+    return f"GPUs: {names}, one for each worker; reads {' and '.join(readers)}"
 
 
 def _list_workers(without: Mapping[str, str], max_named: int = 3) -> str:

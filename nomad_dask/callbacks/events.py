@@ -25,10 +25,13 @@ class ClusterJoined(Event):
         Number of workers.
     dashboard : str or None
         Address of the Dask dashboard, if there is one.
+    device : str
+        What the workers compute on, and what was found that decides it; empty if nothing was to decide.
     """
 
     workers: int
     dashboard: str | None
+    device: str = ""
 
 
 @dataclass(frozen=True)

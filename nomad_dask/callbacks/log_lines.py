@@ -71,8 +71,11 @@ class SummaryLines:
                 self._write(f"shard {shard}: on {worker}, {device}")
             case WorkerLost(address):
                 self._write(f"worker {address} was lost")
-            case ClusterJoined(_, str(dashboard)):
-                self._write(f"Dask dashboard: {dashboard}")
+            case ClusterJoined(_, dashboard, device):
+                if device:
+                    self._write(f"computing on {device}")
+                if dashboard is not None:
+                    self._write(f"Dask dashboard: {dashboard}")
             case _:
                 pass
 

@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nomad_dask.backends import devices
 from nomad_dask.backends.select import check_device
 from nomad_dask.cluster.cpu_cluster import start_cpu_cluster
 from nomad_dask.cluster.embedded import embedded_client
 from nomad_dask.cluster.executor import GPU_START_SECONDS, Cluster
 from nomad_dask.cluster.forks import check_fork
 from nomad_dask.cluster.given_client import check_client
-from nomad_dask.cluster.gpu_cluster import gpus_not_started_error, start_gpu_cluster, uses_local_gpus
+from nomad_dask.cluster.gpu_cluster import choose_local_workers, gpus_not_started_error, start_gpu_cluster
 from nomad_dask.cluster.preflight import check_versions
 from nomad_dask.cluster.remote import read_scheduler_file, remote_client
 from nomad_dask.cluster.settings import check_settings
@@ -50,7 +49,8 @@ def connect(
         File in which a running scheduler has written its address (``dask scheduler --scheduler-file``).
     n_workers : int, optional
         Workers of the embedded cluster. On CPUs, one (the default) is this process itself with all its cores;
-        several are processes that share the cores. On GPUs there is a process for each, by default for all.
+        several are processes that share the cores. On GPUs there is a process for each, by default for all; without
+        dask-cuda, there is this process with one GPU.
     device : {'auto', 'cpu', 'gpu'}
         ``"auto"`` uses GPUs where the workers, or for an embedded cluster this process, have them.
     data_in_process : bool
@@ -79,12 +79,9 @@ def connect(
         connection = _prepared(client, device)
     elif scheduler is not None:
         connection = _remote(scheduler, device)
-    elif not uses_local_gpus(device):
-        connection = _local_cpus(n_workers or 1, "cpu")
-    elif data_in_process and n_workers in (None, 1) and devices.n_local_gpus() == 1:
-        connection = _local_cpus(1, "gpu")
     else:
-        connection = _local_gpus(n_workers)
+        local = choose_local_workers(device, n_workers, data_in_process)
+        connection = _local_gpus(n_workers) if local == "gpus" else _local_cpus(n_workers or 1, local)
     try:
         with connection as cluster:
             yield cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from nomad_dask.cluster.task_batch import TaskBatch
 from nomad_dask.cluster.watchdog import ANSWER_SECONDS, call_scheduler, no_workers_error, scheduler_lost_error
 from nomad_dask.errors import ClusterError
 
+_LOG = logging.getLogger("nomad_dask")
 # Processes that import RAPIDS and create a CUDA context start slowly.
 GPU_START_SECONDS = 120
 # Workers that die this often, one after another, while all are asked something.
@@ -59,6 +61,8 @@ class Cluster:
     ----------
     device : {'cpu', 'gpu'}
         What its workers compute on.
+    choice : str
+        A line about it for logs, and what decided it; empty for CPUs as requested.
     gpus : dict of str to Gpu
         The GPU of each worker that was present at the start, by address; empty on CPUs.
     """
@@ -67,6 +71,7 @@ class Cluster:
         self.client = client
         self.in_process = in_process
         self.device = "cpu"
+        self.choice = ""
         self.gpus: dict[str, devices.Gpu] = {}
         self._had_workers = False
 
@@ -85,6 +90,8 @@ class Cluster:
             if isinstance(answer, Exception):
                 raise answer
         self.device = devices.resolve_device(device, detected)
+        self.choice = devices.describe_choice(self.device, detected)
+        _LOG.info("device=%r computes on %s", device, self.choice)
         if self.device == "gpu":
             self.gpus = {address: gpu for address, gpu in detected.items() if isinstance(gpu, devices.Gpu)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Any
@@ -16,37 +17,69 @@ from nomad_dask.cluster.embedded import (
 )
 from nomad_dask.errors import ClusterError, InputError, NomadWarning
 
+_LOG = logging.getLogger("nomad_dask")
 # The driver's pool keeps this much free memory; more returns to the device at the next synchronization, where it can
 # be measured. dask-cuda takes 0 for no limit.
 _KEPT_BYTES = 1 << 30
 
 
-def uses_local_gpus(device: str) -> bool:
-    """Return whether an embedded cluster computes on the GPUs of this machine.
+def choose_local_workers(device: str, n_workers: int | None, data_in_process: bool) -> str:
+    """Return which workers an embedded cluster has.
 
     Parameters
     ----------
     device : {'auto', 'cpu', 'gpu'}
+    n_workers : int or None
+    data_in_process : bool
+        The vectors are in the memory of this process.
+
+    Returns
+    -------
+    {'cpu', 'gpu', 'gpus'}
+        Workers on CPUs, this process with its GPU, or a process for each GPU of this machine.
 
     Raises
     ------
-    ClusterError
-        `device` is ``"gpu"``, and there is no usable GPU.
+    InputError
+        `device` is ``"gpu"``, and there is no usable GPU; or there are more workers than can be started.
     """
     if device == "cpu":
-        return False
-    detected = devices.detect_gpu((*devices.PACKAGES, *devices.CLUSTER_PACKAGES))
-    if isinstance(detected, devices.Gpu):
-        return True
-    if device == "gpu":
-        raise devices.no_gpu_error(detected.lacks)
+        return "cpu"
+    detected = devices.detect_gpu()
+    if isinstance(detected, devices.NoGpu):
+        if device == "gpu":
+            raise devices.no_gpu_error(detected.lacks)
+        _warn_of_hidden_gpu(detected)
+        _LOG.info("device='auto' computes on %s", devices.describe_choice("cpu", {"": detected}))
+        return "cpu"
+    n_gpus = devices.n_local_gpus()
+    missing = devices.missing_packages(devices.CLUSTER_PACKAGES)
+    if missing:
+        _check_one_worker(n_workers, n_gpus, f"{' and '.join(missing)} for more: {devices.INSTALL_RAPIDS}")
+        return "gpu"
+    return "gpu" if data_in_process and n_workers in (None, 1) and n_gpus == 1 else "gpus"
+
+
+def _warn_of_hidden_gpu(detected: devices.NoGpu) -> None:
     if detected.hidden:
         warnings.warn(
-            f"There is a GPU, but {detected.lacks}. The CPU is used; device='cpu' selects it without this warning.",
+            f"There is an NVIDIA driver, but {detected.lacks}. The CPU is used; device='cpu' selects it without this "
+            "warning.",
             NomadWarning,
-            stacklevel=2,
+            stacklevel=4,
         )
-    return False
+
+
+def _check_one_worker(n_workers: int | None, n_gpus: int, remedy: str) -> None:
+    """Refuse several workers, and warn if GPUs remain unused."""
+    if n_workers is not None and n_workers > 1:
+        raise InputError(f"n_workers={n_workers} is not accepted: give 1 for one GPU, or install {remedy}.")
+    if n_gpus > 1 and n_workers is None:
+        warnings.warn(
+            f"One of {n_gpus} GPUs is used: install {remedy}. n_workers=1 selects one GPU without this warning.",
+            NomadWarning,
+            stacklevel=4,
+        )
 
 
 def start_gpu_cluster(n_workers: int | None) -> Any:

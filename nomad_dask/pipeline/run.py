@@ -111,7 +111,7 @@ def project(
         _connect(cluster, source) as workers,
     ):
         remove_garbage(path)
-        emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client)))
+        emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client), workers.choice))
         memory_bytes = worker_memory(workers, memory_limit)
         is_beside = path == beside(output.path)
         if is_beside:

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,9 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nomad_dask.backends import devices
 from nomad_dask.backends.devices import (
     Gpu,
     NoGpu,
+    describe_choice,
     detect_gpu,
     detect_worker_gpu,
     memory_share,
@@ -28,10 +31,11 @@ from nomad_dask.backends.devices import (
 )
 from nomad_dask.backends.memory_model import LIBRARY_BYTES
 from nomad_dask.backends.select import BackendCache
-from nomad_dask.callbacks import ShardPlaced
+from nomad_dask.callbacks import ClusterJoined, ShardPlaced
 from nomad_dask.callbacks.progress_bars import progress_bars
 from nomad_dask.cluster import connect
-from nomad_dask.errors import ClusterError, InputError, ResourceError
+from nomad_dask.cluster.gpu_cluster import choose_local_workers
+from nomad_dask.errors import ClusterError, InputError, NomadWarning, ResourceError
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
 from tests.helpers.runs import EventLog, blobs, make_map, worker_processes
@@ -140,6 +144,36 @@ def test_of_many_workers_without_a_gpu_a_few_are_named():
         resolve_device("gpu", found)
 
 
+def test_the_choice_is_described_with_what_reads_the_files():
+    full, half = (replace(H100, packages=packages) for packages in (("kvikio", "cudf"), ("cudf",)))
+    assert describe_choice("gpu", {"a": full, "b": full}) == (
+        "GPUs: 2 × NVIDIA H100, one for each worker; reads .npy files by kvikio and Parquet by cudf"
+    )
+    assert describe_choice("gpu", {"a": full, "b": half}).endswith(".npy files by the host and Parquet by cudf")
+    assert describe_choice("gpu", {"a": H100}).endswith(".npy files by the host and Parquet by the host")
+    assert describe_choice("cpu", {"a": NOTHING, "b": NOTHING}) == (
+        "the CPU: no GPU was found (CuPy is not installed: pip install it)"
+    )
+
+
+@without_gpu
+def test_the_log_says_why_workers_compute_on_the_cpu(caplog):
+    caplog.set_level("INFO", logger="nomad_dask")
+    event_log = EventLog()
+    with worker_processes(1) as client:
+        make_map(blobs(300), n_epochs=1, device="auto", client=client, emit=event_log)
+    (joined,) = event_log.of(ClusterJoined)
+    assert re.match(rf"the CPU: no GPU was found \({LACKS}", joined.device)
+    assert f"device='auto' computes on {joined.device}" in caplog.messages
+
+
+@pytest.mark.skipif(CUPY, reason="CuPy is installed")
+def test_a_driver_without_cupy_is_worth_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path)
+    with pytest.warns(NomadWarning, match=rf"^There is an NVIDIA driver, but {LACKS}.*The CPU is used"):
+        assert choose_local_workers("auto", None, False) == "cpu"
+
+
 def test_workers_on_one_gpu_share_its_memory():
     other = Gpu("NVIDIA H100", "GPU-02", "1", 80 << 30, 60 << 30)
     assert memory_share({"a": H100}) == 70 << 30
@@ -211,6 +245,15 @@ def test_the_log_of_a_verbose_run_names_the_gpu_of_a_shard():
     with progress_bars(written, verbose=True) as listen:
         listen(ShardPlaced(3, "tcp://a:1", str(H100)))
     assert written.getvalue() == "shard 3: on tcp://a:1, GPU 0 (NVIDIA H100, GPU-01)\n"
+
+
+def test_the_log_of_a_verbose_run_says_what_was_chosen():
+    written = io.StringIO()
+    with progress_bars(written, verbose=True) as listen:
+        listen(ClusterJoined(2, None))
+        listen(ClusterJoined(2, None, "GPUs: 2 × NVIDIA H100"))
+        listen(ClusterJoined(2, "http://a:8787"))
+    assert written.getvalue() == "computing on GPUs: 2 × NVIDIA H100\nDask dashboard: http://a:8787\n"
 
 
 @pytest.mark.gpu

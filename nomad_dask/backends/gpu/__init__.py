@@ -1,1 +1,1 @@
-"""The backend for NVIDIA GPUs: RAPIDS for vectors, our own kernels (`kernels/*.cu`) for the map."""
+"""The backend for NVIDIA GPUs: CuPy, kernels of our own (`kernels/*.cu`), and RAPIDS where it is installed."""

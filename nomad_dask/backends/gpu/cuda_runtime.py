@@ -33,7 +33,7 @@ class CudaRuntime:
         except ImportError as error:
             raise ClusterError(
                 f"device='gpu' needs CuPy, which cannot be imported here ({error}): "
-                "install RAPIDS 26.10 or cupy-cuda13x on every worker, or use device='cpu'."
+                "install cupy-cuda13x on every worker, or use device='cpu'."
             ) from error
         if not cupy.cuda.is_available():
             raise ClusterError(

@@ -36,7 +36,7 @@ def _driver_bytes(cupy: Any) -> int:
 def _rmm_pool_bytes(untracked_is_free: bool) -> int:
     """Return the unused memory of RMM's pool; a pool that tracks no allocations counts as free or as used."""
     # A pool can be in use only if RMM was imported; it may not be installed.
-    if "rmm" not in sys.modules:
+    if sys.modules.get("rmm") is None:
         return 0
     import rmm.mr
 

@@ -21,6 +21,14 @@ def expand_ranges(first: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
     return (np.repeat(first - before, n_rows) + np.arange(int(n_rows.sum()))).astype(np.int32)
 
 
+def split_ranges(first: np.ndarray, n_rows: np.ndarray, max_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Divide ranges of rows into parts of at most `max_rows` rows: return the range, first row and size of each."""
+    n_parts = -(-n_rows // max_rows)
+    owners = np.repeat(np.arange(len(n_rows)), n_parts)
+    before = max_rows * (np.arange(len(owners)) - (np.cumsum(n_parts) - n_parts)[owners])
+    return owners, first[owners] + before, np.minimum(n_rows[owners] - before, max_rows)
+
+
 class CellIndex:
     """Rows of one shard in cell order.
 

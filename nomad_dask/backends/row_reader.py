@@ -150,7 +150,8 @@ class ShardVectors:
         """Free the memory of `load`."""
         self._all = None
 
-    def _read(self, start: int, stop: int) -> np.ndarray:
+    def read_stored(self, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop` as the files have them: in their dtype, of any length."""
         if start == stop:
             return np.empty((0, self.n_dims), np.float32)
         ranges = []
@@ -162,8 +163,10 @@ class ShardVectors:
                 break
             low, high = max(start, int(part_start)), min(stop, int(part_stop))
             ranges.append(file.read(first_row + low - int(part_start), first_row + high - int(part_start)))
-        rows = np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
-        return to_float32(rows, self.metric)
+        return np.concatenate(ranges) if len(ranges) != 1 else ranges[0]
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        return to_float32(self.read_stored(start, stop), self.metric)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` as C-contiguous float32; never write into them."""

@@ -44,7 +44,7 @@ class BackendCache:
         ----------
         device : {'cpu', 'gpu'}
         n_threads : int
-            Threads of the CPU backend, and of what the GPU backend computes on the host.
+            Threads of the CPU backend.
 
         Raises
         ------
@@ -52,7 +52,7 @@ class BackendCache:
             There is no GPU.
         """
         if device == "gpu":
-            yield self._gpu(n_threads)
+            yield self._gpu()
             return
         from nomad_dask.backends.cpu.backend import CpuBackend
 
@@ -70,14 +70,14 @@ class BackendCache:
             self._libraries = ThreadpoolController()
         return self._libraries
 
-    def _gpu(self, n_threads: int) -> Backend:
-        """Return the backend on the GPU of this process; there is one, with the number of threads of its first use."""
+    def _gpu(self) -> Backend:
+        """Return the backend on the GPU of this process, of which there is one."""
         from nomad_dask.backends.gpu.backend import GpuBackend
         from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 
         key = ("gpu", 0)
         if key not in self._backends:
-            self._backends[key] = GpuBackend(PROCESS_RUNTIME.get(), n_threads)
+            self._backends[key] = GpuBackend(PROCESS_RUNTIME.get())
         return self._backends[key]
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from nomad_dask.backends.anchors import cells_to_search
 from nomad_dask.backends.base import Anchors, Backend
 from nomad_dask.backends.cpu import interpolation
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.select import BackendCache
-from nomad_dask.utils.threads import Threads
 
 
 @dataclass
@@ -151,10 +151,10 @@ def test_cells_are_searched_until_they_contain_enough_anchors(n_cells, n_anchors
     rng = np.random.default_rng(seed)
     centroids = rng.normal(size=(n_cells, 4)).astype(np.float32)
     counts = np.bincount(rng.integers(0, max(1, n_cells // 9), size=n_anchors), minlength=n_cells)
-    searched = cells_to_search(centroids, counts, Threads(1).run)
-    assert len(searched) == n_cells
+    searched = cells_to_search(counts, lambda cells, m: nearest_cells(centroids, cells, m))
+    assert len(searched.offsets) == n_cells + 1
     distances = np.linalg.norm(centroids.astype(np.float64)[:, None] - centroids, axis=2)
-    for cells, row in zip(searched, distances, strict=True):
+    for cells, row in zip(np.split(searched.cells, searched.offsets[1:-1]), distances, strict=True):
         np.testing.assert_allclose(row[cells], np.sort(row)[: len(cells)], atol=1e-5)  # the nearest ones
         enough = min(4, n_anchors)
         assert counts[cells].sum() >= enough

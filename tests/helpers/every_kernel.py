@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends import kmeans_tree
-from nomad_dask.backends.base import ListLengths, StepParams
+from nomad_dask.backends.base import Anchors, ListLengths, StepParams
 from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.kernel_files import kernel_files
@@ -96,6 +96,20 @@ def search(backend: GpuBackend, folder: Path, d: int, free: int | None) -> None:
         raise ArithmeticError(f"rows of {d} dimensions have no neighbors")
 
 
+def place(backend: GpuBackend, folder: Path, dim: int) -> None:
+    """Place rows between anchors of their cells, in pieces of cells."""
+    rng = np.random.default_rng(dim)
+    x = rng.normal(size=(300, 19)).astype(np.float32)
+    np.save(folder / f"placed{dim}.npy", x)
+    offsets = np.array([0, 70, 70, 101, 300])
+    rows = np.arange(0, len(x), 7)
+    anchors = Anchors(rows, rng.normal(size=(len(rows), dim)).astype(np.float32))
+    vectors = ShardVectors([(folder / f"placed{dim}.npy", 0, len(x))])
+    positions = backend.interpolate(vectors, offsets, x[[0, 1, 80, 200]], anchors, 1 << 20, lambda done: None)
+    if not np.isfinite(positions).all():
+        raise ArithmeticError(f"positions of {dim}-D between anchors are not finite")
+
+
 def launch_all(runtime: Any) -> set[tuple[str, int]]:
     """Launch every kernel on a runtime; return the names and dimensions of the launched kernels."""
     recording = RecordingRuntime(runtime)
@@ -106,6 +120,8 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
             lay_out(backend, dim, normalization, "field", False)
             lay_out(backend, dim, normalization, "means", False)
     with tempfile.TemporaryDirectory() as folder:
+        place(backend, Path(folder), 2)
+        place(backend, Path(folder), 3)
         search(backend, Path(folder), 24, None)
         search(backend, Path(folder), 25, 1 << 17)
         tree = kmeans_tree.MAX_FLAT_CELLS

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from nomad_dask.backends.anchors import MAX_NEAREST, cells_to_search, mean_positions
+from nomad_dask.backends.anchors import MAX_NEAREST, SearchedCells, cells_to_search, mean_positions
 from nomad_dask.backends.base import Anchors
 from nomad_dask.backends.cell_index import expand_ranges
 from nomad_dask.backends.cpu.cell_search_kernels import PROBE_ROWS, center_queries, center_targets, scan_block
+from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads
 
@@ -30,7 +31,7 @@ def interpolate(
 ) -> np.ndarray:
     """Return positions (n_rows, dim) float32 of all rows; see `Backend.interpolate`."""
     offsets = np.searchsorted(anchors.rows, cell_offsets)
-    searched = cells_to_search(centroids, np.diff(offsets), pool.run)
+    searched = cells_to_search(np.diff(offsets), lambda cells, m: nearest_cells(centroids, cells, m, pool.run))
     held = _load(vectors, anchors.rows, pool, cache_bytes)
     positions = np.empty((vectors.n_rows, anchors.positions.shape[1]), np.float32)
     lock = threading.Lock()
@@ -39,7 +40,7 @@ def interpolate(
     def place(start: int, stop: int) -> None:
         nonlocal done
         first, last = np.searchsorted(cell_offsets, start, side="right") - 1, np.searchsorted(cell_offsets, stop)
-        picked, picked_offsets = _pick_anchors(searched[first:last], offsets)
+        picked, picked_offsets = _pick_anchors(searched, int(first), int(last), offsets)
         targets = held
         if targets is None:
             needed, picked = np.unique(picked, return_inverse=True)
@@ -72,11 +73,12 @@ def _load(vectors: ShardVectors, rows: np.ndarray, pool: Threads, cache_bytes: i
     return held
 
 
-def _pick_anchors(searched: list[np.ndarray], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the anchors that are compared with the rows of each cell, cell by cell, and where those of each begin."""
-    cells = np.concatenate(searched)
+def _pick_anchors(searched: SearchedCells, first: int, last: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the anchors that are compared with the rows of each of some cells, and where those of each begin."""
+    ranges = searched.offsets[first : last + 1]
+    cells = searched.cells[ranges[0] : ranges[-1]]
     n_anchors = np.diff(offsets)[cells]
-    ends = np.cumsum(n_anchors)[np.cumsum([len(part) for part in searched]) - 1]
+    ends = np.cumsum(n_anchors)[ranges[1:] - ranges[0] - 1]
     return expand_ranges(offsets[cells], n_anchors), np.append(0, ends)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import Anchors, CellTree, PrincipalAxes, ShardGraph
-from nomad_dask.backends.cpu.interpolation import interpolate
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
+from nomad_dask.backends.gpu.interpolation import interpolate
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.nearest_cells import nearest_cells
 from nomad_dask.backends.gpu.oom import translate_oom
@@ -20,7 +20,6 @@ from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
-from nomad_dask.utils.threads import thread_pool
 
 
 class GpuBackend:
@@ -29,13 +28,10 @@ class GpuBackend:
     Parameters
     ----------
     runtime : Runtime
-    n_threads : int
-        For what is computed on the host.
     """
 
-    def __init__(self, runtime: Runtime, n_threads: int = 1) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._n_threads = n_threads
 
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source on the device; never write into them."""
@@ -110,9 +106,9 @@ class GpuBackend:
         cache_bytes: int,
         on_progress: Callable[[int], None],
     ) -> np.ndarray:
-        """Return a position (n_rows, dim) float32 for each row of a shard; computed on the host."""
-        with thread_pool(self._n_threads) as pool:
-            return interpolate(vectors, cell_offsets, centroids, anchors, pool, cache_bytes, on_progress)
+        """Return a position (n_rows, dim) float32 for each row of a shard: the mean of those of its nearest anchors."""
+        with translate_oom(self.runtime, f"the initial positions of {vectors.n_rows:,} rows"):
+            return interpolate(vectors, cell_offsets, centroids, anchors, self.runtime, cache_bytes, on_progress)
 
     def create_layout(
         self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES

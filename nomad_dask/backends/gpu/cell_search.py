@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import ListLengths, NeighborLists
-from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, expand_ranges
+from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, expand_ranges, split_ranges
 from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
 from nomad_dask.backends.gpu.nearest_cells import nearest_cells, nearest_columns
@@ -282,7 +282,7 @@ class GpuCellSearch(CellIndex):
     def _gather(self, rows: np.ndarray) -> Any:
         """Return the vectors (m, d) of `rows` (m,) on the device."""
         cells = np.unique(self._cell_of(rows))
-        first, n_rows = _split_cells(self._first[cells], self._sizes[cells], self._loaded.products.piece_rows)
+        _, first, n_rows = split_ranges(self._first[cells], self._sizes[cells], self._loaded.products.piece_rows)
         return self._loaded.rows.gather(np.asarray(rows, np.int32), first, n_rows)
 
     def _order_queries(self) -> np.ndarray:
@@ -291,10 +291,3 @@ class GpuCellSearch(CellIndex):
         coordinates = projection.project(self._centroids, axes, self.runtime)
         cells = self._order_cells(coordinates)
         return expand_ranges(self._first[cells], self._sizes[cells])
-
-
-def _split_cells(first: np.ndarray, sizes: np.ndarray, max_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first rows and sizes, ascending, of ranges of at most `max_rows` rows that make up the cells."""
-    n = -(-sizes // max_rows)
-    index = np.arange(int(n.sum())) - np.repeat(np.cumsum(n) - n, n)
-    return np.repeat(first, n) + index * max_rows, np.minimum(np.repeat(sizes, n) - index * max_rows, max_rows)

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from nomad_dask.backends.cell_index import expand_ranges
+from nomad_dask.backends.gpu.block_reader import to_float32
+from nomad_dask.backends.gpu.row_stream import READERS, upload_blocks
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
 
-_READERS = 4
-_BLOCK_BYTES = 1 << 28
+_BLOCK_BYTES, _READ_AHEAD_BYTES = 1 << 28, 1 << 29
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,8 @@ class ResidentRows:
     def __init__(self, vectors: ShardVectors, runtime: Runtime) -> None:
         self._runtime = runtime
         self.rows = runtime.xp.empty((vectors.n_rows, vectors.n_dims), np.float32)
-        step = max(1, _BLOCK_BYTES // (4 * vectors.n_dims))
-        for start in range(0, vectors.n_rows, step):
-            stop = min(start + step, vectors.n_rows)
-            self.rows[start:stop] = runtime.upload(vectors.read(start, stop))
+        for start, stop, rows in upload_blocks(vectors, _BLOCK_BYTES, _READ_AHEAD_BYTES, runtime):
+            self.rows[start:stop] = rows
 
     def load_batches(self, first: np.ndarray, n_rows: np.ndarray) -> Iterator[RowBatch]:
         """Yield all ranges in one batch; see `CellRows`."""
@@ -136,18 +135,18 @@ class StreamedRows:
                 self._cache.move_to_end(key)
                 loaded[key] = self._cache[key]
         missing = [key for key in keys if key not in loaded]
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers:
             for key, block in zip(missing, readers.map(self._read, missing), strict=True):
-                loaded[key] = self._runtime.upload(block)
+                loaded[key] = to_float32(block, self._vectors.metric, self._runtime)
                 self._cache[key] = loaded[key]
-                self._cache_bytes += block.nbytes
+                self._cache_bytes += loaded[key].nbytes
                 while self._cache_bytes > self._max_cache_bytes:
                     self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
         return [loaded[key] for key in keys]
 
     def _read(self, key: tuple[int, int]) -> np.ndarray:
         first, n_rows = key
-        return self._vectors.read(first, first + n_rows)
+        return self._vectors.read_stored(first, first + n_rows)
 
 
 def _split_ranges(n_rows: np.ndarray, max_rows: int) -> Iterator[slice]:

@@ -6,15 +6,7 @@
 //
 // A list is maintained by one warp in ascending order of (value, row), in device memory: lists are short enough to
 // stay in the L1 cache, and can have any length. An empty slot has value infinity and row -1.
-#include "common.cuh"
-
-__device__ inline long first_warp() { return grid_first() / 32; }
-__device__ inline long warp_stride() { return grid_stride() / 32; }
-__device__ inline int lane_of() { return static_cast<int>(threadIdx.x % 32); }
-
-__device__ inline bool before(float value, int row, float other_value, int other_row) {
-    return value < other_value || (value == other_value && row < other_row);
-}
+#include "warps.cuh"
 
 // Insert a row into a list and drop the last entry, before which the row must sort. Duplicates are not inserted.
 __device__ inline void insert(float* values, int* rows, int length, float value, int row) {

@@ -28,7 +28,7 @@ WITH_OBJECTS = (
     *(PACKAGE / f"sources/{name}.py" for name in ("cudf", "cupy", "dask_cudf", "dask_cupy", "device", "open_device")),
     PACKAGE / "maps/convert.py",
     PACKAGE / "maps/open.py",
-    *(file for file in BESIDE if file.stem not in ("gpu_quick", "gpu_report", "gpu_steps")),
+    *(file for file in BESIDE if file.stem not in ("gpu_prediction", "gpu_quick", "gpu_report", "gpu_steps")),
 )
 OTHER_MODULES = {"da", "dask", "heapq", "importlib", "json", "math", "np", "os", "pa", "pq", "re", "threading"}
 

@@ -1,0 +1,276 @@
+"""Bytes and operations of a run on one GPU, counted from the code, and the seconds that they take at stated rates.
+
+    python -m benchmarks.gpu_prediction > benchmarks/results/gpu-predicted-DATE.md
+
+Nothing is measured: it says what would bound each stage, and which work is not on the GPU. Run it again after the code
+of a stage has changed, and change the counts here with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+
+import numpy as np
+
+from benchmarks.gpu_kernels import moved_bytes
+from nomad_dask.backends.base import ListLengths
+from nomad_dask.backends.gpu.batched_gemm import GROUP_ROWS
+from nomad_dask.backends.gpu.lloyd import N_ITERATIONS
+from nomad_dask.backends.kmeans_tree import PARENTS_TRIED
+from nomad_dask.backends.mesh import MAX_MESH_NODES
+from nomad_dask.layout.schedule import make_schedule
+from nomad_dask.params import Params
+from nomad_dask.pipeline.stage_functions import _coarse_params as coarse_params
+from nomad_dask.planning.host_memory import AXES_SAMPLE_ROWS
+from nomad_dask.planning.plan import CODED_EDGE_BYTES, Plan
+from nomad_dask.planning.planner import make_plan
+
+RUNS = ((60_000_000, 64, "float32"), (60_000_000, 768, "float16"))
+HOST_BYTES = 1 << 40
+
+# Per second. Copies on a card reach about nine tenths of the data sheet's bandwidth; products of matrices about half of
+# its rate for half precision and two thirds of that for single precision.
+CARDS = {
+    "H200": {"GPU memory": 0.9 * 4.8e12, "float16": 0.5 * 990e12, "float32": 0.67 * 67e12},
+    "H100": {"GPU memory": 0.9 * 3.35e12, "float16": 0.5 * 990e12, "float32": 0.67 * 67e12},
+}
+"""Assumed rates of a card: bytes, and operations of products in half and in single precision."""
+HOST = {"link": 25e9, "disk": 3e9, "one thread": 4e9, "all threads": 40e9, "host operations": 200e9}
+"""Assumed rates of the host: bytes over PCIe and from or to disk, read and written by NumPy, by compiled code on 16
+cores, and its operations in single precision."""
+
+# Products in `pca.fit_axes`: two an iteration, and one at the end; and the columns beside the axes.
+_AXES_PRODUCTS, _AXES_OVERSAMPLING = 9, 8
+# Cells that a row probes: what the search on the CPU chose for 10 million x 64 and 2.9 million x 1,024 rows.
+_N_PROBES = {64: 30, 768: 44}
+# Rows in cells around a row among which its anchors are searched: 8 cells, of which one row in 16 is an anchor.
+_ANCHOR_CELLS, _ROWS_PER_ANCHOR = 8, 16
+# Nodes of the mesh per row of a large map: 4 square units, half a unit apart.
+_NODES_PER_ROW = 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of one stage that is done at once.
+
+    Attributes
+    ----------
+    stage, what : str
+    amounts : dict
+        Bytes or operations, by the name of their rate. What takes longest counts.
+    """
+
+    stage: str
+    what: str
+    amounts: dict[str, float]
+
+    def seconds(self, card: str) -> float:
+        rates = CARDS[card] | HOST
+        return max(amount / rates[name] for name, amount in self.amounts.items())
+
+    @property
+    def is_on_gpu(self) -> bool:
+        return not self.amounts.keys() & HOST.keys()
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    n_rows: int
+    n_dims: int
+    dtype: np.dtype
+
+
+def plan_of(n_rows: int, n_dims: int, dtype: str, params: Params) -> Plan:
+    """Return the plan for one worker with enough memory."""
+    return make_plan(_Vectors(n_rows, n_dims, np.dtype(dtype)), params, 1, HOST_BYTES)  # type: ignore[arg-type]
+
+
+def works(n_rows: int, n_dims: int, dtype: str, params: Params) -> Iterator[Work]:
+    """Yield the work of all stages, in order; that of a coarse map is itself that of all stages."""
+    plan = plan_of(n_rows, n_dims, dtype, params)
+    yield from sample_work(plan)
+    if plan.coarse_rows:
+        for work in works(plan.coarse_rows, n_dims, dtype, coarse_params(params)):
+            yield replace(work, stage="coarse", what=f"{work.stage}: {work.what}")
+    yield from cells_work(plan)
+    yield from shards_work(plan)
+    yield from neighbors_work(plan, probes_of(n_dims))
+    yield from layout_work(plan, params)
+    yield Work("map", "positions in the order of the input, written", {"one thread": 3 * 24.0 * plan.n_rows})
+
+
+def _vectors(plan: Plan) -> float:
+    return float(plan.n_rows) * plan.n_dims * plan.source_itemsize
+
+
+def reading_work(stage: str, n_bytes: float) -> Iterator[Work]:
+    """Yield a read of files, and copies through pinned memory, by `source.read` and `PinnedCopies.upload`."""
+    yield Work(stage, "read files", {"disk": n_bytes})
+    yield Work(stage, "copies to pinned memory, one before another", {"one thread": 4 * n_bytes})
+    yield Work(stage, "upload", {"link": n_bytes})
+
+
+def sample_work(plan: Plan) -> Iterator[Work]:
+    vectors, drawn = _vectors(plan), float(plan.sample_rows) * plan.n_dims * plan.source_itemsize
+    yield from reading_work("sample", vectors)
+    # `check_finite` reads rows, writes a byte per number and reads that; `value_range` reads rows twice.
+    yield Work("sample", "finite, range", {"GPU memory": 3 * vectors + 2 * vectors / plan.source_itemsize})
+    yield Work("sample", "write the sample", {"disk": drawn})
+
+
+def cells_work(plan: Plan) -> Iterator[Work]:
+    n, d, axes = float(plan.sample_rows), plan.n_dims, plan.n_axes
+    parents = math.sqrt(plan.n_cells)
+    columns = min(d, axes + _AXES_OVERSAMPLING)
+    yield Work("cells", "axes", {"float32": _AXES_PRODUCTS * 2.0 * min(n, AXES_SAMPLE_ROWS) * d * columns})
+    yield from reading_work("cells", 4 * n * d)
+    yield Work("cells", "coordinates of the sample", {"GPU memory": 4 * n * (d + axes), "float32": 2 * n * d * axes})
+    compared = parents + plan.n_cells / parents
+    yield Work(
+        "cells", f"{N_ITERATIONS} iterations of two levels of K-Means",
+        {"float32": N_ITERATIONS * 2 * n * axes * compared, "GPU memory": N_ITERATIONS * 2 * 3 * 4 * n * axes},
+    )  # fmt: skip
+
+
+def shards_work(plan: Plan) -> Iterator[Work]:
+    n, d, axes, vectors = float(plan.n_rows), plan.n_dims, plan.n_axes, _vectors(plan)
+    parents = math.sqrt(plan.n_cells)
+    compared = parents + PARENTS_TRIED * plan.n_cells / parents
+    yield from reading_work("shards", vectors)
+    yield Work("shards", "coordinates", {"GPU memory": vectors + 4 * n * axes, "float32": 2 * n * d * axes})
+    yield Work("shards", "cells of rows", {"GPU memory": 2 * 4 * n * axes, "float32": 2 * n * axes * compared})
+    yield Work("shards", "sort blocks on the GPU", {"GPU memory": 2 * vectors})
+    yield Work("shards", "download", {"link": vectors})
+    yield Work("shards", "copies from pinned memory, and into files", {"one thread": 4 * vectors})
+    yield Work("shards", "write runs", {"disk": vectors})
+    # `merge_runs`: read, join, gather in order, sum by cell, write, checksum.
+    yield Work("shards", "merge runs", {"one thread": (2 + 2 + 2 + 1 + 2 + 1) * vectors})
+    yield Work("shards", "read runs, write shards", {"disk": 2 * vectors})
+
+
+def probes_of(n_dims: int) -> int:
+    """Return the number of cells that a row is assumed to probe."""
+    return _N_PROBES[min(_N_PROBES, key=lambda dims: abs(dims - n_dims))]
+
+
+def neighbors_work(plan: Plan, n_probes: int) -> Iterator[Work]:
+    n, d = float(plan.n_rows), plan.n_dims
+    lengths = ListLengths(plan.n_neighbors, plan.n_tail_neighbors)
+    cell_rows = n / plan.n_cells
+    pairs = n * n_probes
+    compared = pairs * cell_rows
+    n_candidates = lengths.n_ranks + 5
+    groups = math.ceil(n / GROUP_ROWS)
+    near_cells = n_probes * GROUP_ROWS / cell_rows  # of a group, if no two of its cells shared any
+    yield from reading_work("neighbors", _vectors(plan))
+    yield Work(
+        "neighbors", "cells near each cell", {"float16": 2.0 * plan.n_cells**2 * d, "GPU memory": 8.0 * plan.n_cells**2}
+    )
+    yield Work("neighbors", "cells to probe", {"float32": 2 * n * near_cells * d, "GPU memory": 2 * 4 * n * near_cells})
+    yield Work("neighbors", "rows relative to their cells", {
+        "GPU memory": groups * near_cells * cell_rows * (4 + 2) * d + pairs * (4 + 2) * d,
+    })  # fmt: skip
+    yield Work("neighbors", "products", {"float16": 2 * compared * d, "GPU memory": 4 * compared + 2 * pairs * d})
+    yield Work("neighbors", "scan of the products", {"GPU memory": 4 * compared})
+    yield Work("neighbors", "exact distances of candidates", {
+        "GPU memory": 4 * n * n_candidates * d, "float32": 3 * n * n_candidates * d,
+    })  # fmt: skip
+    listed = 4 * n * (lengths.n_ranks + plan.n_neighbors)
+    yield Work("neighbors", "download lists", {"link": listed})
+    yield Work("neighbors", "lists in the order of rows, joined with their tails", {"one thread": 4 * listed})
+    edges = 2 * n * plan.n_linked_rows
+    yield Work("neighbors", "symmetric graph", {"all threads": 6 * 8 * edges})
+    yield Work("neighbors", "write lists and graph", {"disk": 4 * n * plan.n_linked_rows + CODED_EDGE_BYTES * edges})
+    yield Work("neighbors", "checksums", {"one thread": CODED_EDGE_BYTES * edges})
+
+
+def layout_work(plan: Plan, params: Params) -> Iterator[Work]:
+    n, d = float(plan.n_rows), plan.n_dims
+    edges = 2 * n * plan.n_linked_rows
+    if plan.coarse_rows:
+        anchors = _ANCHOR_CELLS * n / plan.n_cells / _ROWS_PER_ANCHOR
+        yield Work("layout", "read vectors for the start", {"disk": _vectors(plan)})
+        yield Work(
+            "layout", "start from the coarse map", {"host operations": 2 * n * anchors * d, "all threads": 4 * n * d}
+        )
+    yield Work("layout", "read the graph", {"disk": CODED_EDGE_BYTES * edges})
+    # `pack`: masks, offsets, targets and weights, each read and written.
+    yield Work("layout", "pack edges", {"one thread": 40 * edges})
+    yield Work("layout", "upload edges", {"link": 8 * edges})
+    n_nodes = int(min(MAX_MESH_NODES, _NODES_PER_ROW * n))
+    schedule = make_schedule(params, plan.n_rows)
+    moved = {name: float(size) for name, size in moved_bytes(plan.n_rows, n_nodes).items()}
+    moved["step"] += 8 * (edges - 30 * n)  # `moved_bytes` has 30 edges per row
+    for name in ("deposit", "field", "step", "watch"):
+        yield Work("layout", f"{schedule.n_epochs} epochs: {name}", {"GPU memory": schedule.n_epochs * moved[name]})
+
+
+def page() -> str:
+    """Return the predictions as Markdown."""
+    lines = [
+        "# Predicted seconds of a run on one GPU",
+        "",
+        f"{date.today().isoformat()}. **Computed, not measured.** Bytes and operations are counted from the code, each "
+        "array once for each pass over it. Seconds are those at the assumed rates below, one work after another. "
+        "Launches, waits, cache misses and Python are left out, so runs take longer. "
+        "`python -m benchmarks.gpu_prediction`.",
+        "",
+        "| assumed rate | H200 | H100 |",
+        "|---|---:|---:|",
+        *(
+            f"| {name} | " + " | ".join(f"{_short(CARDS[card][name])}/s" for card in CARDS) + " |"
+            for name in CARDS["H200"]
+        ),
+        *(f"| {name} (host) | {_short(rate)}/s | {_short(rate)}/s |" for name, rate in HOST.items()),
+        "",
+        "A `.npy` file read without KvikIO; default parameters; 30 probed cells at 64 dimensions and 44 at 768, which "
+        "is what the search on the CPU chose for similar data; twice as many edges as listed neighbors, of which the "
+        "real graph has fewer. Vectors that do not fit on the card are counted as uploaded once.",
+    ]
+    for n_rows, n_dims, dtype in RUNS:
+        counted = list(works(n_rows, n_dims, dtype, Params()))
+        lines += ["", f"## {n_rows:,} rows of {n_dims} dimensions, {dtype}", ""]
+        lines += [*_totals(counted), "", *_details(counted)]
+    return "\n".join([*lines, ""])
+
+
+def _totals(counted: list[Work]) -> list[str]:
+    lines = [
+        "| stage | s on H200 | of which not on the GPU | s on H100 | of which not on the GPU |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    names = [*dict.fromkeys(work.stage for work in counted), "all"]
+    for name in names:
+        chosen = [work for work in counted if name in (work.stage, "all")]
+        cells = [
+            f"{sum(work.seconds(card) for work in chosen if keep or not work.is_on_gpu):.1f}"
+            for card in CARDS
+            for keep in (True, False)
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _details(counted: list[Work]) -> list[str]:
+    lines = ["| stage | work | amounts | s on H200 | s on H100 |", "|---|---|---|---:|---:|"]
+    for work in counted:
+        if max(work.seconds(card) for card in CARDS) < 0.05:
+            continue
+        amounts = ", ".join(f"{name} {_short(amount)}" for name, amount in work.amounts.items())
+        cells = " | ".join(f"{work.seconds(card):.1f}" for card in CARDS)
+        lines.append(f"| {work.stage} | {work.what} | {amounts} | {cells} |")
+    return lines
+
+
+def _short(number: float) -> str:
+    for power, letter in ((15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {letter}"
+    return f"{number:.3g}"
+
+
+if __name__ == "__main__":
+    print(page())

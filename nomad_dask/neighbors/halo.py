@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search_batches import SearchBatches, join_ranges
 from nomad_dask.partition.shard_files import shard_file
-from nomad_dask.planning.plan import HALO_CELLS
 from nomad_dask.planning.run_context import RunContext
 
 
@@ -33,17 +31,12 @@ class HaloRegion:
     n_batch_rows: int
 
 
-def halo_region(batches: SearchBatches, batch: int, across_shards: bool, backend: Backend) -> HaloRegion:
-    """Return the cells of a search batch and of its halo, which may lie in other shards if requested."""
-    catalog, own = batches.catalog, batches.cells(batch)
-    first, last = (0, len(catalog.counts)) if across_shards else catalog.cells_of(batches.shard(batch))
-    halo = np.zeros(0, np.int64)
-    if len(own) < last - first:
-        nearest = backend.nearest_cells(catalog.centroids[first:last], own - first, HALO_CELLS)
-        halo = np.setdiff1d(first + nearest, own)
-    cells = np.concatenate([own, halo])
-    offsets = np.concatenate([[0], np.cumsum(catalog.counts[cells])]).astype(np.int64)
-    return HaloRegion(cells, offsets, int(catalog.counts[own].sum()))
+def halo_region(batches: SearchBatches, batch: int) -> HaloRegion:
+    """Return the cells of a search batch and of its halo."""
+    counts, own = batches.catalog.counts, batches.cells(batch)
+    cells = np.concatenate([own, batches.halo_cells(batch)])
+    offsets = np.concatenate([[0], np.cumsum(counts[cells])]).astype(np.int64)
+    return HaloRegion(cells, offsets, int(counts[own].sum()))
 
 
 def open_vectors(run: RunContext, batches: SearchBatches, batch: int, region: HaloRegion) -> ShardVectors:

@@ -14,13 +14,12 @@ from nomad_dask.backends.base import NeighborLists
 from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.neighbors.graph import NO_ROW
 from nomad_dask.neighbors.halo import HaloRegion
-from nomad_dask.neighbors.search_batches import SearchBatches, join_ranges
+from nomad_dask.neighbors.search_batches import LISTS_FOLDER, SearchBatches, join_ranges
 from nomad_dask.partition.shuffle_merge import group_cells
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.atomic import write_temporary
 from nomad_dask.storage.npy_writer import appended_npy
 
-LISTS_FOLDER = "neighbor_lists"
 _ARRAYS = ("ids", "distances", "is_new")
 ROWS_AT_ONCE = 1 << 18
 

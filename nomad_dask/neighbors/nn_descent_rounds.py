@@ -58,7 +58,7 @@ def load_batch(run: RunContext, batch: int) -> LoadedBatch:
     # The rows may take `cache_bytes`, and the filter and its tables as much again.
     memory_bytes = 2 * run.plan.cache_bytes
     with worker_backend(run.device, run.shard_threads) as backend:
-        region = halo_region(batches, batch, run.plan.searches_across_shards, backend)
+        region = halo_region(batches, batch)
         vectors = open_vectors(run, batches, batch, region)
         centroids = batches.catalog.centroids[region.cells]
         primitives = backend.create_search(

@@ -64,6 +64,7 @@ def resume_or_make_plan(
     accepted = {
         "block_rows": range(1, plan.block_rows + 1),
         "n_batches": range(plan.n_batches, plan.n_cells + 1),
+        "region_rows": range(plan.region_rows + 1),
         "max_mesh_nodes": range(MAX_MESH_NODES, plan.max_mesh_nodes + 1),
     }
     recorded_sizes = {name: sizes.get(name) for name in accepted} if isinstance(sizes, dict) else {}

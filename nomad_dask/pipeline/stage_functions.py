@@ -15,8 +15,8 @@ from nomad_dask.neighbors import nn_descent_rounds
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import build_cross_shard_edges
 from nomad_dask.neighbors.graph_builder import build_graph
-from nomad_dask.neighbors.list_files import LISTS_FOLDER
 from nomad_dask.neighbors.patches import build_patches
+from nomad_dask.neighbors.search_batches import LISTS_FOLDER, divide_cells, load_search_batches
 from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.params import Params
 from nomad_dask.partition.checksums import with_checksums
@@ -138,10 +138,11 @@ def _combine_facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
 def _search_in_batches(context: StageContext, on_progress: Progress) -> list[SearchState]:
     """Search within all batches, then refine the lists across them while some gain, each batch on one worker."""
     run, cluster = context.run.without_vectors(), context.cluster
-    n_batches = run.plan.n_batches
-    batches = range(run.plan.n_shards * n_batches)
+    cluster.run(divide_cells, [(run,)])
+    divided = load_search_batches(run)
+    batches = range(divided.n_batches)
     workers = assign_shards(run.plan.n_shards, cluster.workers())
-    addresses = [workers[batch // n_batches] for batch in batches]
+    addresses = [workers[divided.shard(batch)] for batch in batches]
     try:
         jobs = [(run, batch) for batch in batches]
         states = cluster.run(nn_descent_rounds.probe_batch, jobs, on_progress, addresses)

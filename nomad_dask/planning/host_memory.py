@@ -93,8 +93,12 @@ def map_host_bytes(plan: Plan) -> int:
 
 def cache_bytes_for_batch(plan: Plan) -> int:
     """Return the cache in which the search holds the vectors of a batch and its halo, their filter, and rounds."""
-    rows = _searched_rows(plan, plan.batch_rows, plan.has_halos)
-    return math.ceil(rows * max(4 * plan.n_dims, 4 * _filter_columns(plan), _filter_row_bytes(plan) / 2))
+    return _searched_rows(plan, plan.batch_rows, plan.has_halos) * cache_row_bytes(plan)
+
+
+def cache_row_bytes(plan: Plan) -> int:
+    """Return the cache for a row of a batch or its halo."""
+    return max(4 * plan.n_dims, 4 * _filter_columns(plan), math.ceil(_filter_row_bytes(plan) / 2))
 
 
 def _searched_rows(plan: Plan, rows: int, with_halo: bool) -> int:

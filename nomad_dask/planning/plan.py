@@ -14,6 +14,8 @@ from nomad_dask.backends.mesh import MAX_MESH_NODES
 N_PATCHES = 1 << 18
 # Rows search for neighbors in the cells of their search batch, and in as many cells nearest to each of these.
 HALO_CELLS = 128
+# A shard is not divided into search batches smaller than this, whose halos would be several times as large.
+MIN_BATCH_ROWS = 50_000
 # A shard may be this much larger than the mean.
 SHARD_IMBALANCE = 1.2
 # The graph of a shard is built in ranges of rows: as many as this, or fewer with this many rows.
@@ -54,6 +56,8 @@ class Plan:
         Rows that are laid out before all others; 0 for no coarse map.
     cache_bytes : int
         Memory for the vectors of a search batch and its halo; their filter and tables take up to twice as much again.
+    region_rows : int
+        Rows that a search batch and its halo may have together in memory; 0 if they are read from disk, and any number.
     max_mesh_nodes : int
         Nodes that the mesh of the field may have in host memory; more would need a wider spacing.
     edges_in_memory : bool
@@ -85,6 +89,7 @@ class Plan:
     cache_bytes: int
     edges_in_memory: bool
     n_batches: int = 1
+    region_rows: int = 0
     max_mesh_nodes: int = MAX_MESH_NODES
     has_weight_codes: bool = True
     has_given_init: bool = False

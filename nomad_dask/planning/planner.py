@@ -13,18 +13,17 @@ from nomad_dask.params import Params
 from nomad_dask.planning.host_memory import (
     MESH_BYTES_PER_NODE,
     cache_bytes_for_batch,
+    cache_row_bytes,
     layout_host_bytes,
     neighbors_host_bytes,
 )
-from nomad_dask.planning.plan import MAX_AXES, Plan
+from nomad_dask.planning.plan import MAX_AXES, MIN_BATCH_ROWS, Plan
 from nomad_dask.sources.base import Source
 
 # A coarse start pays for large maps (algorithm §4b). It comes in between these numbers of rows, see `coarse_weight`.
 COARSE_ABOVE, COARSE_FULL = 200_000, 800_000
 COARSE_SHARE = 16
 COARSE_MIN_ROWS = 1000
-# A shard is not divided into search batches smaller than this, whose halos would be several times as large.
-_MIN_BATCH_ROWS = 50_000
 _ROWS_PER_WORKER = 5000
 _MIN_ROWS_PER_SHARD = 100
 # Shards consist of whole cells: of fewer cells their sizes differ too much.
@@ -113,13 +112,14 @@ def _with_batches(plan: Plan, memory_bytes: int) -> Plan:
 
     def held(n_batches: int) -> Plan:
         batches = replace(plan, n_batches=n_batches)
-        return replace(batches, cache_bytes=max(cache_bytes_for_batch(batches), partial_cache_bytes))
+        cache_bytes = max(cache_bytes_for_batch(batches), partial_cache_bytes)
+        return replace(batches, cache_bytes=cache_bytes, region_rows=cache_bytes // cache_row_bytes(plan))
 
     def streamed(n_batches: int) -> Plan:
         return replace(plan, n_batches=n_batches, cache_bytes=partial_cache_bytes)
 
     partial_cache_bytes = min(_MAX_PARTIAL_CACHE_BYTES, memory_bytes // 8)
-    counts = range(1, max(1, min(plan.n_cells // plan.n_shards, plan.shard_rows // _MIN_BATCH_ROWS)) + 1)
+    counts = range(1, max(1, min(plan.n_cells // plan.n_shards, plan.shard_rows // MIN_BATCH_ROWS)) + 1)
 
     def holds_batch(n_batches: int) -> bool:
         return neighbors_host_bytes(held(n_batches)) <= memory_bytes

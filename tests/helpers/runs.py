@@ -48,14 +48,17 @@ def make_map(x: Any, **settings: Any) -> Layout:
 
 
 @contextmanager
-def in_batches(n_batches: int) -> Iterator[None]:
-    """Let every plan divide its shards into as many search batches, as those do that lack memory."""
+def in_batches(n_batches: int, region_rows: int = 0) -> Iterator[None]:
+    """Let every plan divide its shards into as many search batches, as those do that lack memory.
+
+    These are divided further while they have more than `region_rows` rows with their halos, if that is not 0.
+    """
     from nomad_dask.planning import planner
 
     with_batches = planner._with_batches
 
     def divided(plan: Plan, memory_bytes: int) -> Plan:
-        return replace(with_batches(plan, memory_bytes), n_batches=n_batches)
+        return replace(with_batches(plan, memory_bytes), n_batches=n_batches, region_rows=region_rows)
 
     planner._with_batches = divided
     try:

@@ -379,8 +379,8 @@ class Backend(Protocol):
     def fit_axes(self, sample: np.ndarray, n_axes: int, seed: int) -> PrincipalAxes:
         """Return the principal axes of a sample (rows, n_dims)."""
 
-    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
-        """Return about `n_cells` K-Means cells of a sample."""
+    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int, parents: np.ndarray | None = None) -> CellTree:
+        """Return about `n_cells` K-Means cells of a sample; their parents (n_parents, n_dims) may be given."""
 
     def assign(self, rows: Any, cells: CellTree) -> np.ndarray:
         """Return the cell (rows,) int32 of each row, as a NumPy array."""

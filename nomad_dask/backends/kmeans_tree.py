@@ -47,18 +47,35 @@ def share_cells(n_cells: int, n_members: int, n_rows: int) -> int:
     return max(1, round(n_cells * n_members / n_rows)) if n_members else 0
 
 
-def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer) -> CellTree:
-    """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
+def count_parents(n_cells: int) -> int:
+    """Return how many parents a tree of `n_cells` cells has; 0 for so few that one level is as fast."""
+    return round(np.sqrt(n_cells)) if n_cells > MAX_FLAT_CELLS else 0
+
+
+def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer, parents: np.ndarray | None = None) -> CellTree:
+    """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split.
+
+    Parameters
+    ----------
+    sample : ndarray
+    n_cells : int
+    clusterer : Clusterer
+    parents : ndarray of float32 (n_parents, n_dims), optional
+        By default, parents are fitted if there are many cells.
+    """
     n = len(sample)
     n_cells = min(n_cells, n)
     # Distances are computed from products, which lose precision far from the origin.
     rows, center = clusterer.center(sample)
     max_rows = max(OVERSIZED * n / n_cells, 2)
-    if n_cells <= MAX_FLAT_CELLS:
+    n_parents = count_parents(n_cells)
+    if parents is None and not n_parents:
         centroids = clusterer.fit_bounded(rows, n_cells, max_rows) + center
         return CellTree(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
-    n_parents = round(np.sqrt(n_cells))
-    parents = clusterer.fit(rows[:: max(1, n // (n_parents * _ROWS_PER_PARENT))], n_parents)
+    if parents is None:
+        parents = clusterer.fit(rows[:: max(1, n // (n_parents * _ROWS_PER_PARENT))], n_parents)
+    else:
+        parents = parents - center
     children = clusterer.fit_children(rows, parents, n_cells, max_rows)
     used_parents = [parent for parent, centroids in enumerate(children) if len(centroids)]
     offsets = np.concatenate([[0], np.cumsum([len(children[parent]) for parent in used_parents])]).astype(np.int64)

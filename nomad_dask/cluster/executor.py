@@ -13,6 +13,7 @@ from typing import Any
 from nomad_dask.backends import devices
 from nomad_dask.cluster.settings import timeout
 from nomad_dask.cluster.task_batch import TaskBatch
+from nomad_dask.cluster.tasks import run_task
 from nomad_dask.cluster.watchdog import ANSWER_SECONDS, call_scheduler, no_workers_error, scheduler_lost_error
 from nomad_dask.errors import ClusterError
 
@@ -206,6 +207,38 @@ class Cluster:
             f"{' (no sign of life of ' + ', '.join(silent) + ')' if silent else ''}: "
             "end those that are frozen or cut off, and run the same again."
         )
+
+    def has_gpu_for_each(self) -> bool:
+        """Return whether there are several workers, and each has a GPU of its own."""
+        addresses = {worker.address for worker in self.workers()}
+        uuids = {gpu.uuid for address, gpu in self.gpus.items() if address in addresses}
+        return len(uuids) == len(addresses) > 1
+
+    def submit(self, task: Callable[..., Any], job: tuple[Any, ...], address: str) -> Any:
+        """Start ``task(*job)`` on a worker, and return a future of the result, which stays there."""
+        return self.client.submit(run_task, task, job, None, 0, pure=False, workers=[address])
+
+    def restart_workers(self) -> None:
+        """Restart all workers, and cancel what this client runs on them: some may wait for others without end.
+
+        Raises
+        ------
+        ClusterError
+            They have no nannies that could restart them, or it takes too long.
+        """
+        from distributed import Future
+
+        addresses = [worker.address for worker in self.workers()]
+        running = {key for keys in self.client.processing(addresses).values() for key in keys}
+        own = running & set(self.client.futures)
+        self.client.cancel([Future(key, self.client) for key in own], force=True)
+        try:
+            self.client.restart_workers(addresses, timeout=GPU_START_SECONDS)
+        except (OSError, ValueError) as error:  # a TimeoutError is an OSError
+            raise ClusterError(
+                f"Workers wait for others without end, and cannot be restarted ({type(error).__name__}: {error}): end "
+                "them by hand, start others with nannies (dask cuda worker), and run the same again."
+            ) from error
 
     def broadcast_best_effort(self, function: Callable[..., Any], *args: Any) -> None:
         """Run ``function(*args)`` on every worker that answers soon, to clean up; errors are ignored."""

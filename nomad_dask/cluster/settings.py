@@ -6,6 +6,9 @@
 ``nomad-dask.frozen-after`` (300)
     How long a worker with our tasks may send no heartbeat before the scheduler is asked to end it, so that its
     tasks move to others; and how long all workers may be paused because they lack memory.
+``nomad-dask.kmeans-within`` (120)
+    How long K-Means by cuML on several GPUs may take before one of them does without the others: if one is lost, they
+    wait for it without end.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 from nomad_dask.errors import InputError, suggest
 
 _SECTION = "nomad-dask"
-_DEFAULTS = {"lost-after": 60.0, "frozen-after": 300.0}
+_DEFAULTS = {"lost-after": 60.0, "frozen-after": 300.0, "kmeans-within": 120.0}
 
 
 def timeout(name: str) -> float:
@@ -46,7 +49,7 @@ def check_settings() -> None:
     if not isinstance(given, dict):
         raise InputError(
             f"{_SECTION}={given!r} in Dask's configuration is not accepted: it is a section with "
-            f"{' and '.join(_DEFAULTS)}. Remove it, or set one of these ({_example('lost-after')})."
+            f"{', '.join(_DEFAULTS)}. Remove it, or set one of these ({_example('lost-after')})."
         )
     for name, value in given.items():
         setting = str(name).replace("_", "-")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from nomad_dask.backends.base import Backend, CellTree, PrincipalAxes
+from nomad_dask.backends.base import CellTree, PrincipalAxes
 from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.cluster import worker_backend
+from nomad_dask.partition.axes import fit_axes, read_blocks
 from nomad_dask.partition.kmeans_convergence import kmeans_convergence
+from nomad_dask.partition.parents import Parents
 from nomad_dask.partition.sample_neighbors import sample_neighbors
 from nomad_dask.partition.shard_assignment import assign_cells
 from nomad_dask.partition.start_positions import StartPositions, mds_start, principal_start
@@ -22,9 +23,6 @@ from nomad_dask.storage.artifact_folder import ArtifactFolder
 # Rows of the sample, and neighbors of each, that connect cells.
 _N_QUERIES = 4000
 _N_NEIGHBORS = 15
-_AXES_ROWS = 10_000
-# A multiple of what the backends process at once, so that blocks round like the whole sample.
-_BLOCK_ROWS = 1 << 15
 
 PARTITION_FILES = (
     "mean", "components", "std", "centroids", "parents", "offsets", "ranks", "shard_edges", "shifts", "shifted_std",
@@ -55,8 +53,14 @@ class Partition:
     start: StartPositions
 
 
-def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
+def fit_cells_stage(run: RunContext, parents: Parents | None = None) -> tuple[list[str], dict[str, Any]]:
     """Fit the partition to the sample and write it under ``cells/``. Runs on one worker.
+
+    Parameters
+    ----------
+    run : RunContext
+    parents : Parents, optional
+        Of the cells. By default, axes and parents are fitted too.
 
     Returns
     -------
@@ -68,14 +72,15 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     plan, params = run.plan, run.params
     sample = RowFile.open(run.file("sample/vectors.npy"))
     with worker_backend(run.device, run.host_threads) as backend:
-        axes = _fit_axes(run, backend, sample)
+        axes = fit_axes(run, backend, sample) if parents is None else parents.axes
         coordinates = np.concatenate(
             [
                 backend.project(to_float32(block, params.metric), axes)
-                for _, block in _read_blocks(sample, plan.sample_rows)
+                for _, block in read_blocks(sample, plan.sample_rows)
             ]
         )
-        cells = backend.fit_cells(coordinates, plan.n_cells, params.random_state)
+        given = None if parents is None else parents.centroids
+        cells = backend.fit_cells(coordinates, plan.n_cells, params.random_state, given)
         labels = backend.assign(coordinates, cells)
         convergence = kmeans_convergence(coordinates, labels, cells.centroids)
         if axes.std == 0 and plan.sample_rows > 1:
@@ -92,22 +97,6 @@ def fit_cells_stage(run: RunContext) -> tuple[list[str], dict[str, Any]]:
     shard_offsets = np.searchsorted(shards[order], np.arange(plan.n_shards + 1)).astype(np.int64)
     partition = Partition(axes, cells, ranks, shard_offsets, start)
     return _save_partition(ArtifactFolder(run.workspace), partition), convergence
-
-
-def _read_blocks(sample: RowFile, n_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first row and the vectors of each block of the sample."""
-    for start in range(0, n_rows, _BLOCK_ROWS):
-        yield start, sample.read(start, min(start + _BLOCK_ROWS, n_rows))
-
-
-def _fit_axes(run: RunContext, backend: Backend, sample: RowFile) -> PrincipalAxes:
-    """Fit the principal axes to evenly spaced rows of the sample."""
-    plan, params = run.plan, run.params
-    step = max(1, plan.sample_rows // _AXES_ROWS)
-    rows = np.concatenate(
-        [block[-start % step :: step].copy() for start, block in _read_blocks(sample, plan.sample_rows)]
-    )
-    return backend.fit_axes(to_float32(rows, params.metric), max(plan.n_axes, params.n_components), params.random_state)
 
 
 def _assign_cells(sample: np.ndarray, labels: np.ndarray, centroids: np.ndarray, n_shards: int) -> np.ndarray:

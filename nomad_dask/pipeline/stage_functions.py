@@ -21,6 +21,7 @@ from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.params import Params
 from nomad_dask.partition.checksums import with_checksums
 from nomad_dask.partition.clustering import fit_cells_stage
+from nomad_dask.partition.parents import fit_parents
 from nomad_dask.partition.rescaling import rescaled
 from nomad_dask.partition.sampling import copy_rows, draw_sample
 from nomad_dask.partition.shard_files import RUNS_FOLDER
@@ -89,7 +90,8 @@ def _coarse_params(params: Params) -> Params:
 
 def run_cells(context: StageContext, on_progress: Progress) -> StageResult:
     """Fit axes and cells to the sample, and assign cells to shards."""
-    ((names, facts),) = context.cluster.run(fit_cells_stage, [(context.run.without_vectors(),)])
+    run = context.run.without_vectors()
+    ((names, facts),) = context.cluster.run(fit_cells_stage, [(run, fit_parents(run, context.cluster))])
     return StageResult(context.describe(names), facts)
 
 

@@ -117,3 +117,14 @@ def test_rows_of_any_type_are_assigned(backend):
     x = np.round(10 * rows(500, 4)).astype(np.float16)
     cells = backend.fit_cells(x.astype(np.float32), 10, 0)
     np.testing.assert_array_equal(backend.assign(x, cells), backend.assign(x.astype(np.float32), cells))
+
+
+def test_the_given_parents_are_those_of_the_cells(backend):
+    rng = np.random.default_rng(0)
+    x = rows(600, 5) + np.float32(4)
+    given = x[rng.choice(600, 7, replace=False)]
+    cells = backend.fit_cells(x, 60, 0, given)
+    np.testing.assert_allclose(cells.parents, given, rtol=1e-5, atol=1e-5)
+    nearest = ((cells.centroids[:, None] - given) ** 2).sum(axis=2).argmin(axis=1)
+    # The center of a cell can be nearer to another parent than its rows are.
+    assert (nearest == np.repeat(np.arange(7), np.diff(cells.offsets))).mean() > 0.9

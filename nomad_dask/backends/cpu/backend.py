@@ -62,9 +62,9 @@ class CpuBackend:
         """Return the principal axes of a sample (rows, n_dims)."""
         return projection.fit_axes(sample, n_axes, seed)
 
-    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
+    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int, parents: np.ndarray | None = None) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
-        return kmeans.fit_cells(sample, n_cells, seed, self.pool)
+        return kmeans.fit_cells(sample, n_cells, seed, self.pool, parents)
 
     def assign(self, rows: np.ndarray, cells: CellTree) -> np.ndarray:
         """Return the cell (rows,) int32 of each row."""

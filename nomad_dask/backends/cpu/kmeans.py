@@ -108,9 +108,11 @@ class _LloydClusterer:
         return children
 
 
-def fit_cells(sample: np.ndarray, n_cells: int, seed: int, pool: Threads) -> CellTree:
-    """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
-    return kmeans_tree.fit_cells(sample, n_cells, _LloydClusterer(np.random.default_rng(seed), pool))
+def fit_cells(
+    sample: np.ndarray, n_cells: int, seed: int, pool: Threads, parents: np.ndarray | None = None
+) -> CellTree:
+    """Return about `n_cells` cells of a sample; see `kmeans_tree.fit_cells`."""
+    return kmeans_tree.fit_cells(sample, n_cells, _LloydClusterer(np.random.default_rng(seed), pool), parents)
 
 
 def assign(rows: np.ndarray, cells: CellTree, pool: Threads) -> np.ndarray:

@@ -63,10 +63,10 @@ class GpuBackend:
         with translate_oom(self.runtime, f"the principal axes of {len(sample):,} rows"):
             return projection.fit_axes(sample, n_axes, seed, self.runtime)
 
-    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int) -> CellTree:
+    def fit_cells(self, sample: np.ndarray, n_cells: int, seed: int, parents: np.ndarray | None = None) -> CellTree:
         """Return about `n_cells` K-Means cells of a sample."""
         with translate_oom(self.runtime, f"{n_cells:,} cells of {len(sample):,} rows"):
-            return kmeans.fit_cells(sample, n_cells, seed, self.runtime)
+            return kmeans.fit_cells(sample, n_cells, seed, self.runtime, parents)
 
     def assign(self, rows: Any, cells: CellTree) -> np.ndarray:
         """Return the cell (rows,) int32 of each row."""

@@ -49,9 +49,11 @@ class _DeviceClusterer:
         return _fit_bounded(RowGroups(rows[order], offsets), n_centers, max_rows, self._seed, runtime)
 
 
-def fit_cells(sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime) -> CellTree:
-    """Return about `n_cells` cells of a sample (rows, n_dims) float32: more where cells had to be split."""
-    return kmeans_tree.fit_cells(sample, n_cells, _DeviceClusterer(seed, runtime))
+def fit_cells(
+    sample: np.ndarray, n_cells: int, seed: int, runtime: Runtime, parents: np.ndarray | None = None
+) -> CellTree:
+    """Return about `n_cells` cells of a sample; see `kmeans_tree.fit_cells`."""
+    return kmeans_tree.fit_cells(sample, n_cells, _DeviceClusterer(seed, runtime), parents)
 
 
 def assign(rows: Any, cells: CellTree, runtime: Runtime) -> np.ndarray:

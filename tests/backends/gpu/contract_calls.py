@@ -12,6 +12,7 @@ FUNCTIONS = [
     ("cudf.DataFrame", 1, "index nan_as_null"),
     ("cudf.DataFrame.from_arrow", 1, ""),
     ("cudf.read_parquet", 1, "columns dataset_kwargs row_groups use_pandas_metadata"),
+    ("cuml.dask.cluster.KMeans", 0, "client init max_iter n_clusters random_state"),
     ("cuml.manifold.UMAP", 0, "n_neighbors output_type"),
     ("cupy.RawModule", 0, "code options"),
     ("cupy.arange", 1, ""),
@@ -90,6 +91,7 @@ METHODS = [
     ("cudf.Series.isnull", 0, ""),
     ("cudf.Series.to_pandas", 0, ""),
     ("cudf.core.accessors.lists.ListMethods.len", 0, ""),
+    ("cuml.dask.cluster.KMeans.fit", 1, ""),
     ("cuml.manifold.UMAP.fit_transform", 1, ""),
     ("cupy.RawKernel.__call__", 3, ""),
     ("cupy.RawModule.get_function", 1, ""),
@@ -179,5 +181,8 @@ ATTRIBUTES = [
 ]
 """Attributes that are read and not called."""
 
-PASSED_ON = {"dask_cuda.LocalCUDACluster": ("distributed.LocalCluster", "distributed.Nanny")}
+PASSED_ON = {
+    "cuml.dask.cluster.KMeans": ("cuml.cluster.KMeans",),
+    "dask_cuda.LocalCUDACluster": ("distributed.LocalCluster", "distributed.Nanny"),
+}
 """Functions that pass ``**kwargs`` on, and to which; only these may receive arguments that they do not name."""

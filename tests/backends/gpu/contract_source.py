@@ -22,6 +22,7 @@ HANDED = {"xp": "cupy", "_cupy": "cupy", "cupy": "cupy", "cuda": "cupy.cuda.runt
 # Files that use objects of these libraries: methods called here may be methods of these objects.
 WITH_OBJECTS = (
     *sorted((PACKAGE / "backends/gpu").glob("*.py")),
+    PACKAGE / "backends/cuml_kmeans.py",
     PACKAGE / "backends/devices.py",
     PACKAGE / "backends/kmeans_tree.py",
     PACKAGE / "backends/pca.py",

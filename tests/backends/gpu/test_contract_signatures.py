@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -163,3 +164,27 @@ def test_kvikio_has_a_number_of_threads():
     with kvikio.defaults.set("num_threads", 16):
         assert kvikio.defaults.get("num_threads") == 16
     assert kvikio.defaults.get("num_threads") == before
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32 + 7, 2**63 - 1])
+def test_every_worker_takes_the_parameters_of_k_means_on_several_gpus(monkeypatch, seed):
+    """Those that `cuml.dask` adds must not be among them; cuML checks values when it computes, which needs a GPU."""
+    import dask
+    from cuml.cluster.kmeans_mg import KMeansMG
+    from cuml.dask.cluster import KMeans
+    from cuml.internals.validation import check_random_seed
+
+    from nomad_dask.backends.cuml_kmeans import fit_centroids
+
+    given: dict[str, Any] = {}
+
+    def fit(self: Any, x: Any) -> None:
+        given.update(self.kwargs, shape=x.shape)
+        self.cluster_centers_ = SimpleNamespace(get=lambda: np.ones((3, 2)))
+
+    monkeypatch.setattr(KMeans, "fit", fit)
+    parts = [(dask.delayed(np.zeros)((n, 2), np.float32), n) for n in (5, 4)]
+    assert fit_centroids(object(), parts, 2, 3, seed).dtype == np.float32
+    assert given.pop("shape") == (9, 2)
+    assert check_random_seed(given["random_state"]) == seed % 2**32
+    KMeansMG(handle=None, output_type="cupy", **given)._validate_fit_params()

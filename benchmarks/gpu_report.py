@@ -96,7 +96,8 @@ def _memory(runs: list[dict[str, Any]]) -> list[str]:
     rows += [(what, f"{run[name] / 1e9:,.2f} GB/s") for name, what in (
         ("first_upload_bytes_s", "first upload"), ("upload_bytes_s", "upload"), ("download_bytes_s", "download"),
     ) if name in run]  # fmt: skip
-    told = ["", f"An array larger than any memory: “{run['error']}”"] if "error" in run else []
+    told = [f"\nAn array larger than any memory: “{run['error']}”"] if "error" in run else []
+    told += [f"\nAll that is free could not be allocated: “{run['not_allocated']}”"] if "not_allocated" in run else []
     return ["## Memory", "", *_table(["what", ""], rows), *told]
 
 

@@ -13,15 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import gpu_quick, result_lines
+from benchmarks import gpu_checks, gpu_quick, result_lines
 from benchmarks.gpu_checks import NotAvailableError
 from benchmarks.gpu_quick import do_apart, do_one, last_records
 from benchmarks.gpu_report import markdown
 from benchmarks.gpu_steps import LONG, QUICK, Step
 from nomad_dask.backends.devices import Gpu, detect_gpu
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
+from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.sanitizer import find_sanitizer
 
 SANITIZERS = {"memcheck", "racecheck", "synccheck"}
@@ -143,6 +145,38 @@ def test_a_step_that_takes_too_long_is_stopped_and_says_where_it_was(tmp_path):
     assert "in sleep_long" in record["ceilings"]["traceback"]
 
 
+# --- checks
+
+
+class CardOf:
+    """A card with so much free memory, as it says."""
+
+    def __init__(self, free: int) -> None:
+        self.runtime = HostRuntime(free=free)
+
+
+@pytest.mark.parametrize("free", [1 << 20, 1 << 60])
+def test_memory_that_is_counted_but_cannot_be_allocated_does_not_pass(free):
+    records: list[dict[str, Any]] = []
+    gpu_checks.memory(CardOf(free), records.append, copied_bytes=1 << 16)  # type: ignore[arg-type]
+    assert records[-1]["passed"] == ("allocated_bytes" in records[-1]) == (free == 1 << 20)
+    assert "does not have enough memory" in records[-1]["error"]
+    assert records[-1]["equal"]
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_other_bits_do_not_pass(tmp_path, monkeypatch, equal):
+    arrays = [(np.arange(4), np.array(np.nan)) for _ in range(3)]
+    changed = [*arrays[:2], (np.array([0, 1, 2, 3 if equal else 4]), np.array(np.nan))]
+    for name in ("axes", "cells", "neighbors", "epochs"):
+        found = changed if name == "cells" else arrays
+        monkeypatch.setattr(gpu_checks, f"repeated_{name}", lambda *_, found=found: found)
+    PROCESS_RUNTIME.set(HostRuntime())
+    records: list[dict[str, Any]] = []
+    gpu_checks.same_bits(CardOf(1 << 30), tmp_path, records.append, max_rows=50)  # type: ignore[arg-type]
+    assert (records[-1]["passed"], records[-1]["equal"]["cells"], records[-1]["equal"]["axes"]) == (equal, equal, True)
+
+
 # --- all steps
 
 
@@ -230,6 +264,22 @@ def test_without_a_gpu_it_says_so_and_ends(tmp_path):
     assert ended.returncode == 1
     assert "There is no GPU to measure" in ended.stderr
     assert statuses(tmp_path / "gpu-quick.jsonl") == {"environment": "failed"}
+
+
+def test_it_runs_where_only_the_dependencies_of_the_package_are_installed(tmp_path):
+    """Images with CuPy have neither what our tests need nor the optional packages."""
+    missing = ["pytest", "hypothesis", "datashader", "PIL", "matplotlib", "zarr", "s3fs", "moto"]
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({missing!r}))\n"
+        "from pathlib import Path\n"
+        "from benchmarks.gpu_quick import QUICK, do_steps\n"
+        "wanted = [step for step in QUICK if step.part in ('environment', 'ceilings', 'reading')]\n"
+        f"out = Path({str(tmp_path)!r})\n"
+        "do_steps(wanted, out, True, out / 'a.jsonl')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, process_group=0, check=True)
+    assert set(statuses(tmp_path / "a.jsonl").values()) == {"done"}
 
 
 @pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--parts", "nothing"]])

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.gpu_kernels import moved_bytes
 from nomad_dask.backends.base import ListLengths
 from nomad_dask.backends.gpu.batched_gemm import GROUP_ROWS
+from nomad_dask.backends.gpu.interpolation import PIECE_ROWS
 from nomad_dask.backends.gpu.lloyd import N_ITERATIONS
 from nomad_dask.backends.kmeans_tree import PARENTS_TRIED
 from nomad_dask.backends.mesh import MAX_MESH_NODES
@@ -38,9 +39,9 @@ CARDS = {
     "H100": {"GPU memory": 0.9 * 3.35e12, "float16": 0.5 * 990e12, "float32": 0.67 * 67e12},
 }
 """Assumed rates of a card: bytes, and operations of products in half and in single precision."""
-HOST = {"link": 25e9, "disk": 3e9, "one thread": 4e9, "all threads": 40e9, "host operations": 200e9}
-"""Assumed rates of the host: bytes over PCIe and from or to disk, read and written by NumPy, by compiled code on 16
-cores, and its operations in single precision."""
+HOST = {"link": 25e9, "disk": 3e9, "copies": 8e9, "NumPy": 2e9, "all threads": 40e9}
+"""Assumed rates of the host in bytes: over PCIe, from or to disk, copied by one thread, read and written by NumPy in
+one thread (`pack` moves so many on the machine on which this was written), and by compiled code on 16 cores."""
 
 # Products in `pca.fit_axes`: two an iteration, and one at the end; and the columns beside the axes.
 _AXES_PRODUCTS, _AXES_OVERSAMPLING = 9, 8
@@ -99,23 +100,24 @@ def works(n_rows: int, n_dims: int, dtype: str, params: Params) -> Iterator[Work
     yield from shards_work(plan)
     yield from neighbors_work(plan, probes_of(n_dims))
     yield from layout_work(plan, params)
-    yield Work("map", "positions in the order of the input, written", {"one thread": 3 * 24.0 * plan.n_rows})
+    yield Work("map", "positions in the order of the input, written", {"NumPy": 3 * 24.0 * plan.n_rows})
 
 
 def _vectors(plan: Plan) -> float:
     return float(plan.n_rows) * plan.n_dims * plan.source_itemsize
 
 
-def reading_work(stage: str, n_bytes: float) -> Iterator[Work]:
-    """Yield a read of files, and copies through pinned memory, by `source.read` and `PinnedCopies.upload`."""
+def reading_work(stage: str, n_bytes: float, is_read_ahead: bool) -> Iterator[Work]:
+    """Yield a read of files and their copies to the device through pinned memory; threads may read ahead."""
     yield Work(stage, "read files", {"disk": n_bytes})
-    yield Work(stage, "copies to pinned memory, one before another", {"one thread": 4 * n_bytes})
+    n_copies = 1 if is_read_ahead else 2
+    yield Work(stage, "copies to pinned memory", {"copies": 2 * n_copies * n_bytes})
     yield Work(stage, "upload", {"link": n_bytes})
 
 
 def sample_work(plan: Plan) -> Iterator[Work]:
     vectors, drawn = _vectors(plan), float(plan.sample_rows) * plan.n_dims * plan.source_itemsize
-    yield from reading_work("sample", vectors)
+    yield from reading_work("sample", vectors, is_read_ahead=False)
     # `check_finite` reads rows, writes a byte per number and reads that; `value_range` reads rows twice.
     yield Work("sample", "finite, range", {"GPU memory": 3 * vectors + 2 * vectors / plan.source_itemsize})
     yield Work("sample", "write the sample", {"disk": drawn})
@@ -126,7 +128,7 @@ def cells_work(plan: Plan) -> Iterator[Work]:
     parents = math.sqrt(plan.n_cells)
     columns = min(d, axes + _AXES_OVERSAMPLING)
     yield Work("cells", "axes", {"float32": _AXES_PRODUCTS * 2.0 * min(n, AXES_SAMPLE_ROWS) * d * columns})
-    yield from reading_work("cells", 4 * n * d)
+    yield from reading_work("cells", n * d * plan.source_itemsize, is_read_ahead=False)
     yield Work("cells", "coordinates of the sample", {"GPU memory": 4 * n * (d + axes), "float32": 2 * n * d * axes})
     compared = parents + plan.n_cells / parents
     yield Work(
@@ -139,15 +141,15 @@ def shards_work(plan: Plan) -> Iterator[Work]:
     n, d, axes, vectors = float(plan.n_rows), plan.n_dims, plan.n_axes, _vectors(plan)
     parents = math.sqrt(plan.n_cells)
     compared = parents + PARENTS_TRIED * plan.n_cells / parents
-    yield from reading_work("shards", vectors)
+    yield from reading_work("shards", vectors, is_read_ahead=False)
     yield Work("shards", "coordinates", {"GPU memory": vectors + 4 * n * axes, "float32": 2 * n * d * axes})
     yield Work("shards", "cells of rows", {"GPU memory": 2 * 4 * n * axes, "float32": 2 * n * axes * compared})
     yield Work("shards", "sort blocks on the GPU", {"GPU memory": 2 * vectors})
     yield Work("shards", "download", {"link": vectors})
-    yield Work("shards", "copies from pinned memory, and into files", {"one thread": 4 * vectors})
+    yield Work("shards", "copies from pinned memory, and into files", {"copies": 4 * vectors})
     yield Work("shards", "write runs", {"disk": vectors})
     # `merge_runs`: read, join, gather in order, sum by cell, write, checksum.
-    yield Work("shards", "merge runs", {"one thread": (2 + 2 + 2 + 1 + 2 + 1) * vectors})
+    yield Work("shards", "merge runs", {"NumPy": (2 + 2 + 2 + 1 + 2 + 1) * vectors})
     yield Work("shards", "read runs, write shards", {"disk": 2 * vectors})
 
 
@@ -165,7 +167,7 @@ def neighbors_work(plan: Plan, n_probes: int) -> Iterator[Work]:
     n_candidates = lengths.n_ranks + 5
     groups = math.ceil(n / GROUP_ROWS)
     near_cells = n_probes * GROUP_ROWS / cell_rows  # of a group, if no two of its cells shared any
-    yield from reading_work("neighbors", _vectors(plan))
+    yield from reading_work("neighbors", _vectors(plan), is_read_ahead=True)
     yield Work(
         "neighbors", "cells near each cell", {"float16": 2.0 * plan.n_cells**2 * d, "GPU memory": 8.0 * plan.n_cells**2}
     )
@@ -180,11 +182,11 @@ def neighbors_work(plan: Plan, n_probes: int) -> Iterator[Work]:
     })  # fmt: skip
     listed = 4 * n * (lengths.n_ranks + plan.n_neighbors)
     yield Work("neighbors", "download lists", {"link": listed})
-    yield Work("neighbors", "lists in the order of rows, joined with their tails", {"one thread": 4 * listed})
+    yield Work("neighbors", "lists in the order of rows, joined with their tails", {"NumPy": 4 * listed})
     edges = 2 * n * plan.n_linked_rows
     yield Work("neighbors", "symmetric graph", {"all threads": 6 * 8 * edges})
     yield Work("neighbors", "write lists and graph", {"disk": 4 * n * plan.n_linked_rows + CODED_EDGE_BYTES * edges})
-    yield Work("neighbors", "checksums", {"one thread": CODED_EDGE_BYTES * edges})
+    yield Work("neighbors", "checksums", {"NumPy": CODED_EDGE_BYTES * edges})
 
 
 def layout_work(plan: Plan, params: Params) -> Iterator[Work]:
@@ -192,13 +194,14 @@ def layout_work(plan: Plan, params: Params) -> Iterator[Work]:
     edges = 2 * n * plan.n_linked_rows
     if plan.coarse_rows:
         anchors = _ANCHOR_CELLS * n / plan.n_cells / _ROWS_PER_ANCHOR
-        yield Work("layout", "read vectors for the start", {"disk": _vectors(plan)})
-        yield Work(
-            "layout", "start from the coarse map", {"host operations": 2 * n * anchors * d, "all threads": 4 * n * d}
-        )
+        yield from reading_work("layout", _vectors(plan), is_read_ahead=True)
+        # A difference, its square and a sum of each number; anchors are read once for each piece of a cell.
+        yield Work("layout", "start from the coarse map", {
+            "float32": 3 * n * anchors * d, "GPU memory": 4 * n * d * (1 + anchors / PIECE_ROWS),
+        })  # fmt: skip
     yield Work("layout", "read the graph", {"disk": CODED_EDGE_BYTES * edges})
     # `pack`: masks, offsets, targets and weights, each read and written.
-    yield Work("layout", "pack edges", {"one thread": 40 * edges})
+    yield Work("layout", "pack edges", {"NumPy": 40 * edges})
     yield Work("layout", "upload edges", {"link": 8 * edges})
     n_nodes = int(min(MAX_MESH_NODES, _NODES_PER_ROW * n))
     schedule = make_schedule(params, plan.n_rows)
@@ -221,10 +224,12 @@ def page() -> str:
         "| assumed rate | H200 | H100 |",
         "|---|---:|---:|",
         *(
-            f"| {name} | " + " | ".join(f"{_short(CARDS[card][name])}/s" for card in CARDS) + " |"
+            f"| {name}, {'operations' if name.startswith('float') else 'bytes'} | "
+            + " | ".join(f"{_short(rates[name])}/s" for rates in CARDS.values())
+            + " |"
             for name in CARDS["H200"]
         ),
-        *(f"| {name} (host) | {_short(rate)}/s | {_short(rate)}/s |" for name, rate in HOST.items()),
+        *(f"| {name} (host), bytes | {_short(rate)}/s | {_short(rate)}/s |" for name, rate in HOST.items()),
         "",
         "A `.npy` file read without KvikIO; default parameters; 30 probed cells at 64 dimensions and 44 at 768, which "
         "is what the search on the CPU chose for similar data; twice as many edges as listed neighbors, of which the "
@@ -273,4 +278,4 @@ def _short(number: float) -> str:
 
 
 if __name__ == "__main__":
-    print(page())
+    print(page(), end="")

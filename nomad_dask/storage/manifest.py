@@ -134,7 +134,7 @@ def _parse(file: Path, content: bytes) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(content)
         version = manifest["format"]
         if version == FORMAT:
-            if manifest.pop("checksum") != _checksum(manifest):
+            if manifest.pop("checksum") != content_checksum(manifest):
                 raise ValueError("its content does not match its checksum")
             check_manifest(manifest, CHECKPOINT)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -160,7 +160,7 @@ def write_manifest(workspace: Path, manifest: dict[str, Any], before: bytes | No
         Content of the file.
     """
     content = as_json(manifest)
-    content["checksum"] = _checksum(content)
+    content["checksum"] = content_checksum(content)
     # On one line: to indent it, Python would encode it ten times more slowly.
     encoded = json.dumps(content).encode()
     file = workspace / MANIFEST
@@ -173,7 +173,7 @@ def write_manifest(workspace: Path, manifest: dict[str, Any], before: bytes | No
     return encoded
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def content_checksum(content: dict[str, Any]) -> str:
     """Return the checksum of the content of a manifest, whatever the order of its keys and its white space."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

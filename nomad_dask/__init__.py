@@ -18,17 +18,32 @@ if TYPE_CHECKING:
     from nomad_dask.maps import explore as explore
     from nomad_dask.maps import plot as plot
     from nomad_dask.maps import read_map as read_map
+    from nomad_dask.model.map_model import MapModel as MapModel
+    from nomad_dask.model.map_model import load_model as load_model
     from nomad_dask.params import Params as Params
 
-__all__ = ["LiveMap", "Map", "NomadProjection", "Params", "__version__", "explore", "plot", "read_map"]
+__all__ = [
+    "LiveMap",
+    "Map",
+    "MapModel",
+    "NomadProjection",
+    "Params",
+    "__version__",
+    "explore",
+    "load_model",
+    "plot",
+    "read_map",
+]
 
 # Loaded on first use, so that `import nomad_dask` costs next to nothing.
 _HOMES = {
     "LiveMap": "nomad_dask.callbacks.live",
     "Map": "nomad_dask.maps",
+    "MapModel": "nomad_dask.model.map_model",
     "NomadProjection": "nomad_dask.estimator",
     "Params": "nomad_dask.params",
     "explore": "nomad_dask.maps",
+    "load_model": "nomad_dask.model.map_model",
     "plot": "nomad_dask.maps",
     "read_map": "nomad_dask.maps",
 }

@@ -270,3 +270,8 @@ class Params:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""
         return dataclasses.asdict(self)
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that differ from the defaults."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {name: value for name, value in self.as_dict().items() if value != defaults[name]}

@@ -40,6 +40,7 @@ class FitOptions:
     resume: bool
     overwrite: bool
     plot: Path | None
+    model: Path | None
     quiet: bool
     as_json: bool
 
@@ -90,6 +91,12 @@ class FitOptions:
 @click.option("--resume", is_flag=True, help="Fail if the workspace has no run to resume.")
 @click.option("--overwrite", is_flag=True, help="Replace existing output, and a workspace of another run.")
 @click.option("--plot", callback=shared.read_path("picture"), metavar="PNG", help="Also draw the map.")
+@click.option(
+    "--model",
+    callback=shared.read_path("model"),
+    metavar="DIR",
+    help="Also write a model: what is needed to look up neighbors later.",
+)
 @shared.quiet_option
 @shared.json_option
 @shared.verbose_option
@@ -111,6 +118,7 @@ def fit(params: Params, given_positions: GivenPositions | None, options: FitOpti
             {
                 "map": options.output,
                 "plot": options.plot,
+                "model": options.model,
                 "rows": source.n_rows,
                 "dims": source.n_dims,
                 "params": params.as_dict(),
@@ -119,7 +127,7 @@ def fit(params: Params, given_positions: GivenPositions | None, options: FitOpti
             }
         )
     else:
-        for path in (options.output, options.plot):
+        for path in (options.output, options.plot, options.model):
             if path is not None:
                 click.echo(path)
 
@@ -146,7 +154,9 @@ def _make_map(source: Source, params: Params, given_positions: GivenPositions | 
                 workspace=WorkspaceOptions(
                     options.workspace, options.resume, options.overwrite, options.keep_stages, command
                 ),
-                output=OutputOptions(options.output, options.metadata_columns or (), options.overwrite, options.plot),
+                output=OutputOptions(
+                    options.output, options.metadata_columns or (), options.overwrite, options.plot, options.model
+                ),
                 emit=emit,
                 given_positions=given_positions,
             )

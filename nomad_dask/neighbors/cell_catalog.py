@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -49,11 +51,16 @@ class CellCatalog:
 
 
 def load_cell_catalog(run: RunContext) -> CellCatalog:
-    """Read the cells of all shards."""
-    shards = range(run.plan.n_shards)
-    offsets = [np.load(run.file(shard_file(s, "cell_offsets"))) for s in shards]
+    """Read the cells of all shards of a run."""
+    return read_cell_catalog(run.file, run.plan.n_shards)
+
+
+def read_cell_catalog(file: Callable[[str], Path], n_shards: int) -> CellCatalog:
+    """Read the cells of all shards; `file` returns the path of an artifact."""
+    shards = range(n_shards)
+    offsets = [np.load(file(shard_file(s, "cell_offsets"))) for s in shards]
     return CellCatalog(
-        np.concatenate([np.load(run.file(shard_file(s, "centroids"))) for s in shards]),
+        np.concatenate([np.load(file(shard_file(s, "centroids"))) for s in shards]),
         np.concatenate([np.diff(o) for o in offsets]),
         np.concatenate([[0], np.cumsum([len(o) - 1 for o in offsets])]).astype(np.int64),
         np.concatenate([o[:-1] for o in offsets]),

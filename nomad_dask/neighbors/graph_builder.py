@@ -25,7 +25,8 @@ from nomad_dask.neighbors.graph import (
     total_weights,
 )
 from nomad_dask.neighbors.graph_files import CONDITIONAL_P, WEIGHT_CODES, graph_file
-from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, read_neighbor_ids, save_joined_lists
+from nomad_dask.neighbors.kept_lists import KEPT_LISTS, keep_lists, kept_list_file
+from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, ListChunk, read_lists, save_joined_lists
 from nomad_dask.neighbors.nn_descent_rounds import load_batch
 from nomad_dask.neighbors.search_batches import load_search_batches
 from nomad_dask.neighbors.search_state import SearchState
@@ -35,9 +36,6 @@ from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.npy_writer import appended_npy
 from nomad_dask.utils.threads import thread_pool
-
-_Lists = tuple[np.ndarray, np.ndarray]
-"""Neighbors and their tails, of some rows."""
 
 
 def build_graph(
@@ -62,11 +60,15 @@ def build_graph(
     if states is None:
         states, chunks = _search_shard(run, shard)
     else:
-        chunks = read_neighbor_ids(run, batches, shard, [state.rounds for state in states])
+        chunks = read_lists(run, batches, shard, [state.rounds for state in states])
         states = [states[batch] for batch in batches.of_shard(shard)]
+    if run.plan.keeps_lists:
+        chunks = keep_lists(run, batches.catalog, shard, chunks)
     lists = _join_lists(run, shard, chunks)
     folder = ArtifactFolder(run.workspace)
     artifacts, n_edges = _save_graph(run, folder, shard, lists)
+    if run.plan.keeps_lists:
+        artifacts += [folder.describe(kept_list_file(shard, name)) for name in KEPT_LISTS]
     foreign_weight = 0.0
     if run.plan.searches_across_shards:
         rows, ids, p = (np.concatenate(a) for a in zip(*(chunk.outside() for chunk in lists.chunks()), strict=True))
@@ -82,26 +84,26 @@ def build_graph(
     }
 
 
-def _search_shard(run: RunContext, shard: int) -> tuple[list[SearchState], Iterator[_Lists]]:
+def _search_shard(run: RunContext, shard: int) -> tuple[list[SearchState], Iterator[ListChunk]]:
     """Search the neighbors of a shard's rows within the shard."""
     search = load_batch(run, shard).search
     with worker_backend(run.device, run.shard_threads):
         lists, tail, state = search.run(report_progress)
-    ids, tail = lists.ids.view(np.uint32), tail.view(np.uint32)
-    starts = range(0, max(len(ids), 1), ROWS_AT_ONCE)
-    return [state], ((ids[a : a + ROWS_AT_ONCE], tail[a : a + ROWS_AT_ONCE]) for a in starts)
+    arrays = lists.ids.view(np.uint32), tail.view(np.uint32), lists.distances
+    starts = range(0, max(len(tail), 1), ROWS_AT_ONCE)
+    return [state], (ListChunk(*(array[a : a + ROWS_AT_ONCE] for array in arrays)) for a in starts)
 
 
-def _join_lists(run: RunContext, shard: int, chunks: Iterator[_Lists]) -> WeightedLists:
+def _join_lists(run: RunContext, shard: int, chunks: Iterator[ListChunk]) -> WeightedLists:
     """Write the lists of a shard's rows and their tails into one file, and weight them."""
-    first_ids, first_tail = next(chunks)
-    k, n_tail = first_ids.shape[1], first_tail.shape[1]
+    first = next(chunks)
+    k, n_tail = first.ids.shape[1], first.tail.shape[1]
     weights = rank_weights(k, run.params.affinity, n_tail)
     totals: list[np.ndarray] = []
 
     def joined() -> Iterator[np.ndarray]:
-        for ids, tail in itertools.chain([(first_ids, first_tail)], chunks):
-            lists = join_tail(ids, tail)
+        for chunk in itertools.chain([first], chunks):
+            lists = join_tail(chunk.ids, chunk.tail)
             totals.append(total_weights(lists, weights))
             yield lists
 

@@ -7,6 +7,7 @@ overwrite the lists of a later round.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -84,32 +85,44 @@ def save_joined_lists(run: RunContext, shard: int, chunks: Iterable[np.ndarray],
     return RowFile.open(path)
 
 
-def read_neighbor_ids(
-    run: RunContext, batches: SearchBatches, shard: int, rounds: Sequence[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the neighbors of a shard's rows in chunks, after the rounds that each batch has done.
+class ListChunk(NamedTuple):
+    """The neighbors of consecutive rows of a shard.
 
-    Yields
-    ------
+    Attributes
+    ----------
     ids : ndarray of uint32 (n, k)
         Numbers through all shards, counted from the first row of this one: see `WeightedLists`.
     tail : ndarray of uint32 (n, n_tail)
+    distances : ndarray of float32 (n, k) or None
+        Squared distances of `ids`, if they are kept.
     """
+
+    ids: np.ndarray
+    tail: np.ndarray
+    distances: np.ndarray | None
+
+
+def read_lists(run: RunContext, batches: SearchBatches, shard: int, rounds: Sequence[int]) -> Iterator[ListChunk]:
+    """Yield the neighbors of a shard's rows in chunks, after the rounds that each batch has done."""
     catalog, starts = batches.catalog, batches.starts()
     n_rows_before, n_all_rows = int(catalog.shard_rows()[:shard].sum()), int(catalog.counts.sum())
+    kinds = ("ids", "tail", "distances") if run.plan.keeps_lists else ("ids", "tail")
     files = {
-        batch: [RowFile.open(run.file(_list_file(batch, *name))) for name in ((rounds[batch], "ids"), (0, "tail"))]
+        (batch, kind): RowFile.open(run.file(_list_file(batch, 0 if kind == "tail" else rounds[batch], kind)))
         for batch in batches.of_shard(shard)
+        for kind in kinds
     }
     first, last = catalog.cells_of(shard)
     for a, b in group_cells(catalog.counts[first:last], ROWS_AT_ONCE):
         cells = slice(first + a, first + b)
         pieces = join_ranges(batches.of_cell[cells], starts[cells], catalog.counts[cells])
         pieces = pieces or [(batches.of_shard(shard)[0], 0, 0)]
-        ids, tail = (
-            np.concatenate([files[batch][i].read(start, stop) for batch, start, stop in pieces]) for i in range(2)
-        )
-        yield _count_from(ids, n_rows_before, n_all_rows), _count_from(tail, n_rows_before, n_all_rows)
+        arrays = {
+            kind: np.concatenate([files[batch, kind].read(start, stop) for batch, start, stop in pieces])
+            for kind in kinds
+        }
+        ids, tail = (_count_from(arrays[kind], n_rows_before, n_all_rows) for kind in ("ids", "tail"))
+        yield ListChunk(ids, tail, arrays.get("distances"))
 
 
 def _count_from(global_ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:

@@ -66,7 +66,7 @@ class WorkspaceOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The file of a map, and its picture.
+    """The file of a map, its picture, and its model.
 
     Attributes
     ----------
@@ -78,9 +78,12 @@ class OutputOptions:
         Replace existing files.
     picture : Path, optional
         PNG or SVG file of a picture of the map; None to draw none.
+    model : Path, optional
+        Directory of the model; None to write none.
     """
 
     path: Path | None = None
     metadata_columns: Sequence[str] = ()
     overwrite: bool = False
     picture: Path | None = None
+    model: Path | None = None

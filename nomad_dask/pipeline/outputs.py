@@ -17,10 +17,12 @@ from nomad_dask.errors import InputError, NomadError, ResourceError, WorkspaceEr
 from nomad_dask.maps import read_map, write_map
 from nomad_dask.params import Params
 from nomad_dask.pipeline.collect import Layout, map_metadata
+from nomad_dask.pipeline.model_output import write_model
 from nomad_dask.pipeline.options import OutputOptions, WorkspaceOptions
 from nomad_dask.sources.base import Source
 from nomad_dask.storage.atomic import find_temporary, remove_partials
 from nomad_dask.storage.disk_full import disk_full_error, is_disk_full
+from nomad_dask.storage.model_folder import check_model_target
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
 from nomad_dask.storage.regular_files import check_replaceable, real_path
 from nomad_dask.storage.removal import REMOVED, is_garbage, remove_garbage
@@ -74,14 +76,15 @@ def resolve_paths(output: OutputOptions, workspace: WorkspaceOptions) -> tuple[O
     """
     file = None if output.path is None else output_path(output.path, "output")
     picture = None if output.picture is None else output_path(output.picture, "picture")
+    model = None if output.model is None else output_path(output.model, "model")
     directory = None if workspace.path is None else output_path(workspace.path, "workspace")
-    return replace(output, path=file, picture=picture), replace(workspace, path=directory)
+    return replace(output, path=file, picture=picture, model=model), replace(workspace, path=directory)
 
 
 def check_outputs(
     source: Source, output: OutputOptions, workspace: WorkspaceOptions, also_read: Sequence[str] = ()
 ) -> None:
-    """Check, before any work, that output, picture and workspace can be written, and would not damage what is read.
+    """Check, before any work, that all outputs and the workspace can be written, and would not damage what is read.
 
     A file that exists is accepted with `overwrite`, and if this run was writing it when it was killed.
 
@@ -92,10 +95,13 @@ def check_outputs(
     directory = workspace.path or beside(output.path)
     targets = [Target("output", output.path)] if output.path is not None else []
     targets += [Target("picture", output.picture)] if output.picture is not None else []
+    targets += [Target("model", output.model, is_directory=True)] if output.model is not None else []
     if directory is not None and not workspace.is_temporary:
         targets.append(Target("workspace", directory, is_directory=True))
     check_targets(targets, [*source.local_paths(), *also_read])
-    overwrite = output.overwrite or is_delivering(directory, output.path)
+    overwrite = output.overwrite or is_delivering(directory, output)
+    if output.model is not None:
+        check_model_target(output.model, overwrite)
     for target in targets:
         if not target.is_directory:
             check_output(target.path, overwrite)
@@ -121,12 +127,13 @@ def check_output_disk(output: Path | None, workspace: Path, needed: int) -> None
         )
 
 
-def is_delivering(workspace: Path | None, output: Path | None) -> bool:
+def is_delivering(workspace: Path | None, output: OutputOptions) -> bool:
     """Return whether the run in a workspace was writing this output when it ended."""
-    if workspace is None or output is None:
+    target = output.path or output.model
+    if workspace is None or target is None:
         return False
     try:
-        return Workspace(workspace).delivering == str(output.absolute())
+        return Workspace(workspace).delivering == str(target.absolute())
     except (WorkspaceError, OSError):
         return False
 
@@ -171,7 +178,7 @@ def find_delivered(output: OutputOptions, source: Source, params: Params, worksp
 def deliver(
     layout: Layout, source: Source, output: OutputOptions, schema: pa.Schema | None, workspace: Workspace
 ) -> None:
-    """Write the map and its picture from the finished stages.
+    """Write the model, the map and its picture from the finished stages.
 
     The workspace records the output until all is written, so that the same run may replace it after a kill.
 
@@ -181,21 +188,24 @@ def deliver(
     source : Source
         Provides the columns to carry along.
     output : OutputOptions
-        With a path.
     schema : pyarrow.Schema, optional
         Types of the columns to carry along.
     workspace : Workspace
     """
-    if output.path is None:
+    target = output.path or output.model
+    if target is None:
         return
-    workspace.set_delivering(output.path)
-    write_map(
-        output.path, layout.positions, layout.cell_labels, source, output.metadata_columns, layout.metadata, schema
-    )
+    workspace.set_delivering(target)
+    if output.model is not None:
+        write_model(output.model, workspace, layout, source)
+    if output.path is not None:
+        write_map(
+            output.path, layout.positions, layout.cell_labels, source, output.metadata_columns, layout.metadata, schema
+        )
     if output.picture is not None:
         from nomad_dask.plotting.raster import draw
 
         plane_axes(None, layout.positions.shape[1])  # warns that a third axis is not shown
         draw(layout.positions[:, 0], layout.positions[:, 1], path=output.picture)
-    if workspace.path != beside(output.path.absolute()):
+    if output.path is None or workspace.path != beside(output.path.absolute()):
         workspace.set_delivering(None)

@@ -15,7 +15,7 @@ _MANIFEST_BYTES = 1 << 20
 
 def estimate_resources(plan: Plan) -> ResourceEstimate:
     """Return what each stage of a plan needs, and the workspace in all."""
-    stages = stages_of_run(plan.coarse_rows > 0)
+    stages = stages_of_run(plan.coarse_rows > 0, plan.keeps_lists)
     needs = tuple(
         StageResources(
             name=stage.name,

@@ -42,6 +42,7 @@ from nomad_dask.pipeline.setup import (
     must_copy,
     open_workspace,
     resume_or_make_plan,
+    search_again_without_lists,
     worker_memory,
 )
 from nomad_dask.pipeline.stage import FinishedStages, StageContext
@@ -133,8 +134,7 @@ def project(
             finished = run_stages(context)
         diagnostics.warn(finished.diagnostics, params)
         layout = _as_layout(finished, source, params)
-        if output.path is not None:
-            deliver(layout, source, output, schema, opened)
+        deliver(layout, source, output, schema, opened)
         if is_beside:
             # It is still locked: no other run may have started in it.
             remove_directory(path, run_token(source, params, output))
@@ -163,13 +163,15 @@ def _prepare_run(
 ) -> tuple[RunContext, Workspace]:
     """Plan the run, open its workspace, and check that workers reach it and that the plan fits."""
     plan = resume_or_make_plan(path, source, params, len(cluster.workers()), memory_bytes, overwrite=options.overwrite)
-    plan = replace(plan, copies_source=must_copy(source, cluster))
+    plan = replace(plan, copies_source=must_copy(source, cluster), keeps_lists=output.model is not None)
     resources = estimate_resources(plan)
     disk_free = shutil.disk_usage(path).free + directory_bytes(path)
     check_resources(resources, memory_bytes, disk_free, cluster.gpu_bytes())
     check_output_disk(output.path, path, resources.stages[-1].disk_bytes)  # the last stage writes the map
     about = describe_run(source, plan, output.path, options.command)
     workspace = open_workspace(path, source, params, plan, options.overwrite, about)
+    if plan.keeps_lists:
+        search_again_without_lists(workspace)
     check_reach(cluster, workspace.path, source)
     run = RunContext(source, params, plan, workspace.path, cluster.device, cluster.host_threads())
     return run, workspace

@@ -11,6 +11,7 @@ from nomad_dask._version import __version__
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.cluster import Cluster
 from nomad_dask.errors import InputError, WorkspaceError
+from nomad_dask.neighbors.kept_lists import KEPT_FOLDER
 from nomad_dask.params import Params
 from nomad_dask.planning.gpu_memory import host_bytes_for_stages
 from nomad_dask.planning.plan import Plan
@@ -116,6 +117,13 @@ def open_workspace(
             return Workspace.replace(path, identity, about)
     except OSError as error:
         raise InputError(f"The workspace {str(path)!r} cannot be created ({error}): give another directory.") from error
+
+
+def search_again_without_lists(workspace: Workspace) -> None:
+    """Drop the neighbor search of a run that did not keep its lists, so that it runs again and keeps them."""
+    record = workspace.stages().get("neighbors")
+    if record is not None and not any(name.startswith(f"{KEPT_FOLDER}/") for name in record.artifacts):
+        workspace.drop_stage("neighbors")
 
 
 def _is_replaceable(path: Path, overwrite: bool) -> bool:

@@ -137,14 +137,16 @@ class Stage:
     unit : str
         What is counted: ``"rows"`` or ``"epochs"``.
     function : callable, optional
-        Makes the artifacts from a context and a callback for (task, units done). None for the map, which is written
-        outside the workspace.
+        Makes the artifacts from a context and a callback for (task, units done). None for map and model, which are
+        written outside the workspace.
     work : callable, optional
         What its time is proportional to. None for a stage that is not timed, or is timed by the stages inside it.
     reads_source : bool
         Whether its tasks read vectors from the source.
     is_coarse : bool
         Whether it makes the coarse map, by running all stages on some of the rows. Runs without a coarse map skip it.
+    is_model : bool
+        Whether only runs that write a model have it.
     start_reads, coarse_start_reads : tuple of str
         For a stage with checkpoints: patterns of the artifacts that it reads until its first checkpoint, without and
         with a coarse map.
@@ -160,6 +162,7 @@ class Stage:
     work: Callable[[Workload], float] | None = None
     reads_source: bool = False
     is_coarse: bool = False
+    is_model: bool = False
     start_reads: tuple[str, ...] = ()
     coarse_start_reads: tuple[str, ...] = ()
 

@@ -20,7 +20,7 @@ from nomad_dask.storage.manifest import CHECKPOINT
 
 def run_stages(context: StageContext) -> FinishedStages:
     """Run the stages that the workspace does not hold yet, and collect the positions."""
-    stages = stages_of_run(context.run.plan.coarse_rows > 0)
+    stages = stages_of_run(context.run.plan.coarse_rows > 0, context.run.plan.keeps_lists)
     pending = pending_stages(stages, context.workspace.stages(), find_damage(context.workspace))
     _remove_leftovers(context, stages, pending)
     runner = _StageRunner(context, stages, pending)

@@ -97,7 +97,7 @@ STAGES: tuple[Stage, ...] = (
             "shards/*.centroids.npy",
             "graph/*.out_*.npy",
         ),
-        writes=("neighbor_lists/*", "graph/*"),
+        writes=("neighbor_lists/*", "graph/*", "lists/*"),
         resources=ResourceModel(host_memory.neighbors_host_bytes, disk_space.neighbors_disk_bytes, smaller_by="shards"),
         total=_n_rows,
         function=functions.run_neighbors,
@@ -147,14 +147,24 @@ STAGES: tuple[Stage, ...] = (
         resources=ResourceModel(host_memory.map_host_bytes, disk_space.map_disk_bytes),
         total=_n_rows,
     ),
+    # What a model keeps is linked into its directory, beside which the positions are written.
+    Stage(
+        name="model",
+        reads=("cells/*", "sample/rescaling.npy", "shards/*", "lists/*", "layout/*"),
+        writes=(),
+        resources=ResourceModel(host_memory.map_host_bytes, disk_space.map_disk_bytes),
+        total=_n_rows,
+        is_model=True,
+    ),
 )
 
 
-def stages_of_run(has_coarse_map: bool) -> Sequence[Stage]:
+def stages_of_run(has_coarse_map: bool, has_model: bool = False) -> Sequence[Stage]:
     """Return the stages of a run in order, with the `start_reads` of its kind of start."""
+    stages = [stage for stage in STAGES if has_model or not stage.is_model]
     if has_coarse_map:
-        return [replace(stage, start_reads=stage.coarse_start_reads) for stage in STAGES]
-    return [stage for stage in STAGES if not stage.is_coarse]
+        return [replace(stage, start_reads=stage.coarse_start_reads) for stage in stages]
+    return [stage for stage in stages if not stage.is_coarse]
 
 
 def artifact_folders() -> dict[str, set[str]]:

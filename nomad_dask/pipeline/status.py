@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def read_status(path: Path, sizes_only: bool = False) -> Status:
         n_rows=n_rows,
         n_dims=n_dims,
         n_shards=n_shards,
-        params=_changed_params(params),
+        params=params.changed(),
         version=str(workspace.about.get("version", "unknown")),
         state=state,
         lock_owner=_describe_owner(owner, running),
@@ -213,11 +213,6 @@ def _run_state(stages: Sequence[StageStatus], is_running: bool) -> str:
     if is_running:
         return "running"
     return "finished" if all(stage.state == "done" for stage in stages) else "stopped"
-
-
-def _changed_params(params: Params) -> dict[str, Any]:
-    defaults = {f.name: f.default for f in fields(Params)}
-    return {name: value for name, value in params.as_dict().items() if value != defaults[name]}
 
 
 def _describe_owner(owner: LockOwner | None, running: bool | None) -> str | None:

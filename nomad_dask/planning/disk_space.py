@@ -46,7 +46,8 @@ def neighbors_disk_bytes(plan: Plan) -> int:
     graph = _graph_bytes(plan)
     # Shards that search across write edges into others, and their lists for each other, of two rounds at most.
     edges, lists = 16 * plan.n_linked_rows + 24, 2 * 10 * (plan.n_neighbors + 8) + 4 * plan.n_tail_neighbors
-    return plan.n_rows * (graph + (edges + lists if plan.n_shards > 1 else 0))
+    kept_lists = 8 * plan.n_neighbors if plan.keeps_lists else 0
+    return plan.n_rows * (graph + kept_lists + (edges + lists if plan.n_shards > 1 else 0))
 
 
 def layout_disk_bytes(plan: Plan) -> int:

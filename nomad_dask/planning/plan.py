@@ -68,6 +68,8 @@ class Plan:
         Whether the initial positions are given.
     copies_source : bool
         Whether the vectors are copied to the workspace, as workers cannot open the source.
+    keeps_lists : bool
+        Whether the neighbor lists are kept with their distances, for a model.
     """
 
     n_rows: int
@@ -94,6 +96,7 @@ class Plan:
     has_weight_codes: bool = True
     has_given_init: bool = False
     copies_source: bool = False
+    keeps_lists: bool = False
 
     @property
     def shard_rows(self) -> int:

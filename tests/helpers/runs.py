@@ -34,7 +34,7 @@ def blobs(n: int, n_dims: int = 20, n_blobs: int = 8, seed: int = 0) -> np.ndarr
 def make_map(x: Any, **settings: Any) -> Layout:
     """Run the pipeline; settings are those of `Params`, of the options of `project`, and of `project` itself.
 
-    `workspace`, `output` and `picture` are paths; `overwrite` is for both.
+    `workspace`, `output`, `picture` and `model` are paths; `overwrite` is for both.
     """
 
     def take(names: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def make_map(x: Any, **settings: Any) -> Layout:
     params, overwrite = take(Params.describe()), take(["overwrite"])
     cluster = ClusterOptions(**take(ClusterOptions.__dataclass_fields__))
     workspace = WorkspaceOptions(settings.pop("workspace", None), **take(["resume", "keep_stages"]), **overwrite)
-    output = OutputOptions(settings.pop("output", None), **take(["metadata_columns", "picture"]), **overwrite)
+    output = OutputOptions(settings.pop("output", None), **take(["metadata_columns", "picture", "model"]), **overwrite)
     return project(open_source(x), Params(**params), cluster=cluster, workspace=workspace, output=output, **settings)
 
 

@@ -1,0 +1,1 @@
+"""What a finished map can be asked: its rows, and the neighbors of each."""

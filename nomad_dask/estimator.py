@@ -17,10 +17,11 @@ from sklearn.utils.validation import validate_data
 
 from nomad_dask.callbacks.events import Emit, combined_snapshot_request, fan_out
 from nomad_dask.errors import ClusterError, InputError, Interrupted, ResourceError, suggest
+from nomad_dask.model.fitted_model import FittedModel
 from nomad_dask.params import Params
 from nomad_dask.storage.manifest import MANIFEST
 from nomad_dask.storage.output_paths import output_path
-from nomad_dask.storage.tempdir import TemporaryWorkspace
+from nomad_dask.storage.tempdir import KeptDirectory
 from nomad_dask.utils.interrupts import no_lost_interrupts
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _METHOD_PARAMS = {f.name for f in fields(Params)} - {"random_state"}
 
 
-class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Map of vectors in two or three dimensions by NOMAD Projection (arXiv 2505.15511), on Dask.
 
     Parameters
@@ -78,6 +79,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         False after a fit that was stopped: the layout is partial, and ``fit(X, resume=True)`` continues it.
     seed_ : int
         The seed that was used.
+    model_ : nomad_dask.MapModel
+        What later questions need: vectors, positions, cells and neighbors. Missing after a fit that was stopped.
     n_features_in_ : int
         Number of dimensions of the input.
     feature_names_in_ : ndarray of object (n_features_in_,)
@@ -186,6 +189,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         *,
         column: str | None = None,
         metadata_columns: Sequence[str] = (),
+        model: str | Path | None = None,
         resume: bool = False,
         **parameters: Any,
     ) -> Self:
@@ -205,6 +209,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Column of vectors, if a file or data frame has several candidates.
         metadata_columns : sequence of str
             Columns of a file or data frame to carry along to ``map_``.
+        model : path-like, optional
+            Directory in which to keep the model; an existing one is replaced. By default a temporary directory, with a
+            copy of the vectors, that is removed together with the estimator.
         resume : bool
             Continue a stopped fit of the same X; the result is the same as without the interruption.
         **parameters
@@ -222,7 +229,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._refuse_parameters(parameters)
         try:
             with no_lost_interrupts():
-                self._fit(X, column, metadata_columns, resume)
+                self._fit(X, column, metadata_columns, model, resume)
         except Interrupted:
             raise
         except KeyboardInterrupt as interrupt:
@@ -231,17 +238,30 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise Interrupted(f"Stopped.{hint}") from interrupt
         return self
 
-    def _fit(self, X: Any, column: str | None, metadata_columns: Sequence[str], resume: bool) -> None:
+    def _fit(
+        self, X: Any, column: str | None, metadata_columns: Sequence[str], model: str | Path | None, resume: bool
+    ) -> None:
         from nomad_dask.maps import check_metadata_columns, kept_schema
+        from nomad_dask.model.map_model import load_model
         from nomad_dask.sources import open_source
 
-        params, given_positions = self._method_params(self._draw_seed(resume))
         check_metadata_columns(metadata_columns)
         source = open_source(X, column=column, metadata_columns=metadata_columns)
         schema = kept_schema(source, metadata_columns)
+        with ExitStack() as stack:
+            keeper = None
+            if model is None:
+                keeper = stack.enter_context(KeptDirectory("model"))
+                model = keeper.path
+            directory = output_path(model, "model")
+            self._fit_source(X, source, schema, directory, resume)
+            self.model_ = load_model(directory, keeper)
+
+    def _fit_source(self, X: Any, source: Source, schema: pa.Schema | None, model: Path, resume: bool) -> None:
+        params, given_positions = self._method_params(self._draw_seed(resume))
         workspace = self._workspace_path(resume)
         try:
-            layout = self._project(source, params, given_positions, workspace, resume)
+            layout = self._project(source, params, given_positions, workspace, resume, model)
         except (KeyboardInterrupt, ClusterError, ResourceError) as error:
             progress = self._store_partial(X, source, schema, params, workspace)
             if progress is None:
@@ -263,6 +283,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         *,
         column: str | None = None,
         metadata_columns: Sequence[str] = (),
+        model: str | Path | None = None,
         resume: bool = False,
         **parameters: Any,
     ) -> Any:
@@ -273,7 +294,9 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from nomad_dask.utils.array_types import to_output_type
 
-        fitted = self.fit(X, y, column=column, metadata_columns=metadata_columns, resume=resume, **parameters)
+        fitted = self.fit(
+            X, y, column=column, metadata_columns=metadata_columns, model=model, resume=resume, **parameters
+        )
         layout = fitted.embedding_
         return to_output_type(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
 
@@ -312,9 +335,15 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             ) from error
 
     def _project(
-        self, source: Source, params: Params, given_positions: GivenPositions | None, workspace: Path, resume: bool
+        self,
+        source: Source,
+        params: Params,
+        given_positions: GivenPositions | None,
+        workspace: Path,
+        resume: bool,
+        model: Path,
     ) -> Layout:
-        from nomad_dask.pipeline.options import ClusterOptions, WorkspaceOptions
+        from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
         from nomad_dask.pipeline.run import project
 
         cluster = ClusterOptions(
@@ -329,6 +358,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 params,
                 cluster=cluster,
                 workspace=options,
+                output=OutputOptions(model=model, overwrite=True),
                 emit=fan_out(listeners),
                 snapshot_request=combined_snapshot_request(listeners),
                 given_positions=given_positions,
@@ -353,7 +383,7 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if not resume:
             self._drop_temporary_workspace()
             if self.workspace is None:
-                self._temporary_workspace = TemporaryWorkspace(self)
+                self._temporary_workspace = KeptDirectory("workspace")
         path = self._kept_workspace()
         if path is None or (resume and not (path / MANIFEST).exists()):
             location = "" if path is None else f" in {path}"
@@ -384,6 +414,8 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if layout is None:
             return "The layout has not started"
         self._store(X, source, schema, layout)
+        if hasattr(self, "model_"):
+            del self.model_  # of the fit before
         self.is_complete_ = False
         return f"embedding_ and map_ are those after {layout.n_epochs} of {layout.n_planned_epochs} epochs"
 
@@ -407,8 +439,11 @@ class NomadProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 self.feature_names_in_: Any = np.asarray(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The temporary workspace belongs to this object: a copy must neither use nor remove it.
-        return {name: value for name, value in super().__getstate__().items() if name != "_temporary_workspace"}
+        # Temporary directories belong to this object: a copy must neither use nor remove them.
+        state = super().__getstate__()
+        is_temporary = "model_" in state and state["model_"].keeper is not None
+        left_out = {"_temporary_workspace", *(["model_"] if is_temporary else [])}
+        return {name: value for name, value in state.items() if name not in left_out}
 
     @property
     def _n_features_out(self) -> int:

@@ -1,4 +1,4 @@
-"""The temporary workspace of a fit that was given none, so that it can be resumed after it was stopped."""
+"""Temporary directories that outlive the function that makes them: of a stopped fit, and of a model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
+from typing import Self
 
 
-class TemporaryWorkspace:
-    """A temporary directory, removed together with its owner, by `drop`, or when Python exits.
+class KeptDirectory:
+    """A temporary directory, removed together with this object, by `drop`, or when Python exits.
 
-    Only the process that made it removes it: a forked one has a copy of the owner, and may drop that or exit.
-
-    Parameters
-    ----------
-    owner : object
-        The directory is removed when this object is garbage-collected.
+    As a context manager it is removed after an error, and kept otherwise. Only the process that made it removes it: a
+    forked one has a copy of the object, and may drop that or exit.
 
     Attributes
     ----------
@@ -25,10 +22,17 @@ class TemporaryWorkspace:
         A path in the directory, which does not exist yet.
     """
 
-    def __init__(self, owner: object) -> None:
+    def __init__(self, name: str) -> None:
         directory = Path(tempfile.mkdtemp(prefix="nomad-"))
-        self.path = directory / "workspace"
-        self.drop = weakref.finalize(owner, _remove, directory, os.getpid())
+        self.path = directory / name
+        self.drop = weakref.finalize(self, _remove, directory, os.getpid())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.drop()
 
 
 def _remove(directory: Path, made_by: int) -> None:

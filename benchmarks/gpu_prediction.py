@@ -19,8 +19,8 @@ from benchmarks.gpu_kernels import moved_bytes
 from nomad_dask.backends.base import ListLengths
 from nomad_dask.backends.gpu.batched_gemm import GROUP_ROWS
 from nomad_dask.backends.gpu.interpolation import PIECE_ROWS
-from nomad_dask.backends.gpu.lloyd import N_ITERATIONS
-from nomad_dask.backends.kmeans_tree import PARENTS_TRIED
+from nomad_dask.backends.gpu.lloyd import N_ITERATIONS, N_TRIALS, PICKS_PER_CENTER
+from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, ROWS_PER_PARENT
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params
@@ -125,16 +125,28 @@ def sample_work(plan: Plan) -> Iterator[Work]:
 
 def cells_work(plan: Plan) -> Iterator[Work]:
     n, d, axes = float(plan.sample_rows), plan.n_dims, plan.n_axes
-    parents = math.sqrt(plan.n_cells)
     columns = min(d, axes + _AXES_OVERSAMPLING)
     yield Work("cells", "axes", {"float32": _AXES_PRODUCTS * 2.0 * min(n, AXES_SAMPLE_ROWS) * d * columns})
     yield from reading_work("cells", n * d * plan.source_itemsize, is_read_ahead=False)
     yield Work("cells", "coordinates of the sample", {"GPU memory": 4 * n * (d + axes), "float32": 2 * n * d * axes})
-    compared = parents + plan.n_cells / parents
-    yield Work(
-        "cells", f"{N_ITERATIONS} iterations of two levels of K-Means",
-        {"float32": N_ITERATIONS * 2 * n * axes * compared, "GPU memory": N_ITERATIONS * 2 * 3 * 4 * n * axes},
-    )  # fmt: skip
+    yield from kmeans_work(n, plan.n_cells, axes)
+
+
+def kmeans_work(n: float, n_cells: int, axes: int) -> Iterator[Work]:
+    parents = math.sqrt(n_cells)
+    children, of_parents = n_cells / parents, ROWS_PER_PARENT * parents
+    # Seeds of the parents are left out: there are few, but they are one group, for which one block of threads works.
+    picks = min(n, PICKS_PER_CENTER * n_cells)
+    yield Work("cells", "seeds of K-Means", {
+        "float32": 3 * N_TRIALS * picks * children * axes, "GPU memory": 4 * picks * children * axes,
+    })  # fmt: skip
+    # The last pass finds the labels; rows are compared with all parents once.
+    compared = (N_ITERATIONS + 1) * (of_parents * parents + n * children) + n * parents
+    # Rows are read for distances and for sums, to which each value is added in 8 bytes.
+    moved = (N_ITERATIONS + 1) * 4 + N_ITERATIONS * (4 + 8)
+    yield Work("cells", f"{N_ITERATIONS} iterations of two levels of K-Means", {
+        "float32": 2 * compared * axes, "GPU memory": moved * (n + of_parents) * axes,
+    })  # fmt: skip
 
 
 def shards_work(plan: Plan) -> Iterator[Work]:

@@ -18,8 +18,8 @@ MAX_FLAT_CELLS = 1024
 PARENTS_TRIED = 3
 # A cell is tiny below, and oversized above, this multiple of the mean size.
 TINY, OVERSIZED = 1 / 8, 4
-# Rows per parent to which the parents are fitted.
-_ROWS_PER_PARENT = 256
+ROWS_PER_PARENT = 256
+"""Rows per parent to which the parents are fitted."""
 
 
 class Clusterer(Protocol):
@@ -73,7 +73,7 @@ def fit_cells(sample: np.ndarray, n_cells: int, clusterer: Clusterer, parents: n
         centroids = clusterer.fit_bounded(rows, n_cells, max_rows) + center
         return CellTree(centroids, centroids.mean(axis=0, keepdims=True), np.array([0, len(centroids)], np.int64))
     if parents is None:
-        parents = clusterer.fit(rows[:: max(1, n // (n_parents * _ROWS_PER_PARENT))], n_parents)
+        parents = clusterer.fit(rows[:: max(1, n // (n_parents * ROWS_PER_PARENT))], n_parents)
     else:
         parents = parents - center
     children = clusterer.fit_children(rows, parents, n_cells, max_rows)

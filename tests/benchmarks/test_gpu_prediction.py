@@ -10,8 +10,10 @@ import pytest
 
 from benchmarks import gpu_prediction
 from benchmarks.gpu_kernels import moved_bytes
+from nomad_dask.backends import kmeans_tree
 from nomad_dask.backends.base import ListLengths
 from nomad_dask.backends.gpu.backend import GpuBackend
+from nomad_dask.backends.gpu.lloyd import N_ITERATIONS, N_TRIALS
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params
@@ -60,6 +62,34 @@ def test_products_of_the_neighbor_search(tmp_path, n_probes):
     counted = amount(gpu_prediction.neighbors_work(plan, n_probes), "products", "float16")
     # Rows are in larger cells more often than in small ones, and rows with few others nearby probe more.
     assert 0.9 * counted < done < 2 * counted
+
+
+@dataclass(frozen=True)
+class CountingDistances(HostRuntime):
+    """Counts pairs of rows and centers that are compared, and pairs of rows and seeds but for those of parents."""
+
+    compared: list[int] = field(default_factory=list)
+    of_seeds: list[int] = field(default_factory=list)
+
+    def launch(self, kernel: str, dim: int, n_items: int, *args: Any) -> None:
+        if kernel == "nearest_center":
+            table = args[3]
+            self.compared.append(int((table[:, 1] * table[:, 3]).sum()))
+        elif kernel == "choose_seeds" and args[4] > 1:
+            self.of_seeds.append(int((np.diff(args[2]) * np.diff(args[3])).sum()))
+        super().launch(kernel, dim, n_items, *args)
+
+
+def test_distances_of_k_means(monkeypatch):
+    monkeypatch.setattr(kmeans_tree, "MAX_FLAT_CELLS", 20)
+    runtime = CountingDistances()
+    x = np.random.default_rng(0).uniform(size=(3072, 3)).astype(np.float32)
+    GpuBackend(runtime).fit_cells(x, 144, 0)
+    works = list(gpu_prediction.kmeans_work(len(x), 144, 3))
+    counted = amount(works, f"{N_ITERATIONS} iterations of two levels of K-Means", "float32")
+    assert counted == pytest.approx(2 * 3 * sum(runtime.compared), rel=0.1)
+    counted = amount(works, "seeds of K-Means", "float32")
+    assert counted == pytest.approx(3 * N_TRIALS * 3 * sum(runtime.of_seeds), rel=0.1)
 
 
 def test_edges_that_are_uploaded():

@@ -16,12 +16,12 @@ from nomad_dask.backends.gpu.runtime import BLOCK, Runtime
 from nomad_dask.backends.kmeans_tree import TINY
 
 N_ITERATIONS = 16
+N_TRIALS = 8
+"""Rows that are tried for each seed; as in kmeans.cu."""
+PICKS_PER_CENTER = 16
+"""Seeds are chosen from so many rows per center, or from all if there are fewer."""
 # In so many of them, the first, centers of tiny cells move into the largest ones.
 _N_MOVING = 8
-# Seeds are chosen from so many rows per center, or from all if there are fewer.
-_PICKS_PER_CENTER = 16
-# Rows that are tried for each seed; as in kmeans.cu.
-_N_TRIALS = 8
 # Sums in integers stay below this many bits.
 _SUM_BITS = 62
 # From one iteration to the next, another row of a cell is taken: multiples of it are spread evenly in (0, 1).
@@ -94,7 +94,7 @@ def _to_offsets(counts: np.ndarray) -> np.ndarray:
 def _choose_seeds(groups: RowGroups, center_offsets: np.ndarray, seed: int, runtime: Runtime) -> Any:
     """Return rows (m, d) of each group by k-means++, among evenly spaced ones."""
     xp = runtime.xp
-    n_picks = np.minimum(groups.sizes, _PICKS_PER_CENTER * np.diff(center_offsets))
+    n_picks = np.minimum(groups.sizes, PICKS_PER_CENTER * np.diff(center_offsets))
     offsets = _to_offsets(n_picks)
     number = np.arange(offsets[-1]) - np.repeat(offsets[:-1], n_picks)
     sizes = np.repeat(groups.sizes, n_picks)
@@ -102,7 +102,7 @@ def _choose_seeds(groups: RowGroups, center_offsets: np.ndarray, seed: int, runt
     columns = xp.ascontiguousarray(groups.rows.T[:, picks])
     n = len(picks)
     chosen = xp.empty(int(center_offsets[-1]), np.int32)
-    nearest, tried = xp.empty(n, np.float32), xp.empty((_N_TRIALS, n), np.float32)
+    nearest, tried = xp.empty(n, np.float32), xp.empty((N_TRIALS, n), np.float32)
     runtime.launch(
         "choose_seeds", 2, BLOCK * len(n_picks), columns, np.int64(n), runtime.upload(offsets),
         runtime.upload(center_offsets), np.int64(len(n_picks)), np.int32(len(columns)), np.uint64(seed % (1 << 64)),

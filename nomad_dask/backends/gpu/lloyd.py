@@ -1,6 +1,6 @@
 """K-Means of many groups of rows at once, by Lloyd's algorithm from the seeds of k-means++.
 
-The number of kernel launches, and of waits for the device, does not depend on the number of groups.
+The number of launches, and of waits for the device, does not depend on the number of groups.
 """
 
 from __future__ import annotations

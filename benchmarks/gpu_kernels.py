@@ -16,8 +16,8 @@ from nomad_dask.backends.gpu.mesh_field import MeshField
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.memory_model import layout_device_bytes
 from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_step
+from nomad_dask.backends.weight_codes import N_LEVELS
 from nomad_dask.neighbors.patches import make_patches
-from nomad_dask.neighbors.weight_codes import N_LEVELS
 from nomad_dask.params import Params
 from nomad_dask.planning.plan import N_PATCHES
 

@@ -26,10 +26,11 @@ from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.charge_deposit import deposit_points
 from nomad_dask.backends.cpu.field import Field
+from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.rank_weights import weigh_by_rank
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
+from nomad_dask.backends.weight_codes import encode_weights, weight_levels
 from nomad_dask.neighbors.search import find_neighbors
-from nomad_dask.neighbors.weight_codes import encode_weights, weight_levels
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import thread_pool
 
@@ -73,7 +74,7 @@ def epoch(n: int) -> dict[str, float]:
     ids.sort(axis=1)
     ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = -1  # a row is a neighbor once
     ids[ids == np.arange(n)[:, None]] = -1
-    lists = WeightedLists.of(ids.view(np.uint32), "log")
+    lists = weigh_by_rank(ids.view(np.uint32), "log")
     edges, levels = symmetric_graph(lists), weight_levels(lists)
     graph = ShardGraph(
         np.array([0, n]), np.zeros(n, np.int32), np.array([n]), 0, np.array([[0]]), edges.indptr, edges.indices,

@@ -5,7 +5,7 @@ No module outside `backends` asks which backend it uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from nomad_dask.params import Params
 if TYPE_CHECKING:
     from nomad_dask.backends.row_reader import ShardVectors
     from nomad_dask.backends.value_range import ValueRange
+    from nomad_dask.backends.weighted_lists import WeightedLists
     from nomad_dask.sources.base import Source
 
 
@@ -105,12 +106,6 @@ class ShardGraph:
     def n_rows(self) -> int:
         """Rows of the shard."""
         return len(self.indptr) - 1
-
-    def edge_weights(self, start: int, stop: int) -> np.ndarray:
-        """Return the weight float32 of each edge from `start` to `stop`."""
-        if self.weight_codes is None:
-            return self.weights[start:stop]
-        return np.take(self.weights, self.weight_codes[start:stop])
 
 
 @dataclass(frozen=True)
@@ -241,6 +236,25 @@ class NeighborLists(NamedTuple):
     ids: np.ndarray
     distances: np.ndarray
     is_new: np.ndarray
+
+
+@dataclass(frozen=True)
+class EdgeRange:
+    """The edges of a range of rows of a symmetric graph, as CSR.
+
+    Attributes
+    ----------
+    indptr : ndarray of int64 (n_rows + 1,)
+        The edges of row i of the range are ``indptr[i]`` to ``indptr[i + 1]``.
+    indices : ndarray of int32 (n_edges,)
+        Ascending in each row.
+    values : tuple of ndarray (n_edges,)
+        Codes uint8 of the weights a_ij = p(j|i) + p(i|j), or the weights float32 and p(j|i) float32.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: tuple[np.ndarray, ...]
 
 
 class CellSearch(Protocol):
@@ -404,6 +418,20 @@ class Backend(Protocol):
         n_queries: int,
     ) -> CellSearch:
         """Return the primitives of the neighbor search over rows sorted by cell."""
+
+    def symmetric_graph(
+        self, lists: WeightedLists, ranges: Iterable[tuple[int, int]], levels: np.ndarray | None
+    ) -> Iterator[EdgeRange]:
+        """Yield the symmetric graph of directed edges.
+
+        Parameters
+        ----------
+        lists : WeightedLists
+        ranges : iterable of (int, int)
+            Ranges of rows, one after another, whose edges fit in memory. A range may be yielded in several parts.
+        levels : ndarray of float32 (n_levels,) or None
+            Weights are given by codes of the nearest of these, see `weight_codes`; with None, with p(j|i) besides.
+        """
 
     def interpolate(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nomad_dask.backends.weighted_lists import NO_ROW
 from nomad_dask.model.arrays import ModelArrays
-from nomad_dask.neighbors.graph import NO_ROW
 from nomad_dask.partition.shard_files import shard_file
 
 _ROWS_AT_ONCE = 1 << 18

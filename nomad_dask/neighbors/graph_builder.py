@@ -14,28 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.cluster import report_progress, worker_backend, worker_threads
+from nomad_dask.backends.rank_weights import join_tail, rank_weights, total_weights
+from nomad_dask.backends.weight_codes import weight_levels
+from nomad_dask.backends.weighted_lists import WeightedLists
+from nomad_dask.cluster import report_progress, worker_backend
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
-from nomad_dask.neighbors.graph import (
-    WeightedLists,
-    graph_ranges,
-    join_tail,
-    rank_weights,
-    symmetric_graph,
-    total_weights,
-)
 from nomad_dask.neighbors.graph_files import CONDITIONAL_P, WEIGHT_CODES, graph_file
 from nomad_dask.neighbors.kept_lists import KEPT_LISTS, keep_lists, kept_list_file
 from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, ListChunk, read_lists, save_joined_lists
 from nomad_dask.neighbors.nn_descent_rounds import load_batch
 from nomad_dask.neighbors.search_batches import load_search_batches
 from nomad_dask.neighbors.search_state import SearchState
-from nomad_dask.neighbors.weight_codes import encode_weights, weight_levels
+from nomad_dask.planning.plan import MIN_RANGE_ROWS, N_RANGES
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.manifest import Artifact
 from nomad_dask.storage.npy_writer import appended_npy
-from nomad_dask.utils.threads import thread_pool
 
 
 def build_graph(
@@ -121,23 +115,25 @@ def _save_graph(
     dtypes = {"indptr": np.int64, "indices": np.int32, **of_weights}
     n_edges = 0
     with ExitStack() as stack:
-        pool = stack.enter_context(thread_pool(worker_threads(run.shard_threads)))
+        backend = stack.enter_context(worker_backend(run.device, run.shard_threads))
         appends = [
             stack.enter_context(appended_npy(folder.file(graph_file(shard, name)), np.dtype(dtype)))
             for name, dtype in dtypes.items()
         ]
         appends[0](np.zeros(1, np.int64))
-        for rows in graph_ranges(lists.n_rows):
-            edges = symmetric_graph(lists, not with_codes, rows, pool)
-            arrays = [edges.indptr[1:] + n_edges, edges.indices]
-            if edges.conditional_p is None:
-                arrays.append(encode_weights(edges.weights, levels, pool))
-            else:
-                arrays += [edges.weights, edges.conditional_p]
+        for part in backend.symmetric_graph(lists, graph_ranges(lists.n_rows), levels if with_codes else None):
+            arrays = (part.indptr[1:] + n_edges, part.indices, *part.values)
             for append, array in zip(appends, arrays, strict=True):
                 append(array)
-            n_edges += len(edges.indices)
+            n_edges += len(part.indices)
     artifacts = [folder.describe(graph_file(shard, name)) for name in dtypes]
     if with_codes:
         artifacts.append(folder.save(graph_file(shard, "weights"), levels))
     return artifacts, n_edges
+
+
+def graph_ranges(n_rows: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of rows in which the graph of a shard is built: all lists are read for each of them."""
+    step = max(MIN_RANGE_ROWS, -(-n_rows // N_RANGES))
+    for first in range(0, n_rows, step):
+        yield first, min(first + step, n_rows)

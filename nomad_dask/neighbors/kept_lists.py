@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from nomad_dask.backends.weighted_lists import NO_ROW
 from nomad_dask.neighbors.cell_catalog import CellCatalog
-from nomad_dask.neighbors.graph import NO_ROW
 from nomad_dask.neighbors.list_files import ListChunk
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.rescaling import Rescaling

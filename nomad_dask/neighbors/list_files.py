@@ -13,7 +13,7 @@ import numpy as np
 
 from nomad_dask.backends.base import NeighborLists
 from nomad_dask.backends.row_reader import RowFile
-from nomad_dask.neighbors.graph import NO_ROW
+from nomad_dask.backends.weighted_lists import NO_ROW
 from nomad_dask.neighbors.halo import HaloRegion
 from nomad_dask.neighbors.search_batches import LISTS_FOLDER, SearchBatches, join_ranges
 from nomad_dask.partition.shuffle_merge import group_cells

@@ -8,7 +8,7 @@ from numba import njit
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import linked_shards, load_directed_edges
 from nomad_dask.neighbors.graph_files import PATCH_FILES, graph_file
-from nomad_dask.neighbors.weight_codes import load_edge_weights
+from nomad_dask.neighbors.shard_graph import load_edge_weights
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.plan import N_PATCHES
 from nomad_dask.planning.run_context import RunContext

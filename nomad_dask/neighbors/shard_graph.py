@@ -56,3 +56,11 @@ def _sampled_cells(catalog: CellCatalog, shard: int, n_sampled: int, backend: Ba
         sampled[:, : nearest.shape[1]] = nearest
     sampled[:, 0] = np.arange(last - first)
     return sampled
+
+
+def load_edge_weights(run: RunContext, shard: int) -> np.ndarray:
+    """Return the weight (n_edges,) float32 of each edge of a shard's graph."""
+    weights = np.load(run.file(graph_file(shard, "weights")))
+    if run.params.normalization == "point":
+        return np.asarray(weights)
+    return np.asarray(np.take(weights, np.load(run.file(graph_file(shard, WEIGHT_CODES)))))

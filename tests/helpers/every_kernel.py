@@ -22,12 +22,16 @@ from nomad_dask.backends.base import Anchors, ListLengths, StepParams
 from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.kernel_files import kernel_files
+from nomad_dask.backends.gpu.packed_csr import EdgePacker
+from nomad_dask.backends.rank_weights import weigh_by_rank
 from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.backends.weight_codes import weight_levels
+from nomad_dask.backends.weighted_lists import NO_ROW
 from nomad_dask.params import Params
 from tests.helpers.gpu_card import grown, near_graph, remote_of
 
 # Files of kernels that do not depend on the dimensions of the map.
-WITHOUT_DIM = ("kmeans", "nearest")
+WITHOUT_DIM = ("graph", "kmeans", "nearest")
 # Rows of a layout, of which the last block has a part only.
 _ROWS = 555
 _N_FAR = 13
@@ -110,6 +114,19 @@ def place(backend: GpuBackend, folder: Path, dim: int) -> None:
         raise ArithmeticError(f"positions of {dim}-D between anchors are not finite")
 
 
+def build_graph(backend: GpuBackend, k: int) -> None:
+    """Build a graph with weights and with codes, and upload it."""
+    rng = np.random.default_rng(k)
+    ids = np.array([rng.choice(np.delete(np.arange(90), i), k, replace=False) for i in range(77)]).astype(np.uint32)
+    ids[::4, k // 2 :] = NO_ROW
+    lists = weigh_by_rank(ids, "log")
+    for levels in (None, weight_levels(lists)):
+        for part in backend.symmetric_graph(lists, [(0, 50), (50, 77)], levels):
+            packer, values = EdgePacker(part.indptr, backend.runtime), part.values
+            packer.edges(part.indices, *(values[:1] if levels is None else (levels, *values)))
+            packer.values(values[0])
+
+
 def launch_all(runtime: Any) -> set[tuple[str, int]]:
     """Launch every kernel on a runtime; return the names and dimensions of the launched kernels."""
     recording = RecordingRuntime(runtime)
@@ -119,6 +136,8 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
             lay_out(backend, dim, normalization, "field", True)
             lay_out(backend, dim, normalization, "field", False)
             lay_out(backend, dim, normalization, "means", False)
+    build_graph(backend, 7)
+    build_graph(backend, 40)
     with tempfile.TemporaryDirectory() as folder:
         place(backend, Path(folder), 2)
         place(backend, Path(folder), 3)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.base import Backend, RemoteState, ShardGraph, StepParams
+from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.rank_weights import weigh_by_rank
 from nomad_dask.metrics.scores import Scores, score
-from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
 from nomad_dask.params import Params
 
 FASHION_VARIABLE = "NOMAD_FASHION_MNIST"
@@ -50,7 +51,7 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
     far_off = np.flatnonzero(np.abs(np.arange(n) - middle) > len(steps))
     ids[rng.choice(far_off, min(n // 4, 3000), replace=False), 0] = middle
     ids[:: max(1, n // 7)] = -1
-    edges = symmetric_graph(WeightedLists.of(ids.view(np.uint32), "log"))
+    edges = symmetric_graph(weigh_by_rank(ids.view(np.uint32), "log"))
     offsets = np.append(np.arange(0, n, 50), n)
     n_cells = len(offsets) - 1
     drawn = np.arange(n) % 3 == 0 if n_far else np.zeros(n, bool)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from nomad_dask.neighbors.graph import rank_weights
+from nomad_dask.backends.rank_weights import rank_weights
 from nomad_dask.neighbors.graph_files import graph_file
 from nomad_dask.partition.shard_files import shard_file
 from tests.helpers.nearest_level import nearest_level

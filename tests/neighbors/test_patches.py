@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from nomad_dask.neighbors.graph import WeightedLists, symmetric_graph
+from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.rank_weights import weigh_by_rank
 from nomad_dask.neighbors.patches import make_patches
 
 
@@ -20,7 +21,7 @@ def graph(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nda
         if n > k
         else np.zeros((n, 0), np.int32)
     )
-    edges = symmetric_graph(WeightedLists.of(ids.view(np.uint32), "log"))
+    edges = symmetric_graph(weigh_by_rank(ids.view(np.uint32), "log"))
     return points, edges.indptr, edges.indices, edges.weights
 
 

@@ -27,7 +27,7 @@ GLOBAL_SHIFT, SHARED_SHIFT = 40, 20
 """Array number i, from 1, is at address i << shift, as machine.h has it."""
 
 _BYTES = {
-    "u16": 2, "b16": 2, "u32": 4, "s32": 4, "b32": 4, "f32": 4, "u64": 8, "s64": 8, "b64": 8, "f64": 8,
+    "u8": 1, "u16": 2, "b16": 2, "u32": 4, "s32": 4, "b32": 4, "f32": 4, "u64": 8, "s64": 8, "b64": 8, "f64": 8,
 }  # fmt: skip
 _MOST_BYTES = 16  # of one access
 _REGISTER = re.compile(r"%(?:(?:p|r|rd|f|fd)\d+|temp|(?:tid|ntid|ctaid|nctaid)\.x)")

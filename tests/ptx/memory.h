@@ -55,12 +55,12 @@ struct Accesses {
     }
 };
 
-// Two bytes: no kernel writes fewer. All zero at first.
+// One byte. All zero at first.
 struct Cell {
     Accesses writes, atomics, reads;
     bool constant;  // was read as data that does not change while the kernel runs
 };
-constexpr u64 CELL_BYTES = 2;
+constexpr u64 CELL_BYTES = 1;
 
 // An array: where the kernel sees it, and where it is.
 struct Region {

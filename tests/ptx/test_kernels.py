@@ -11,10 +11,13 @@ import pytest
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and nvidia-cuda-nvrtc")
 
+from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.gpu import field_repulsion
+from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.epoch_inputs import make_frame
 from nomad_dask.backends.gpu.kernel_files import kernel_files
 from nomad_dask.backends.mesh import Mesh
+from nomad_dask.backends.rank_weights import weigh_by_rank
 from tests.helpers import every_kernel
 from tests.helpers.host_runtime import HostRuntime
 from tests.ptx.report import KernelError
@@ -65,7 +68,7 @@ def assert_same(got: np.ndarray, wanted: np.ndarray) -> None:
         np.testing.assert_allclose(got[different].view(np.float32), wanted[different].view(np.float32), rtol=UNIT)
     elif got.dtype == np.uint16:
         np.testing.assert_allclose(got.view(np.float16), wanted.view(np.float16), rtol=1e-3, atol=1e-6)
-    elif got.dtype.kind in "fc" or got.dtype == np.int64:  # of 64 bits are only charges in fixed point
+    elif got.dtype.kind in "fc" or got.dtype == np.int64:  # of 64 bits are charges in fixed point, and keys
         largest = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
         np.testing.assert_allclose(got, wanted, rtol=UNIT, atol=UNIT * float(largest))
     else:
@@ -99,3 +102,16 @@ def test_the_last_node_of_a_long_mesh_is_within(size):
     potential, repulsion = np.zeros(1, np.float32), np.zeros((1, 2), np.float32)
     PtxRuntime().launch("read_field", 2, 1, points, one, frame, padded, potential, repulsion)
     np.testing.assert_allclose(potential, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [5, 40])
+def test_a_graph_by_ptx_is_that_of_the_cpu(k):
+    """To the bit, as keys are, of which the comparison above sees only the highest bits."""
+    rng = np.random.default_rng(k)
+    ids = np.array([rng.choice(np.delete(np.arange(60), i), k, replace=False) for i in range(55)]).astype(np.uint32)
+    lists, ranges = weigh_by_rank(ids, "log"), [(0, 30), (30, 55)]
+    got = GpuBackend(PtxRuntime(1)).symmetric_graph(lists, ranges, None)
+    for ours, theirs in zip(got, CpuBackend(1).symmetric_graph(lists, ranges, None), strict=True):
+        np.testing.assert_array_equal(ours.indptr, theirs.indptr)
+        np.testing.assert_array_equal(ours.indices, theirs.indices)
+        np.testing.assert_array_equal(ours.values, theirs.values)

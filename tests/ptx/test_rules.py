@@ -143,7 +143,7 @@ def test_division_by_zero_is_a_fault():
         ("add.s32 %r1, %r2, %laneid", "unknown register %laneid"),
         ("add.s32 %r1, %r2", "unknown instruction"),
         ("ld.local.u32 %r1, [%rd1]", "unknown instruction"),
-        ("st.global.u8 [%rd1], %r1", "unknown instruction"),
+        ("st.global.s8 [%rd1], %r1", "unknown instruction"),
         ("bar.sync 1", "unknown instruction"),
         ("ld.global.u32 %r1, [%rd1 - 4]", "unknown address"),
     ],

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from nomad_dask.backends.base import Anchors, CellTree, PrincipalAxes, ShardGraph
+from nomad_dask.backends.base import Anchors, CellTree, EdgeRange, PrincipalAxes, ShardGraph
 from nomad_dask.backends.cpu import kmeans, projection
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.interpolation import interpolate
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
 from nomad_dask.backends.value_range import ValueRange, value_range
+from nomad_dask.backends.weight_codes import encode_weights
+from nomad_dask.backends.weighted_lists import WeightedLists
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.validation import check_finite
@@ -95,6 +98,17 @@ class CpuBackend:
     ) -> CpuCellSearch:
         """Return the primitives of the neighbor search over rows sorted by cell."""
         return CpuCellSearch(vectors, cell_offsets, centroids, self.pool, seed, memory_bytes, n_queries)
+
+    def symmetric_graph(
+        self, lists: WeightedLists, ranges: Iterable[tuple[int, int]], levels: np.ndarray | None
+    ) -> Iterator[EdgeRange]:
+        """Yield the symmetric graph of directed edges, range of rows by range of rows."""
+        for rows in ranges:
+            edges = symmetric_graph(lists, levels is None, rows, self.pool)
+            values = [array for array in (edges.weights, edges.conditional_p) if array is not None]
+            if levels is not None:
+                values = [encode_weights(edges.weights, levels, self.pool)]
+            yield EdgeRange(edges.indptr, edges.indices, tuple(values))
 
     def interpolate(
         self,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Anchors, CellTree, PrincipalAxes, ShardGraph
+from nomad_dask.backends.base import Anchors, CellTree, EdgeRange, PrincipalAxes, ShardGraph
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.interpolation import interpolate
@@ -15,9 +15,11 @@ from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.nearest_cells import nearest_cells
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.runtime import Runtime
+from nomad_dask.backends.gpu.symmetric_graph import symmetric_graph
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.value_range import ValueRange, value_range
+from nomad_dask.backends.weighted_lists import WeightedLists
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
 
@@ -96,6 +98,13 @@ class GpuBackend:
         """Return the primitives of the neighbor search over rows sorted by cell."""
         with translate_oom(self.runtime, "the neighbor search of a shard"):
             return GpuCellSearch(vectors, cell_offsets, centroids, self.runtime, seed, memory_bytes, n_queries)
+
+    def symmetric_graph(
+        self, lists: WeightedLists, ranges: Iterable[tuple[int, int]], levels: np.ndarray | None
+    ) -> Iterator[EdgeRange]:
+        """Yield the symmetric graph of directed edges, range of rows by range of rows."""
+        with translate_oom(self.runtime, f"the graph of {lists.n_rows:,} rows"):
+            yield from symmetric_graph(lists, ranges, levels, self.runtime)
 
     def interpolate(
         self,

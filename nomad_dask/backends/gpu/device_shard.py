@@ -9,7 +9,7 @@ import numpy as np
 
 from nomad_dask.backends.base import ShardGraph
 from nomad_dask.backends.gpu.epoch_inputs import EpochInputs
-from nomad_dask.backends.gpu.packed_csr import PackedEdges, upload_packed, upload_packed_values
+from nomad_dask.backends.gpu.packed_csr import EdgePacker, PackedEdges
 from nomad_dask.backends.gpu.readback import EDGE_LANES, EpochReport
 from nomad_dask.backends.gpu.remote_arrays import RemoteArrays
 from nomad_dask.backends.gpu.runtime import Runtime, count_blocks
@@ -40,22 +40,20 @@ class DeviceGraph:
     @classmethod
     def from_graph(cls, graph: ShardGraph, runtime: Runtime, with_conditional_p: bool) -> Self:
         """Upload a graph."""
-        upload = runtime.upload
-        conditional_p, cross_weights = graph.conditional_p, graph.cross_weights
+        packer, cross_packer = EdgePacker(graph.indptr, runtime), EdgePacker(graph.cross_indptr, runtime)
         packed_p = None
         if with_conditional_p:
-            assert conditional_p is not None  # noqa: S101 - made for one normalizer per point
-            packed_p = upload_packed_values(graph.indptr, lambda a, b: conditional_p[a:b], runtime)
-        offsets = np.zeros(len(graph.patch_counts) + 1, np.int64)
-        np.cumsum(np.bincount(graph.patch_of_row, minlength=len(graph.patch_counts)), out=offsets[1:])
+            assert graph.conditional_p is not None  # noqa: S101 - made for one normalizer per point
+            packed_p = packer.values(graph.conditional_p)
+        xp, patch_of_row = runtime.xp, runtime.upload(graph.patch_of_row)
+        rows_by_patch = xp.argsort(patch_of_row, kind="stable")
+        n_patches = len(graph.patch_counts)
         return cls(
-            edges=upload_packed(graph.indptr, graph.indices, graph.edge_weights, runtime),
-            cross_edges=upload_packed(
-                graph.cross_indptr, graph.cross_patches, lambda a, b: cross_weights[a:b], runtime
-            ),
+            edges=packer.edges(graph.indices, graph.weights, graph.weight_codes),
+            cross_edges=cross_packer.edges(graph.cross_patches, graph.cross_weights),
             conditional_p=packed_p,
-            patch_offsets=upload(offsets),
-            rows_by_patch=upload(np.argsort(graph.patch_of_row, kind="stable").astype(np.int32)),
+            patch_offsets=xp.searchsorted(patch_of_row[rows_by_patch], xp.arange(n_patches + 1, dtype=np.int32)),
+            rows_by_patch=rows_by_patch.astype(np.int32),
         )
 
 

@@ -1,27 +1,24 @@
 """The graph in the format of the kernels: 8 bytes per edge, and an even number of edges per row.
 
 A thread loads two edges of a row at once. A row with an odd number of edges is padded: its last target is repeated,
-with weight 0.
+with weight 0. Edges are uploaded as they are stored, and packed on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nomad_dask.backends.gpu.runtime import Runtime
 
-# Edges that are packed at once: a packed copy of all would take more memory than the graph.
-_PIECE_EDGES = 1 << 20
-
-Values = Callable[[int, int], np.ndarray]
-"""Returns the values float32 of edges `start` to `stop`."""
+# Edges that are uploaded and packed at once: they are on the device twice.
+_PIECE_EDGES = 1 << 24
 
 
 class PackedEdges(NamedTuple):
-    """A CSR matrix in the format of the kernels, on the host or on the device.
+    """A CSR matrix in the format of the kernels, on the device.
 
     Attributes
     ----------
@@ -35,99 +32,69 @@ class PackedEdges(NamedTuple):
     edges: Any
 
 
-def upload_packed(indptr: np.ndarray, indices: np.ndarray, weights: Values, runtime: Runtime) -> PackedEdges:
-    """Return the packed edges of a CSR matrix on the device.
+class EdgePacker:
+    """Packs the edges of a CSR matrix on the device, and values of theirs in the same order.
 
     Parameters
     ----------
     indptr : ndarray of int64 (rows + 1,)
-    indices : ndarray of int32 (e,)
-        Targets: rows or patches.
-    weights : callable
     runtime : Runtime
     """
-    ptr = _packed_offsets(indptr)
-    edges = runtime.xp.empty((int(ptr[-1]), 2), np.uint32)
-    for rows, part in _pieces(indptr):
-        packed = pack(_offsets_within(indptr, rows), indices[part], weights(part.start, part.stop))
-        runtime.upload_into(edges[ptr[rows.start] : ptr[rows.stop]], packed.edges)
-    return PackedEdges(runtime.upload(ptr), edges)
 
+    def __init__(self, indptr: np.ndarray, runtime: Runtime) -> None:
+        self._indptr, self._runtime, xp = indptr, runtime, runtime.xp
+        self._offsets = runtime.upload(indptr)
+        counts = self._offsets[1:] - self._offsets[:-1]
+        self._ptr = xp.zeros(len(indptr), np.int64)
+        self._ptr[1:] = xp.cumsum(counts + counts % 2)
+        self._n_packed = int(runtime.download(self._ptr[-1:])[0])
 
-def upload_packed_values(indptr: np.ndarray, values: Values, runtime: Runtime) -> Any:
-    """Return values of the edges, such as p(j|i), on the device in the order of `upload_packed`."""
-    ptr = _packed_offsets(indptr)
-    uploaded = runtime.xp.empty(int(ptr[-1]), np.float32)
-    for rows, part in _pieces(indptr):
-        packed = pack_values(_offsets_within(indptr, rows), values(part.start, part.stop))
-        runtime.upload_into(uploaded[ptr[rows.start] : ptr[rows.stop]], packed)
-    return uploaded
+    def edges(self, indices: np.ndarray, weights: np.ndarray, codes: np.ndarray | None = None) -> PackedEdges:
+        """Return the packed edges.
 
+        Parameters
+        ----------
+        indices : ndarray of int32 (e,)
+            Targets: rows or patches.
+        weights : ndarray of float32 (e,) or (n_levels,)
+            Of each edge, or of each code.
+        codes : ndarray of uint8 (e,), optional
+            The weight of edge e is ``weights[codes[e]]``.
+        """
+        packed = self._runtime.xp.empty((self._n_packed, 2), np.uint32)
+        levels = None if codes is None else self._upload(weights, np.float32)
+        for rows, part in self._pieces():
+            targets = self._upload(indices[part], np.int32)
+            of_part = None if codes is None else self._upload(codes[part], np.uint8)
+            values = self._upload(weights[part], np.float32) if levels is None else levels
+            self._launch("pack_edges", rows, part, targets, of_part, values, packed)
+        return PackedEdges(self._ptr, packed)
 
-def _pieces(indptr: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Yield rows, and their edges: at least one row, and no more edges than that has or `_PIECE_EDGES`."""
-    first = 0
-    while first < len(indptr) - 1:
-        last = int(np.searchsorted(indptr, indptr[first] + _PIECE_EDGES, "right")) - 1
-        last = max(last, first + 1)
-        yield slice(first, last), slice(int(indptr[first]), int(indptr[last]))
-        first = last
+    def values(self, values: np.ndarray) -> Any:
+        """Return values (e,) of the edges, such as p(j|i), in the order of the packed edges; 0 for padding."""
+        packed = self._runtime.xp.empty(self._n_packed, np.float32)
+        for rows, part in self._pieces():
+            self._launch("pack_values", rows, part, self._upload(values[part], np.float32), packed)
+        return packed
 
+    def _launch(self, kernel: str, rows: slice, part: slice, *arrays: Any) -> None:
+        """Pack the edges `part`, which are those of `rows`."""
+        n, ends = rows.stop - rows.start, slice(rows.start, rows.stop + 1)
+        self._runtime.launch(
+            kernel, 2, 32 * n, self._offsets[ends], self._ptr[ends], np.int64(n), np.int64(part.start), *arrays
+        )  # fmt: skip
 
-def _offsets_within(indptr: np.ndarray, rows: slice) -> np.ndarray:
-    return np.asarray(indptr[rows.start : rows.stop + 1] - indptr[rows.start])
+    def _pieces(self) -> Iterator[tuple[slice, slice]]:
+        """Yield rows, and their edges: at least one row, and no more edges than that has or `_PIECE_EDGES`."""
+        indptr, first = self._indptr, 0
+        while first < len(indptr) - 1:
+            last = int(np.searchsorted(indptr, indptr[first] + _PIECE_EDGES, "right")) - 1
+            last = max(last, first + 1)
+            yield slice(first, last), slice(int(indptr[first]), int(indptr[last]))
+            first = last
 
-
-def pack(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> PackedEdges:
-    """Return the packed edges of a CSR matrix.
-
-    Parameters
-    ----------
-    indptr : ndarray of int64 (rows + 1,)
-    indices : ndarray of int32 (e,)
-        Targets: rows or patches.
-    weights : ndarray of float32 (e,)
-    """
-    ptr, real, padding = _packed_positions(indptr)
-    edges = np.empty((ptr[-1], 2), np.uint32)
-    edges[real, 0] = indices
-    edges[real, 1] = np.ascontiguousarray(weights, np.float32).view(np.uint32)
-    edges[padding, 0] = edges[padding - 1, 0]
-    edges[padding, 1] = 0
-    return PackedEdges(ptr, edges)
-
-
-def pack_values(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return values of the edges, such as p(j|i), in the order of `pack`.
-
-    Parameters
-    ----------
-    indptr : ndarray of int64 (rows + 1,)
-    values : ndarray of float32 (e,)
-
-    Returns
-    -------
-    ndarray of float32 (ptr[-1],)
-        0 for padding.
-    """
-    ptr, real, padding = _packed_positions(indptr)
-    packed = np.empty(ptr[-1], np.float32)
-    packed[real] = values
-    packed[padding] = 0
-    return packed
-
-
-def _packed_positions(indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `ptr`, a mask (ptr[-1],) of the packed edges that are not padding, and the positions of the padding."""
-    ptr = _packed_offsets(indptr)
-    padding = ptr[1:][np.diff(indptr) % 2 == 1] - 1
-    real = np.ones(ptr[-1], np.bool_)
-    real[padding] = False
-    return ptr, real, padding
-
-
-def _packed_offsets(indptr: np.ndarray) -> np.ndarray:
-    counts = np.diff(indptr)
-    ptr = np.zeros(len(indptr), np.int64)
-    np.cumsum(counts + counts % 2, out=ptr[1:])
-    return ptr
+    def _upload(self, array: np.ndarray, dtype: Any) -> Any:
+        """Return a copy on the device, without waiting for earlier work."""
+        target = self._runtime.xp.empty(array.shape, dtype)
+        self._runtime.upload_into(target, np.ascontiguousarray(array, dtype))
+        return target

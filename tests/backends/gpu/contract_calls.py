@@ -43,6 +43,7 @@ FUNCTIONS = [
     ("cupy.cuda.runtime.runtimeGetVersion", 0, ""),
     ("cupy.cumsum", 1, ""),
     ("cupy.cumsum", 1, "axis"),
+    ("cupy.cumsum", 1, "dtype"),
     ("cupy.einsum", 3, ""),
     ("cupy.empty", 2, ""),
     ("cupy.flatnonzero", 1, ""),

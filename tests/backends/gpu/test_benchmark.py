@@ -139,7 +139,7 @@ def test_epochs(monkeypatch):
     assert graphs[0].n_rows == 1500
     assert len(graphs[0].patch_of_row) == len(graphs[0].patch_counts) == 0
     assert graphs[0].weight_codes.dtype == np.uint8
-    np.testing.assert_allclose(graphs[0].edge_weights(0, 1500 * gpu_kernels.EDGES), 1 / gpu_kernels.EDGES)
+    np.testing.assert_allclose(graphs[0].weights[graphs[0].weight_codes], 1 / gpu_kernels.EDGES)
 
 
 def test_neighbors(tmp_path, recorder, monkeypatch):

@@ -14,7 +14,7 @@ from scipy.interpolate import BSpline
 from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.mesh_kernels import mesh_frame, mesh_kernels
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, make_frame
-from nomad_dask.backends.gpu.packed_csr import pack, pack_values
+from nomad_dask.backends.gpu.packed_csr import EdgePacker
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import Mesh
 from tests.helpers.host_runtime import HostRuntime
@@ -57,8 +57,8 @@ class Case:
             self.cross_indptr, self.cross_patches, self.cross_weights,
         )  # fmt: skip
         self.packed = (
-            *pack(self.indptr, self.indices, self.weights),
-            *pack(self.cross_indptr, self.cross_patches, self.cross_weights),
+            *EdgePacker(self.indptr, HostRuntime()).edges(self.indices, self.weights),
+            *EdgePacker(self.cross_indptr, HostRuntime()).edges(self.cross_patches, self.cross_weights),
         )
 
     @property
@@ -317,6 +317,7 @@ def test_attraction_loss(case: Case, stride: int) -> None:
 def test_point_coefficients(case: Case, noise: float) -> None:
     n = len(case.points)
     ptr, edges, *_ = case.packed
+    packer = EdgePacker(case.indptr, HostRuntime())
     weighted = np.zeros_like(edges)
     shares = np.full(n, np.nan, np.float32)
     partials = np.full(count_blocks(LANES * n), np.nan)
@@ -325,7 +326,7 @@ def test_point_coefficients(case: Case, noise: float) -> None:
         np.int64(n),
         ptr,
         edges,
-        pack_values(case.indptr, case.conditional_p),
+        packer.values(case.conditional_p),
         case.z,
         np.float64(noise),
     )
@@ -345,11 +346,11 @@ def test_point_coefficients(case: Case, noise: float) -> None:
     exact_shares = np.bincount(rows, case.conditional_p / (q + z[rows]), minlength=n)
     exact_loss = (case.conditional_p * np.log1p(z[rows] / q)).sum()
 
-    wanted = pack(case.indptr, case.indices, cpu_weights)
+    wanted = packer.edges(case.indices, cpu_weights)
     np.testing.assert_array_equal(weighted[:, 0], edges[:, 0])
     got_weights = np.ascontiguousarray(weighted[:, 1]).view(np.float32)
     np.testing.assert_allclose(got_weights, np.ascontiguousarray(wanted.edges[:, 1]).view(np.float32), rtol=1e-6)
-    np.testing.assert_allclose(got_weights, pack_values(case.indptr, exact_weights), rtol=1e-6)
+    np.testing.assert_allclose(got_weights, packer.values(exact_weights), rtol=1e-6)
     for reference in (cpu_shares, exact_shares):
         np.testing.assert_allclose(shares, reference, rtol=1e-6)
     for reference in (cpu_loss, exact_loss):

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.neighbors.graph import NO_ROW, WeightedLists, symmetric_graph
-from nomad_dask.neighbors.weight_codes import N_LEVELS, encode_weights, weight_levels
+from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.rank_weights import weigh_by_rank
+from nomad_dask.backends.weight_codes import N_LEVELS, encode_weights, weight_levels
+from nomad_dask.backends.weighted_lists import NO_ROW
 from nomad_dask.params import AFFINITIES
 
 
@@ -22,7 +24,7 @@ def random_lists(n: int, k: int, seed: int) -> np.ndarray:
 
 @given(n=st.integers(2, 30), k=st.integers(1, 25), kind=st.sampled_from(AFFINITIES), seed=st.integers(0, 1000))
 def test_every_weight_of_a_graph_is_near_that_of_its_code(n, k, kind, seed):
-    lists = WeightedLists.of(random_lists(n, min(k, n - 1), seed), kind)
+    lists = weigh_by_rank(random_lists(n, min(k, n - 1), seed), kind)
     weights, levels = symmetric_graph(lists).weights.astype(np.float64), weight_levels(lists)
     codes = encode_weights(weights.astype(np.float32), levels)
     assert (codes.dtype, levels.dtype, levels.shape) == (np.uint8, np.float32, (N_LEVELS,))
@@ -34,7 +36,7 @@ def test_every_weight_of_a_graph_is_near_that_of_its_code(n, k, kind, seed):
 
 def test_with_default_neighbors_no_weight_is_off_by_a_percent():
     ids = np.array([np.delete(np.arange(24), i) for i in range(24)]).astype(np.uint32)
-    lists = WeightedLists.of(ids, "shifted-inverse")
+    lists = weigh_by_rank(ids, "shifted-inverse")
     weights, levels = symmetric_graph(lists).weights, weight_levels(lists)
     np.testing.assert_allclose(levels[encode_weights(weights, levels)], weights, rtol=0.01)
 
@@ -48,7 +50,7 @@ def test_codes_are_those_of_the_nearest_level(weights):
 
 
 def test_codes_of_both_directions_are_equal():
-    lists = WeightedLists.of(random_lists(40, 8, 0), "log")
+    lists = weigh_by_rank(random_lists(40, 8, 0), "log")
     graph, levels = symmetric_graph(lists), weight_levels(lists)
     codes = np.full((40, 40), -1)
     codes[np.repeat(np.arange(40), np.diff(graph.indptr)), graph.indices] = encode_weights(graph.weights, levels)
@@ -57,7 +59,7 @@ def test_codes_of_both_directions_are_equal():
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_without_edges_there_are_no_codes(shape):
-    lists = WeightedLists.of(np.zeros(shape, np.uint32), "log")
+    lists = weigh_by_rank(np.zeros(shape, np.uint32), "log")
     levels = weight_levels(lists)
     assert (levels > 0).all()
     assert encode_weights(symmetric_graph(lists).weights, levels).shape == (0,)

@@ -122,27 +122,3 @@ def merge_edges(chunk, incoming, edges):  # type: ignore[no-untyped-def]
                 conditional_p[e] = out_p
             a += has_out
             b += has_in
-
-
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def nearest_levels(weights, smallest, largest, n_levels, codes):  # type: ignore[no-untyped-def]
-    """Write for each weight the nearest of up to 256 levels, which are in equal ratios, into `codes` (n,) uint8."""
-    levels_per_unit = (n_levels - 1) / np.log(largest / smallest)
-    for e in range(weights.size):
-        codes[e] = np.uint8(min(n_levels - 1.0, np.log(weights[e] / smallest) * levels_per_unit + 0.5))
-
-
-@njit(nogil=True, cache=True)
-def join_tails(ids, tail, no_row, joined):  # type: ignore[no-untyped-def]
-    """Write each list (n, k) followed by its tail (n, n_tail), with `no_row` for what is in both."""
-    k = ids.shape[1]
-    for i in range(ids.shape[0]):
-        for s in range(k):
-            joined[i, s] = ids[i, s]
-        for t in range(tail.shape[1]):
-            j = tail[i, t]
-            for s in range(k):
-                if ids[i, s] == j:
-                    j = no_row
-                    break
-            joined[i, k + t] = j

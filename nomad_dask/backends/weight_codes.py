@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
-from nomad_dask.backends.graph_kernels import nearest_levels
-from nomad_dask.neighbors.graph import WeightedLists
-from nomad_dask.neighbors.graph_files import WEIGHT_CODES, graph_file
-from nomad_dask.planning.run_context import RunContext
+from nomad_dask.backends.weighted_lists import WeightedLists
 from nomad_dask.utils.threads import Threads
 
 N_LEVELS = 256
@@ -33,15 +31,15 @@ def encode_weights(weights: np.ndarray, levels: np.ndarray, pool: Threads | None
     codes = np.empty(len(weights), np.uint8)
 
     def encode(start: int, stop: int) -> None:
-        nearest_levels(weights[start:stop], levels[0], levels[-1], len(levels), codes[start:stop])
+        _nearest_levels(weights[start:stop], levels[0], levels[-1], len(levels), codes[start:stop])
 
     (pool or Threads(1)).run(encode, len(weights), _EDGES_OF_THREAD)
     return codes
 
 
-def load_edge_weights(run: RunContext, shard: int) -> np.ndarray:
-    """Return the weight (n_edges,) float32 of each edge of a shard's graph."""
-    weights = np.load(run.file(graph_file(shard, "weights")))
-    if run.params.normalization == "point":
-        return np.asarray(weights)
-    return np.asarray(np.take(weights, np.load(run.file(graph_file(shard, WEIGHT_CODES)))))
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _nearest_levels(weights, smallest, largest, n_levels, codes):  # type: ignore[no-untyped-def]
+    """Write for each weight the nearest of up to 256 levels, which are in equal ratios, into `codes` (n,) uint8."""
+    levels_per_unit = (n_levels - 1) / np.log(largest / smallest)
+    for e in range(weights.size):
+        codes[e] = np.uint8(min(n_levels - 1.0, np.log(weights[e] / smallest) * levels_per_unit + 0.5))

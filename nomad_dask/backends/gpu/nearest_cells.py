@@ -55,17 +55,17 @@ def nearest_cells(centers: Any, cells: np.ndarray, m: int, runtime: Runtime) -> 
     m = min(m, n_cells)
     picked = runtime.upload(np.asarray(cells, np.int32))
     nearest = xp.empty((len(cells), m), np.int32)
-    # Products, and for sorting their order, are in one tile.
-    tile_rows = max(1, min(_TILE_BYTES, runtime.free_bytes() // 8) // (24 * n_cells))
+    tile_bytes = min(_TILE_BYTES, runtime.free_bytes() // 8)
     if m > MAX_LISTED_COLUMNS:
         doubles = centers.astype(np.float64)
+        tile_rows = max(1, tile_bytes // (24 * n_cells))  # for products, values and their order
         for start in range(0, len(cells), tile_rows):
             part = slice(start, start + tile_rows)
             nearest[part] = _sort_columns(doubles[picked[part]], doubles, m, runtime)
         return nearest
     norms = (centers * centers).sum(axis=1)
     is_certain = xp.ones(len(cells), np.bool_)
-    tile_rows = max(1, min(_TILE_BYTES, runtime.free_bytes() // 8) // (4 * n_cells))
+    tile_rows = max(1, tile_bytes // (4 * n_cells))
     for start in range(0, len(cells), tile_rows):
         part = slice(start, start + tile_rows)
         points, n_candidates = centers[picked[part]], min(n_cells, m + m // 4 + 8)
@@ -73,7 +73,8 @@ def nearest_cells(centers: Any, cells: np.ndarray, m: int, runtime: Runtime) -> 
         nearest[part], farthest = _rank(points, centers, candidates, m, runtime)
         if n_candidates < n_cells:
             is_certain[part] = _excludes_others(norms[picked[part]], farthest, values[:, -1], centers.shape[1], xp)
-    for rows in _split(runtime.download(xp.flatnonzero(~is_certain)), tile_rows):
+    for uncertain in _split(runtime.download(xp.flatnonzero(~is_certain)), tile_rows):
+        rows = runtime.upload(uncertain)
         points, all_cells = centers[picked[rows]], xp.arange(n_cells, dtype=np.int32)[None, :]
         nearest[rows], _ = _rank(points, centers, xp.repeat(all_cells, len(rows), axis=0), m, runtime)
     return nearest

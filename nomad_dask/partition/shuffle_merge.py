@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nomad_dask.backends.row_reader import RowFile, to_float32
-from nomad_dask.cluster import report_progress
+from nomad_dask.cluster import report_progress, worker_threads
 from nomad_dask.partition.clustering import load_partition
 from nomad_dask.partition.sampling import working_dtype
 from nomad_dask.partition.shard_files import BLOCK_FILES, SHARD_FILES, block_file, shard_file
@@ -17,6 +17,7 @@ from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.atomic import atomic_write, write_npy_header
 from nomad_dask.storage.manifest import Artifact
+from nomad_dask.utils.threads import map_ahead
 
 # Cells of more than this many mean sizes are split.
 _MAX_CELL_SIZE = 4
@@ -36,6 +37,26 @@ def merge_runs(run: RunContext, shard: int, n_blocks: int) -> list[Artifact]:
     # A single run is already merged: its vectors are linked instead of copied.
     is_merged = n_blocks == 1 and plan.n_shards == 1 and counts.max() <= max_cell_rows
     merged: dict[str, list[np.ndarray]] = {name: [] for name in SHARD_FILES if name != "vectors"}
+    files = _open_blocks(run, n_blocks)
+
+    def merge_cells(cells: tuple[int, int]) -> dict[str, np.ndarray]:
+        first, last = cells
+        arrays = _read_cells(files, offsets[:, first], offsets[:, last])
+        order = np.argsort(arrays["cells"], kind="stable")
+        order, sizes = split_oversized_cells(
+            arrays["vectors"], order, counts[first:last], max_cell_rows, run.params.metric
+        )
+        vectors = arrays["vectors"] if is_merged else arrays["vectors"][order]
+        return {
+            "vectors": vectors,
+            "rows": arrays["rows"][order],
+            "start": arrays["start"][order],
+            "cell_offsets": sizes,
+            "centroids": _cell_means(vectors, sizes, run.params.metric),
+        }
+
+    n_threads = worker_threads(run.shard_threads)
+    groups = group_cells(counts, max(1, plan.block_rows // n_threads))  # together they take the memory of a block
     n_done = 0
     with atomic_write(run.file(shard_file(shard, "vectors")), durable=False) as unfinished:
         if is_merged:
@@ -43,22 +64,14 @@ def merge_runs(run: RunContext, shard: int, n_blocks: int) -> list[Artifact]:
         else:
             with unfinished.open("wb") as out:
                 write_npy_header(out, working_dtype(run.source.dtype), (int(counts.sum()), plan.n_dims))
-        for first, last in group_cells(counts, plan.block_rows):
-            arrays = _read_cells(run, offsets[:, first], offsets[:, last])
-            order = np.argsort(arrays["cells"], kind="stable")
-            order, sizes = split_oversized_cells(
-                arrays["vectors"], order, counts[first:last], max_cell_rows, run.params.metric
-            )
-            vectors = arrays["vectors"]
+        for part in map_ahead(merge_cells, groups, n_threads):
+            vectors = part.pop("vectors")
             if not is_merged:
-                vectors = vectors[order]
                 with unfinished.open("ab") as out:
                     vectors.tofile(out)
-            merged["rows"].append(arrays["rows"][order])
-            merged["start"].append(arrays["start"][order])
-            merged["cell_offsets"].append(sizes)
-            merged["centroids"].append(_cell_means(vectors, sizes, run.params.metric))
-            n_done += len(order)
+            for name, array in part.items():
+                merged[name].append(array)
+            n_done += len(vectors)
             report_progress(n_done)
     return _save_shard(ArtifactFolder(run.workspace), shard, merged)
 
@@ -70,14 +83,19 @@ def _cell_offsets_in_blocks(run: RunContext, shard: int, n_blocks: int) -> np.nd
     return np.stack([np.searchsorted(cells, np.arange(first, last + 1)) for cells in cells_of_blocks])
 
 
-def _read_cells(run: RunContext, starts: np.ndarray, stops: np.ndarray) -> dict[str, np.ndarray]:
+def _open_blocks(run: RunContext, n_blocks: int) -> dict[str, list[RowFile]]:
+    """Open the `BLOCK_FILES` of all blocks, before threads read them: see `RowFile`."""
+    blocks = range(n_blocks)
+    return {name: [RowFile.open(run.file(block_file(block, name))) for block in blocks] for name in BLOCK_FILES}
+
+
+def _read_cells(files: dict[str, list[RowFile]], starts: np.ndarray, stops: np.ndarray) -> dict[str, np.ndarray]:
     """Read rows ``starts[b]`` to ``stops[b]`` of every block b, for each of the `BLOCK_FILES`."""
     return {
         name: np.concatenate([
-            RowFile.open(run.file(block_file(block, name))).read(start, stop)
-            for block, (start, stop) in enumerate(zip(starts, stops, strict=True))
+            file.read(start, stop) for file, start, stop in zip(of_blocks, starts, stops, strict=True)
         ])
-        for name in BLOCK_FILES
+        for name, of_blocks in files.items()
     }  # fmt: skip
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Threads:
@@ -61,3 +66,16 @@ def thread_pool(n: int) -> Iterator[Threads]:
             yield pool
     finally:
         pool.close()
+
+
+def map_ahead(work: Callable[[Item], Result], items: Sequence[Item], n: int) -> Iterator[Result]:
+    """Yield ``work(item)`` for each item, in order, computed by `n` threads ahead of the caller.
+
+    At most `n` results are held besides the one that the caller has.
+    """
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(n, thread_name_prefix="nomad") as pool:
+        for i in range(len(items)):
+            while len(ahead) < n and i + len(ahead) < len(items):
+                ahead.append(pool.submit(work, items[i + len(ahead)]))
+            yield ahead.popleft().result()

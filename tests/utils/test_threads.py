@@ -6,7 +6,7 @@ from contextvars import ContextVar
 import numpy as np
 import pytest
 
-from nomad_dask.utils.threads import thread_pool
+from nomad_dask.utils.threads import map_ahead, thread_pool
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -46,3 +46,29 @@ def test_chunks_see_the_context_variables_of_the_caller(n):
     with thread_pool(n) as pool:
         pool.run(lambda start, stop: seen.append(variable.get()), 50, 2)
     assert seen == ["of the caller"] * 25
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_results_are_in_order_and_few_are_ahead(n):
+    started = []
+
+    def work(item):
+        started.append(item)
+        return item * item
+
+    results = map_ahead(work, range(10), n)
+    for i in range(10):
+        assert next(results) == i * i
+        assert len(started) <= min(10, i + n)
+    assert sorted(started) == list(range(10))
+    assert list(map_ahead(work, [], n)) == []
+
+
+def test_an_error_arrives_in_its_turn():
+    def work(item):
+        return 1 // (item - 2)
+
+    results = map_ahead(work, range(9), 4)
+    assert [next(results), next(results)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from nomad_dask.backends.gpu.block_reader import to_float32
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.row_reader import ShardVectors
+from nomad_dask.utils.threads import map_ahead
 
-Item = TypeVar("Item")
 READERS = 4
 """Blocks that are read at the same time."""
 _MIN_BLOCK_ROWS = 256
@@ -35,7 +33,7 @@ def upload_blocks(
     """
     step = max(_MIN_BLOCK_ROWS, min(block_bytes, host_bytes // (READERS + 1)) // (4 * vectors.n_dims))
     blocks = [(start, min(start + step, vectors.n_rows)) for start in range(0, vectors.n_rows, step)]
-    read = _read_ahead(lambda block: vectors.read_stored(*block), blocks)
+    read = map_ahead(lambda block: vectors.read_stored(*block), blocks, READERS)
     for (start, stop), rows in zip(blocks, read, strict=True):
         yield start, stop, to_float32(rows, vectors.metric, runtime)
 
@@ -45,16 +43,6 @@ def upload_rows(vectors: ShardVectors, rows: np.ndarray, block_bytes: int, runti
     uploaded = runtime.xp.empty((len(rows), vectors.n_dims), np.float32)
     step = max(_MIN_BLOCK_ROWS, block_bytes // (4 * vectors.n_dims))
     parts = [rows[start : start + step] for start in range(0, len(rows), step)]
-    for i, block in enumerate(_read_ahead(vectors.gather, parts)):
+    for i, block in enumerate(map_ahead(vectors.gather, parts, READERS)):
         runtime.upload_into(uploaded[i * step : i * step + len(block)], block)
     return uploaded
-
-
-def _read_ahead(read: Callable[[Item], np.ndarray], items: Sequence[Item]) -> Iterator[np.ndarray]:
-    """Yield what is read for each item; the next ones are read meanwhile."""
-    ahead: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
-        for i in range(len(items)):
-            while len(ahead) < READERS and i + len(ahead) < len(items):
-                ahead.append(readers.submit(read, items[i + len(ahead)]))
-            yield ahead.popleft().result()

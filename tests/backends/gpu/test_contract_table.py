@@ -23,8 +23,8 @@ BUILTIN = {
 ELSEWHERE = {
     "append_column", "choice", "column", "compute", "dirichlet", "drop_columns", "empty", "field", "fileno", "findall",
     "flush", "machine", "map", "map_blocks", "median", "monotonic", "normal", "python_version", "rename_columns",
-    "replace_schema_metadata", "result", "select", "standard_normal", "sub", "submit", "system", "TemporaryDirectory",
-    "to_delayed", "to_numpy", "uniform", "validate", "which", "write_table",
+    "replace_schema_metadata", "select", "standard_normal", "sub", "system", "TemporaryDirectory", "to_delayed",
+    "to_numpy", "uniform", "validate", "which", "write_table",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -439,11 +439,16 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
                 self.feature_names_in_: Any = np.asarray(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Temporary directories belong to this object: a copy must neither use nor remove them.
-        state = super().__getstate__()
-        is_temporary = "model_" in state and state["model_"].keeper is not None
-        left_out = {"_temporary_workspace", *(["model_"] if is_temporary else [])}
-        return {name: value for name, value in state.items() if name not in left_out}
+        # Temporary directories belong to this object: a copy must not remove them, and finds the model while it exists.
+        state = {name: value for name, value in super().__getstate__().items() if name != "_temporary_workspace"}
+        if "model_" in state:
+            state["model_"] = replace(state["model_"], keeper=None)
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
     @property
     def _n_features_out(self) -> int:

@@ -124,6 +124,42 @@ class Anchors:
 
 
 @dataclass(frozen=True)
+class StoredRows:
+    """The rows of a finished map, in the order of their cells.
+
+    Attributes
+    ----------
+    vectors : ShardVectors
+    cell_offsets : ndarray of int64 (n_cells + 1,)
+        Cell c has the rows ``cell_offsets[c]`` to ``cell_offsets[c + 1]``.
+    centroids : ndarray of float32 (n_cells, n_dims)
+        Means of the cells.
+    """
+
+    vectors: ShardVectors
+    cell_offsets: np.ndarray
+    centroids: np.ndarray
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """New rows whose neighbors among stored ones are searched for, in groups that search the same cells.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32 (n, n_dims)
+    offsets : ndarray of int64 (n_groups + 1,)
+        Group g has the rows ``offsets[g]`` to ``offsets[g + 1]``.
+    probed_cells : ndarray of int32 (n_groups, n_probes)
+        Cells of stored rows that each group searches.
+    """
+
+    vectors: np.ndarray
+    offsets: np.ndarray
+    probed_cells: np.ndarray
+
+
+@dataclass(frozen=True)
 class StepParams:
     """Parameters of one epoch.
 
@@ -145,6 +181,28 @@ class StepParams:
     max_step_norm: float
     exaggeration: float
     measure_loss: bool = False
+
+
+@dataclass(frozen=True)
+class NewRowGraph:
+    """New rows and the stored rows that attract them.
+
+    Attributes
+    ----------
+    start : ndarray of float32 (n, dim)
+        Positions to begin with.
+    neighbors : ndarray of int64 (n, k)
+        Stored rows, nearest first; -1 where there are fewer.
+    weights : ndarray of float32 (k,)
+        Attraction of the neighbor of each rank.
+    repulsion_factor : float
+        Factor on the repulsion by all other rows, n/Z of the whole map times two.
+    """
+
+    start: np.ndarray
+    neighbors: np.ndarray
+    weights: np.ndarray
+    repulsion_factor: float
 
 
 @dataclass(frozen=True)
@@ -433,6 +491,27 @@ class Backend(Protocol):
             Weights are given by codes of the nearest of these, see `weight_codes`; with None, with p(j|i) besides.
         """
 
+    def search_new_rows(
+        self, stored: StoredRows, new: NewRows, k: int, on_progress: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest stored rows of new rows; for each row they depend on it and its probed cells only.
+
+        Parameters
+        ----------
+        stored : StoredRows
+        new : NewRows
+        k : int
+        on_progress : callable
+            Receives the number of rows done so far.
+
+        Returns
+        -------
+        ids : ndarray of int64 (n, k)
+            Numbers of stored rows, nearest first, of equal distances the lower first; -1 where there are fewer.
+        distances : ndarray of float32 (n, k)
+            Squared distances; inf where there are fewer.
+        """
+
     def interpolate(
         self,
         vectors: ShardVectors,
@@ -459,6 +538,24 @@ class Backend(Protocol):
             Memory in which the vectors of the anchors are held if they fit; else they are read again and again.
         on_progress : callable
             Receives the number of rows done so far.
+        """
+
+    def place_new_rows(
+        self, stored: np.ndarray, graph: NewRowGraph, mesh_spacing: float, steps: list[StepParams]
+    ) -> np.ndarray:
+        """Return positions (n, dim) float32 of new rows after some epochs in which the stored rows do not move.
+
+        New rows are repelled by the stored ones and by each other, and attracted by their neighbors.
+
+        Parameters
+        ----------
+        stored : ndarray of float32 (n_stored, dim)
+            Positions of the stored rows.
+        graph : NewRowGraph
+        mesh_spacing : float
+            See `Params`.
+        steps : list of StepParams
+            One for each epoch.
         """
 
     def create_layout(

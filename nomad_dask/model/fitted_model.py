@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._set_output import _get_output_config  # no public function reads this setting
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nomad_dask.errors import InputError
 from nomad_dask.storage.output_paths import output_path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from nomad_dask.model.map_model import MapModel
+    from nomad_dask.pipeline.options import ClusterOptions
 
 
 class FittedModel:
@@ -28,10 +30,44 @@ class FittedModel:
     """
 
     def kneighbors(
-        self, n_neighbors: int | None = None, return_distance: bool = True
+        self,
+        X: Any = None,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        column: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
-        """Return the neighbors of every fitted row that the fit found; see `MapModel.kneighbors`."""
-        return self._fitted_model().kneighbors(n_neighbors, return_distance)
+        """Return the neighbors of X among the fitted rows, or by default those of every fitted row.
+
+        X is searched for on the cluster of the estimator. See `MapModel.kneighbors`.
+        """
+        model = self._fitted_model()
+        return model.kneighbors(X, n_neighbors, return_distance, column=column, cluster=self._cluster_options())
+
+    def transform(self, X: Any, *, column: str | None = None) -> Any:
+        """Return the positions (n, n_components) float32 of new rows on the map; see `MapModel.transform`.
+
+        Rows of the fit get their positions of the fit. Returns a CuPy array for a CuPy array, and for a cuDF frame one
+        with the columns ``x``, ``y`` (and ``z``) and the same index; for everything else a NumPy array.
+        """
+        from nomad_dask.sources import open_source
+        from nomad_dask.utils.array_types import to_output_type
+
+        model = self._fitted_model()
+        source = open_source(X, column=column)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        positions = model.transform(source, cluster=self._cluster_options()).positions
+        return (
+            to_output_type(X, positions) if _get_output_config("transform", self)["dense"] == "default" else positions
+        )
+
+    def _cluster_options(self) -> ClusterOptions:
+        """Return the cluster of the estimator."""
+        from nomad_dask.pipeline.options import ClusterOptions
+
+        params = self.get_params(deep=False)
+        names = ("client", "n_workers", "device", "memory_limit")
+        return ClusterOptions(**{name: params[name] for name in names if name in params})
 
     def kneighbors_graph(self, n_neighbors: int | None = None, mode: str = "connectivity") -> sp.csr_array:
         """Return the neighbor graph of the fitted rows; see `MapModel.kneighbors_graph`."""
@@ -93,12 +129,13 @@ class FittedModel:
         return fitted
 
     model_: MapModel
+    get_params: Any  # of the estimator
 
     def _fitted_model(self) -> MapModel:
         check_is_fitted(self)
-        if not hasattr(self, "model_"):
+        if not hasattr(self, "model_") or not self.model_.path.exists():
             raise InputError(
-                f"This {type(self).__name__} has no model: a stopped fit has none, and a copy or pickle leaves a "
-                "temporary one behind. Complete the fit, or save the model and use load."
+                f"This {type(self).__name__} has no model: a stopped fit has none, and a temporary one is removed "
+                "together with the estimator that made it. Complete the fit, or save the model and use load."
             )
         return self.model_

@@ -31,7 +31,7 @@ def test_neighbors_after_a_fit(x, fitted):
     true, expected = NearestNeighbors(n_neighbors=8).fit(x).kneighbors()
     np.testing.assert_array_equal(indices, expected)  # so few rows are searched exhaustively
     np.testing.assert_allclose(distances, true, rtol=1e-4)
-    np.testing.assert_array_equal(fitted.kneighbors(3, return_distance=False), expected[:, :3])
+    np.testing.assert_array_equal(fitted.kneighbors(n_neighbors=3, return_distance=False), expected[:, :3])
     assert (fitted.kneighbors_graph() != NearestNeighbors(n_neighbors=8).fit(x).kneighbors_graph()).nnz == 0
 
 
@@ -68,19 +68,27 @@ def test_a_temporary_model_lives_as_long_as_what_uses_it(x):
     model, directory = nomad.model_, nomad.model_.path
     del nomad
     gc.collect()
-    assert model.kneighbors(1)[0].shape == (len(x), 1)
+    assert model.kneighbors(n_neighbors=1)[0].shape == (len(x), 1)
     del model
     gc.collect()
     assert not directory.parent.exists()
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda nomad: pickle.loads(pickle.dumps(nomad))])
-def test_a_copy_leaves_a_temporary_model_behind(fitted, copied):
-    other = copied(fitted)
-    np.testing.assert_array_equal(other.embedding_, fitted.embedding_)
+def test_a_copy_finds_a_temporary_model_while_it_exists(x, copied):
+    nomad = NomadProjection(n_epochs=5).fit(x)
+    other = copied(nomad)
+    np.testing.assert_array_equal(other.embedding_, nomad.embedding_)
+    np.testing.assert_array_equal(other.kneighbors()[1], nomad.kneighbors()[1])
+    directory = nomad.model_.path
+    del other
+    gc.collect()
+    assert directory.exists()
+    other = copied(nomad)
+    del nomad
+    gc.collect()
     with pytest.raises(InputError, match="save the model and use load"):
         other.kneighbors()
-    assert fitted.kneighbors(1)[0].shape == (900, 1)
 
 
 def test_before_a_fit(tmp_path):

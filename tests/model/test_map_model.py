@@ -98,7 +98,7 @@ def test_fewer_neighbors_and_the_graph(x, tmp_path):
     make_map(x, model=tmp_path / "m", **SETTINGS)
     model = load_model(tmp_path / "m")
     distances, indices = model.kneighbors()
-    fewer = model.kneighbors(4, return_distance=False)
+    fewer = model.kneighbors(n_neighbors=4, return_distance=False)
     np.testing.assert_array_equal(fewer, indices[:, :4])
     graph = model.kneighbors_graph(mode="distance")
     rows = np.repeat(np.arange(len(x)), 10)
@@ -112,7 +112,7 @@ def test_fewer_neighbors_and_the_graph(x, tmp_path):
 def test_lengths_out_of_range(x, tmp_path, n_neighbors):
     make_map(x[:60], model=tmp_path / "m", **SETTINGS)
     with pytest.raises(InputError, match=f"n_neighbors={n_neighbors!r}"):
-        load_model(tmp_path / "m").kneighbors(n_neighbors)
+        load_model(tmp_path / "m").kneighbors(n_neighbors=n_neighbors)
 
 
 def test_mode_of_the_graph(x, tmp_path):

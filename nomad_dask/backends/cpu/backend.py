@@ -6,13 +6,25 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from nomad_dask.backends.base import Anchors, CellTree, EdgeRange, PrincipalAxes, ShardGraph
+from nomad_dask.backends.base import (
+    Anchors,
+    CellTree,
+    EdgeRange,
+    NewRowGraph,
+    NewRows,
+    PrincipalAxes,
+    ShardGraph,
+    StepParams,
+    StoredRows,
+)
 from nomad_dask.backends.cpu import kmeans, projection
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.interpolation import interpolate
 from nomad_dask.backends.cpu.layout import CpuShardLayout
 from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.cpu.new_row_search import search_new_rows
+from nomad_dask.backends.cpu.placement import place_new_rows
 from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.nearest_cells import nearest_cells
@@ -110,6 +122,12 @@ class CpuBackend:
                 values = [encode_weights(edges.weights, levels, self.pool)]
             yield EdgeRange(edges.indptr, edges.indices, tuple(values))
 
+    def search_new_rows(
+        self, stored: StoredRows, new: NewRows, k: int, on_progress: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and squared distances (n, k) of the nearest stored rows of new rows."""
+        return search_new_rows(stored, new, k, self.pool, on_progress)
+
     def interpolate(
         self,
         vectors: ShardVectors,
@@ -121,6 +139,12 @@ class CpuBackend:
     ) -> np.ndarray:
         """Return a position (n_rows, dim) float32 for each row of a shard: the mean of those of its nearest anchors."""
         return interpolate(vectors, cell_offsets, centroids, anchors, self.pool, cache_bytes, on_progress)
+
+    def place_new_rows(
+        self, stored: np.ndarray, graph: NewRowGraph, mesh_spacing: float, steps: list[StepParams]
+    ) -> np.ndarray:
+        """Return positions (n, dim) float32 of new rows after some epochs."""
+        return place_new_rows(stored, graph, mesh_spacing, steps, self.pool)
 
     def create_layout(
         self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES

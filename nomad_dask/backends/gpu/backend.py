@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Anchors, CellTree, EdgeRange, PrincipalAxes, ShardGraph
+from nomad_dask.backends.base import (
+    Anchors,
+    CellTree,
+    EdgeRange,
+    NewRowGraph,
+    NewRows,
+    PrincipalAxes,
+    ShardGraph,
+    StepParams,
+    StoredRows,
+)
+from nomad_dask.backends.cpu.new_row_search import search_new_rows
+from nomad_dask.backends.cpu.placement import place_new_rows
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.interpolation import interpolate
@@ -22,6 +34,7 @@ from nomad_dask.backends.value_range import ValueRange, value_range
 from nomad_dask.backends.weighted_lists import WeightedLists
 from nomad_dask.params import Params
 from nomad_dask.sources.base import Source
+from nomad_dask.utils.threads import Threads
 
 
 class GpuBackend:
@@ -106,6 +119,12 @@ class GpuBackend:
         with translate_oom(self.runtime, f"the graph of {lists.n_rows:,} rows"):
             yield from symmetric_graph(lists, ranges, levels, self.runtime)
 
+    def search_new_rows(
+        self, stored: StoredRows, new: NewRows, k: int, on_progress: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and squared distances (n, k) of the nearest stored rows of new rows; computed on the host."""
+        return search_new_rows(stored, new, k, Threads(1), on_progress)
+
     def interpolate(
         self,
         vectors: ShardVectors,
@@ -118,6 +137,12 @@ class GpuBackend:
         """Return a position (n_rows, dim) float32 for each row of a shard: the mean of those of its nearest anchors."""
         with translate_oom(self.runtime, f"the initial positions of {vectors.n_rows:,} rows"):
             return interpolate(vectors, cell_offsets, centroids, anchors, self.runtime, cache_bytes, on_progress)
+
+    def place_new_rows(
+        self, stored: np.ndarray, graph: NewRowGraph, mesh_spacing: float, steps: list[StepParams]
+    ) -> np.ndarray:
+        """Return positions (n, dim) float32 of new rows after some epochs; computed on the host."""
+        return place_new_rows(stored, graph, mesh_spacing, steps, Threads(1))
 
     def create_layout(
         self, graph: ShardGraph, params: Params, n_total: int, max_mesh_nodes: int = MAX_MESH_NODES

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_card import Card, copy_rate, waited
-from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
+from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, fixed_point_scale, make_frame, padded_shape
 from nomad_dask.backends.gpu.mesh_field import MeshField

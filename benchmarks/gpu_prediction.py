@@ -16,7 +16,7 @@ from datetime import date
 import numpy as np
 
 from benchmarks.gpu_kernels import moved_bytes
-from nomad_dask.backends.base import ListLengths
+from nomad_dask.backends.data import ListLengths
 from nomad_dask.backends.gpu.batched_gemm import GROUP_ROWS
 from nomad_dask.backends.gpu.interpolation import PIECE_ROWS
 from nomad_dask.backends.gpu.lloyd import N_ITERATIONS, N_TRIALS, PICKS_PER_CENTER

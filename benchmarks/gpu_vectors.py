@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.gpu_card import Card, matrix_rate, waited
 from benchmarks.gpu_data import MixtureSource
-from nomad_dask.backends.base import CellTree
+from nomad_dask.backends.data import CellTree
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.callbacks import EpochDone, Event, ShardPlaced, StageFinished

@@ -22,11 +22,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.compare import machine, versions
-from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
 from nomad_dask.backends.cpu.charge_deposit import deposit_points
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.rank_weights import weigh_by_rank
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.weight_codes import encode_weights, weight_levels

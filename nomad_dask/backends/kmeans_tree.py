@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nomad_dask.backends.base import CellTree
+from nomad_dask.backends.data import CellTree
 
 MAX_FLAT_CELLS = 1024
 """Up to this many cells one level is as fast as a tree."""

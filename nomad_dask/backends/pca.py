@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nomad_dask.backends.base import PrincipalAxes
+from nomad_dask.backends.data import PrincipalAxes
 
 _OVERSAMPLING = 8
 _N_ITERATIONS = 4

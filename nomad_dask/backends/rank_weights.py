@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from nomad_dask.backends.base import TAIL_STRIDE
+from nomad_dask.backends.data import TAIL_STRIDE
 from nomad_dask.backends.weighted_lists import NO_ROW, WeightedLists
 
 

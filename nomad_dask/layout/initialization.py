@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import Anchors, Backend
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import Anchors
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.cluster import report_progress
 from nomad_dask.layout.coarse_init import coarse_scale, scale_coarse_init

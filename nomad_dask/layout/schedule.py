@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.base import EpochResult, StepParams
+from nomad_dask.backends.data import EpochResult, StepParams
 from nomad_dask.params import Params
 from nomad_dask.planning.planner import COARSE_ABOVE, COARSE_FULL, coarse_weight
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nomad_dask.backends.base import EpochResult, RemoteState, ShardLayout
+from nomad_dask.backends.base import ShardLayout
+from nomad_dask.backends.data import EpochResult, RemoteState
 from nomad_dask.layout.remote_charges import RemoteCharges
 from nomad_dask.layout.schedule import Schedule
 from nomad_dask.layout.shard_summary import ShardSummary, Summary

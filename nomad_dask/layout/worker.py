@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, EpochResult
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import EpochResult
 from nomad_dask.cluster import get_worker_state, report_progress, worker_backend
 from nomad_dask.cluster.p2p import ExchangeAborted, PeerExchange
 from nomad_dask.layout.checkpoint import ShardCheckpoint, checkpoint_file, load_checkpoint

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, NewRowGraph, StepParams
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import NewRowGraph, StepParams
 from nomad_dask.backends.rank_weights import rank_weights
 from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, CellTree, NewRows, PrincipalAxes, StoredRows
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import CellTree, NewRows, PrincipalAxes, StoredRows
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.cluster import Cluster, get_worker_state, report_progress, worker_backend
 from nomad_dask.errors import InputError

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nomad_dask.backends.base import NeighborLists
+from nomad_dask.backends.data import NeighborLists
 from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.backends.weighted_lists import NO_ROW
 from nomad_dask.neighbors.halo import HaloRegion

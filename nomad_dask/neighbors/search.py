@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nomad_dask.backends.base import TAIL_STRIDE, CellSearch, ListLengths, NeighborLists
+from nomad_dask.backends.base import CellSearch
+from nomad_dask.backends.data import TAIL_STRIDE, ListLengths, NeighborLists
 from nomad_dask.neighbors.search_state import MAX_CANDIDATES, SearchState
 from nomad_dask.neighbors.search_tuning import START_LOSS, START_LOSS_ALL_AXES, choose_probes, measure_recall
 

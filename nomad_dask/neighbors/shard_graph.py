@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, ShardGraph
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import ShardGraph
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
 from nomad_dask.neighbors.graph_files import CONDITIONAL_P, PATCH_FILES, WEIGHT_CODES, graph_file
 from nomad_dask.partition.shard_files import shard_file

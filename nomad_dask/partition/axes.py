@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, PrincipalAxes
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import PrincipalAxes
 from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.planning.run_context import RunContext
 

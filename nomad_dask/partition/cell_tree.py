@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import CellTree, PrincipalAxes
+from nomad_dask.backends.data import CellTree, PrincipalAxes
 
 _CELLS_AT_ONCE = 4096
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from nomad_dask.backends.base import CellTree, PrincipalAxes
+from nomad_dask.backends.data import CellTree, PrincipalAxes
 from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.cluster import worker_backend
 from nomad_dask.partition.axes import fit_axes, read_blocks

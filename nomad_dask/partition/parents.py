@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends import cuml_kmeans
-from nomad_dask.backends.base import PrincipalAxes
+from nomad_dask.backends.data import PrincipalAxes
 from nomad_dask.backends.devices import NoGpu, detect_worker_gpu, missing_packages
 from nomad_dask.backends.kmeans_tree import count_parents
 from nomad_dask.backends.row_reader import RowFile, to_float32

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, CellTree, PrincipalAxes
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import CellTree, PrincipalAxes
 
 GIVEN_POSITIONS = "sample/init.npy"
 """Artifact of the initial positions that the user gives, (n_rows, dim) float32 in the order of the source."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import PrincipalAxes
+from nomad_dask.backends.data import PrincipalAxes
 from nomad_dask.layout.checkpoint import checkpoint_file
 from nomad_dask.neighbors.cell_catalog import read_cell_catalog
 from nomad_dask.neighbors.kept_lists import KEPT_FOLDER

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Backend, CellSearch, ListLengths
+from nomad_dask.backends.base import Backend, CellSearch
+from nomad_dask.backends.data import ListLengths
 from nomad_dask.backends.row_reader import ShardVectors
 from tests.helpers.host_runtime import is_emulated
 

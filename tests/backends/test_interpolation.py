@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nomad_dask.backends.anchors import cells_to_search
-from nomad_dask.backends.base import Anchors, Backend
+from nomad_dask.backends.base import Backend
 from nomad_dask.backends.cpu import interpolation
+from nomad_dask.backends.data import Anchors
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.select import BackendCache

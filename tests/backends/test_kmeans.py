@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from nomad_dask.backends import kmeans_tree
-from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.data import CellTree
 from tests.helpers.host_runtime import is_emulated
 
 

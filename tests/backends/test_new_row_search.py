@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_dask.backends.base import NewRows, StoredRows
+from nomad_dask.backends.data import NewRows, StoredRows
 from nomad_dask.backends.row_reader import ShardVectors
 
 

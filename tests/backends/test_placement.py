@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import NewRowGraph, StepParams
+from nomad_dask.backends.data import NewRowGraph, StepParams
 
 
 def step(rate: float, momentum: float = 0.0, exaggeration: float = 1.0) -> StepParams:

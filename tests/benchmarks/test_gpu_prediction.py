@@ -11,7 +11,7 @@ import pytest
 from benchmarks import gpu_prediction
 from benchmarks.gpu_kernels import moved_bytes
 from nomad_dask.backends import kmeans_tree
-from nomad_dask.backends.base import ListLengths
+from nomad_dask.backends.data import ListLengths
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.lloyd import N_ITERATIONS, N_TRIALS
 from nomad_dask.backends.row_reader import ShardVectors

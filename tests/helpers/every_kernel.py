@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends import kmeans_tree
-from nomad_dask.backends.base import Anchors, ListLengths, StepParams
+from nomad_dask.backends.data import Anchors, ListLengths, StepParams
 from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.kernel_files import kernel_files

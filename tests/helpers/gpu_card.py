@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, RemoteState, ShardGraph, StepParams
+from nomad_dask.backends.base import Backend
 from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.rank_weights import weigh_by_rank
 from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.params import Params

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nomad_dask.backends.base import Backend, StepParams
+from nomad_dask.backends.base import Backend
+from nomad_dask.backends.data import StepParams
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.search import find_neighbors
 from nomad_dask.params import Params

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
+from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import thread_pool
 from tests.helpers.reference_layout import Case, direction, finite_differences, noise

@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 from sklearn.manifold import smacof
 
-from nomad_dask.backends.base import CellTree, PrincipalAxes
 from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.data import CellTree, PrincipalAxes
 from nomad_dask.partition import start_positions
 from nomad_dask.partition.start_positions import mds_start, principal_start, stress_majorization
 from tests.helpers.runs import blobs

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from nomad_dask.backends.base import (
+from nomad_dask.backends.cpu import kmeans, projection
+from nomad_dask.backends.cpu.cell_search import CpuCellSearch
+from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
+from nomad_dask.backends.cpu.interpolation import interpolate
+from nomad_dask.backends.cpu.layout import CpuShardLayout
+from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
+from nomad_dask.backends.cpu.new_row_search import search_new_rows
+from nomad_dask.backends.cpu.placement import place_new_rows
+from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.data import (
     Anchors,
     CellTree,
     EdgeRange,
@@ -17,15 +26,6 @@ from nomad_dask.backends.base import (
     StepParams,
     StoredRows,
 )
-from nomad_dask.backends.cpu import kmeans, projection
-from nomad_dask.backends.cpu.cell_search import CpuCellSearch
-from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
-from nomad_dask.backends.cpu.interpolation import interpolate
-from nomad_dask.backends.cpu.layout import CpuShardLayout
-from nomad_dask.backends.cpu.mesh_kernels import mesh_kernels
-from nomad_dask.backends.cpu.new_row_search import search_new_rows
-from nomad_dask.backends.cpu.placement import place_new_rows
-from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors, to_float32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import RemoteState, ShardGraph
 from nomad_dask.backends.cpu.cell_mean_kernels import (
     Draws,
     PatchMeans,
@@ -12,6 +11,7 @@ from nomad_dask.backends.cpu.cell_mean_kernels import (
     SampledCells,
     cell_mean_kernel,
 )
+from nomad_dask.backends.data import RemoteState, ShardGraph
 from nomad_dask.backends.shard_layout import invert_sampled_cells
 from nomad_dask.params import Params
 from nomad_dask.utils.threads import Threads

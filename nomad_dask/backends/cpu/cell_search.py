@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, mean_probed_rows
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu import filter_calibration, refine_kernels
 from nomad_dask.backends.cpu.filtered_rows import FilteredRows
 from nomad_dask.backends.cpu.search_cells import SearchCells, cells_of_parts, split_cells
+from nomad_dask.backends.data import ListLengths, NeighborLists
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads

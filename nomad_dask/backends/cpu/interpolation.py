@@ -9,9 +9,9 @@ import numpy as np
 from numba import njit
 
 from nomad_dask.backends.anchors import MAX_NEAREST, SearchedCells, cells_to_search, mean_positions
-from nomad_dask.backends.base import Anchors
 from nomad_dask.backends.cell_index import expand_ranges
 from nomad_dask.backends.cpu.cell_search_kernels import PROBE_ROWS, center_queries, center_targets, scan_block
+from nomad_dask.backends.data import Anchors
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import Threads

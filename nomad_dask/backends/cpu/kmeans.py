@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 
 from nomad_dask.backends import kmeans_tree
-from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.cell_search_kernels import insert
+from nomad_dask.backends.data import CellTree
 from nomad_dask.backends.kmeans_tree import PARENTS_TRIED, TINY, share_cells
 from nomad_dask.utils.threads import Threads
 

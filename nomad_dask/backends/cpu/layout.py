@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.cell_mean_repulsion import CellMeanRepulsion
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.patch_moments import patch_moments
+from nomad_dask.backends.data import EpochResult, RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.shard_layout import MIN_SHARD_Z, MIN_Z, loss_stride
 from nomad_dask.params import Params

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from nomad_dask.backends.base import NewRows, StoredRows
 from nomad_dask.backends.cpu.cell_search_kernels import FAST_MATH, SLACK
+from nomad_dask.backends.data import NewRows, StoredRows
 from nomad_dask.utils.threads import Threads
 
 

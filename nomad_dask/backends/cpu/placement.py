@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import NewRowGraph, StepParams
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.cpu.force_kernels import Edges, StepFactors, force_kernels
+from nomad_dask.backends.data import NewRowGraph, StepParams
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.utils.threads import Threads
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import (
+from nomad_dask.backends.cpu.new_row_search import search_new_rows
+from nomad_dask.backends.cpu.placement import place_new_rows
+from nomad_dask.backends.data import (
     Anchors,
     CellTree,
     EdgeRange,
@@ -18,8 +20,6 @@ from nomad_dask.backends.base import (
     StepParams,
     StoredRows,
 )
-from nomad_dask.backends.cpu.new_row_search import search_new_rows
-from nomad_dask.backends.cpu.placement import place_new_rows
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.interpolation import interpolate

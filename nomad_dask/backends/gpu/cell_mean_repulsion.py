@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import ShardGraph
+from nomad_dask.backends.data import ShardGraph
 from nomad_dask.backends.gpu.device_shard import DeviceShard
 from nomad_dask.backends.shard_layout import invert_sampled_cells
 from nomad_dask.params import Params

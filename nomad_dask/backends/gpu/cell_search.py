@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cell_index import NEAR_CELLS, CellIndex, expand_ranges, split_ranges
+from nomad_dask.backends.data import ListLengths, NeighborLists
 from nomad_dask.backends.gpu import projection
 from nomad_dask.backends.gpu.batched_gemm import CellProducts, ProbedCells, Queries
 from nomad_dask.backends.gpu.nearest_cells import nearest_cells, nearest_columns

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nomad_dask.backends.base import ShardGraph
+from nomad_dask.backends.data import ShardGraph
 from nomad_dask.backends.gpu.epoch_inputs import EpochInputs
 from nomad_dask.backends.gpu.packed_csr import EdgePacker, PackedEdges
 from nomad_dask.backends.gpu.readback import EDGE_LANES, EpochReport

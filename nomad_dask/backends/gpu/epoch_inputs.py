@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import StepParams
+from nomad_dask.backends.data import StepParams
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.mesh import Mesh
 

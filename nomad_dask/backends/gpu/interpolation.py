@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.anchors import SearchedCells, cells_to_search
-from nomad_dask.backends.base import Anchors
 from nomad_dask.backends.cell_index import expand_ranges, split_ranges
+from nomad_dask.backends.data import Anchors
 from nomad_dask.backends.gpu.nearest_cells import nearest_cells
 from nomad_dask.backends.gpu.row_stream import upload_blocks, upload_rows
 from nomad_dask.backends.gpu.runtime import BLOCK, Runtime

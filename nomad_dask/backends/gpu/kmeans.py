@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends import kmeans_tree
-from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cell_index import expand_ranges
+from nomad_dask.backends.data import CellTree
 from nomad_dask.backends.gpu.lloyd import RowGroups, fit_groups
 from nomad_dask.backends.gpu.nearest_cells import nearest_columns
 from nomad_dask.backends.gpu.nearest_centers import find_nearest, find_nearest_of_picks, make_tiles, sort_by_label

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from nomad_dask.backends.base import EpochResult, RemoteState, ShardGraph, StepParams
+from nomad_dask.backends.data import EpochResult, RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.cell_mean_repulsion import CellMeanRepulsion
 from nomad_dask.backends.gpu.device_shard import DeviceShard
 from nomad_dask.backends.gpu.field_repulsion import FieldRepulsion

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nomad_dask.backends.base import RemoteState, StepParams
+from nomad_dask.backends.data import RemoteState, StepParams
 from nomad_dask.backends.gpu.cell_mean_repulsion import CellMeanRepulsion
 from nomad_dask.backends.gpu.device_shard import DeviceShard
 from nomad_dask.backends.gpu.epoch_inputs import make_numbers

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends import pca
-from nomad_dask.backends.base import PrincipalAxes
+from nomad_dask.backends.data import PrincipalAxes
 from nomad_dask.backends.gpu.runtime import Runtime
 
 # A block of rows may use the free memory divided by this.

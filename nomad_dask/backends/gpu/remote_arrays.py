@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import RemoteState
+from nomad_dask.backends.data import RemoteState
 from nomad_dask.backends.gpu.runtime import Runtime
 
 

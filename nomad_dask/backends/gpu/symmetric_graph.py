@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.base import EdgeRange
+from nomad_dask.backends.data import EdgeRange
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.weighted_lists import WeightedLists
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import ListLengths, NeighborLists
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
 from nomad_dask.backends.cpu.pca_filter import principal_axes
+from nomad_dask.backends.data import ListLengths, NeighborLists
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.utils.threads import thread_pool
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from nomad_dask.backends.base import CellTree
 from nomad_dask.backends.cpu.kmeans import assign, fit_cells
+from nomad_dask.backends.data import CellTree
 from nomad_dask.backends.kmeans_tree import PARENTS_TRIED
 from nomad_dask.utils.threads import thread_pool
 from tests.backends.test_kmeans import rows as random_rows

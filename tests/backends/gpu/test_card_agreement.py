@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import StepParams
 from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.data import StepParams
 from nomad_dask.backends.devices import Gpu, detect_gpu, detect_worker_gpu
 from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend

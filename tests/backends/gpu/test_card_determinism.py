@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import StepParams
+from nomad_dask.backends.data import StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.params import Params

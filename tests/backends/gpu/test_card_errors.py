@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import ListLengths, StepParams
+from nomad_dask.backends.data import ListLengths, StepParams
 from nomad_dask.backends.devices import detect_worker_gpu
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nomad_dask.backends.base import Anchors
+from nomad_dask.backends.data import Anchors
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.interpolation import PIECE_ROWS
 from tests.backends.test_interpolation import Shard, brute_force, make_shard

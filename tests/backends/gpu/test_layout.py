@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from nomad_dask.backends.base import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.cpu.layout import CpuShardLayout
+from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.params import Params

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomad_dask.backends.base import EdgeRange
 from nomad_dask.backends.cpu.backend import CpuBackend
+from nomad_dask.backends.data import EdgeRange
 from nomad_dask.backends.gpu import symmetric_graph as module
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.rank_weights import weigh_by_rank

@@ -48,7 +48,7 @@ def test_the_error_keeps_its_class_when_pickled():
 def test_halves_give_the_same_shards(tmp_path, monkeypatch, method):
     x = blobs(900)
     # The sample, here all rows, is projected in smaller blocks than those that run out of memory.
-    monkeypatch.setattr("nomad_dask.partition.clustering._BLOCK_ROWS", 500)
+    monkeypatch.setattr("nomad_dask.partition.axes._BLOCK_ROWS", 500)
     settings = {"n_shards": 2, "n_epochs": 1, "keep_stages": True}
     whole = make_map(x, workspace=tmp_path / "whole", **settings)
     original = getattr(CpuBackend, method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zlib
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,31 @@ class ArtifactFolder:
     def load(self, name: str, mmap: bool = False) -> Any:
         """Read an array artifact, or memory-map it."""
         return np.load(self.file(name), mmap_mode="r" if mmap else None, allow_pickle=False)
+
+    def damage_of(self, artifact: Artifact, sizes_only: bool = False) -> str | None:
+        """Return what is wrong with an artifact, compared with what was recorded of it; None if nothing is.
+
+        Parameters
+        ----------
+        artifact : Artifact
+        sizes_only : bool
+            Compare the size of the file only, not its checksum.
+        """
+        name, path = artifact.path, self.file(artifact.path)
+        try:
+            status = path.lstat()
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                return f"{name} is not a regular file"
+            if size != artifact.size:
+                return f"{name} has {size:,} bytes instead of {artifact.size:,}"
+            if not sizes_only and checksum(path) != artifact.crc32:
+                return f"{name} does not match its checksum"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        return None
 
     def describe(self, name: str) -> Artifact:
         """Return size and checksum of a file that was just written."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError
-from nomad_dask.storage.artifact_folder import ArtifactFolder, checksum
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.atomic import atomic_write, link_over
 from nomad_dask.storage.lock import LOCK, hold_lock
 from nomad_dask.storage.manifest import Artifact, as_json, content_checksum
@@ -217,17 +217,6 @@ def model_damage(model: Path, manifest: ModelManifest, sizes_only: bool = False)
     sizes_only : bool
         Compare the sizes of the files only, not their checksums.
     """
-    found = []
     folder = ArtifactFolder(model / manifest.folder)
-    for name, recorded in manifest.artifacts.items():
-        file = folder.file(name)
-        size = None
-        with suppress(OSError):
-            size = file.lstat().st_size
-        if size is None:
-            found.append(f"{name} is missing")
-        elif size != recorded.size:
-            found.append(f"{name} has {size:,} bytes instead of {recorded.size:,}")
-        elif not sizes_only and checksum(file) != recorded.crc32:
-            found.append(f"{name} does not match its checksum")
-    return found
+    found = (folder.damage_of(artifact, sizes_only) for artifact in manifest.artifacts.values())
+    return [problem for problem in found if problem is not None]

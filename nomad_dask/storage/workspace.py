@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_dask.errors import WorkspaceError
-from nomad_dask.storage.artifact_folder import ArtifactFolder, checksum
+from nomad_dask.storage.artifact_folder import ArtifactFolder
 from nomad_dask.storage.lock import LOCK
 from nomad_dask.storage.manifest import (
     FORMAT,
@@ -169,20 +169,9 @@ class Workspace(ArtifactFolder):
         """
         entry = self._manifest["stages"].get(stage, {"artifacts": {}})
         for name, recorded in entry["artifacts"].items():
-            path = self.file(name)
-            try:
-                status = path.lstat()
-                size = status.st_size
-                if not stat.S_ISREG(status.st_mode):
-                    yield f"{name} is not a regular file"
-                elif size != recorded["size"]:
-                    yield f"{name} has {size:,} bytes instead of {recorded['size']:,}"
-                elif not sizes_only and checksum(path) != recorded["crc32"]:
-                    yield f"{name} does not match its checksum"
-            except FileNotFoundError:
-                yield f"{name} is missing"
-            except OSError as error:
-                yield f"{name} cannot be read ({error.strerror})"
+            problem = self.damage_of(Artifact(name, recorded["size"], recorded["crc32"]), sizes_only)
+            if problem is not None:
+                yield problem
 
     def drop_stage(self, stage: str) -> None:
         """Remove a stage and its artifacts; the manifest first, so that no entry lacks its files."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from nomad_dask.cluster import Cluster, connect, worker_backend
+from nomad_dask.cluster import Cluster, worker_backend
 from nomad_dask.errors import InputError
 from nomad_dask.model.arrays import ModelArrays
 from nomad_dask.model.placement import place
 from nomad_dask.model.search import search_model
 from nomad_dask.params import Params
 from nomad_dask.pipeline.options import ClusterOptions
-from nomad_dask.pipeline.setup import must_copy, worker_memory
+from nomad_dask.pipeline.setup import connect_for, must_copy, worker_memory
 from nomad_dask.sources.base import Source
 from nomad_dask.sources.npy import copy_to_npy
 from nomad_dask.storage.tempdir import KeptDirectory
@@ -134,15 +133,7 @@ def _connect(arrays: ModelArrays, source: Source, options: ClusterOptions) -> It
             f"{source.name} has {source.n_dims} dimensions, the rows of the model have {n_dims}: give vectors of the "
             "same kind as those of the map."
         )
-    connected: Any = connect(
-        client=options.client,
-        scheduler=options.scheduler,
-        scheduler_file=options.scheduler_file,
-        n_workers=options.n_workers,
-        device=options.device,
-        data_in_process=not source.shareable,
-    )
-    with connected as cluster:
+    with connect_for(source, options) as cluster:
         if not must_copy(source, cluster):
             yield cluster, source
             return

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
-from nomad_dask.cluster import Cluster, check_reach, connect, dashboard_of
+from nomad_dask.cluster import Cluster, check_reach, dashboard_of
 from nomad_dask.errors import (
     ClusterError,
     InputError,
@@ -37,6 +37,7 @@ from nomad_dask.pipeline.outputs import (
 )
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.pipeline.setup import (
+    connect_for,
     describe_run,
     directory_bytes,
     must_copy,
@@ -109,7 +110,7 @@ def project(
     with (
         _workspace_directory(workspace, output) as path,
         hold_lock(path),
-        _connect(cluster, source) as workers,
+        connect_for(source, cluster) as workers,
     ):
         remove_garbage(path)
         emit(ClusterJoined(len(workers.workers()), dashboard_of(workers.client), workers.choice))
@@ -139,17 +140,6 @@ def project(
             # It is still locked: no other run may have started in it.
             remove_directory(path, run_token(source, params, output))
     return layout
-
-
-def _connect(options: ClusterOptions, source: Source) -> AbstractContextManager[Cluster]:
-    return connect(
-        client=options.client,
-        scheduler=options.scheduler,
-        scheduler_file=options.scheduler_file,
-        n_workers=options.n_workers,
-        device=options.device,
-        data_in_process=not source.shareable,
-    )
 
 
 def _prepare_run(

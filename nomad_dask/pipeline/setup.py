@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nomad_dask._version import __version__
 from nomad_dask.backends.mesh import MAX_MESH_NODES
-from nomad_dask.cluster import Cluster
+from nomad_dask.cluster import Cluster, connect
 from nomad_dask.errors import InputError, WorkspaceError
 from nomad_dask.neighbors.kept_lists import KEPT_FOLDER
 from nomad_dask.params import Params
+from nomad_dask.pipeline.options import ClusterOptions
 from nomad_dask.planning.gpu_memory import host_bytes_for_stages
 from nomad_dask.planning.plan import Plan
 from nomad_dask.planning.planner import make_plan
@@ -23,6 +25,18 @@ from nomad_dask.utils.memory import available_memory
 
 # A source that workers cannot open is copied here.
 SOURCE_COPY = "input.npy"
+
+
+def connect_for(source: Source, options: ClusterOptions) -> AbstractContextManager[Cluster]:
+    """Connect to the cluster of a run that reads a source; see `connect`."""
+    return connect(
+        client=options.client,
+        scheduler=options.scheduler,
+        scheduler_file=options.scheduler_file,
+        n_workers=options.n_workers,
+        device=options.device,
+        data_in_process=not source.shareable,
+    )
 
 
 def worker_memory(cluster: Cluster, limit: int | None) -> int:

@@ -59,6 +59,15 @@ class ModelSearch:
         return not self.rescaling.is_identity
 
 
+@dataclass(frozen=True)
+class ModelTree:
+    """The tree by which new rows find the cells of a model; see `tree_of_cells`."""
+
+    axes: PrincipalAxes
+    cells: CellTree
+    numbers: np.ndarray
+
+
 def search_model(
     arrays: ModelArrays,
     metric: str,
@@ -99,13 +108,13 @@ def _choose_n_probes(search: ModelSearch) -> int:
 
 def _search_blocks(search: ModelSearch, source: Source, blocks: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and squared distances of the rows of consecutive blocks."""
-    stored = _open_stored_rows(search)
+    stored, tree = _open_stored_rows(search), load_tree(search.arrays)
     found = []
     with worker_backend(search.device) as backend:
         for start, stop in blocks:
             rows = _read(search, source, start, stop, backend)
             progress = partial(_report, start - blocks[0][0])
-            found.append(_search_rows(search, stored, rows, backend, progress))
+            found.append(_search_rows(search, stored, tree, rows, backend, progress))
     ids, distances = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     return ids, distances
 
@@ -163,12 +172,15 @@ def _read(search: ModelSearch, source: Source, start: int, stop: int, backend: B
 
 
 def _search_rows(
-    search: ModelSearch, stored: StoredRows, rows: np.ndarray, backend: Backend, on_progress: Callable[[int], None]
+    search: ModelSearch,
+    stored: StoredRows,
+    tree: ModelTree,
+    rows: np.ndarray,
+    backend: Backend,
+    on_progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and squared distances (n, k) of rows as `_read` returns them."""
-    arrays = search.arrays
-    axes, tree, numbers = load_tree(arrays)
-    cells = numbers[backend.assign(backend.project(rows, axes), tree)]
+    cells = tree.numbers[backend.assign(backend.project(rows, tree.axes), tree.cells)]
     order = np.argsort(cells, kind="stable")
     groups, firsts = np.unique(cells[order], return_index=True)
     probed = _probed_cells(search, groups, backend)
@@ -189,10 +201,10 @@ def _probed_cells(search: ModelSearch, cells: np.ndarray, backend: Backend) -> n
         n_probes *= 2
 
 
-def load_tree(arrays: ModelArrays) -> tuple[PrincipalAxes, CellTree, np.ndarray]:
-    """Read the axes of a model, the tree of its cells, and the numbers of these in the order of the tree."""
+def load_tree(arrays: ModelArrays) -> ModelTree:
+    """Read the tree of the cells of a model."""
     mean, components, std, centroids, parents, offsets, numbers = (
         np.array(arrays.open(f"cells/{name}.npy"))
         for name in ("mean", "components", "std", "centroids", "parents", "offsets", "numbers")
     )
-    return PrincipalAxes(mean, components, float(std)), CellTree(centroids, parents, offsets), numbers
+    return ModelTree(PrincipalAxes(mean, components, float(std)), CellTree(centroids, parents, offsets), numbers)

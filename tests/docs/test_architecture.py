@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.helpers.scripts import loaded
 from tests.test_imports import FILES, PACKAGE, ROOMS, imports, room_of
 
 ROOT = Path(__file__).parents[2]
@@ -21,14 +20,8 @@ CHARACTER = 7.3  # pixels of a monospace character at 12 pixels
 
 @pytest.fixture(scope="module")
 def drawing() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded(ROOT / "docs/draw_architecture.py") as module:
+        yield module
 
 
 @pytest.mark.parametrize("name", ["layers.svg", "fit.svg"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +15,7 @@ from nomad_dask.params import Params
 from nomad_dask.pipeline.resources import estimate_resources
 from nomad_dask.planning.feasibility import check_resources
 from nomad_dask.planning.planner import make_plan
+from tests.helpers.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/gpu.md").read_text()
@@ -25,14 +24,8 @@ GB = 10**9
 
 @pytest.fixture(scope="module")
 def tables() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("gpu_memory_tables", ROOT / "docs/gpu_memory_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded(ROOT / "docs/gpu_memory_tables.py") as module:
+        yield module
 
 
 def cells_of(name: str) -> list[list[str]]:

@@ -124,7 +124,7 @@ def test_what_is_no_map_is_refused(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_work(table, tmp_path, monkeypatch):
-    monkeypatch.setattr("nomad_dask.pipeline.run.connect", None)  # no work: it would not even connect
+    monkeypatch.setattr("nomad_dask.pipeline.run.connect_for", None)  # no work: it would not even connect
     (tmp_path / "there.parquet").write_text("")
     for output, message in [
         (tmp_path / "there.parquet", "exists"),
@@ -297,7 +297,7 @@ def mixed(n: int = 40) -> pd.DataFrame:
     ],
 )
 def test_columns_that_cannot_be_kept_are_said_before_the_work(tmp_path, monkeypatch, names, output, message, as_dask):
-    monkeypatch.setattr("nomad_dask.pipeline.run.connect", None)  # no work: it would not even connect
+    monkeypatch.setattr("nomad_dask.pipeline.run.connect_for", None)  # no work: it would not even connect
     frame = mixed()
     if as_dask:
         with dask.config.set({"dataframe.convert-string": False}):

@@ -88,7 +88,7 @@ class HostTransform:
         self.spectrum[...] = scipy.fft.rfftn(self.real)
 
     def inverse(self) -> None:
-        self.potential[...] = scipy.fft.irfftn(self.spectrum, self.real.shape)
+        self.potential[...] = scipy.fft.irfftn(self.spectrum, self.real.shape, norm="forward")
 
 
 @dataclass(frozen=True)

@@ -125,15 +125,13 @@ class _CudaTransform:
                 raise
             raise MemoryError(f"cuFFT cannot allocate the buffers for a transform of {shape}") from error
         self._forward, self._inverse = cufft.CUFFT_FORWARD, cufft.CUFFT_INVERSE
-        self._factor = np.float32(1 / n_real)
 
     def forward(self) -> None:
         """Transform `real` to `spectrum`."""
         self._r2c.fft(self.real, self.spectrum, self._forward)
 
     def inverse(self) -> None:
-        """Transform `spectrum` to `potential`, scaled as by `scipy.fft.irfftn`."""
-        self.spectrum *= self._factor
+        """Transform `spectrum` to `potential`, not scaled."""
         self._c2r.fft(self.spectrum, self.potential, self._inverse)
 
 

@@ -25,7 +25,7 @@ class _MeshBuffers:
         Charges in fixed point.
     transform : Transform
     kernel : array of float32 (shape of the spectrum)
-        The transform of K.
+        The transform of K, divided by the size of the padded mesh: the inverse transform is not scaled.
     """
 
     own: Any
@@ -102,9 +102,8 @@ class MeshField:
             transform.real.fill(0)
             return transform.spectrum
 
-        self._buffers.kernel[...] = kernel_transform(
-            tuple(2 * s for s in self._shape), self._spacing, xp=self._runtime.xp, rfftn=rfftn
-        )
+        kernel = kernel_transform(transform.real.shape, self._spacing, xp=self._runtime.xp, rfftn=rfftn)
+        self._buffers.kernel[...] = kernel / np.float32(transform.real.size)
 
     def solve(self, points: Any, weights: Any, remote: Any, remote_weights: Any) -> None:
         """Compute `potential` from own points and remote charges, all on the device.

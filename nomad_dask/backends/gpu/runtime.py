@@ -38,7 +38,7 @@ class Transform(Protocol):
         """Transform `real` to `spectrum`."""
 
     def inverse(self) -> None:
-        """Transform `spectrum` to `potential`, scaled as by `scipy.fft.irfftn`."""
+        """Transform `spectrum` to `potential`, not scaled: after `forward`, that is `real` times its size."""
 
 
 class Runtime(Protocol):

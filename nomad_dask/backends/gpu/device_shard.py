@@ -12,7 +12,7 @@ from nomad_dask.backends.gpu.epoch_inputs import EpochInputs
 from nomad_dask.backends.gpu.packed_csr import EdgePacker, PackedEdges
 from nomad_dask.backends.gpu.readback import EDGE_LANES, EpochReport
 from nomad_dask.backends.gpu.remote_arrays import RemoteArrays
-from nomad_dask.backends.gpu.runtime import Runtime, count_blocks
+from nomad_dask.backends.gpu.runtime import Runtime, count_blocks, reduction_threads
 from nomad_dask.params import Params
 
 
@@ -155,7 +155,7 @@ class DeviceShard:
             remote=RemoteArrays(dim, runtime),
             inputs=EpochInputs(runtime),
             report=EpochReport(n, len(graph.patch_counts), dim, runtime),
-            partials=runtime.xp.zeros(count_blocks(EDGE_LANES * n), np.float64),
+            partials=runtime.xp.zeros(count_blocks(reduction_threads(EDGE_LANES * n)), np.float64),
         )
 
     @property

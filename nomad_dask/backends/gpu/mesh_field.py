@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.gpu.epoch_inputs import padded_shape
-from nomad_dask.backends.gpu.runtime import MAX_BLOCKS, Runtime, Transform, count_blocks
+from nomad_dask.backends.gpu.runtime import MAX_PARTIALS, Runtime, Transform, count_blocks, reduction_threads
 from nomad_dask.backends.mesh import Mesh, kernel_transform
 
 
@@ -61,7 +61,7 @@ class MeshField:
         self._shape: tuple[int, ...] = ()
         self._spacing = 0.0
         self._allocated: _MeshBuffers | None = None
-        self._partials = runtime.xp.zeros(MAX_BLOCKS, np.float64)
+        self._partials = runtime.xp.zeros(MAX_PARTIALS, np.float64)
         self.version = 0
 
     @property
@@ -135,9 +135,9 @@ class MeshField:
         The sum runs over nodes, which is the same: charges and potential use the same splines.
         """
         own, n_nodes = self._buffers.own, self._buffers.own.size
-        launch = self._runtime.launch
-        launch("mesh_z", self._dim, n_nodes, own, np.int64(n_nodes), self.frame, self.potential, self._partials)
-        launch("total", self._dim, 1, self._partials, np.int64(count_blocks(n_nodes)), np.float64(offset), out)
+        launch, n_threads = self._runtime.launch, reduction_threads(n_nodes)
+        launch("mesh_z", self._dim, n_threads, own, np.int64(n_nodes), self.frame, self.potential, self._partials)
+        launch("total", self._dim, 1, self._partials, np.int64(count_blocks(n_threads)), np.float64(offset), out)
 
     def read(self, points: Any, potential: Any, repulsion: Any) -> None:
         """Write U (n,) and R = −½∇U (n, dim) at points; call `solve` first."""

@@ -12,6 +12,7 @@ from nomad_dask.backends.gpu.device_shard import DeviceShard
 from nomad_dask.backends.gpu.epoch_inputs import make_numbers
 from nomad_dask.backends.gpu.field_repulsion import FieldRepulsion
 from nomad_dask.backends.gpu.readback import EDGE_LANES
+from nomad_dask.backends.gpu.runtime import reduction_threads
 from nomad_dask.backends.gpu.step_kernels import move_by_rows, sum_rows, write_partition_sum
 from nomad_dask.backends.mesh import Mesh
 
@@ -133,7 +134,7 @@ class PointStep:
         """Compute the weights of the edges, the shares and the loss from the normalizers."""
         shard, graph, n = self._shard, self._shard.graph, self._shard.n_rows
         shard.launch(
-            "point_coefficients", EDGE_LANES * n, shard.points.positions, np.int64(n), *graph.edges,
+            "point_coefficients", reduction_threads(EDGE_LANES * n), shard.points.positions, np.int64(n), *graph.edges,
             graph.conditional_p, self._z, np.float64(self._noise), self._weighted_edges, self._shares, shard.partials,
         )  # fmt: skip
         self._loss = float(shard.runtime.download(shard.partials).sum())

@@ -13,8 +13,8 @@ import numpy as np
 
 BLOCK = 256
 """Threads of a block."""
-MAX_BLOCKS = 4096
-"""Largest number of blocks of a launch."""
+MAX_PARTIALS = 4096
+"""Largest number of partial results of a sum or bounding box over all items."""
 
 
 class Transform(Protocol):
@@ -92,5 +92,15 @@ class Runtime(Protocol):
 
 
 def count_blocks(n_items: int) -> int:
-    """Return the number of blocks of a launch over `n_items`; a reduction writes one partial result per block."""
-    return max(1, min(-(-n_items // BLOCK), MAX_BLOCKS))
+    """Return the number of blocks of a launch over `n_items`: a thread for each item."""
+    return max(1, -(-n_items // BLOCK))
+
+
+def reduction_threads(n_items: int) -> int:
+    """Return the number of threads of a launch that writes one partial result per block.
+
+    It is bounded, so that the partial results are few; each thread takes several of many items. All other launches have
+    a thread for each item: blocks then run in the order of the items, and what is near each other in it is in the cache
+    at the same time.
+    """
+    return min(n_items, MAX_PARTIALS * BLOCK)

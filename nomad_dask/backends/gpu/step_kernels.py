@@ -8,7 +8,7 @@ import numpy as np
 
 from nomad_dask.backends.gpu.device_shard import DeviceShard
 from nomad_dask.backends.gpu.readback import EDGE_LANES
-from nomad_dask.backends.gpu.runtime import count_blocks
+from nomad_dask.backends.gpu.runtime import count_blocks, reduction_threads
 
 
 def move_by_mesh(shard: DeviceShard, potential: Any) -> None:
@@ -54,13 +54,19 @@ def measure_attraction_loss(shard: DeviceShard) -> None:
 
 def write_partition_sum(shard: DeviceShard, values: Any, offset: float) -> None:
     """Write Σ values + offset, summed in float64, to the report as Z."""
-    n = shard.n_rows
-    shard.launch("sum_rows", n, values, np.int64(n), shard.partials)
-    shard.launch("total", 1, shard.partials, np.int64(count_blocks(n)), np.float64(offset), shard.report.partition_sum)
+    n_partials = _write_partial_sums(shard, values)
+    shard.launch("total", 1, shard.partials, np.int64(n_partials), np.float64(offset), shard.report.partition_sum)
 
 
 def sum_rows(shard: DeviceShard, values: Any) -> float:
     """Return Σ values, summed in float64, on the host."""
+    n_partials = _write_partial_sums(shard, values)
+    return float(shard.runtime.download(shard.partials[:n_partials]).sum())
+
+
+def _write_partial_sums(shard: DeviceShard, values: Any) -> int:
+    """Write partial sums of `values` to ``shard.partials``, and return their number."""
     n = shard.n_rows
-    shard.launch("sum_rows", n, values, np.int64(n), shard.partials)
-    return float(shard.runtime.download(shard.partials[: count_blocks(n)]).sum())
+    n_threads = reduction_threads(n)
+    shard.launch("sum_rows", n_threads, values, np.int64(n), shard.partials)
+    return count_blocks(n_threads)

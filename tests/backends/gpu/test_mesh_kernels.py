@@ -12,7 +12,7 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
 from nomad_dask.backends.gpu.epoch_inputs import fixed_point_scale, make_frame, padded_shape
-from nomad_dask.backends.gpu.runtime import count_blocks
+from nomad_dask.backends.gpu.runtime import count_blocks, reduction_threads
 from nomad_dask.backends.mesh import Mesh, kernel_transform
 from nomad_dask.utils.threads import Threads
 from tests.helpers import host_runtime
@@ -243,8 +243,10 @@ def test_total_has_a_floor_and_takes_any_number_of_partials():
 def test_grids_smaller_than_the_rows_cover_them_all():
     n = 4096 * 256 + 77
     values = np.random.default_rng(8).random(n).astype(np.float32)
-    partials = np.full(count_blocks(n), np.nan)
-    RUNTIME.launch("sum_rows", 2, n, values, np.int64(n), partials)
+    n_threads = reduction_threads(n)
+    partials = np.full(count_blocks(n_threads), np.nan)
+    RUNTIME.launch("sum_rows", 2, n_threads, values, np.int64(n), partials)
+    assert n_threads < n
     assert partials.sum() == pytest.approx(values.sum(dtype=np.float64), rel=1e-12)
 
 

@@ -22,7 +22,7 @@ from nomad_dask.backends.gpu.mesh_field import MeshField
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.readback import Readback
-from nomad_dask.backends.gpu.runtime import count_blocks
+from nomad_dask.backends.gpu.runtime import BLOCK, MAX_PARTIALS, count_blocks, reduction_threads
 from nomad_dask.backends.memory_model import layout_device_bytes, mesh_device_bytes
 from nomad_dask.backends.mesh import Mesh, choose_mesh
 from nomad_dask.backends.select import BackendCache
@@ -73,10 +73,11 @@ def test_headers_are_inlined():
 
 
 @given(st.integers(0, 1 << 40))
-def test_blocks_cover_the_items_up_to_a_limit(n):
-    assert 1 <= count_blocks(n) <= 4096
-    assert count_blocks(n) == 4096 or count_blocks(n) * 256 >= n
-    assert (count_blocks(n) - 1) * 256 < max(n, 1)
+def test_blocks_cover_the_items_and_partial_results_are_few(n):
+    assert count_blocks(n) * BLOCK >= n
+    assert (count_blocks(n) - 1) * BLOCK < max(n, 1)
+    assert 1 <= count_blocks(reduction_threads(n)) <= MAX_PARTIALS
+    assert count_blocks(reduction_threads(n)) in (count_blocks(n), MAX_PARTIALS)
 
 
 def test_the_backend_uses_the_runtime_of_the_process(process_runtime):

@@ -26,7 +26,7 @@ from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params
 from nomad_dask.pipeline.stage_functions import _coarse_params as coarse_params
 from nomad_dask.planning.host_memory import AXES_SAMPLE_ROWS
-from nomad_dask.planning.plan import CODED_EDGE_BYTES, Plan
+from nomad_dask.planning.plan import CODED_EDGE_BYTES, MIN_RANGE_ROWS, N_RANGES, Plan
 from nomad_dask.planning.planner import make_plan
 
 RUNS = ((60_000_000, 64, "float32"), (60_000_000, 768, "float16"))
@@ -41,7 +41,7 @@ CARDS = {
 """Assumed rates of a card: bytes, and operations of products in half and in single precision."""
 HOST = {"link": 25e9, "disk": 3e9, "copies": 8e9, "NumPy": 2e9, "all threads": 40e9}
 """Assumed rates of the host in bytes: over PCIe, from or to disk, copied by one thread, read and written by NumPy in
-one thread (`pack` moves so many on the machine on which this was written), and by compiled code on 16 cores."""
+one thread, and by compiled code on 16 cores."""
 
 # Products in `pca.fit_axes`: two an iteration, and one at the end; and the columns beside the axes.
 _AXES_PRODUCTS, _AXES_OVERSAMPLING = 9, 8
@@ -49,6 +49,8 @@ _AXES_PRODUCTS, _AXES_OVERSAMPLING = 9, 8
 _N_PROBES = {64: 30, 768: 44}
 # Rows in cells around a row among which its anchors are searched: 8 cells, of which one row in 16 is an anchor.
 _ANCHOR_CELLS, _ROWS_PER_ANCHOR = 8, 16
+# A radix sort of keys of 8 bytes counts digits of 8 bits once, and then reads and writes all keys for each of them.
+_SORTED_KEY_BYTES = 8 + 8 * 2 * 8
 # Nodes of the mesh per row of a large map: 4 square units, half a unit apart.
 _NODES_PER_ROW = 16
 
@@ -160,8 +162,10 @@ def shards_work(plan: Plan) -> Iterator[Work]:
     yield Work("shards", "download", {"link": vectors})
     yield Work("shards", "copies from pinned memory, and into files", {"copies": 4 * vectors})
     yield Work("shards", "write runs", {"disk": vectors})
-    # `merge_runs`: read, join, gather in order, sum by cell, write, checksum.
-    yield Work("shards", "merge runs", {"NumPy": (2 + 2 + 2 + 1 + 2 + 1) * vectors})
+    # `merge_runs`: threads read, join, gather in order, and sum by cell; one writes, and reads it for the checksum.
+    yield Work("shards", "merge runs", {"all threads": (2 + 2 + 2 + 1) * vectors})
+    yield Work("shards", "merged rows into files", {"copies": 2 * vectors})
+    yield Work("shards", "checksums", {"NumPy": vectors})
     yield Work("shards", "read runs, write shards", {"disk": 2 * vectors})
 
 
@@ -195,15 +199,31 @@ def neighbors_work(plan: Plan, n_probes: int) -> Iterator[Work]:
     listed = 4 * n * (lengths.n_ranks + plan.n_neighbors)
     yield Work("neighbors", "download lists", {"link": listed})
     yield Work("neighbors", "lists in the order of rows, joined with their tails", {"NumPy": 4 * listed})
-    edges = 2 * n * plan.n_linked_rows
-    yield Work("neighbors", "symmetric graph", {"all threads": 6 * 8 * edges})
-    yield Work("neighbors", "write lists and graph", {"disk": 4 * n * plan.n_linked_rows + CODED_EDGE_BYTES * edges})
-    yield Work("neighbors", "checksums", {"NumPy": CODED_EDGE_BYTES * edges})
+    yield from graph_work(plan)
+
+
+def graph_work(plan: Plan) -> Iterator[Work]:
+    n, keys = float(plan.n_rows), float(plan.n_rows) * plan.n_linked_rows
+    lists, coded_edges = 4 * keys, CODED_EDGE_BYTES * 2 * keys
+    n_ranges = math.ceil(n / max(MIN_RANGE_ROWS, n / N_RANGES))
+    yield Work("neighbors", "copies of lists to pinned memory", {"copies": 4 * lists})
+    yield Work("neighbors", "upload lists", {"link": lists})
+    # For each range all lists are read to count its keys, and again to write them, with offsets between. `count_edges`
+    # and `merge_edges` read lists, keys and offsets, and the totals of sources.
+    a_key = 8 + _SORTED_KEY_BYTES + 2 * 8 + 4
+    yield Work("neighbors", "symmetric graph", {
+        "GPU memory": n_ranges * (2 * lists + 24 * n) + a_key * keys + 2 * lists + 2 * 16 * n + coded_edges,
+    })  # fmt: skip
+    yield Work("neighbors", "download edges", {"link": coded_edges})
+    yield Work("neighbors", "copies of edges from pinned memory, and into files", {"copies": 4 * coded_edges})
+    yield Work("neighbors", "write lists and graph", {"disk": lists + coded_edges})
+    yield Work("neighbors", "checksums", {"NumPy": coded_edges})
 
 
 def layout_work(plan: Plan, params: Params) -> Iterator[Work]:
     n, d = float(plan.n_rows), plan.n_dims
     edges = 2 * n * plan.n_linked_rows
+    coded_edges = CODED_EDGE_BYTES * edges
     if plan.coarse_rows:
         anchors = _ANCHOR_CELLS * n / plan.n_cells / _ROWS_PER_ANCHOR
         yield from reading_work("layout", _vectors(plan), is_read_ahead=True)
@@ -211,10 +231,10 @@ def layout_work(plan: Plan, params: Params) -> Iterator[Work]:
         yield Work("layout", "start from the coarse map", {
             "float32": 3 * n * anchors * d, "GPU memory": 4 * n * d * (1 + anchors / PIECE_ROWS),
         })  # fmt: skip
-    yield Work("layout", "read the graph", {"disk": CODED_EDGE_BYTES * edges})
-    # `pack`: masks, offsets, targets and weights, each read and written.
-    yield Work("layout", "pack edges", {"NumPy": 40 * edges})
-    yield Work("layout", "upload edges", {"link": 8 * edges})
+    yield Work("layout", "read the graph", {"disk": coded_edges})
+    yield Work("layout", "copies of edges to pinned memory", {"copies": 4 * coded_edges})
+    yield Work("layout", "upload edges", {"link": coded_edges})
+    yield Work("layout", "pack edges", {"GPU memory": coded_edges + 8 * edges})
     n_nodes = int(min(MAX_MESH_NODES, _NODES_PER_ROW * n))
     schedule = make_schedule(params, plan.n_rows)
     moved = {name: float(size) for name, size in moved_bytes(plan.n_rows, n_nodes).items()}

@@ -14,6 +14,7 @@ from nomad_dask._version import __version__
 from nomad_dask.cli.demo import demo
 from nomad_dask.cli.export import export
 from nomad_dask.cli.fit import fit
+from nomad_dask.cli.neighbors import neighbors
 from nomad_dask.cli.options import VERBOSE
 from nomad_dask.cli.plan import plan
 from nomad_dask.cli.plot import plot
@@ -91,7 +92,7 @@ def cli() -> None:
     """Make maps of embedding vectors, from thousands to tens of millions."""
 
 
-for command in (fit, transform, status, score, plot, view, export, plan, demo):
+for command in (fit, transform, neighbors, status, score, plot, view, export, plan, demo):
     cli.add_command(command)
 
 

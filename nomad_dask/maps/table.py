@@ -56,7 +56,7 @@ def build_table(positions: np.ndarray, columns: pa.Table) -> pa.Table:
     """
     import pyarrow as pa
 
-    table = pa.table({axis: _arrow_array(values) for axis, values in zip(AXES, positions.T, strict=False)})
+    table = pa.table({axis: arrow_array(values) for axis, values in zip(AXES, positions.T, strict=False)})
     for field, column in zip(columns.schema, columns.columns, strict=True):
         table = table.append_column(field, column)
     return table
@@ -126,7 +126,7 @@ def input_columns(
     """
     import pyarrow as pa
 
-    table = pa.table({"cell": _arrow_array(cell_labels[start:stop])})
+    table = pa.table({"cell": arrow_array(cell_labels[start:stop])})
     if metadata_columns:
         carried = source.columns(list(metadata_columns), start, stop)
         if schema is not None:
@@ -143,9 +143,9 @@ def map_schema(dim: int, kept: pa.Schema | None) -> pa.Schema:
     return pa.schema([*((axis, pa.float32()) for axis in AXES[:dim]), ("cell", pa.int32()), *(kept or ())])
 
 
-def _arrow_array(numbers: np.ndarray) -> pa.Array:
-    """Return numbers as an Arrow array. Unlike `pyarrow.array`, this does not import pandas."""
+def arrow_array(numbers: np.ndarray) -> pa.Array:
+    """Return numbers as a flat Arrow array. Unlike `pyarrow.array`, this does not import pandas."""
     import pyarrow as pa
 
     buffers = [None, pa.py_buffer(np.ascontiguousarray(numbers))]
-    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), buffers)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), numbers.size, buffers)

@@ -42,6 +42,11 @@ class ModelArrays:
         """The cells of all shards."""
         return read_cell_catalog(self.file, self.n_shards)
 
+    @cached_property
+    def n_rows(self) -> int:
+        """Rows of all shards."""
+        return sum(len(self.open(shard_file(shard, "rows"))) for shard in range(self.n_shards))
+
     def input_rows(self) -> np.ndarray:
         """Return the row number int64 of the input of each row of the model."""
         return np.concatenate([self.open(shard_file(s, "rows")) for s in range(self.n_shards)])

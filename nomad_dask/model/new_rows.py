@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,8 @@ from nomad_dask.cluster import Cluster, worker_backend
 from nomad_dask.errors import InputError
 from nomad_dask.model.arrays import ModelArrays
 from nomad_dask.model.placement import place
-from nomad_dask.model.search import search_model
+from nomad_dask.model.search import search_in_parts
+from nomad_dask.model.stored_neighbors import numbers_in_input, to_input_rows
 from nomad_dask.params import Params
 from nomad_dask.pipeline.options import ClusterOptions
 from nomad_dask.pipeline.setup import connect_for, must_copy, worker_memory
@@ -46,13 +47,13 @@ class PlacedRows:
     outlier_scores: np.ndarray
 
 
-def neighbors_of_new_rows(
+def new_neighbors_in_parts(
     arrays: ModelArrays, params: Params, source: Source, k: int, options: ClusterOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest rows of a model for each row of a source.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the nearest rows of a model for consecutive rows of a source, in parts that fit in memory.
 
-    Returns
-    -------
+    Yields
+    ------
     distances : ndarray of float32 (n, k)
         Ascending; inf where there are fewer neighbors.
     indices : ndarray of int64 (n, k)
@@ -63,18 +64,26 @@ def neighbors_of_new_rows(
     InputError
         The source has another number of dimensions than the model, or a row that cannot be compared.
     """
+    numbers = numbers_in_input(arrays)
     with _connect(arrays, source, options) as (cluster, shared):
-        ids, distances = _search(arrays, params, shared, k, cluster, options)
-    return distances, np.append(arrays.input_rows(), -1)[ids]
+        for ids, distances in _search(arrays, params, shared, k, cluster, options):
+            yield distances, to_input_rows(numbers, ids)
+
+
+def neighbors_of_new_rows(
+    arrays: ModelArrays, params: Params, source: Source, k: int, options: ClusterOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest rows of a model for each row of a source; see `new_neighbors_in_parts`."""
+    return _joined(new_neighbors_in_parts(arrays, params, source, k, options))
 
 
 def place_new_rows(
     arrays: ModelArrays, params: Params, partition_sum: float, source: Source, options: ClusterOptions
 ) -> PlacedRows:
-    """Return the rows of a source on the map of a model; see `neighbors_of_new_rows`."""
-    k = min(params.n_neighbors, int(arrays.catalog.counts.sum()))
+    """Return the rows of a source on the map of a model; see `new_neighbors_in_parts`."""
+    k = min(params.n_neighbors, arrays.n_rows)
     with _connect(arrays, source, options) as (cluster, shared):
-        ids, distances = _search(arrays, params, shared, k, cluster, options)
+        ids, distances = _joined(_search(arrays, params, shared, k, cluster, options))
         job = (arrays, params, partition_sum, ids, distances[:, 0], cluster.device, cluster.host_threads())
         (positions,) = cluster.run(_place, [job])
     return PlacedRows(
@@ -119,9 +128,15 @@ def _place(
 
 def _search(
     arrays: ModelArrays, params: Params, source: Source, k: int, cluster: Cluster, options: ClusterOptions
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     memory_bytes = worker_memory(cluster, parse_bytes(options.memory_limit))
-    return search_model(arrays, params.metric, source, k, cluster, memory_bytes)
+    return search_in_parts(arrays, params.metric, source, k, cluster, memory_bytes)
+
+
+def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays of all parts, each joined."""
+    first, second = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return first, second
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,14 @@ from nomad_dask.cluster import Cluster, get_worker_state, report_progress, worke
 from nomad_dask.errors import InputError
 from nomad_dask.model.arrays import ModelArrays
 from nomad_dask.model.probes import choose_n_probes
+from nomad_dask.model.stored_neighbors import ENTRY_BYTES
 from nomad_dask.neighbors.kept_lists import metric_distances
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.sources.base import Source, describe_rows
 from nomad_dask.sources.rescaling import Rescaling
 from nomad_dask.sources.retry import with_retries
+
+Blocks = list[tuple[int, int]]
 
 _BLOCK_BYTES = 64 << 20
 # Beyond it float32 cannot hold the squares of distances.
@@ -68,19 +71,13 @@ class ModelTree:
     numbers: np.ndarray
 
 
-def search_model(
-    arrays: ModelArrays,
-    metric: str,
-    source: Source,
-    k: int,
-    cluster: Cluster,
-    memory_bytes: int,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest rows of a model for each row of a source.
+def search_in_parts(
+    arrays: ModelArrays, metric: str, source: Source, k: int, cluster: Cluster, memory_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the nearest rows of a model for consecutive rows of a source, in parts that fit in memory.
 
-    Returns
-    -------
+    Yields
+    ------
     ids : ndarray of int64 (n, k)
         Numbers of the rows of the model, nearest first; -1 where there are fewer.
     distances : ndarray of float32 (n, k)
@@ -92,13 +89,31 @@ def search_model(
     search = replace(search, n_probes=n_probes)
     block_bytes = min(_BLOCK_BYTES, memory_bytes // 16)
     max_rows = max(1, block_bytes // (4 * source.n_dims + 16 * k))
-    jobs = [(search, source.slice_rows(blocks[0][0], blocks[-1][1]), blocks) for blocks in source.read_groups(max_rows)]
+    # The lists of a part, and of the tasks that found them.
+    part_rows = max(1, memory_bytes // (4 * 2 * ENTRY_BYTES * k))
     try:
-        results = cluster.run(_search_blocks, jobs, on_progress)
+        for part in _parts(source.read_groups(max_rows), part_rows):
+            jobs = [(search, source.slice_rows(blocks[0][0], blocks[-1][1]), blocks) for blocks in part]
+            ids, distances = (np.concatenate(a) for a in zip(*cluster.run(_search_blocks, jobs), strict=True))
+            yield ids, metric_distances(distances, metric, rescaling)
     finally:
         cluster.broadcast_best_effort(_close_models)
-    ids, distances = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
-    return ids, metric_distances(distances, metric, rescaling)
+
+
+def _parts(groups: Iterable[Blocks], max_rows: int) -> Iterator[list[Blocks]]:
+    """Yield groups of blocks in parts of at most `max_rows` rows, or of one block; larger groups are divided."""
+    part: list[Blocks] = []
+    n_rows = 0
+    for group in groups:
+        rest: Blocks = []
+        for start, stop in group:
+            if n_rows and n_rows + stop - start > max_rows:
+                yield [*part, rest] if rest else part
+                part, rest, n_rows = [], [], 0
+            rest.append((start, stop))
+            n_rows += stop - start
+        part.append(rest)
+    yield part
 
 
 def _choose_n_probes(search: ModelSearch) -> int:
@@ -106,7 +121,7 @@ def _choose_n_probes(search: ModelSearch) -> int:
         return choose_n_probes(search.arrays, backend)
 
 
-def _search_blocks(search: ModelSearch, source: Source, blocks: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def _search_blocks(search: ModelSearch, source: Source, blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and squared distances of the rows of consecutive blocks."""
     stored, tree = _open_stored_rows(search), load_tree(search.arrays)
     found = []

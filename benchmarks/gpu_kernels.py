@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from benchmarks.gpu_card import Card, copy_rate, waited
 from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
-from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, fixed_point_scale, make_frame, padded_shape
+from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, fixed_point_scale, make_frame
 from nomad_dask.backends.gpu.mesh_field import MeshField
+from nomad_dask.backends.gpu.mesh_levels import level_shapes, padded_shape
 from nomad_dask.backends.gpu.runtime import count_blocks
+from nomad_dask.backends.kernel_parts import choose_field_mesh
 from nomad_dask.backends.memory_model import layout_device_bytes
-from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, sample_step
+from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, sample_step
 from nomad_dask.backends.weight_codes import N_LEVELS
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.params import Params
@@ -80,7 +83,7 @@ def patches_of(n: int) -> np.ndarray:
 def mesh_of(card: Card, points: Any) -> Mesh:
     """Return the mesh that a layout would use for the points."""
     download = card.runtime.download
-    return choose_mesh(
+    return choose_field_mesh(
         download(points.min(axis=0)), download(points.max(axis=0)), Params().mesh_spacing, MAX_MESH_NODES
     )
 
@@ -88,21 +91,31 @@ def mesh_of(card: Card, points: Any) -> Mesh:
 def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
     """Return the bytes that each part must move, if every array is read and written once and everything else is cached.
 
-    A transform of a padded mesh passes over it once for each of the two axes. Neighbours' positions and the
-    nodes around a point count once for all points.
+    Neighbours' positions and the nodes around a point count once for all points. The mesh is taken to be a square.
     """
-    padded = 4 * n_nodes
-    transform = 2 * 8 * padded
     return {
-        "deposit": 8 * n + 16 * n_nodes,  # positions; nodes there and back
-        # charges, two transforms, the product, and the sum that is Z
-        "field": 12 * n_nodes + 2 * transform + 10 * padded + 12 * n_nodes,
+        "deposit": 8 * n + 24 * n_nodes,  # positions; nodes cleared, and there and back
+        # charges, what the levels do with them, and the sum that is Z
+        "field": 12 * n_nodes + levels_bytes(n_nodes) + 12 * n_nodes,
         # positions and velocities in and out, two offsets, the edges, the mesh
         "step": 4 * 8 * n + 2 * 8 * n + 8 * EDGES * n + 4 * n_nodes,
         "watch": 8 * n,
         # positions and their order; offsets and moments of patches
         "patch_moments": 8 * n + 4 * n + (8 + 16) * min(n, _N_PATCHES),
     }
+
+
+def levels_bytes(n_nodes: int) -> int:
+    """Return the bytes that the convolution on all levels of a mesh must move.
+
+    A transform of a padded mesh passes over it once for each of the two axes; the product reads and writes the
+    spectrum, and reads that of the kernel. A coarser level reads charges and adds its potential.
+    """
+    shapes = level_shapes((math.ceil(math.sqrt(n_nodes)),) * 2)
+    moved = sum((2 * 2 * 8 + 10) * math.prod(padded_shape(shape)) for shape in shapes)
+    for fine, coarse in pairwise(math.prod(shape) for shape in shapes):
+        moved += 4 * fine + 4 * coarse + 8 * fine + 4 * coarse
+    return moved
 
 
 def kernels(card: Card, n: int, tell: Tell) -> None:
@@ -118,12 +131,12 @@ def kernels(card: Card, n: int, tell: Tell) -> None:
         "rows": n,
         "copy_bytes_s": rate,
         "mesh": list(mesh.shape),
-        "padded": list(padded_shape(mesh)),
+        "padded": list(padded_shape(mesh.shape)),
         "edges_a_row": EDGES,
         "kernels": {},
     }
     for measure in (
-        lambda: _fields(card, points, field),
+        lambda: _fields(card, points, field, mesh.shape),
         lambda: _step(card, points, field),
         lambda: _looks(card, points),
     ):
@@ -137,24 +150,24 @@ def kernels(card: Card, n: int, tell: Tell) -> None:
         tell(record)
 
 
-def _fields(card: Card, points: Any, field: MeshField) -> dict[str, float]:
+def _fields(card: Card, points: Any, field: MeshField, shape: tuple[int, ...]) -> dict[str, float]:
     """Measure the deposit alone, and the rest of the field from charges to Z as one graph of launches."""
     runtime, n = card.runtime, len(points)
     xp = runtime.xp
     nothing, none, z = xp.zeros((0, 2), np.float32), xp.zeros(0, np.float32), xp.zeros(1, np.float64)
-    shape = tuple(size // 2 for size in field.potential.shape)
     charges = xp.zeros(shape, np.int64)
 
     def solve() -> None:
         field.solve(points, None, nothing, none)
         field.sum_potential(-float(n), z)
 
-    deposit = card.seconds(
-        lambda: runtime.launch("deposit", 2, n, points, None, np.int64(n), field.frame, charges)
-    )  # fmt: skip
-    clear = card.seconds(lambda: charges.fill(0))
+    def deposit() -> None:
+        charges.fill(0)
+        runtime.launch("deposit", 2, n, points, None, np.int64(n), field.frame, charges)
+
+    deposited = card.seconds(deposit)
     solved = card.seconds(runtime.capture(solve))
-    return {"deposit": deposit, "field": max(0.0, solved - deposit - clear)}
+    return {"deposit": deposited, "field": max(0.0, solved - deposited)}
 
 
 def _step(card: Card, points: Any, field: MeshField) -> dict[str, float]:

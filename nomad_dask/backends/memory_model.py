@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from nomad_dask.backends.gpu.mesh_levels import level_shapes, padded_shape
 from nomad_dask.backends.gpu.pinned_copies import MAX_BYTES_IN_FLIGHT
 
 READ_THREADS = 16
@@ -18,11 +21,14 @@ GPU_HOST_BYTES = LIBRARY_BYTES + _CONTEXT_BYTES + 2 * MAX_BYTES_IN_FLIGHT + READ
 def mesh_device_bytes(n_nodes: int, dim: int) -> int:
     """Return the device memory of a mesh of `n_nodes` nodes before padding, while its kernel is computed.
 
-    Two int64 meshes; on the padded mesh three float32 arrays (charges, spectrum, potential), cuFFT's work
-    area, the kernel (half), and temporary arrays of the kernel's computation (three and a half).
+    Two int64 meshes; on the padded meshes of all levels three float32 arrays (charges, spectrum, potential), cuFFT's
+    work area, the kernel (half), and temporary arrays of the kernel's computation (four and a half).
     """
-    padded = n_nodes * (1 << dim) * 4
-    return 2 * 8 * n_nodes + 8 * padded
+    if not n_nodes:
+        return 0
+    shape = (math.ceil(n_nodes ** (1 / dim)),) * dim
+    padded = sum(math.prod(padded_shape(level)) for level in level_shapes(shape))
+    return 2 * 8 * n_nodes + 9 * 4 * padded
 
 
 def layout_device_bytes(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from nomad_dask.backends.cpu.charge_deposit import _sort_into_bands, add_charges, deposit_points
 from nomad_dask.backends.cpu.mesh_kernels import mesh_frame, mesh_kernels
-from nomad_dask.backends.gpu.epoch_inputs import make_frame, padded_shape
+from nomad_dask.backends.gpu.epoch_inputs import make_frame
+from nomad_dask.backends.gpu.mesh_levels import padded_shape
 from nomad_dask.backends.mesh import Mesh
 from nomad_dask.utils.threads import Threads
 from tests.helpers.host_runtime import HostRuntime
@@ -130,7 +131,7 @@ def test_the_gpu_reads_the_mesh_only(shape):
     points, clamped = edge_points(shape)
     axis = int(np.argmax(shape))
     mesh, n = long_mesh(shape), len(points)
-    padded = np.full(padded_shape(mesh), np.nan, np.float32)
+    padded = np.full(padded_shape(mesh.shape), np.nan, np.float32)
     padded[tuple(slice(s) for s in shape)] = np.indices(shape, np.float32)[axis]
     potential, repulsion = np.empty(n, np.float32), np.empty_like(points)
     frame = make_frame(mesh, 1.0)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends import kmeans_tree
+from nomad_dask.backends import kernel_parts, kmeans_tree
 from nomad_dask.backends.data import Anchors, ListLengths, StepParams
 from nomad_dask.backends.gpu import field_repulsion
 from nomad_dask.backends.gpu.backend import GpuBackend
@@ -61,6 +61,17 @@ def _by_mesh(wanted: bool) -> Iterator[None]:
         yield
     finally:
         field_repulsion.prefers_direct_sum = original
+
+
+@contextmanager
+def _split_meshes() -> Iterator[None]:
+    """Split K on small meshes, into three levels in two dimensions and two in three."""
+    original = kernel_parts._SPLIT_NODES
+    kernel_parts._SPLIT_NODES = {2: 25, 3: 15}
+    try:
+        yield
+    finally:
+        kernel_parts._SPLIT_NODES = original
 
 
 def lay_out(backend: GpuBackend, dim: int, normalization: str, repulsion: str, by_mesh: bool) -> None:
@@ -136,6 +147,8 @@ def launch_all(runtime: Any) -> set[tuple[str, int]]:
             lay_out(backend, dim, normalization, "field", True)
             lay_out(backend, dim, normalization, "field", False)
             lay_out(backend, dim, normalization, "means", False)
+        with _split_meshes():
+            lay_out(backend, dim, "global", "field", True)
     build_graph(backend, 7)
     build_graph(backend, 40)
     with tempfile.TemporaryDirectory() as folder:

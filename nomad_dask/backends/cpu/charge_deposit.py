@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nomad_dask.backends.cpu.mesh_kernels import flat_strides, mesh_frame, mesh_kernels
-from nomad_dask.backends.cpu.mesh_tiles import BLOCK_BITS
+from nomad_dask.backends.kernel_parts import BLOCK_BITS
 from nomad_dask.backends.mesh import Mesh
 from nomad_dask.utils.threads import Threads
 

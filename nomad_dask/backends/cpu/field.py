@@ -13,9 +13,9 @@ import numpy as np
 from nomad_dask.backends.cpu.direct_sum import sum_directly
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.mesh_kernels import mesh_frame, mesh_kernels
-from nomad_dask.backends.cpu.mesh_solver import MeshSolver, is_large
-from nomad_dask.backends.cpu.mesh_tiles import whole_blocks
-from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, choose_mesh, clamped_box, sample_step
+from nomad_dask.backends.cpu.mesh_solver import MeshSolver
+from nomad_dask.backends.kernel_parts import choose_field_mesh
+from nomad_dask.backends.mesh import DIRECT_PAIRS, Mesh, clamped_box, sample_step
 from nomad_dask.utils.threads import Threads
 
 _GATHER_CHUNK = 1 << 13
@@ -97,8 +97,7 @@ class Field:
         low, high = np.empty(self._dim, np.float32), np.empty(self._dim, np.float32)
         self._kernels.extent(points, low, high)
         low, high = clamped_box(low, high, points[:: sample_step(len(points))], remote)
-        mesh = choose_mesh(low, high, self._spacing, self._max_nodes)
-        return whole_blocks(mesh) if is_large(mesh) else mesh
+        return choose_field_mesh(low, high, self._spacing, self._max_nodes)
 
     def solve(
         self, mesh: Mesh, points: np.ndarray, weights: np.ndarray, remote: np.ndarray, remote_weights: np.ndarray

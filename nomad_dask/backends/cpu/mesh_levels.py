@@ -12,15 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from nomad_dask.backends.mesh import Mesh
-
-RATIO = 4
-"""Spacing of the coarse mesh in units of the fine mesh's."""
-
-# Doubling the spacing twice, each time with weights of 1, 4, 6, 4, 1 eighths.
-_WEIGHTS = (np.array([1, 4, 10, 20, 31, 40, 44, 40, 31, 20, 10, 4, 1]) / 64).astype(np.float32)
-# The coarse node c lies on the fine node 4·c − 6: then coarse node 0 is the first that reaches fine node 0.
-_BEFORE = 6
+from nomad_dask.backends.kernel_parts import NODES_BEFORE, RATIO, SPLINE_WEIGHTS, coarse_shape
 
 # Without `fastmath`: the alignment of arrays in memory decides which of two loops runs, and with it they would sum in
 # different orders.
@@ -29,10 +21,10 @@ _BEFORE = 6
 @njit(nogil=True, cache=True)
 def _restrict(fine, coarse):  # type: ignore[no-untyped-def]
     """Restrict the middle axis: write its coarse nodes."""
-    n, taps, w = fine.shape[1], _WEIGHTS.size, _WEIGHTS
+    n, taps, w = fine.shape[1], SPLINE_WEIGHTS.size, SPLINE_WEIGHTS
     for o in range(fine.shape[0]):
         for c in range(coarse.shape[1]):
-            first = RATIO * c - 2 * _BEFORE
+            first = RATIO * c - 2 * NODES_BEFORE
             start, stop = max(-first, 0), min(n - first, taps)
             if stop - start == taps:
                 for i in range(fine.shape[2]):
@@ -56,7 +48,7 @@ def _restrict(fine, coarse):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _prolong(coarse, fine):  # type: ignore[no-untyped-def]
     """Apply the transpose of `_restrict`: four coarse nodes reach the first of four fine nodes, three the others."""
-    w = _WEIGHTS
+    w = SPLINE_WEIGHTS
     for o in range(fine.shape[0]):
         for f in range(fine.shape[1]):
             c, phase = f // RATIO, f % RATIO
@@ -69,16 +61,6 @@ def _prolong(coarse, fine):  # type: ignore[no-untyped-def]
                 w1, w2, w3 = w[8 + phase], w[4 + phase], w[phase]
                 for i in range(fine.shape[2]):
                     fine[o, f, i] = w1 * coarse[o, c + 1, i] + w2 * coarse[o, c + 2, i] + w3 * coarse[o, c + 3, i]
-
-
-def coarse_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the coarse mesh: all of its nodes that reach the fine mesh."""
-    return tuple((n + 2 * _BEFORE - 1) // RATIO + 1 for n in shape)
-
-
-def coarse_mesh(mesh: Mesh) -> Mesh:
-    """Return the coarse mesh over a mesh."""
-    return Mesh(tuple(o - _BEFORE * mesh.spacing for o in mesh.origin), RATIO * mesh.spacing, coarse_shape(mesh.shape))
 
 
 def to_coarse(fine: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The potential on a mesh: its charges convolved with K, in one piece or, on a large mesh, level by level.
 
-On a large mesh K is the sum of a near part, which ends within a few nodes, and a smooth rest, which a mesh four times
-coarser holds; see `mesh_levels` and `mesh_tiles`.
+See `kernel_parts`, `mesh_levels` and `mesh_tiles`.
 """
 
 from __future__ import annotations
@@ -9,21 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 from nomad_dask.backends.cpu.charge_deposit import add_charges, deposit_points
-from nomad_dask.backends.cpu.fft_convolution import REACH, Kernel, KernelTransforms, convolve, fast_lengths
-from nomad_dask.backends.cpu.mesh_levels import RATIO, coarse_mesh, to_coarse, to_fine
+from nomad_dask.backends.cpu.fft_convolution import KernelTransforms, convolve, fast_lengths
+from nomad_dask.backends.cpu.mesh_levels import to_coarse, to_fine
 from nomad_dask.backends.cpu.mesh_tiles import Tile, choose_tiles, dilate, occupied_blocks
+from nomad_dask.backends.kernel_parts import RATIO, REACH, Kernel, coarse_mesh, is_split
 from nomad_dask.backends.mesh import Mesh
 from nomad_dask.utils.threads import Threads
 
 # Transforms of meshes up to this many nodes are not worth a second thread.
 _SMALL_MESH = 1 << 14
-# K is split on meshes of at least this many nodes along every axis, by their dimensions.
-_SPLIT_NODES = {2: 160, 3: 64}
-
-
-def is_large(mesh: Mesh) -> bool:
-    """Return whether K is split on this mesh."""
-    return min(mesh.shape) >= _SPLIT_NODES[len(mesh.shape)]
 
 
 class MeshSolver:
@@ -57,7 +50,7 @@ class MeshSolver:
         remote_weights : ndarray of float32 (m,)
         """
         density = deposit_points(mesh, points, weights, self._pool)
-        if is_large(mesh):
+        if is_split(mesh.shape):
             return self._solve_by_tiles(mesh, density, remote, remote_weights)
         add_charges(mesh, remote, remote_weights, density)
         return self._solve_level(0, density, mesh.spacing)
@@ -104,7 +97,7 @@ class MeshSolver:
     def _solve_level(self, level: int, density: np.ndarray, spacing: float) -> np.ndarray:
         """Return spline coefficients, on the whole mesh, of the part of the potential that finer levels leave."""
         shape = density.shape
-        if level == 0 or min(shape) < _SPLIT_NODES[len(shape)]:
+        if level == 0 or not is_split(shape):
             return self._convolve(density, Kernel(level, "rest", fast_lengths([2 * n for n in shape]), spacing))
         near = self._convolve(density, Kernel(level, "near", fast_lengths([n + REACH for n in shape]), spacing))
         near += to_fine(self._solve_level(level + 1, to_coarse(density), RATIO * spacing), shape)

@@ -14,12 +14,9 @@ import numpy as np
 import scipy.ndimage
 from numba import njit
 
-from nomad_dask.backends.cpu.fft_convolution import REACH, fast_lengths
-from nomad_dask.backends.cpu.mesh_levels import RATIO, coarse_shape
-from nomad_dask.backends.mesh import Mesh
+from nomad_dask.backends.cpu.fft_convolution import fast_lengths
+from nomad_dask.backends.kernel_parts import BLOCK_BITS, RATIO, REACH, coarse_shape
 
-BLOCK_BITS = 5
-"""Bits of a node's index along an axis within its block; no charge reaches beyond the next block."""
 _BLOCK = 1 << BLOCK_BITS
 # Maximum number of blocks of a tile along each axis, by the dimensions.
 _TILE_BLOCKS = {2: 6, 3: 3}
@@ -82,13 +79,6 @@ class Tile:
 
 def _slices(starts: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
-
-
-def whole_blocks(mesh: Mesh) -> Mesh:
-    """Return a mesh enlarged on all sides to whole blocks."""
-    shape = tuple(math.ceil(n / _BLOCK) * _BLOCK for n in mesh.shape)
-    origin = (o - mesh.spacing * (n - s) / 2 for o, n, s in zip(mesh.origin, shape, mesh.shape, strict=True))
-    return Mesh(tuple(origin), mesh.spacing, shape)
 
 
 @njit(nogil=True, cache=True)

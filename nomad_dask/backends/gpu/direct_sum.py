@@ -14,7 +14,7 @@ _SECONDS_PER_PAIR = 1e-12
 _SECONDS_PER_NODE = 3e-11
 
 
-def prefers_direct_sum(n_points: int, n_charges: int, n_nodes: int, dim: int) -> bool:
+def prefers_direct_sum(n_points: int, n_charges: int, n_padded: int) -> bool:
     """Return whether the direct sum is preferable to a mesh.
 
     It is for few pairs, because it is exact, and where it is estimated to be faster: sparse maps in three
@@ -24,12 +24,11 @@ def prefers_direct_sum(n_points: int, n_charges: int, n_nodes: int, dim: int) ->
     ----------
     n_points, n_charges : int
         Rows of the shard, and all charges, including these rows.
-    n_nodes : int
-        Nodes of the mesh before padding.
-    dim : int
+    n_padded : int
+        Nodes of the padded mesh.
     """
     pairs = n_points * n_charges
-    return pairs <= DIRECT_PAIRS or pairs * _SECONDS_PER_PAIR < n_nodes * (1 << dim) * _SECONDS_PER_NODE
+    return pairs <= DIRECT_PAIRS or pairs * _SECONDS_PER_PAIR < n_padded * _SECONDS_PER_NODE
 
 
 class DirectSum:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nomad_dask.backends.data import StepParams
+from nomad_dask.backends.gpu.mesh_levels import padded_strides
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.mesh import Mesh
 
@@ -47,11 +48,6 @@ NUMBERS = np.dtype(
 """`struct Numbers` of the kernels: scalars that change from epoch to epoch."""
 
 
-def padded_shape(mesh: Mesh) -> tuple[int, ...]:
-    """Return the shape at which the mesh is transformed: doubled, so that nothing wraps around."""
-    return tuple(2 * size for size in mesh.shape)
-
-
 def fixed_point_scale(charge: float) -> float:
     """Return the power of two by which charges are multiplied before rounding to integers.
 
@@ -66,13 +62,13 @@ def fixed_point_scale(charge: float) -> float:
 def make_frame(mesh: Mesh, scale: float) -> np.ndarray:
     """Return the `FRAME` (1,) of a mesh, for charges in fixed point at `scale`."""
     frame = np.zeros(1, FRAME)
-    dim, padded = len(mesh.shape), padded_shape(mesh)
+    dim = len(mesh.shape)
     frame["origin"][0, :dim] = mesh.origin
     frame["inverse"] = np.float32(1 / mesh.spacing)
     frame["upper"][0, :dim] = mesh.upper
     frame["shape"][0, :dim] = mesh.shape
     frame["stride"][0, :dim] = [math.prod(mesh.shape[a + 1 :]) for a in range(dim)]
-    frame["padded_stride"][0, :dim] = [math.prod(padded[a + 1 :]) for a in range(dim)]
+    frame["padded_stride"][0, :dim] = padded_strides(mesh.shape)
     frame["scale"], frame["inverse_scale"] = scale, 1 / scale
     return frame
 

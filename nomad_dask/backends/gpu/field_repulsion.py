@@ -8,7 +8,9 @@ from typing import Any
 from nomad_dask.backends.gpu.device_shard import DeviceShard, RowForces
 from nomad_dask.backends.gpu.direct_sum import DirectSum, prefers_direct_sum
 from nomad_dask.backends.gpu.mesh_field import MeshField
-from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, choose_mesh, clamped_box
+from nomad_dask.backends.gpu.mesh_levels import padded_shape
+from nomad_dask.backends.kernel_parts import choose_field_mesh
+from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, clamped_box
 
 
 class FieldRepulsion:
@@ -43,9 +45,9 @@ class FieldRepulsion:
         shard = self._shard
         low, high = shard.report.host_bounds()
         low, high = clamped_box(low, high, shard.report.host_sample(), shard.remote.bounds)
-        mesh = choose_mesh(low, high, self._spacing, MAX_MESH_NODES)
+        mesh = choose_field_mesh(low, high, self._spacing, MAX_MESH_NODES)
         n_charges = shard.n_rows + len(shard.remote.points)
-        if prefers_direct_sum(shard.n_rows, n_charges, math.prod(mesh.shape), shard.dim):
+        if prefers_direct_sum(shard.n_rows, n_charges, math.prod(padded_shape(mesh.shape))):
             return None
         self.mesh_field.set_mesh(mesh)
         return mesh

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.gpu.epoch_inputs import padded_shape
-from nomad_dask.backends.gpu.runtime import MAX_PARTIALS, Runtime, Transform, count_blocks, reduction_threads
-from nomad_dask.backends.mesh import Mesh, kernel_transform
+from nomad_dask.backends.gpu.mesh_levels import MeshLevels
+from nomad_dask.backends.gpu.runtime import MAX_PARTIALS, Runtime, count_blocks, reduction_threads
+from nomad_dask.backends.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,12 @@ class _MeshBuffers:
     ----------
     own, remote : array of int64 (mesh shape)
         Charges in fixed point.
-    transform : Transform
-    kernel : array of float32 (shape of the spectrum)
-        The transform of K, divided by the size of the padded mesh: the inverse transform is not scaled.
+    levels : MeshLevels
     """
 
     own: Any
     remote: Any
-    transform: Transform
-    kernel: Any
+    levels: MeshLevels
 
 
 class MeshField:
@@ -72,7 +69,7 @@ class MeshField:
     @property
     def potential(self) -> Any:
         """The convolved charges, float32 (padded shape): spline coefficients of the potential."""
-        return self._buffers.transform.potential
+        return self._buffers.levels.potential
 
     def set_mesh(self, mesh: Mesh) -> None:
         """Allocate arrays for a mesh of another shape, and compute the kernel for another spacing."""
@@ -81,29 +78,15 @@ class MeshField:
             self._allocated = None  # free the old arrays first: both may not fit
             self._shape = mesh.shape
             xp = self._runtime.xp
-            transform = self._runtime.transform(padded_shape(mesh))
             self._allocated = _MeshBuffers(
                 own=xp.zeros(mesh.shape, np.int64),
                 remote=xp.zeros(mesh.shape, np.int64),
-                transform=transform,
-                kernel=xp.zeros(transform.spectrum.shape, np.float32),
+                levels=MeshLevels(mesh.shape, self._runtime),
             )
             self.version += 1
         if reshaped or mesh.spacing != self._spacing:
             self._spacing = mesh.spacing
-            self._write_kernel()
-
-    def _write_kernel(self) -> None:
-        transform = self._buffers.transform
-
-        def rfftn(values: Any) -> Any:
-            transform.real[...] = values
-            transform.forward()
-            transform.real.fill(0)
-            return transform.spectrum
-
-        kernel = kernel_transform(transform.real.shape, self._spacing, xp=self._runtime.xp, rfftn=rfftn)
-        self._buffers.kernel[...] = kernel / np.float32(transform.real.size)
+            self._buffers.levels.write_kernels(mesh.spacing)
 
     def solve(self, points: Any, weights: Any, remote: Any, remote_weights: Any) -> None:
         """Compute `potential` from own points and remote charges, all on the device.
@@ -123,11 +106,8 @@ class MeshField:
             b.remote.fill(0)
             launch("deposit", dim, len(remote), remote, remote_weights, np.int64(len(remote)), frame, b.remote)
         n_nodes, others = b.own.size, b.remote if len(remote) else None
-        launch("charges", dim, n_nodes, b.own, others, np.int64(n_nodes), frame, b.transform.real)
-        b.transform.forward()
-        n_waves = b.kernel.size
-        launch("multiply", dim, n_waves, b.transform.spectrum, b.kernel, np.int64(n_waves))
-        b.transform.inverse()
+        launch("charges", dim, n_nodes, b.own, others, np.int64(n_nodes), frame, b.levels.charges)
+        b.levels.convolve()
 
     def sum_potential(self, offset: float, out: Any) -> None:
         """Write Σ_i U(y_i) + offset over own points of weight 1 to `out` (1,) float64; call `solve` first.

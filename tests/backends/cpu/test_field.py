@@ -12,7 +12,8 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.fft_convolution import KernelTransforms
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.cpu.mesh_levels import coarse_shape, to_coarse, to_fine
+from nomad_dask.backends.cpu.mesh_levels import to_coarse, to_fine
+from nomad_dask.backends.kernel_parts import coarse_shape
 from nomad_dask.backends.mesh import choose_mesh
 from nomad_dask.utils.threads import Threads, thread_pool
 
@@ -109,7 +110,7 @@ def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, 
     errors = []
     with thread_pool(2) as pool:
         for nodes in ({2: 160, 3: 64}, {2: 10_000, 3: 10_000}):
-            monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", nodes)
+            monkeypatch.setattr("nomad_dask.backends.kernel_parts._SPLIT_NODES", nodes)
             potential, gradient, _, mesh = by_mesh(points, pool, spacing=spacing)
             assert min(mesh.shape) >= 64 + 96 * (dim == 2)
             errors.append((relative(potential[some], expected), relative(gradient[some], slope)))
@@ -123,7 +124,7 @@ def test_a_kernel_cut_in_two_is_as_good_as_a_whole_one(monkeypatch, dim, width, 
 @pytest.mark.parametrize(("dim", "width", "spacing", "split"), [(2, 500, 0.7, 160), (3, 70, 0.9, 20)])
 def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacing, split, tile):
     """Own points lie in a part of the map, and only there the near part is made; further levels hold the rest."""
-    monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {dim: split})
+    monkeypatch.setattr("nomad_dask.backends.kernel_parts._SPLIT_NODES", {dim: split})
     monkeypatch.setattr("nomad_dask.backends.cpu.mesh_tiles._TILE_BLOCKS", {dim: tile})
     monkeypatch.setattr("nomad_dask.backends.cpu.mesh_tiles._NODES_OF_WHOLE", 1000)
     rng = np.random.default_rng(2)
@@ -137,7 +138,7 @@ def test_a_shard_feels_the_others_on_every_level(monkeypatch, dim, width, spacin
         shard = points[own], pool, weights[own], points[~own], weights[~own]
         potential, gradient, _, mesh = by_mesh(*shard, spacing=spacing)
         alone, _, _, _ = by_mesh(points[own], ONE_THREAD, *shard[2:], spacing=spacing)
-        monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {dim: 10_000})
+        monkeypatch.setattr("nomad_dask.backends.kernel_parts._SPLIT_NODES", {dim: 10_000})
         whole_potential, whole_gradient, _, _ = by_mesh(*shard, spacing=spacing)
     assert min(mesh.shape) >= 4 * split
     np.testing.assert_array_equal(alone, potential)

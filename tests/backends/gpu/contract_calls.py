@@ -46,6 +46,8 @@ FUNCTIONS = [
     ("cupy.cumsum", 1, "dtype"),
     ("cupy.einsum", 3, ""),
     ("cupy.empty", 2, ""),
+    ("cupy.exp", 1, ""),
+    ("cupy.expm1", 1, ""),
     ("cupy.flatnonzero", 1, ""),
     ("cupy.float32", 1, ""),
     ("cupy.full", 3, ""),

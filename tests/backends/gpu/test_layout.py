@@ -298,8 +298,6 @@ def test_the_report_is_downloaded_in_one_copy(monkeypatch):
 def test_the_number_of_remote_points_can_change(monkeypatch):
     """No charge of an earlier state may remain."""
     by_pairs(monkeypatch)
-    # On the CPU the kernel of a map of this size would be split, which the GPU does not do.
-    monkeypatch.setattr("nomad_dask.backends.cpu.mesh_solver._SPLIT_NODES", {2: 1 << 30})
     n = 1200
     graph = graph_of(n, 2, n_far=6, first_patch=6)
     remotes = [remote_of(graph, 2, 6, seed=s) for s in range(3)]

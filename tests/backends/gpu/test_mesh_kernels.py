@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.field import Field
-from nomad_dask.backends.gpu.epoch_inputs import fixed_point_scale, make_frame, padded_shape
+from nomad_dask.backends.gpu.epoch_inputs import fixed_point_scale, make_frame
+from nomad_dask.backends.gpu.mesh_levels import padded_shape
 from nomad_dask.backends.gpu.runtime import count_blocks, reduction_threads
 from nomad_dask.backends.mesh import Mesh, kernel_transform
 from nomad_dask.utils.threads import Threads
@@ -58,7 +59,7 @@ def deposit(runtime, mesh, points, weights, scale):
 
 
 def read(runtime, mesh, coefficients, points):
-    padded = np.zeros(padded_shape(mesh), np.float32)
+    padded = np.zeros(padded_shape(mesh.shape), np.float32)
     padded[tuple(slice(s) for s in mesh.shape)] = coefficients
     dim, n = len(mesh.shape), len(points)
     potential, repulsion = np.full(n, np.nan, np.float32), np.full((n, dim), np.nan, np.float32)
@@ -73,7 +74,7 @@ def add_up(runtime, partials, offset):
 
 
 def mesh_z(runtime, mesh, fixed, scale, coefficients, offset=0.0):
-    padded = np.zeros(padded_shape(mesh), np.float32)
+    padded = np.zeros(padded_shape(mesh.shape), np.float32)
     padded[tuple(slice(s) for s in mesh.shape)] = coefficients
     partials = np.full(count_blocks(fixed.size), np.nan)
     n_nodes = np.int64(fixed.size)
@@ -149,7 +150,7 @@ def test_two_thousand_million_charges_fit_and_one_is_still_seen(dim):
     one = deposit(RUNTIME, mesh, points[1:], None, scale)
     np.testing.assert_allclose(one.ravel() / scale, basis(mesh, points[1:])[0], atol=2e-6)
     # Charges of others are added to the own ones before they become floats.
-    padded = np.zeros(padded_shape(mesh), np.float32)
+    padded = np.zeros(padded_shape(mesh.shape), np.float32)
     RUNTIME.launch("charges", dim, fixed.size, fixed, fixed, np.int64(fixed.size), make_frame(mesh, scale), padded)
     np.testing.assert_allclose(padded.sum(dtype=np.float64), 2 * (n + 1), rtol=1e-6)
 
@@ -163,7 +164,7 @@ def test_two_thousand_million_charges_fit_and_one_is_still_seen(dim):
 def test_charges_fill_the_corner_and_nothing_else(dim, runtime, with_remote):
     mesh, random = MESHES[dim], np.random.default_rng(3)
     own, remote = random.integers(-(2**40), 2**40, (2, *mesh.shape))
-    padded = np.full(padded_shape(mesh), np.nan, np.float32)
+    padded = np.full(padded_shape(mesh.shape), np.nan, np.float32)
     n_nodes = np.int64(own.size)
     runtime.launch(
         "charges", dim, own.size, own, remote if with_remote else None, n_nodes, make_frame(mesh, 2.0**30), padded
@@ -259,10 +260,10 @@ def whole_field(runtime, mesh, points, weights, remote, remote_weights):
     scale = fixed_point_scale(charge)
     own = deposit(runtime, mesh, points, weights, scale)
     others = deposit(runtime, mesh, remote, remote_weights, scale) if len(remote) else None
-    transform = runtime.transform(padded_shape(mesh))
+    transform = runtime.transform(padded_shape(mesh.shape))
     runtime.launch("charges", dim, own.size, own, others, np.int64(own.size), make_frame(mesh, scale), transform.real)
     transform.forward()
-    kernel = kernel_transform(padded_shape(mesh), mesh.spacing) / np.float32(transform.real.size)
+    kernel = kernel_transform(padded_shape(mesh.shape), mesh.spacing) / np.float32(transform.real.size)
     runtime.launch("multiply", dim, kernel.size, transform.spectrum, kernel, np.int64(kernel.size))
     transform.inverse()
     coefficients = transform.potential[tuple(slice(s) for s in mesh.shape)]

@@ -19,6 +19,7 @@ from nomad_dask.backends.gpu.epoch_inputs import FRAME, NUMBERS, fixed_point_sca
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.mesh_field import MeshField
+from nomad_dask.backends.gpu.mesh_levels import LEVELS
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.readback import Readback
@@ -37,13 +38,16 @@ RUNTIME = HostRuntime()
 KERNELS = Path(runtime_module.__file__).with_name("kernels")
 
 
-@pytest.mark.parametrize(("struct", "dtype"), [("Frame", FRAME), ("Numbers", NUMBERS)])
-def test_structs_have_the_memory_layout_of_the_kernels(struct, dtype, tmp_path):
+@pytest.mark.parametrize(
+    ("struct", "dtype", "file"),
+    [("Frame", FRAME, "common.cuh"), ("Numbers", NUMBERS, "common.cuh"), ("Levels", LEVELS, "levels.cu")],
+)
+def test_structs_have_the_memory_layout_of_the_kernels(struct, dtype, file, tmp_path):
     prints = "".join(
         f'std::printf("%zu %zu\\n", offsetof({struct}, {name}), sizeof({struct}::{name}));' for name in dtype.names
     )
     program = (
-        f'#include "{Path(host_runtime.__file__).with_name("cuda_shim.h")}"\n#include "common.cuh"\n'
+        f'#include "{Path(host_runtime.__file__).with_name("cuda_shim.h")}"\n#include "{file}"\n'
         "#include <cstddef>\n#include <cstdio>\n"
         f'int main() {{ std::printf("%zu %zu\\n", sizeof({struct}), alignof({struct})); {prints} }}\n'
     )
@@ -179,10 +183,10 @@ def test_frames_of_two_and_three_dimensions():
 
 
 def test_a_sparse_map_of_three_dimensions_is_summed_directly():
-    assert prefers_direct_sum(1000, 1000, 1 << 10, 2)
-    assert not prefers_direct_sum(70_000, 70_000, 200 * 200, 2)
-    assert prefers_direct_sum(20_000, 20_000, 1 << 26, 3)
-    assert not prefers_direct_sum(1_000_000, 1_000_000, 1 << 26, 3)
+    assert prefers_direct_sum(1000, 1000, 1 << 12)
+    assert not prefers_direct_sum(70_000, 70_000, 224 * 224)
+    assert prefers_direct_sum(20_000, 20_000, 1 << 27)
+    assert not prefers_direct_sum(1_000_000, 1_000_000, 1 << 27)
 
 
 @settings(max_examples=25)
@@ -211,7 +215,7 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     one.run_epoch(STEP, remote)
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    n_nodes = one._step._repulsion.mesh_field.potential.size // 4
+    n_nodes = math.prod(one._step._repulsion.choose_mesh().shape)
     edges = len(graph.indices) + len(graph.cross_patches)
     expected = layout_device_bytes(n, edges, n_nodes, len(graph.patch_counts) + n_far)
     assert n_nodes > 1 << 15

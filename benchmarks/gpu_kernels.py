@@ -13,7 +13,7 @@ from benchmarks.gpu_card import Card, copy_rate, waited
 from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, fixed_point_scale, make_frame
-from nomad_dask.backends.gpu.mesh_field import MeshField
+from nomad_dask.backends.gpu.mesh_field import DEPOSIT_LANES, MeshField
 from nomad_dask.backends.gpu.mesh_levels import level_shapes, padded_shape
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.kernel_parts import choose_field_mesh
@@ -163,7 +163,7 @@ def _fields(card: Card, points: Any, field: MeshField, shape: tuple[int, ...]) -
 
     def deposit() -> None:
         charges.fill(0)
-        runtime.launch("deposit", 2, n, points, None, np.int64(n), field.frame, charges)
+        runtime.launch("deposit", 2, DEPOSIT_LANES * n, points, None, np.int64(n), field.frame, charges)
 
     deposited = card.seconds(deposit)
     solved = card.seconds(runtime.capture(solve))

@@ -14,6 +14,9 @@ from nomad_dask.backends.gpu.mesh_levels import MeshLevels
 from nomad_dask.backends.gpu.runtime import MAX_PARTIALS, Runtime, count_blocks, reduction_threads
 from nomad_dask.backends.mesh import Mesh
 
+DEPOSIT_LANES = 4
+"""Threads per point in the kernel that adds charges to a mesh."""
+
 
 @dataclass(frozen=True)
 class _MeshBuffers:
@@ -100,12 +103,15 @@ class MeshField:
         remote_weights : array of float32 (m,)
         """
         b, launch, dim, frame = self._buffers, self._runtime.launch, self._dim, self.frame
+        n, n_remote = len(points), len(remote)
         b.own.fill(0)
-        launch("deposit", dim, len(points), points, weights, np.int64(len(points)), frame, b.own)
-        if len(remote):
+        launch("deposit", dim, DEPOSIT_LANES * n, points, weights, np.int64(n), frame, b.own)
+        if n_remote:
             b.remote.fill(0)
-            launch("deposit", dim, len(remote), remote, remote_weights, np.int64(len(remote)), frame, b.remote)
-        n_nodes, others = b.own.size, b.remote if len(remote) else None
+            launch(
+                "deposit", dim, DEPOSIT_LANES * n_remote, remote, remote_weights, np.int64(n_remote), frame, b.remote
+            )
+        n_nodes, others = b.own.size, b.remote if n_remote else None
         launch("charges", dim, n_nodes, b.own, others, np.int64(n_nodes), frame, b.levels.charges)
         b.levels.convolve()
 

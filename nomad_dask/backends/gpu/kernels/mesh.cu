@@ -1,22 +1,30 @@
 // Transfer between points and mesh with cubic B-splines: charges to the mesh, potential and force from it.
 #include "common.cuh"
 
+// Four lanes share a point in `deposit`: a line of its stencil has four nodes, and each lane adds to one of them.
+constexpr int LANES = 4;
+
 // Adds each point's charge to its stencil in fixed point: the sum of integers does not depend on the order. One node
 // near the point receives the rounding error, so that exactly round(weight * scale) is added per point.
+//
+// n_items = 4 n. The four atomic additions to a line are one instruction, and go to one sector of 32 bytes or to two:
+// on average 7 sectors a point are read, added to and written in two dimensions, and 28 in three, mostly in the L2 cache.
 extern "C" __global__ void deposit(const float* points, const float* weights, long n, const Frame* frame,
                                    unsigned long long* mesh) {
-    for (long i = grid_first(); i < n; i += grid_stride()) {
+    const int lane = threadIdx.x % LANES;
+    for (long i = grid_first() / LANES; i < n; i += grid_stride() / LANES) {
         float point[DIM];
         load_point(points, i, point);
         float value[DIM][4];
-        long base = 0;
+        long base = lane;
         for (int a = 0; a < DIM; ++a) {
             float t;
             base += stencil_start(frame, a, point[a], &t) * frame->stride[a];
             spline_values(t, value[a]);
         }
         const float charge = (weights ? __ldg(weights + i) : 1.0f) * frame->scale;
-        long long left = __float2ll_rn(charge);
+        const float mine = pick(value[DIM - 1], lane);
+        long long added = 0;
         // Line 1 (1, 1 in three dimensions) is last: its second node, where the spline is at least 1/6 along
         // each axis, receives the remainder.
 #pragma unroll
@@ -31,17 +39,13 @@ extern "C" __global__ void deposit(const float* points, const float* weights, lo
                 mesh + base + (line >> 2) * frame->stride[0] + (line & 3) * frame->stride[1];
             const float across = charge * (value[0][line >> 2] * value[1][line & 3]);
 #endif
-            const long long q0 = __float2ll_rn(across * value[DIM - 1][0]);
-            const long long q2 = __float2ll_rn(across * value[DIM - 1][2]);
-            const long long q3 = __float2ll_rn(across * value[DIM - 1][3]);
-            long long q1 = __float2ll_rn(across * value[DIM - 1][1]);
-            left -= q0 + q2 + q3;
-            if (turn == STENCIL_LINES - 1) q1 = left;
-            left -= q1;
-            atomicAdd(at, static_cast<unsigned long long>(q0));
-            atomicAdd(at + 1, static_cast<unsigned long long>(q1));
-            atomicAdd(at + 2, static_cast<unsigned long long>(q2));
-            atomicAdd(at + 3, static_cast<unsigned long long>(q3));
+            long long part = __float2ll_rn(across * mine);
+            added += part;
+            if (turn == STENCIL_LINES - 1) {
+                const long long left = __float2ll_rn(charge) - group_sum<LANES>(added);
+                if (lane == 1) part += left;
+            }
+            atomicAdd(at, static_cast<unsigned long long>(part));
         }
     }
 }

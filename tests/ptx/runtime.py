@@ -22,6 +22,8 @@ from tests.ptx.report import Fault, KernelError, describe
 
 # The lowest bits of an address are those of the array's, which say how it is aligned.
 _LOW_BITS = 0xFF
+# An access so many bytes before an array is reported as one to it, not as one far beyond the array before.
+_BYTES_BEFORE = 1 << 20
 _BYTES = {"u32": 4, "f32": 4, "u64": 8, "f64": 8}
 
 
@@ -94,7 +96,9 @@ def _regions(arrays: list[np.ndarray]) -> np.ndarray:
             pieces[-1][1] = max(stop, pieces[-1][1])
         else:
             pieces.append([start, stop])
-    seen = [(number << GLOBAL_SHIFT) + (start & _LOW_BITS) for number, (start, _) in enumerate(pieces, 1)]
+    seen = [
+        (number << GLOBAL_SHIFT) + _BYTES_BEFORE + (start & _LOW_BITS) for number, (start, _) in enumerate(pieces, 1)
+    ]
     rows = [(address, stop - start, start) for address, (start, stop) in zip(seen, pieces, strict=True)]
     return np.array(rows, np.uint64).reshape(-1, 3)
 

@@ -62,6 +62,14 @@ def test_fault_is_found(small, name, seed):
         run_small(small[name], seed)
 
 
+def test_an_access_before_an_aligned_array_is_reported_as_one_to_it(small):
+    memory = np.zeros(4096, np.uint8)
+    start = -memory.ctypes.data % 256
+    out = memory[start : start + 2048].view(np.int32)
+    with pytest.raises(KernelError, match=MESSAGES["before"]):
+        run(small["before"], 2, [out, np.zeros(512, np.int32), np.zeros(256, np.uint64), np.int32(0)])
+
+
 @seeds
 @pytest.mark.parametrize("name", EXPECTED)
 def test_nothing_is_found_where_there_is_no_fault(small, name, seed):

@@ -22,7 +22,7 @@ from nomad_dask.backends.mesh import MAX_MESH_NODES, Mesh, sample_step
 from nomad_dask.backends.weight_codes import N_LEVELS
 from nomad_dask.neighbors.patches import make_patches
 from nomad_dask.params import Params
-from nomad_dask.planning.plan import N_PATCHES
+from nomad_dask.planning.plan import CODED_EDGE_BYTES, N_PATCHES
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -98,7 +98,7 @@ def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
         # charges, what the levels do with them, and the sum that is Z
         "field": 12 * n_nodes + levels_bytes(n_nodes) + 12 * n_nodes,
         # positions and velocities in and out, two offsets, the edges, the mesh
-        "step": 4 * 8 * n + 2 * 8 * n + 8 * EDGES * n + 4 * n_nodes,
+        "step": 4 * 8 * n + 2 * 8 * n + CODED_EDGE_BYTES * EDGES * n + 4 * n_nodes,
         "watch": 8 * n,
         # positions and their order; offsets and moments of patches
         "patch_moments": 8 * n + 4 * n + (8 + 16) * min(n, _N_PATCHES),
@@ -174,11 +174,12 @@ def _step(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     """Measure the fused step, with Z from the previous field."""
     runtime, n = card.runtime, len(points)
     xp = runtime.xp
-    edges = xp.empty((n, EDGES, 2), np.uint32)
-    edges[:, :, 0] = targets_of(card, n)
-    edges[:, :, 1] = np.float32(1 / EDGES).view(np.uint32)
+    n_quads = -(-n * EDGES // 4)
+    targets, codes = xp.zeros(4 * n_quads, np.int32), xp.zeros(4 * n_quads, np.uint8)
+    targets[: n * EDGES] = targets_of(card, n).ravel()
+    weights = xp.full(N_LEVELS, 1 / EDGES, np.float32)
     ptr, far_ptr = xp.arange(n + 1, dtype=np.int64) * EDGES, xp.zeros(n + 1, np.int64)
-    far_edges, moments = xp.zeros((1, 2), np.uint32), xp.zeros((1, 3), np.float32)
+    far_targets, far_weights, moments = xp.zeros(4, np.int32), xp.zeros(4, np.float32), xp.zeros((1, 3), np.float32)
     numbers = np.zeros(1, NUMBERS)
     numbers["n_total"], numbers["factor"], numbers["share"] = n, 2, 1
     numbers["attract"], numbers["rate"], numbers["max_step_norm"] = 1, 0.1, 5
@@ -186,8 +187,8 @@ def _step(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     velocity, moved = xp.zeros((n, 2), np.float32), xp.empty((n, 2), np.float32)
     seconds = card.seconds(
         lambda: runtime.launch(
-            "step", 2, 8 * n, points, velocity, np.int64(n), field.frame, field.potential, ptr, edges, far_ptr,
-            far_edges, moments, on_device, z, moved, velocity,
+            "step", 2, 8 * n, points, velocity, np.int64(n), field.frame, field.potential, ptr, targets,
+            weights, codes, far_ptr, far_targets, far_weights, moments, on_device, z, moved, velocity,
         )
     )  # fmt: skip
     return {"step": seconds}

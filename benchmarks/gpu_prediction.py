@@ -15,7 +15,7 @@ from datetime import date
 
 import numpy as np
 
-from benchmarks.gpu_kernels import moved_bytes
+from benchmarks.gpu_kernels import EDGES, moved_bytes
 from nomad_dask.backends.data import ListLengths
 from nomad_dask.backends.gpu.batched_gemm import GROUP_ROWS
 from nomad_dask.backends.gpu.interpolation import PIECE_ROWS
@@ -234,11 +234,10 @@ def layout_work(plan: Plan, params: Params) -> Iterator[Work]:
     yield Work("layout", "read the graph", {"disk": coded_edges})
     yield Work("layout", "copies of edges to pinned memory", {"copies": 4 * coded_edges})
     yield Work("layout", "upload edges", {"link": coded_edges})
-    yield Work("layout", "pack edges", {"GPU memory": coded_edges + 8 * edges})
     n_nodes = int(min(MAX_MESH_NODES, _NODES_PER_ROW * n))
     schedule = make_schedule(params, plan.n_rows)
     moved = {name: float(size) for name, size in moved_bytes(plan.n_rows, n_nodes).items()}
-    moved["step"] += 8 * (edges - 30 * n)  # `moved_bytes` has 30 edges per row
+    moved["step"] += coded_edges - CODED_EDGE_BYTES * EDGES * n  # `moved_bytes` has fewer edges per row
     for name in ("deposit", "field", "step", "watch"):
         yield Work("layout", f"{schedule.n_epochs} epochs: {name}", {"GPU memory": schedule.n_epochs * moved[name]})
 

@@ -51,9 +51,9 @@ def layout_device_bytes(
         Whether each point has a normalizer of its own.
     """
     rows = n_rows * (3 * dim * 4 + 2 * 8 + 4)  # positions twice, velocity; offsets of edges; order of the patches
-    edges = (n_edges + n_rows) * 8  # packed, and padded to an even number per row
+    edges = n_edges * 5  # target, and code of the weight
     if per_point:
         rows += n_rows * (2 * dim + 3) * 4  # forces twice, potential, Z and shares
-        edges += (n_edges + n_rows) * 12  # p(j|i), and the packed edges of the epoch
+        edges += n_edges * 11  # a weight in place of the code, p(j|i), and the weight of the epoch
     patches = n_patches * ((1 << dim) * (dim + 1) * 4 + (dim + 2) * 4 + 2 * dim * 4 + 8)
     return rows + edges + patches + mesh_device_bytes(n_nodes, dim) + (1 << 20)

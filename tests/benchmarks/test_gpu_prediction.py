@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,10 @@ from nomad_dask.backends.data import ListLengths
 from nomad_dask.backends.gpu.backend import GpuBackend
 from nomad_dask.backends.gpu.lloyd import N_ITERATIONS, N_TRIALS
 from nomad_dask.backends.row_reader import ShardVectors
-from nomad_dask.backends.weight_codes import N_LEVELS
 from nomad_dask.layout.schedule import make_schedule
 from nomad_dask.params import Params
 from nomad_dask.pipeline.stages import stages_of_run
-from tests.helpers.gpu_card import near_graph
+from tests.helpers.gpu_card import near_graph, with_codes
 from tests.helpers.host_runtime import HostRuntime
 from tests.helpers.runs import blobs
 
@@ -96,9 +95,8 @@ def test_distances_of_k_means(monkeypatch):
 def test_edges_that_are_uploaded():
     runtime = Counting()
     n = 900
-    graph = near_graph(n)
-    levels, codes = np.ones(N_LEVELS, np.float32), np.zeros(len(graph.indices), np.uint8)
-    GpuBackend(runtime).create_layout(replace(graph, weights=levels, weight_codes=codes), Params(), n)
+    graph = with_codes(near_graph(n))
+    GpuBackend(runtime).create_layout(graph, Params(), n)
     plan = gpu_prediction.plan_of(n, 8, "float32", Params())
     n_edges = len(graph.indices)
     counted = amount(gpu_prediction.layout_work(plan, Params()), "upload edges", "link")
@@ -122,7 +120,7 @@ def test_every_stage_is_counted_and_grows_with_the_rows():
             ratio = (sum(w.seconds("H200") for w in works if w.stage == stage.name) for works in (many, few))
             assert 8 < next(ratio) / next(ratio) < 30
     assert all(work.seconds("H200") <= work.seconds("H100") for work in many)
-    assert {work.is_on_gpu for work in many if work.what in ("symmetric graph", "pack edges")} == {True}
+    assert {work.is_on_gpu for work in many if work.what == "symmetric graph"} == {True}
     assert [work.is_on_gpu for work in many if work.what == "merge runs"] == [False]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nomad_dask.backends.base import Backend
 from nomad_dask.backends.cpu.symmetric_graph import symmetric_graph
 from nomad_dask.backends.data import RemoteState, ShardGraph, StepParams
 from nomad_dask.backends.rank_weights import weigh_by_rank
+from nomad_dask.backends.weight_codes import N_LEVELS
 from nomad_dask.metrics.scores import Scores, score
 from nomad_dask.params import Params
 
@@ -71,6 +73,13 @@ def near_graph(n: int, n_neighbors: int = 15, n_far: int = 0, seed: int = 0) -> 
         cross_patches=rng.integers(0, max(n_far, 1), int(drawn.sum())).astype(np.int32),
         cross_weights=rng.random(int(drawn.sum())).astype(np.float32),
     )
+
+
+def with_codes(graph: ShardGraph) -> ShardGraph:
+    """Return the graph with the nearest of levels in equal ratios as the weights of its edges, coded."""
+    levels = np.geomspace(graph.weights.min(), graph.weights.max(), N_LEVELS)
+    codes = np.rint(np.log(graph.weights / levels[0]) * (N_LEVELS - 1) / np.log(levels[-1] / levels[0]))
+    return replace(graph, weights=levels.astype(np.float32), weight_codes=codes.astype(np.uint8))
 
 
 def remote_of(graph: ShardGraph, dim: int, n_far: int, spread: float, seed: int = 0) -> RemoteState:

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from nomad_dask.backends.data import ShardGraph
+from nomad_dask.backends.gpu.device_edges import DeviceEdges, upload_values
 from nomad_dask.backends.gpu.epoch_inputs import EpochInputs
-from nomad_dask.backends.gpu.packed_csr import EdgePacker, PackedEdges
 from nomad_dask.backends.gpu.readback import EDGE_LANES, EpochReport
 from nomad_dask.backends.gpu.remote_arrays import RemoteArrays
 from nomad_dask.backends.gpu.runtime import Runtime, count_blocks, reduction_threads
@@ -22,8 +22,8 @@ class DeviceGraph:
 
     Attributes
     ----------
-    edges, cross_edges : PackedEdges
-        Edges within the shard, and to patches of other shards.
+    edges, cross_edges : DeviceEdges
+        Edges within the shard, and to patches of other shards, which have no codes.
     conditional_p : array of float32 (n_edges,) or None
         p(j|i) of `edges`.
     patch_offsets : array of int64 (n_patches + 1,)
@@ -31,8 +31,8 @@ class DeviceGraph:
     rows_by_patch : array of int32 (n_rows,)
     """
 
-    edges: PackedEdges
-    cross_edges: PackedEdges
+    edges: DeviceEdges
+    cross_edges: DeviceEdges
     conditional_p: Any | None
     patch_offsets: Any
     rows_by_patch: Any
@@ -40,18 +40,17 @@ class DeviceGraph:
     @classmethod
     def from_graph(cls, graph: ShardGraph, runtime: Runtime, with_conditional_p: bool) -> Self:
         """Upload a graph."""
-        packer, cross_packer = EdgePacker(graph.indptr, runtime), EdgePacker(graph.cross_indptr, runtime)
-        packed_p = None
+        conditional_p = None
         if with_conditional_p:
             assert graph.conditional_p is not None  # noqa: S101 - made for one normalizer per point
-            packed_p = packer.values(graph.conditional_p)
+            conditional_p = upload_values(graph.conditional_p, np.float32, runtime)
         xp, patch_of_row = runtime.xp, runtime.upload(graph.patch_of_row)
         rows_by_patch = xp.argsort(patch_of_row, kind="stable")
         n_patches = len(graph.patch_counts)
         return cls(
-            edges=packer.edges(graph.indices, graph.weights, graph.weight_codes),
-            cross_edges=cross_packer.edges(graph.cross_patches, graph.cross_weights),
-            conditional_p=packed_p,
+            edges=DeviceEdges.upload(graph.indptr, graph.indices, graph.weights, graph.weight_codes, runtime),
+            cross_edges=DeviceEdges.upload(graph.cross_indptr, graph.cross_patches, graph.cross_weights, None, runtime),
+            conditional_p=conditional_p,
             patch_offsets=xp.searchsorted(patch_of_row[rows_by_patch], xp.arange(n_patches + 1, dtype=np.int32)),
             rows_by_patch=rows_by_patch.astype(np.int32),
         )

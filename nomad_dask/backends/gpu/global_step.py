@@ -89,7 +89,7 @@ class GlobalFieldStep:
         shard, rows = self._shard, self._repulsion.rows
         self._repulsion.evaluate(None, None, shard.remote.weights)
         write_partition_sum(shard, rows.potential, -float(shard.n_rows))
-        move_by_rows(shard, rows.repulsion, shard.graph.edges.edges, shard.report.partition_sum)
+        move_by_rows(shard, rows.repulsion, shard.graph.edges, shard.report.partition_sum)
 
 
 class GlobalMeansStep:
@@ -115,7 +115,7 @@ class GlobalMeansStep:
             measure_attraction_loss(shard)
         self._repulsion.evaluate(step.epoch, None, self._z, self._row_repulsion)
         write_partition_sum(shard, self._z, 0.0)
-        move_by_rows(shard, self._row_repulsion, shard.graph.edges.edges, shard.report.partition_sum)
+        move_by_rows(shard, self._row_repulsion, shard.graph.edges, shard.report.partition_sum)
 
     def loss(self) -> float:
         """Return the shard's part of −Σ p log q, after the report was downloaded."""

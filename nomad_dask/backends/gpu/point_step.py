@@ -108,11 +108,11 @@ class PointStep:
     """
 
     def __init__(self, shard: DeviceShard, repulsion: PointRepulsion, n_noise: int | None) -> None:
-        xp, edges = shard.runtime.xp, shard.graph.edges.edges
+        xp, edges = shard.runtime.xp, shard.graph.edges
         self._shard = shard
         self._repulsion = repulsion
         self._noise = (n_noise or shard.n_total) / shard.n_total
-        self._weighted_edges = xp.zeros(edges.shape, edges.dtype)
+        self._edges = edges._replace(weights=xp.zeros(edges.weights.shape, np.float32))
         self._z = xp.zeros(shard.n_rows, np.float32)
         self._shares = xp.zeros(shard.n_rows, np.float32)
         self._loss = 0.0
@@ -124,7 +124,7 @@ class PointStep:
         self._repulsion.write_normalizers(numbers, step.epoch, self._z)
         self._weight_edges()
         self._repulsion.write_repulsion(numbers, step.epoch, remote, self._shares)
-        move_by_rows(self._shard, self._repulsion.repulsion, self._weighted_edges, None)
+        move_by_rows(self._shard, self._repulsion.repulsion, self._edges, None)
 
     def loss(self) -> float:
         """Return the shard's part of the loss before the step."""
@@ -134,7 +134,8 @@ class PointStep:
         """Compute the weights of the edges, the shares and the loss from the normalizers."""
         shard, graph, n = self._shard, self._shard.graph, self._shard.n_rows
         shard.launch(
-            "point_coefficients", reduction_threads(EDGE_LANES * n), shard.points.positions, np.int64(n), *graph.edges,
-            graph.conditional_p, self._z, np.float64(self._noise), self._weighted_edges, self._shares, shard.partials,
+            "point_coefficients", reduction_threads(EDGE_LANES * n), shard.points.positions, np.int64(n),
+            *graph.edges[:3], graph.conditional_p, self._z, np.float64(self._noise), self._edges.weights, self._shares,
+            shard.partials,
         )  # fmt: skip
         self._loss = float(shard.runtime.download(shard.partials).sum())

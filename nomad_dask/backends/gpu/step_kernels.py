@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends.gpu.device_edges import DeviceEdges
 from nomad_dask.backends.gpu.device_shard import DeviceShard
 from nomad_dask.backends.gpu.readback import EDGE_LANES
 from nomad_dask.backends.gpu.runtime import count_blocks, reduction_threads
@@ -16,28 +17,28 @@ def move_by_mesh(shard: DeviceShard, potential: Any) -> None:
     points, graph, n = shard.points, shard.graph, shard.n_rows
     shard.launch(
         "step", EDGE_LANES * n, points.positions, points.velocity, np.int64(n), shard.inputs.frame, potential,
-        *graph.edges, *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, shard.report.partition_sum,
+        *graph.edges, *graph.cross_edges[:3], shard.remote.moments, shard.inputs.numbers, shard.report.partition_sum,
         points.next_positions, points.velocity,
     )  # fmt: skip
     shard.measure(points.next_positions)
 
 
-def move_by_rows(shard: DeviceShard, repulsion: Any, edges: Any, partition_sum: Any) -> None:
+def move_by_rows(shard: DeviceShard, repulsion: Any, edges: DeviceEdges, partition_sum: Any) -> None:
     """Move all rows by edges and by the repulsion of each row, and measure them.
 
     Parameters
     ----------
     shard : DeviceShard
     repulsion : array of float32 (n_rows, dim)
-    edges : array of uint32 (n_edges, 2)
+    edges : DeviceEdges
         Those of the graph, or the same with other weights.
     partition_sum : array of float64 (1,) or None
         The shard's part of Z; None if the normalization is already part of the repulsion.
     """
     points, graph, n = shard.points, shard.graph, shard.n_rows
     shard.launch(
-        "move", EDGE_LANES * n, points.positions, points.velocity, np.int64(n), repulsion, graph.edges.ptr, edges,
-        *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, partition_sum, points.next_positions,
+        "move", EDGE_LANES * n, points.positions, points.velocity, np.int64(n), repulsion, *edges,
+        *graph.cross_edges[:3], shard.remote.moments, shard.inputs.numbers, partition_sum, points.next_positions,
         points.velocity,
     )  # fmt: skip
     shard.measure(points.next_positions)
@@ -48,7 +49,7 @@ def measure_attraction_loss(shard: DeviceShard) -> None:
     report, graph = shard.report, shard.graph
     shard.launch(
         "attraction_loss", EDGE_LANES * report.n_loss_rows, shard.points.positions, np.int64(shard.n_rows),
-        np.int64(report.loss_stride), *graph.edges, *graph.cross_edges, shard.remote.moments, report.loss,
+        np.int64(report.loss_stride), *graph.edges, *graph.cross_edges[:3], shard.remote.moments, report.loss,
     )  # fmt: skip
 
 

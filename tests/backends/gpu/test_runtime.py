@@ -31,7 +31,7 @@ from nomad_dask.errors import ClusterError, NomadError, ResourceError
 from nomad_dask.params import Params
 from tests.backends.gpu.test_layout import STEP, graph_of, remote_of, start
 from tests.helpers import host_runtime
-from tests.helpers.gpu_card import near_graph
+from tests.helpers.gpu_card import near_graph, with_codes
 from tests.helpers.host_runtime import HostRuntime
 
 RUNTIME = HostRuntime()
@@ -206,7 +206,7 @@ def test_a_readback_returns_what_was_written(kinds):
 def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
     monkeypatch.setattr("nomad_dask.backends.gpu.field_repulsion.prefers_direct_sum", lambda *_: False)
     n = 2000
-    graph = graph_of(n, 2, n_far=n_far, first_patch=n_far)
+    graph = with_codes(graph_of(n, 2, n_far=n_far, first_patch=n_far))
     positions, velocity = start(n, 2, spread=80.0)
     remote = remote_of(graph, 2, n_far)
     tracemalloc.start()
@@ -225,13 +225,13 @@ def test_device_bytes_are_about_what_a_layout_takes(n_far, monkeypatch):
 
 def test_device_bytes_count_what_one_normalizer_per_point_takes_more(monkeypatch):
     monkeypatch.setattr("nomad_dask.backends.gpu.field_repulsion.prefers_direct_sum", lambda *_: False)
-    monkeypatch.setattr("nomad_dask.backends.gpu.packed_csr._PIECE_EDGES", 1 << 10)  # what the host takes besides
     n = 8000
     graph, (positions, velocity) = near_graph(n, n_neighbors=20), start(n, 2, spread=4.0)
     taken = {}
     for normalization in ("global", "point"):
+        edges = with_codes(graph) if normalization == "global" else graph
         tracemalloc.start()
-        one = GpuShardLayout(graph, Params(normalization=normalization), n, RUNTIME)
+        one = GpuShardLayout(edges, Params(normalization=normalization), n, RUNTIME)
         one.load(positions, velocity)
         one.run_epoch(replace(STEP, measure_loss=False), remote_of(graph, 2, 0))
         taken[normalization] = tracemalloc.get_traced_memory()[1]

@@ -13,8 +13,9 @@ from scipy.interpolate import BSpline
 
 from nomad_dask.backends.cpu.force_kernels import ConditionalEdges, Edges, StepFactors, force_kernels
 from nomad_dask.backends.cpu.mesh_kernels import mesh_frame, mesh_kernels
+from nomad_dask.backends.gpu.device_edges import DeviceEdges, upload_values
 from nomad_dask.backends.gpu.epoch_inputs import NUMBERS, make_frame
-from nomad_dask.backends.gpu.packed_csr import EdgePacker
+from nomad_dask.backends.gpu.mesh_levels import padded_shape
 from nomad_dask.backends.gpu.runtime import count_blocks
 from nomad_dask.backends.mesh import Mesh
 from tests.helpers.host_runtime import HostRuntime
@@ -48,30 +49,37 @@ class Case:
     moments: np.ndarray
     repulsion: np.ndarray
     z: np.ndarray
+    levels: np.ndarray | None = None
+    codes: np.ndarray | None = None
     csr: tuple[np.ndarray, ...] = field(init=False)
-    packed: tuple[np.ndarray, ...] = field(init=False)
+    uploaded: tuple[np.ndarray | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.csr = (
             self.indptr, self.indices, self.weights, np.empty(0, np.uint8), self.moments,
             self.cross_indptr, self.cross_patches, self.cross_weights,
         )  # fmt: skip
-        self.packed = (
-            *EdgePacker(self.indptr, HostRuntime()).edges(self.indices, self.weights),
-            *EdgePacker(self.cross_indptr, HostRuntime()).edges(self.cross_patches, self.cross_weights),
-        )
+        weights = self.weights if self.levels is None else self.levels
+        edges = DeviceEdges.upload(self.indptr, self.indices, weights, self.codes, HostRuntime())
+        cross = DeviceEdges.upload(self.cross_indptr, self.cross_patches, self.cross_weights, None, HostRuntime())
+        self.uploaded = (*edges, *cross[:3])
 
     @property
     def dim(self) -> int:
         return self.points.shape[1]
 
 
-def case_of(dim: int, degrees: np.ndarray, far_degrees: np.ndarray, seed: int = 0) -> Case:
+def case_of(dim: int, degrees: np.ndarray, far_degrees: np.ndarray, seed: int = 0, with_codes: bool = False) -> Case:
     rng = np.random.default_rng(seed)
     n = len(degrees)
     f32 = np.float32
     indptr, cross_indptr = (np.concatenate([[0], np.cumsum(d)]).astype(np.int64) for d in (degrees, far_degrees))
     weights = rng.uniform(0.01, 1, indptr[-1]).astype(f32)
+    levels, codes = None, None
+    if with_codes:
+        levels = np.geomspace(0.01, 1, 256).astype(f32)
+        codes = rng.integers(0, 256, len(weights)).astype(np.uint8)
+        weights = levels[codes]
     moments = np.hstack([rng.normal(0, 6, (N_PATCHES, dim)), rng.uniform(0, 4, (N_PATCHES, 1))])
     return Case(
         points=rng.normal(0, 4, (n, dim)).astype(f32),
@@ -86,16 +94,19 @@ def case_of(dim: int, degrees: np.ndarray, far_degrees: np.ndarray, seed: int = 
         moments=moments.astype(f32),
         repulsion=rng.normal(0, 1, (n, dim)).astype(f32),
         z=rng.uniform(0, 30, n).astype(f32) * (rng.random(n) > 0.1),  # some are 0
+        levels=levels,
+        codes=codes,
     )
 
 
-@pytest.fixture(params=[2, 3])
+@pytest.fixture(params=[(2, False), (3, False), (2, True), (3, True)], ids=["2-D", "3-D", "2-D codes", "3-D codes"])
 def case(request: pytest.FixtureRequest) -> Case:
     """Rows with no edges, with odd and even numbers of edges, with more edges than lanes, and a hub."""
     rng = np.random.default_rng(7)
     degrees = rng.integers(0, 50, 333)
     degrees[:5] = [0, 1, 2, 500, 33]
-    return case_of(request.param, degrees, rng.integers(0, 4, 333) * rng.integers(0, 2, 333))
+    dim, with_codes = request.param
+    return case_of(dim, degrees, rng.integers(0, 4, 333) * rng.integers(0, 2, 333), with_codes=with_codes)
 
 
 def numbers_of(**values: float) -> np.ndarray:
@@ -114,7 +125,7 @@ def move(
 ) -> tuple[np.ndarray, np.ndarray]:
     moved, velocity = np.full((2, *case.points.shape), np.nan, np.float32)
     launch(
-        case, "move", case.points, case.velocity, np.int64(len(case.points)), case.repulsion, *case.packed,
+        case, "move", case.points, case.velocity, np.int64(len(case.points)), case.repulsion, *case.uploaded,
         case.moments, numbers, None if z is None else np.array([z]), moved, velocity, n_items=n_items, seed=seed,
     )  # fmt: skip
     return moved, velocity
@@ -126,7 +137,7 @@ def step(
     moved = np.full(case.points.shape, np.nan, np.float32)
     velocity = case.velocity.copy()  # written in place
     launch(
-        case, "step", case.points, velocity, np.int64(len(case.points)), frame, potential, *case.packed,
+        case, "step", case.points, velocity, np.int64(len(case.points)), frame, potential, *case.uploaded,
         case.moments, numbers, np.array([z]), moved, velocity, seed=seed,
     )  # fmt: skip
     return moved, velocity
@@ -213,10 +224,11 @@ def test_one_point_alone(dim: int) -> None:
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=70),
     st.sampled_from([2, 3]),
     st.integers(0, 2**32),
+    st.booleans(),
 )
-def test_any_graph(degrees: list[tuple[int, int]], dim: int, seed: int) -> None:
+def test_any_graph(degrees: list[tuple[int, int]], dim: int, seed: int, with_codes: bool) -> None:
     near, far = np.array(degrees, np.int64).T
-    case = case_of(dim, near, far, seed)
+    case = case_of(dim, near, far, seed, with_codes)
     numbers = numbers_of(max_step_norm=1.0)
     assert_same_step(move(case, numbers, 400.0), cpu_step(case, case.repulsion, numbers, 2 * 3000 / 2000))
 
@@ -237,7 +249,7 @@ def mesh_over(case: Case) -> tuple[Mesh, np.ndarray]:
     shape = (31, 28) if case.dim == 2 else (18, 16, 19)
     spacing = 0.8 if case.dim == 2 else 1.1
     mesh = Mesh(tuple(-spacing * (s - 1) / 2 for s in shape), spacing, shape)
-    padded = tuple(2 * s for s in shape)
+    padded = padded_shape(shape)
     return mesh, np.random.default_rng(3).normal(0, 1, padded).astype(np.float32)
 
 
@@ -294,7 +306,7 @@ def test_step_gives_the_same_bits_in_any_order(case: Case) -> None:
 def test_attraction_loss(case: Case, stride: int) -> None:
     rows = len(range(0, len(case.points), stride))
     partials = np.full(count_blocks(LANES * rows), np.nan)
-    args = (case.points, np.int64(len(case.points)), np.int64(stride), *case.packed, case.moments, partials)
+    args = (case.points, np.int64(len(case.points)), np.int64(stride), *case.uploaded, case.moments, partials)
     launch(case, "attraction_loss", *args, n_items=LANES * rows)
     total = partials.sum()
     indptr, indices, weights, *_ = case.csr
@@ -316,17 +328,18 @@ def test_attraction_loss(case: Case, stride: int) -> None:
 @pytest.mark.parametrize("noise", [1.0, 0.003])
 def test_point_coefficients(case: Case, noise: float) -> None:
     n = len(case.points)
-    ptr, edges, *_ = case.packed
-    packer = EdgePacker(case.indptr, HostRuntime())
-    weighted = np.zeros_like(edges)
+    ptr, targets, *_ = case.uploaded
+    plain, conditional_p = (upload_values(a, np.float32, HostRuntime()) for a in (case.weights, case.conditional_p))
+    weighted = np.full(len(plain), np.nan, np.float32)
     shares = np.full(n, np.nan, np.float32)
     partials = np.full(count_blocks(LANES * n), np.nan)
     args = (
         case.points,
         np.int64(n),
         ptr,
-        edges,
-        packer.values(case.conditional_p),
+        targets,
+        plain,
+        conditional_p,
         case.z,
         np.float64(noise),
     )
@@ -346,17 +359,16 @@ def test_point_coefficients(case: Case, noise: float) -> None:
     exact_shares = np.bincount(rows, case.conditional_p / (q + z[rows]), minlength=n)
     exact_loss = (case.conditional_p * np.log1p(z[rows] / q)).sum()
 
-    wanted = packer.edges(case.indices, cpu_weights)
-    np.testing.assert_array_equal(weighted[:, 0], edges[:, 0])
-    got_weights = np.ascontiguousarray(weighted[:, 1]).view(np.float32)
-    np.testing.assert_allclose(got_weights, np.ascontiguousarray(wanted.edges[:, 1]).view(np.float32), rtol=1e-6)
-    np.testing.assert_allclose(got_weights, packer.values(exact_weights), rtol=1e-6)
+    n_edges = len(case.weights)
+    assert np.isnan(weighted[n_edges:]).all()  # of no row
+    np.testing.assert_allclose(weighted[:n_edges], cpu_weights, rtol=1e-6)
+    np.testing.assert_allclose(weighted[:n_edges], exact_weights, rtol=1e-6)
     for reference in (cpu_shares, exact_shares):
         np.testing.assert_allclose(shares, reference, rtol=1e-6)
     for reference in (cpu_loss, exact_loss):
         np.testing.assert_allclose(partials.sum(), reference, rtol=1e-6)
 
-    again = np.zeros_like(weighted), np.zeros_like(shares), np.zeros_like(partials)
+    again = np.full_like(weighted, np.nan), np.zeros_like(shares), np.zeros_like(partials)
     launch(case, "point_coefficients", *args, *again, seed=9)
     for a, b in zip((weighted, shares, partials), again, strict=True):
         np.testing.assert_array_equal(a, b)

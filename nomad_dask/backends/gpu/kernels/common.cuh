@@ -118,11 +118,6 @@ __device__ inline void block_box(float* low, float* high) {
 
 // ------------------------------------------------------------------------------------------ loading
 
-// Load two packed edges {row, weight bits, row, weight bits} at once; `edges` must be 16-byte aligned.
-__device__ inline uint4 load_two(const uint2* edges) {
-    return __ldg(reinterpret_cast<const uint4*>(edges));
-}
-
 __device__ inline void load_point(const float* points, long row, float* point) {
 #if DIM == 2
     const float2 pair = __ldg(reinterpret_cast<const float2*>(points) + row);

@@ -1,4 +1,4 @@
-// The symmetric graph of neighbor lists, and its packing for the layout.
+// The symmetric graph of neighbor lists.
 //
 // Every entry of a list is a directed edge, and becomes a key of 63 bits: the row that it points to, counted within a
 // range of rows, then the row whose list it is in, then its rank there. Sorted keys are the edges to each row of the
@@ -175,32 +175,5 @@ extern "C" __global__ void merge_edges(const unsigned* ids, long n, int k, long 
                            list_weights[key & rank_mask] / totals[source]);
             }
         }
-    }
-}
-
-// ------------------------------------------------------------------------------------------ packing
-
-// The edges of rows in the format of the kernels of the layout: {target, bits of the weight}, an even number a row.
-// Row i has indices[indptr[i] - base] on, and packed edges from ptr[i] on. The weight is weights[codes[e]], or
-// weights[e] if codes is null. A row with an odd number repeats its last target, with weight 0. Bytes of a row with m
-// edges: 16 read, and 8 of each edge; 8 written for each edge, and for the padding. With codes 5 are read of each edge.
-extern "C" __global__ void pack_edges(const long* indptr, const long* ptr, long n, long base, const int* indices,
-                                      const unsigned char* codes, const float* weights, uint2* packed) {
-    for (long i = first_warp(); i < n; i += warp_stride()) {
-        const long begin = indptr[i] - base, m = indptr[i + 1] - base - begin, out = ptr[i];
-        for (long e = lane_of(); e < m + m % 2; e += 32) {
-            const long from = begin + (e < m ? e : m - 1);
-            const float weight = weights[codes == nullptr ? from : static_cast<long>(codes[from])];
-            packed[out + e] = make_uint2(static_cast<unsigned>(indices[from]), e < m ? __float_as_uint(weight) : 0u);
-        }
-    }
-}
-
-// Values of the edges in the same order, 0 for padding. Bytes of a row with m edges: 16 + 4 m read, 4 m written.
-extern "C" __global__ void pack_values(const long* indptr, const long* ptr, long n, long base, const float* values,
-                                       float* packed) {
-    for (long i = first_warp(); i < n; i += warp_stride()) {
-        const long begin = indptr[i] - base, m = indptr[i + 1] - base - begin, out = ptr[i];
-        for (long e = lane_of(); e < m + m % 2; e += 32) packed[out + e] = e < m ? values[begin + e] : 0.0f;
     }
 }

@@ -1,8 +1,8 @@
 // Forces along the edges of the graph, and the step of every point.
 //
-// Eight lanes share a row: launch with 8 items per row. Edges are packed as in packed_csr.py: {row, bits of the
-// weight}, an even number per row, so that a lane reads two of them at once (16 bytes); `ptr` (n+1) counts single
-// edges. Padding is an edge of weight 0.
+// Eight lanes share a row: launch with 8 items per row. Edges are as in device_edges.py: row i has the edges ptr[i] to
+// ptr[i + 1], and edge e the weight weights[codes[e]], or weights[e] if codes is null. A lane reads four edges at once,
+// from a multiple of four on, and leaves out those of other rows: arrays of edges have a multiple of four of them.
 
 #include "common.cuh"
 
@@ -20,16 +20,44 @@ __device__ inline T sum_over_lanes(T value) {
     return value;
 }
 
-// Two edges, read once per epoch: they should not evict positions, which are read many times, from the cache.
-struct EdgePair {
-    unsigned target[2];
-    float weight[2];
+// Four edges; the weight is 0 of those that are not of the row.
+struct Quad {
+    int target[4];
+    float weight[4];
 };
 
-__device__ inline EdgePair load_pair(const uint2* edges, long pair) {
-    const uint4 words = __ldcs(reinterpret_cast<const uint4*>(edges) + pair);
-    return {{words.x, words.z}, {__uint_as_float(words.y), __uint_as_float(words.w)}};
+// Edges are read once per epoch: they should not evict positions, which are read many times, from the cache.
+__device__ inline Quad load_quad(const int* targets, const float* weights, const unsigned char* codes, long quad,
+                                 long begin, long end) {
+    const int4 four = __ldcs(reinterpret_cast<const int4*>(targets) + quad);
+    Quad edges = {{four.x, four.y, four.z, four.w}, {}};
+    if (codes != nullptr) {
+        const unsigned packed = __ldcs(reinterpret_cast<const unsigned*>(codes) + quad);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) edges.weight[e] = __ldg(weights + (packed >> (8 * e) & 0xffu));
+    } else {
+        const float4 values = __ldcs(reinterpret_cast<const float4*>(weights) + quad);
+        edges.weight[0] = values.x;
+        edges.weight[1] = values.y;
+        edges.weight[2] = values.z;
+        edges.weight[3] = values.w;
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        if (4 * quad + e < begin || 4 * quad + e >= end) edges.weight[e] = 0.0f;
+    }
+    return edges;
 }
+
+// The weight of one edge, whose code is a byte of a word.
+__device__ inline float weight_of(const float* weights, const unsigned char* codes, long edge) {
+    if (codes == nullptr) return weights[edge];
+    const unsigned packed = reinterpret_cast<const unsigned*>(codes)[edge / 4];
+    return weights[packed >> (8 * (edge % 4)) & 0xffu];
+}
+
+// The end of the quads of edges that end at `end`; none of a row without edges.
+__device__ inline long quads_end(long begin, long end) { return begin < end ? (end + 3) / 4 : 0; }
 
 // pull += w q (y - other), with 1/q = 1 + |y - other|^2 + spread
 __device__ inline void add_pull(const float* y, const float* other, float spread, float weight, float* pull) {
@@ -45,32 +73,25 @@ __device__ inline void add_pull(const float* y, const float* other, float spread
 
 // Add the attraction of this lane's edges of row i.
 __device__ inline void add_attraction(const float* __restrict__ points, const float* y, long i, int lane,
-                                      const long* __restrict__ ptr, const uint2* __restrict__ edges,
-                                      const long* __restrict__ far_ptr, const uint2* __restrict__ far_edges,
-                                      const float* __restrict__ moments, float* pull) {
-    // Two pairs are loaded at a time: few rows have more than 32 edges.
-    const EdgePair none = {{static_cast<unsigned>(i), static_cast<unsigned>(i)}, {0.0f, 0.0f}};
-    const long stop = ptr[i + 1] / 2;
+                                      const long* __restrict__ ptr, const int* __restrict__ targets,
+                                      const float* __restrict__ weights, const unsigned char* __restrict__ codes,
+                                      const long* __restrict__ far_ptr, const int* __restrict__ far_targets,
+                                      const float* __restrict__ far_weights, const float* __restrict__ moments,
+                                      float* pull) {
+    const long begin = ptr[i], end = ptr[i + 1], stop = quads_end(begin, end);
 #pragma unroll 1
-    for (long k = ptr[i] / 2 + lane; k < stop; k += 2 * LANES) {
-        const EdgePair now = load_pair(edges, k);
-        const EdgePair then = k + LANES < stop ? load_pair(edges, k + LANES) : none;
+    for (long k = begin / 4 + lane; k < stop; k += LANES) {
+        const Quad quad = load_quad(targets, weights, codes, k, begin, end);
         float others[4][DIM];
-        for (int e = 0; e < 2; ++e) {
-            load_point(points, now.target[e], others[e]);
-            load_point(points, then.target[e], others[2 + e]);
-        }
-        for (int e = 0; e < 2; ++e) {
-            add_pull(y, others[e], 0.0f, now.weight[e], pull);
-            add_pull(y, others[2 + e], 0.0f, then.weight[e], pull);
-        }
+        for (int e = 0; e < 4; ++e) load_point(points, quad.target[e], others[e]);
+        for (int e = 0; e < 4; ++e) add_pull(y, others[e], 0.0f, quad.weight[e], pull);
     }
-    const long far_stop = far_ptr[i + 1] / 2;
-    for (long k = far_ptr[i] / 2 + lane; k < far_stop; k += LANES) {
-        const EdgePair pair = load_pair(far_edges, k);
-        for (int e = 0; e < 2; ++e) {
-            const float* patch = moments + static_cast<long>(pair.target[e]) * (DIM + 1);
-            add_pull(y, patch, patch[DIM], pair.weight[e], pull);
+    const long far_begin = far_ptr[i], far_end = far_ptr[i + 1], far_stop = quads_end(far_begin, far_end);
+    for (long k = far_begin / 4 + lane; k < far_stop; k += LANES) {
+        const Quad quad = load_quad(far_targets, far_weights, nullptr, k, far_begin, far_end);
+        for (int e = 0; e < 4; ++e) {
+            const float* patch = moments + static_cast<long>(quad.target[e]) * (DIM + 1);
+            add_pull(y, patch, patch[DIM], quad.weight[e], pull);
         }
     }
 }
@@ -104,8 +125,9 @@ __device__ inline void update(const float* y, const float* force, const float* v
 // `velocity`. potential: on the padded mesh. moments (patches, DIM+1): means and variances. z: the shard's part of Z.
 extern "C" __global__ void __launch_bounds__(256, 2) step(
     const float* __restrict__ points, const float* velocity, long n, const Frame* __restrict__ frame,
-    const float* __restrict__ potential, const long* __restrict__ ptr, const uint2* __restrict__ edges,
-    const long* __restrict__ far_ptr, const uint2* __restrict__ far_edges, const float* __restrict__ moments,
+    const float* __restrict__ potential, const long* __restrict__ ptr, const int* __restrict__ targets,
+    const float* __restrict__ weights, const unsigned char* __restrict__ codes, const long* __restrict__ far_ptr,
+    const int* __restrict__ far_targets, const float* __restrict__ far_weights, const float* __restrict__ moments,
     const Numbers* __restrict__ numbers, const double* __restrict__ z, float* moved, float* velocity_out) {
     const int lane = threadIdx.x % LANES;
     const float repel = factor_on_repulsion(numbers, z);
@@ -117,7 +139,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) step(
         if (i < n) {
             load_point(points, i, y);
             const Reading read = read_lines<LANES>(frame, potential, y, lane);
-            add_attraction(points, y, i, lane, ptr, edges, far_ptr, far_edges, moments, force);
+            add_attraction(points, y, i, lane, ptr, targets, weights, codes, far_ptr, far_targets, far_weights,
+                           moments, force);
             for (int a = 0; a < DIM; ++a) force[a] = repel * read.repulsion[a] - attract * force[a];
         }
         for (int a = 0; a < DIM; ++a) force[a] = sum_over_lanes(force[a]);
@@ -126,11 +149,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) step(
 }
 
 // The same with R (n, DIM) given: for repulsion by means, few points, or one normalizer per point. In the last case
-// `edges` are those that point_coefficients wrote and z is null: factor * n_total is the factor on R. n_items = 8 n.
+// `weights` are those that point_coefficients wrote and z is null: factor * n_total is the factor on R. n_items = 8 n.
 extern "C" __global__ void __launch_bounds__(256, 2) move(
     const float* __restrict__ points, const float* velocity, long n, const float* __restrict__ repulsion,
-    const long* __restrict__ ptr, const uint2* __restrict__ edges, const long* __restrict__ far_ptr,
-    const uint2* __restrict__ far_edges, const float* __restrict__ moments, const Numbers* __restrict__ numbers,
+    const long* __restrict__ ptr, const int* __restrict__ targets, const float* __restrict__ weights,
+    const unsigned char* __restrict__ codes, const long* __restrict__ far_ptr, const int* __restrict__ far_targets,
+    const float* __restrict__ far_weights, const float* __restrict__ moments, const Numbers* __restrict__ numbers,
     const double* __restrict__ z, float* moved, float* velocity_out) {
     const int lane = threadIdx.x % LANES;
     const float repel = factor_on_repulsion(numbers, z);
@@ -141,7 +165,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) move(
         for (int a = 0; a < DIM; ++a) force[a] = 0.0f;
         if (i < n) {
             load_point(points, i, y);
-            add_attraction(points, y, i, lane, ptr, edges, far_ptr, far_edges, moments, force);
+            add_attraction(points, y, i, lane, ptr, targets, weights, codes, far_ptr, far_targets, far_weights,
+                           moments, force);
         }
         for (int a = 0; a < DIM; ++a) force[a] = sum_over_lanes(force[a]);
         if (i < n && lane == 0) {
@@ -164,7 +189,8 @@ __device__ inline double squared_distance(const float* y, const float* other) {
 // other shards d^2 + variance). n_items = 8 ceil(n / stride).
 extern "C" __global__ void __launch_bounds__(256, 2) attraction_loss(
     const float* __restrict__ points, long n, long stride, const long* __restrict__ ptr,
-    const uint2* __restrict__ edges, const long* __restrict__ far_ptr, const uint2* __restrict__ far_edges,
+    const int* __restrict__ targets, const float* __restrict__ weights, const unsigned char* __restrict__ codes,
+    const long* __restrict__ far_ptr, const int* __restrict__ far_targets, const float* __restrict__ far_weights,
     const float* __restrict__ moments, double* partials) {
     const int lane = threadIdx.x % LANES;
     const long rows = (n + stride - 1) / stride;
@@ -175,12 +201,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) attraction_loss(
         load_point(points, i, y);
         for (long k = ptr[i] + lane; k < ptr[i + 1]; k += LANES) {
             float other[DIM];
-            load_point(points, edges[k].x, other);
-            total += 0.5 * __uint_as_float(edges[k].y) * log1p(squared_distance(y, other));
+            load_point(points, targets[k], other);
+            total += 0.5 * weight_of(weights, codes, k) * log1p(squared_distance(y, other));
         }
         for (long k = far_ptr[i] + lane; k < far_ptr[i + 1]; k += LANES) {
-            const float* patch = moments + static_cast<long>(far_edges[k].x) * (DIM + 1);
-            total += 0.5 * __uint_as_float(far_edges[k].y) * log1p(patch[DIM] + squared_distance(y, patch));
+            const float* patch = moments + static_cast<long>(far_targets[k]) * (DIM + 1);
+            total += 0.5 * far_weights[k] * log1p(patch[DIM] + squared_distance(y, patch));
         }
     }
     total = block_sum(total);
@@ -194,12 +220,12 @@ __device__ inline double normaliser(const float* z, long i, double noise) {
 // One normalizer per point: with L = -sum p log[q / (q + Z_i)], the weight of an edge is
 // p(j|i) Z_i / (q + Z_i) + p(i|j) Z_j / (q + Z_j), and the gradient of Z_i is weighted by
 // S_i = sum_j p(j|i) / (q_ij + Z_i), where Z_i = max(z_i, 1e-12) noise.
-// n_items = 8 n. forward: p(j|i) in the order of `edges`; z (n,). Writes the edges with their new weights (not in
-// place), the shares S (n,), and each block's part of the loss.
+// n_items = 8 n. weights: p(j|i) + p(i|j), and forward: p(j|i), of each edge; z (n,). Writes the new weights of the
+// edges, the shares S (n,), and each block's part of the loss.
 extern "C" __global__ void __launch_bounds__(256, 2) point_coefficients(
-    const float* __restrict__ points, long n, const long* __restrict__ ptr, const uint2* __restrict__ edges,
-    const float* __restrict__ forward, const float* __restrict__ z, double noise, uint2* weighted_edges,
-    float* shares, double* partials) {
+    const float* __restrict__ points, long n, const long* __restrict__ ptr, const int* __restrict__ targets,
+    const float* __restrict__ weights, const float* __restrict__ forward, const float* __restrict__ z, double noise,
+    float* new_weights, float* shares, double* partials) {
     const int lane = threadIdx.x % LANES;
     double loss = 0.0;
     for (long first = first_row_of_warp(); first < n; first += rows_of_grid()) {
@@ -209,25 +235,23 @@ extern "C" __global__ void __launch_bounds__(256, 2) point_coefficients(
             float y[DIM];
             load_point(points, i, y);
             const double own = normaliser(z, i, noise);
-            const long stop = ptr[i + 1] / 2;
-            for (long k = ptr[i] / 2 + lane; k < stop; k += LANES) {
-                const EdgePair pair = load_pair(edges, k);
-                const float2 both = __ldcs(reinterpret_cast<const float2*>(forward) + k);
-                const float to[2] = {both.x, both.y};
-                unsigned weighted[2];
-                for (int e = 0; e < 2; ++e) {
+            const long begin = ptr[i], end = ptr[i + 1], stop = quads_end(begin, end);
+            for (long k = begin / 4 + lane; k < stop; k += LANES) {
+                const Quad quad = load_quad(targets, weights, nullptr, k, begin, end);
+                const float4 four = __ldcs(reinterpret_cast<const float4*>(forward) + k);
+                const float to[4] = {four.x, four.y, four.z, four.w};
+                for (int e = 0; e < 4; ++e) {
+                    if (4 * k + e < begin || 4 * k + e >= end) continue;
                     float other[DIM];
-                    load_point(points, pair.target[e], other);
+                    load_point(points, quad.target[e], other);
                     const double q = 1.0 / (1.0 + squared_distance(y, other));
-                    const double theirs = normaliser(z, pair.target[e], noise);
-                    const float from = pair.weight[e] - to[e];
+                    const double theirs = normaliser(z, quad.target[e], noise);
+                    const float from = quad.weight[e] - to[e];
                     const double part = to[e] / (q + own);
-                    weighted[e] = __float_as_uint(static_cast<float>(part * own + from * theirs / (q + theirs)));
+                    new_weights[4 * k + e] = static_cast<float>(part * own + from * theirs / (q + theirs));
                     share += part;
                     loss += to[e] * log((q + own) / q);
                 }
-                reinterpret_cast<uint4*>(weighted_edges)[k] =
-                    make_uint4(pair.target[0], weighted[0], pair.target[1], weighted[1]);
             }
         }
         share = sum_over_lanes(share);

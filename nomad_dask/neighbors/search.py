@@ -102,13 +102,15 @@ class NeighborSearch:
     def _tune(self) -> None:
         """Choose the filter, the probes and whether rounds follow, by what they find for a sample."""
         primitives, k, sample = self.primitives, self.k, self._sample
-        primitives.build_filter(FILTER_AXES if primitives.vectors.n_dims > 1.5 * FILTER_AXES else None)
+        has_all_axes = primitives.vectors.n_dims <= 1.5 * FILTER_AXES
+        primitives.build_filter(None if has_all_axes else FILTER_AXES)
         whole_rows = primitives.mean_probed_rows
         primitives.split_cells(SPLIT_ROWS)
         true_ids, self._true_distances = primitives.brute_force(sample, k)
         primitives.calibrate_filter(sample, true_ids, self._true_distances)
-        every_fourth = slice(None, None, 4)
-        filter_ranks = primitives.filter_ranks(sample[every_fourth], true_ids[every_fourth])
+        filter_ranks = np.arange(k)  # with all axes the filter ranks no other row before a true neighbor
+        if not has_all_axes:
+            filter_ranks = primitives.filter_ranks(sample[::4], true_ids[::4])
         self._choose(true_ids, filter_ranks, START_LOSS)
         if self._n_candidates > 3 * k + 60:  # to rank so many exactly costs more than to search in all dimensions
             primitives.build_filter(None)

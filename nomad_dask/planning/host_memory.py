@@ -111,8 +111,8 @@ def _searched_rows(plan: Plan, rows: int, with_halo: bool) -> int:
 
 
 def _filter_columns(plan: Plan) -> int:
-    """Return the axes of the filter, or all dimensions where they are few, and the norm of the residual."""
-    return min(plan.n_dims, _MAX_FILTER_COLUMNS) + 1
+    """Return the axes of the filter and the norm of the residual; 0 where dimensions are few: rows are their filter."""
+    return _MAX_FILTER_COLUMNS + 1 if plan.n_dims > _MAX_FILTER_COLUMNS else 0
 
 
 def _filter_row_bytes(plan: Plan) -> int:

@@ -23,6 +23,8 @@ from nomad_dask.utils.threads import Threads
 
 _QUERY_CHUNK = 2048
 """Rows searched in one task."""
+_RANKED_ROWS = 50
+"""Sampled rows that are compared with all cells at once."""
 _PROBE_RANKS = (0, 2, 8)
 """The nearest cells of all queries are searched first, then the next ones: then few of their rows enter the lists."""
 _REFINE_ROW_BYTES = 300
@@ -144,9 +146,15 @@ class CpuCellSearch(CellIndex):
     def cell_ranks(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return for each true neighbor (m, k) how many cells are nearer to the row than the neighbor's."""
         projected = self._filtered.gather_projected(rows)[:, :-1]
-        to_cells = self._center_norms - 2 * (projected @ self._centers.T)
-        ranks = np.argsort(np.argsort(to_cells, axis=1, kind="stable"), axis=1, kind="stable")
-        return np.take_along_axis(ranks, self._cells.cell_of(ids), axis=1)
+        cells = self._cells.cell_of(ids)
+        ranks = np.empty(cells.shape, np.int64)
+
+        def count(start: int, stop: int) -> None:
+            to_cells = self._center_norms - 2 * (projected[start:stop] @ self._centers.T)
+            kernels.count_nearer(to_cells, cells[start:stop], ranks[start:stop])
+
+        self.pool.run(count, len(rows), _RANKED_ROWS)
+        return ranks
 
     def calibrate_filter(self, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> None:
         """Fit how distances of the filter relate to true ones, from the true neighbors (m, k) of sampled rows."""

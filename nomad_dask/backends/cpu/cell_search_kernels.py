@@ -94,6 +94,30 @@ def scan_block(products, query_norms, target_norms, picked, own_rows, target_row
 
 
 @njit(nogil=True, cache=True)
+def sort_nearest(distances, n, near, ids):  # type: ignore[no-untyped-def]
+    """Write the ids of at least the `n` least distances to the front of `ids`, ascending; of equal ones in order.
+
+    Only distances up to the n-th least are sorted, and `near` is room for as many as there are.
+    """
+    limit = np.partition(distances, n - 1)[n - 1]
+    count = 0
+    for i in range(distances.shape[0]):
+        if distances[i] <= limit:
+            near[count] = distances[i]
+            ids[count] = i
+            count += 1
+    if count < n:  # the limit is NaN
+        count = distances.shape[0]
+        for i in range(count):
+            near[i] = distances[i]
+            ids[i] = i
+    # Element by element: assigning arrays would compile checks of shapes, which takes seconds.
+    found = ids[:count].copy()
+    for s, place in enumerate(np.argsort(near[:count], kind="mergesort")):
+        ids[s] = found[place]
+
+
+@njit(nogil=True, cache=True)
 def choose_probes(centroid_distances, orders, order_of_query, cell_sizes, n_probes, min_rows, chosen):  # type: ignore[no-untyped-def]
     """Write the nearest `n_probes` cells of every query, nearest first, or twice as many, and so on, up to `min_rows`.
 
@@ -107,9 +131,7 @@ def choose_probes(centroid_distances, orders, order_of_query, cell_sizes, n_prob
         wanted = n_probes
         while True:
             if wanted > 64:
-                # Element by element: assigning arrays would compile checks of shapes, which takes seconds.
-                for s, c in enumerate(np.argsort(centroid_distances[q], kind="mergesort")):
-                    cells[s] = c
+                sort_nearest(centroid_distances[q], wanted, near, cells)
             else:
                 near[:wanted] = np.inf
                 # Valid cells too where distances are not finite and none is nearer.
@@ -130,6 +152,22 @@ def choose_probes(centroid_distances, orders, order_of_query, cell_sizes, n_prob
         for s in range(chosen.shape[1]):
             chosen[q, s] = cells[s] if s < wanted else -1
     return True
+
+
+@njit(nogil=True, cache=True)
+def count_nearer(centroid_distances, cells, ranks):  # type: ignore[no-untyped-def]
+    """Write how many cells are nearer to query q than each of ``cells[q]``; of equally near ones, those before it."""
+    for q in range(cells.shape[0]):
+        distances = centroid_distances[q]
+        for i in range(cells.shape[1]):
+            cell = cells[q, i]
+            limit = distances[cell]
+            count = 0
+            for c in range(distances.shape[0]):
+                count += distances[c] < limit
+            for c in range(cell):
+                count += distances[c] == limit
+            ranks[q, i] = count
 
 
 @njit(nogil=True, cache=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from nomad_dask.backends.cpu import cell_search_kernels as kernels
 from nomad_dask.backends.cpu.cell_search import CpuCellSearch
@@ -115,6 +118,27 @@ def test_queries_are_grouped_by_the_cells_they_probe():
     picked, offsets = kernels.group_by_cell(chosen, 4)
     np.testing.assert_array_equal(offsets, [0, 2, 3, 5, 5])
     np.testing.assert_array_equal(picked, [0, 1, 2, 0, 2])
+
+
+@given(
+    distances=hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(65, 200)), elements=st.integers(0, 30)),
+    n_probes=st.integers(65, 200),
+)
+def test_many_probes_are_the_first_of_a_stable_sort(distances, n_probes):
+    n_probes = min(n_probes, distances.shape[1])
+    chosen = choose_probes(distances, np.ones(distances.shape[1], np.int64), n_probes, 1, n_probes)
+    np.testing.assert_array_equal(chosen, np.argsort(distances, axis=1, kind="stable")[:, :n_probes])
+
+
+@given(
+    distances=hnp.arrays(np.float32, (3, 40), elements=st.integers(0, 9)),
+    cells=hnp.arrays(np.int64, (3, 5), elements=st.integers(0, 39)),
+)
+def test_ranks_of_cells_are_those_of_a_stable_sort(distances, cells):
+    ranks = np.empty(cells.shape, np.int64)
+    kernels.count_nearer(distances, cells, ranks)
+    order = np.argsort(distances, axis=1, kind="stable")
+    np.testing.assert_array_equal(np.take_along_axis(order, ranks, axis=1), cells)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -97,8 +97,8 @@ def moved_bytes(n: int, n_nodes: int) -> dict[str, int]:
         "deposit": 8 * n + 24 * n_nodes,  # positions; nodes cleared, and there and back
         # charges, what the levels do with them, and the sum that is Z
         "field": 12 * n_nodes + levels_bytes(n_nodes) + 12 * n_nodes,
-        # positions and velocities in and out, two offsets, the edges, the mesh
-        "step": 4 * 8 * n + 2 * 8 * n + CODED_EDGE_BYTES * EDGES * n + 4 * n_nodes,
+        # positions and velocities in and out, offsets, the edges, the mesh
+        "step": 4 * 8 * n + 8 * n + CODED_EDGE_BYTES * EDGES * n + 4 * n_nodes,
         "watch": 8 * n,
         # positions and their order; offsets and moments of patches
         "patch_moments": 8 * n + 4 * n + (8 + 16) * min(n, _N_PATCHES),
@@ -178,8 +178,7 @@ def _step(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     targets, codes = xp.zeros(4 * n_quads, np.int32), xp.zeros(4 * n_quads, np.uint8)
     targets[: n * EDGES] = targets_of(card, n).ravel()
     weights = xp.full(N_LEVELS, 1 / EDGES, np.float32)
-    ptr, far_ptr = xp.arange(n + 1, dtype=np.int64) * EDGES, xp.zeros(n + 1, np.int64)
-    far_targets, far_weights, moments = xp.zeros(4, np.int32), xp.zeros(4, np.float32), xp.zeros((1, 3), np.float32)
+    ptr, moments = xp.arange(n + 1, dtype=np.int64) * EDGES, xp.zeros((1, 3), np.float32)
     numbers = np.zeros(1, NUMBERS)
     numbers["n_total"], numbers["factor"], numbers["share"] = n, 2, 1
     numbers["attract"], numbers["rate"], numbers["max_step_norm"] = 1, 0.1, 5
@@ -188,7 +187,7 @@ def _step(card: Card, points: Any, field: MeshField) -> dict[str, float]:
     seconds = card.seconds(
         lambda: runtime.launch(
             "step", 2, 8 * n, points, velocity, np.int64(n), field.frame, field.potential, ptr, targets,
-            weights, codes, far_ptr, far_targets, far_weights, moments, on_device, z, moved, velocity,
+            weights, codes, None, None, None, moments, on_device, z, moved, velocity,
         )
     )  # fmt: skip
     return {"step": seconds}

@@ -50,7 +50,8 @@ def layout_device_bytes(
     per_point : bool
         Whether each point has a normalizer of its own.
     """
-    rows = n_rows * (3 * dim * 4 + 2 * 8 + 4)  # positions twice, velocity; offsets of edges; order of the patches
+    # Positions twice, velocity; offsets of edges, with other shards also of those to them; order of the patches.
+    rows = n_rows * (3 * dim * 4 + (16 if n_patches > 1 else 8) + 4)
     edges = n_edges * 5  # target, and code of the weight
     if per_point:
         rows += n_rows * (2 * dim + 3) * 4  # forces twice, potential, Z and shares

@@ -22,8 +22,10 @@ class DeviceGraph:
 
     Attributes
     ----------
-    edges, cross_edges : DeviceEdges
-        Edges within the shard, and to patches of other shards, which have no codes.
+    edges : DeviceEdges
+        Edges within the shard.
+    cross_edges : tuple of arrays or of None
+        ``ptr``, ``targets`` and ``weights`` of the edges to patches of other shards; None if there are no such edges.
     conditional_p : array of float32 (n_edges,) or None
         p(j|i) of `edges`.
     patch_offsets : array of int64 (n_patches + 1,)
@@ -32,7 +34,7 @@ class DeviceGraph:
     """
 
     edges: DeviceEdges
-    cross_edges: DeviceEdges
+    cross_edges: tuple[Any, Any, Any]
     conditional_p: Any | None
     patch_offsets: Any
     rows_by_patch: Any
@@ -40,7 +42,11 @@ class DeviceGraph:
     @classmethod
     def from_graph(cls, graph: ShardGraph, runtime: Runtime, with_conditional_p: bool) -> Self:
         """Upload a graph."""
-        conditional_p = None
+        conditional_p, cross_edges = None, (None, None, None)
+        if len(graph.cross_patches):
+            cross_edges = DeviceEdges.upload(
+                graph.cross_indptr, graph.cross_patches, graph.cross_weights, None, runtime
+            )[:3]
         if with_conditional_p:
             assert graph.conditional_p is not None  # noqa: S101 - made for one normalizer per point
             conditional_p = upload_values(graph.conditional_p, np.float32, runtime)
@@ -49,7 +55,7 @@ class DeviceGraph:
         n_patches = len(graph.patch_counts)
         return cls(
             edges=DeviceEdges.upload(graph.indptr, graph.indices, graph.weights, graph.weight_codes, runtime),
-            cross_edges=DeviceEdges.upload(graph.cross_indptr, graph.cross_patches, graph.cross_weights, None, runtime),
+            cross_edges=cross_edges,
             conditional_p=conditional_p,
             patch_offsets=xp.searchsorted(patch_of_row[rows_by_patch], xp.arange(n_patches + 1, dtype=np.int32)),
             rows_by_patch=rows_by_patch.astype(np.int32),

@@ -17,7 +17,7 @@ def move_by_mesh(shard: DeviceShard, potential: Any) -> None:
     points, graph, n = shard.points, shard.graph, shard.n_rows
     shard.launch(
         "step", EDGE_LANES * n, points.positions, points.velocity, np.int64(n), shard.inputs.frame, potential,
-        *graph.edges, *graph.cross_edges[:3], shard.remote.moments, shard.inputs.numbers, shard.report.partition_sum,
+        *graph.edges, *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, shard.report.partition_sum,
         points.next_positions, points.velocity,
     )  # fmt: skip
     shard.measure(points.next_positions)
@@ -38,7 +38,7 @@ def move_by_rows(shard: DeviceShard, repulsion: Any, edges: DeviceEdges, partiti
     points, graph, n = shard.points, shard.graph, shard.n_rows
     shard.launch(
         "move", EDGE_LANES * n, points.positions, points.velocity, np.int64(n), repulsion, *edges,
-        *graph.cross_edges[:3], shard.remote.moments, shard.inputs.numbers, partition_sum, points.next_positions,
+        *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, partition_sum, points.next_positions,
         points.velocity,
     )  # fmt: skip
     shard.measure(points.next_positions)
@@ -49,7 +49,7 @@ def measure_attraction_loss(shard: DeviceShard) -> None:
     report, graph = shard.report, shard.graph
     shard.launch(
         "attraction_loss", EDGE_LANES * report.n_loss_rows, shard.points.positions, np.int64(shard.n_rows),
-        np.int64(report.loss_stride), *graph.edges, *graph.cross_edges[:3], shard.remote.moments, report.loss,
+        np.int64(report.loss_stride), *graph.edges, *graph.cross_edges, shard.remote.moments, report.loss,
     )  # fmt: skip
 
 

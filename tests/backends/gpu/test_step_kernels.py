@@ -213,6 +213,21 @@ def test_steps_are_clipped(dim: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
+def test_without_edges_to_other_shards_there_need_be_no_arrays_of_them(dim: int) -> None:
+    case = case_of(dim, np.random.default_rng(0).integers(0, 40, 100), np.zeros(100, np.int64))
+    mesh, potential = mesh_over(case)
+    frame, partials = make_frame(mesh, 1.0), np.zeros((2, count_blocks(LANES * 100)))
+    rows = np.int64(100), np.int64(1)
+    launch(case, "attraction_loss", case.points, *rows, *case.uploaded, case.moments, partials[0])
+    with_arrays = *move(case, numbers_of(), 400.0), *step(case, frame, potential, numbers_of(), 400.0)
+    case.uploaded = (*case.uploaded[:4], None, None, None)
+    launch(case, "attraction_loss", case.points, *rows, *case.uploaded, case.moments, partials[1])
+    without = *move(case, numbers_of(), 400.0), *step(case, frame, potential, numbers_of(), 400.0)
+    for got, expected in zip((*without, partials[1]), (*with_arrays, partials[0]), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
 def test_one_point_alone(dim: int) -> None:
     case = case_of(dim, np.zeros(1, np.int64), np.zeros(1, np.int64))
     numbers = numbers_of()

@@ -71,7 +71,7 @@ __device__ inline void add_pull(const float* y, const float* other, float spread
     for (int a = 0; a < DIM; ++a) pull[a] += force * apart[a];
 }
 
-// Add the attraction of this lane's edges of row i.
+// Add the attraction of this lane's edges of row i. A null far_ptr means no edges to patches of other shards.
 __device__ inline void add_attraction(const float* __restrict__ points, const float* y, long i, int lane,
                                       const long* __restrict__ ptr, const int* __restrict__ targets,
                                       const float* __restrict__ weights, const unsigned char* __restrict__ codes,
@@ -86,6 +86,7 @@ __device__ inline void add_attraction(const float* __restrict__ points, const fl
         for (int e = 0; e < 4; ++e) load_point(points, quad.target[e], others[e]);
         for (int e = 0; e < 4; ++e) add_pull(y, others[e], 0.0f, quad.weight[e], pull);
     }
+    if (far_ptr == nullptr) return;
     const long far_begin = far_ptr[i], far_end = far_ptr[i + 1], far_stop = quads_end(far_begin, far_end);
     for (long k = far_begin / 4 + lane; k < far_stop; k += LANES) {
         const Quad quad = load_quad(far_targets, far_weights, nullptr, k, far_begin, far_end);
@@ -204,7 +205,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) attraction_loss(
             load_point(points, targets[k], other);
             total += 0.5 * weight_of(weights, codes, k) * log1p(squared_distance(y, other));
         }
-        for (long k = far_ptr[i] + lane; k < far_ptr[i + 1]; k += LANES) {
+        const long far_stop = far_ptr == nullptr ? 0 : far_ptr[i + 1];
+        for (long k = far_ptr == nullptr ? 0 : far_ptr[i] + lane; k < far_stop; k += LANES) {
             const float* patch = moments + static_cast<long>(far_targets[k]) * (DIM + 1);
             total += 0.5 * far_weights[k] * log1p(patch[DIM] + squared_distance(y, patch));
         }

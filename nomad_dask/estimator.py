@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from nomad_dask.pipeline.collect import Layout
     from nomad_dask.pipeline.given_init import GivenPositions
+    from nomad_dask.pipeline.given_neighbors import GivenNeighbors
     from nomad_dask.sources.base import Source
 
 _METHOD_PARAMS = {f.name for f in fields(Params)} - {"random_state"}
@@ -123,6 +124,7 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         cell_size: int = 250,
         n_probes: int | None = None,
         target_recall: float = 0.95,
+        precomputed_knn: Any = None,
         n_shards: int | None = None,
         cross_shard_attraction: bool = True,
         sync_every: int = 1,
@@ -161,6 +163,7 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         self.cell_size = cell_size
         self.n_probes = n_probes
         self.target_recall = target_recall
+        self.precomputed_knn = precomputed_knn
         self.n_shards = n_shards
         self.cross_shard_attraction = cross_shard_attraction
         self.sync_every = sync_every
@@ -189,6 +192,7 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         *,
         column: str | None = None,
         metadata_columns: Sequence[str] = (),
+        neighbors_column: str | Sequence[str] | None = None,
         model: str | Path | None = None,
         resume: bool = False,
         **parameters: Any,
@@ -209,6 +213,9 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
             Column of vectors, if a file or data frame has several candidates.
         metadata_columns : sequence of str
             Columns of a file or data frame to carry along to ``map_``.
+        neighbors_column : str or sequence of str, optional
+            Column of known neighbors, in place of `precomputed_knn`: of structures with the lists ``ids`` and
+            ``distances``, as embedding-atlas has them. Or two columns: of lists of row numbers, and of distances.
         model : path-like, optional
             Directory in which to keep the model; an existing one is replaced. By default a temporary directory, with a
             copy of the vectors, that is removed together with the estimator.
@@ -228,8 +235,9 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         """
         self._refuse_parameters(parameters)
         try:
+            names = [neighbors_column] if isinstance(neighbors_column, str) else list(neighbors_column or ())
             with no_lost_interrupts():
-                self._fit(X, column, metadata_columns, model, resume)
+                self._fit(X, column, metadata_columns, names, model, resume)
         except Interrupted:
             raise
         except KeyboardInterrupt as interrupt:
@@ -239,14 +247,20 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         return self
 
     def _fit(
-        self, X: Any, column: str | None, metadata_columns: Sequence[str], model: str | Path | None, resume: bool
+        self,
+        X: Any,
+        column: str | None,
+        metadata_columns: Sequence[str],
+        neighbor_columns: Sequence[str],
+        model: str | Path | None,
+        resume: bool,
     ) -> None:
         from nomad_dask.maps import check_metadata_columns, kept_schema
         from nomad_dask.model.map_model import load_model
         from nomad_dask.sources import open_source
 
         check_metadata_columns(metadata_columns)
-        source = open_source(X, column=column, metadata_columns=metadata_columns)
+        source = open_source(X, column=column, metadata_columns=[*metadata_columns, *neighbor_columns])
         schema = kept_schema(source, metadata_columns)
         with ExitStack() as stack:
             keeper = None
@@ -254,14 +268,22 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
                 keeper = stack.enter_context(KeptDirectory("model"))
                 model = keeper.path
             directory = output_path(model, "model")
-            self._fit_source(X, source, schema, directory, resume)
+            self._fit_source(X, source, schema, neighbor_columns, directory, resume)
             self.model_ = load_model(directory, keeper)
 
-    def _fit_source(self, X: Any, source: Source, schema: pa.Schema | None, model: Path, resume: bool) -> None:
-        params, given_positions = self._method_params(self._draw_seed(resume))
+    def _fit_source(
+        self,
+        X: Any,
+        source: Source,
+        schema: pa.Schema | None,
+        neighbor_columns: Sequence[str],
+        model: Path,
+        resume: bool,
+    ) -> None:
+        params, positions, neighbors = self._method_params(self._draw_seed(resume), source, neighbor_columns)
         workspace = self._workspace_path(resume)
         try:
-            layout = self._project(source, params, given_positions, workspace, resume, model)
+            layout = self._project(source, params, positions, neighbors, workspace, resume, model)
         except (KeyboardInterrupt, ClusterError, ResourceError) as error:
             progress = self._store_partial(X, source, schema, params, workspace)
             if progress is None:
@@ -283,6 +305,7 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         *,
         column: str | None = None,
         metadata_columns: Sequence[str] = (),
+        neighbors_column: str | Sequence[str] | None = None,
         model: str | Path | None = None,
         resume: bool = False,
         **parameters: Any,
@@ -295,7 +318,14 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         from nomad_dask.utils.array_types import to_output_type
 
         fitted = self.fit(
-            X, y, column=column, metadata_columns=metadata_columns, model=model, resume=resume, **parameters
+            X,
+            y,
+            column=column,
+            metadata_columns=metadata_columns,
+            neighbors_column=neighbors_column,
+            model=model,
+            resume=resume,
+            **parameters,
         )
         layout = fitted.embedding_
         return to_output_type(X, layout) if _get_output_config("transform", self)["dense"] == "default" else layout
@@ -308,18 +338,23 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         if name in own:
             remedy = f"give it to the constructor, as in {type(self).__name__}({name}=...).fit(X), or use set_params"
         else:
-            remedy = suggest(name, ["column", "metadata_columns", "resume", *own])
+            remedy = suggest(name, ["column", "metadata_columns", "neighbors_column", "resume", *own])
         raise TypeError(f"fit does not accept {name}={value!r}: {remedy}")
 
-    def _method_params(self, seed: Any) -> tuple[Params, GivenPositions | None]:
-        """Return the parameters of the method, and the initial positions if they are given."""
+    def _method_params(
+        self, seed: Any, source: Source, neighbor_columns: Sequence[str]
+    ) -> tuple[Params, GivenPositions | None, GivenNeighbors | None]:
+        """Return the parameters of the method, and initial positions and neighbors if they are given."""
         from nomad_dask.pipeline.given_init import resolve_init
+        from nomad_dask.pipeline.given_neighbors import choose_neighbors
 
         settings = {name: value for name, value in self.get_params(deep=False).items() if name in _METHOD_PARAMS}
         given_positions = None
         if "init" in settings:  # a subclass may have fewer parameters
             settings["init"], given_positions = resolve_init(settings["init"])
-        return Params(**settings, random_state=seed), given_positions
+        given_neighbors = choose_neighbors(settings.get("precomputed_knn"), source, neighbor_columns)
+        settings["precomputed_knn"] = None if given_neighbors is None else given_neighbors.param
+        return Params(**settings, random_state=seed), given_positions, given_neighbors
 
     def _draw_seed(self, resume: bool) -> Any:
         """Return the seed of a fit: the given one, which `Params` checks, the one of the stopped fit, or a new one."""
@@ -339,6 +374,7 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
         source: Source,
         params: Params,
         given_positions: GivenPositions | None,
+        given_neighbors: GivenNeighbors | None,
         workspace: Path,
         resume: bool,
         model: Path,
@@ -362,6 +398,7 @@ class NomadProjection(FittedModel, ClassNamePrefixFeaturesOutMixin, TransformerM
                 emit=fan_out(listeners),
                 snapshot_request=combined_snapshot_request(listeners),
                 given_positions=given_positions,
+                given_neighbors=given_neighbors,
             )
 
     @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from nomad_dask.errors import InputError, suggest
 
-_GIVEN_INIT = re.compile("given:[0-9a-f]{32}")
+_GIVEN = re.compile("given:[0-9a-f]{32}")
 
 METRICS = ("euclidean", "cosine")
 PRESETS = ("fast", "default", "best")
@@ -67,9 +67,22 @@ class _Init:
     """One of `INITS`, or the digest of given positions."""
 
     def check(self, name: str, value: Any) -> Any:
-        if isinstance(value, str) and (value in INITS or _GIVEN_INIT.fullmatch(value)):
+        if isinstance(value, str) and (value in INITS or _GIVEN.fullmatch(value)):
             return value
         raise InputError(f"{name}={value!r} is not accepted. {suggest(str(value), INITS)}")
+
+
+@dataclass(frozen=True)
+class _GivenNeighbors:
+    """None, or the digest of given neighbors."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if value is None or (isinstance(value, str) and _GIVEN.fullmatch(value)):
+            return value
+        raise InputError(
+            f"{name}={value!r} is not accepted: give the neighbors to the estimator, or on the command line the "
+            "column that has them with --neighbors-column."
+        )
 
 
 @dataclass(frozen=True)
@@ -204,6 +217,16 @@ class Params:
     target_recall: float = _number(
         0.95, "Share of the true neighbors that the search must find, measured on a sample.", float, 0, 1
     )
+    precomputed_knn: str | None = field(
+        default=None,
+        metadata={
+            "doc": "Neighbors that are known, which are not searched for then: (indices, distances), each "
+            "(n_samples, n_known), in which the rows themselves may be contained; openTSNE's PrecomputedNeighbors; or "
+            "a sparse matrix (n_samples, n_samples) of distances.",
+            "check": _GivenNeighbors(),
+            "type": "tuple of array-like, PrecomputedNeighbors, sparse matrix or None",
+        },
+    )
     n_shards: int | None = _number(
         None, "Number of shards, laid out in parallel; None uses one per worker.", int, 1, 100_000, optional=True
     )
@@ -262,6 +285,11 @@ class Params:
     def has_given_init(self) -> bool:
         """Whether the initial positions are given, not computed."""
         return self.init not in INITS
+
+    @property
+    def has_given_neighbors(self) -> bool:
+        """Whether the neighbors are given, not searched for."""
+        return self.precomputed_knn is not None
 
     def replace(self, **changes: Any) -> Params:
         """Return a copy with some settings changed and validated."""

@@ -55,7 +55,7 @@ CHOICES = {
 
 def test_every_setting_is_tested_and_documented():
     names = {f.name for f in fields(Params)}
-    assert names == {name for name, *_ in RANGES} | set(CHOICES) | {"cross_shard_attraction"}
+    assert names == {name for name, *_ in RANGES} | set(CHOICES) | {"cross_shard_attraction", "precomputed_knn"}
     assert Params.describe().keys() == names
     assert all(text.endswith(".") for text in Params.describe().values())
 
@@ -101,6 +101,14 @@ def test_choices(name, values):
     for value in ("", None, 3, ["a"], {}):
         with pytest.raises(InputError, match=f"^{name}="):
             Params(**{name: value})
+
+
+def test_precomputed_neighbors_are_none_or_a_digest():
+    assert Params(precomputed_knn=f"given:{'0' * 32}").has_given_neighbors
+    assert not Params(precomputed_knn=None).has_given_neighbors
+    for value in ("given:", f"given:{'0' * 31}", f"given:{'0' * 33}", 3, True, ([0], [1.0])):
+        with pytest.raises(InputError, match=r"^precomputed_knn=.* is not accepted: give the neighbors to the estim"):
+            Params(precomputed_knn=value)
 
 
 def test_an_init_may_be_the_digest_of_positions():

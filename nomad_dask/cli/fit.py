@@ -19,6 +19,7 @@ from nomad_dask.params import Params
 if TYPE_CHECKING:
     from nomad_dask.pipeline.collect import Layout
     from nomad_dask.pipeline.given_init import GivenPositions
+    from nomad_dask.pipeline.given_neighbors import GivenNeighbors
     from nomad_dask.sources.base import Source
 
 
@@ -30,6 +31,7 @@ class FitOptions:
     column: str | None
     output: Path
     metadata_columns: tuple[str, ...] | None
+    neighbors_column: tuple[str, ...] | None
     device: str
     n_workers: int | None
     scheduler: str | None
@@ -62,6 +64,13 @@ class FitOptions:
     callback=shared.read_names,
     metavar="A,B",
     help="Columns of the input to copy to the map.",
+)
+@click.option(
+    "--neighbors-column",
+    callback=shared.read_names,
+    metavar="A[,B]",
+    help="Column of known neighbors, which are not searched for then: structures of ids and distances, or two columns "
+    "of lists.",
 )
 @method_options
 @shared.device_option
@@ -109,10 +118,16 @@ def fit(params: Params, given_positions: GivenPositions | None, options: FitOpti
     if options.plot is not None:
         output.check_picture(options.plot)
 
+    from nomad_dask.pipeline.given_neighbors import neighbors_of_columns
     from nomad_dask.sources import open_source
 
-    source = open_source(options.input, column=options.column, metadata_columns=options.metadata_columns or ())
-    layout = _make_map(source, params, given_positions, options)
+    of_neighbors = options.neighbors_column or ()
+    columns = (*(options.metadata_columns or ()), *of_neighbors)
+    source = open_source(options.input, column=options.column, metadata_columns=columns)
+    given_neighbors = neighbors_of_columns(source, of_neighbors) if of_neighbors else None
+    if given_neighbors is not None:
+        params = params.replace(precomputed_knn=given_neighbors.param)
+    layout = _make_map(source, params, given_positions, given_neighbors, options)
     if options.as_json:
         output.write_json(
             {
@@ -132,7 +147,13 @@ def fit(params: Params, given_positions: GivenPositions | None, options: FitOpti
                 click.echo(path)
 
 
-def _make_map(source: Source, params: Params, given_positions: GivenPositions | None, options: FitOptions) -> Layout:
+def _make_map(
+    source: Source,
+    params: Params,
+    given_positions: GivenPositions | None,
+    given_neighbors: GivenNeighbors | None,
+    options: FitOptions,
+) -> Layout:
     """Run the stages; a run that is interrupted says how to resume it."""
     from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
     from nomad_dask.pipeline.run import project
@@ -159,6 +180,7 @@ def _make_map(source: Source, params: Params, given_positions: GivenPositions | 
                 ),
                 emit=emit,
                 given_positions=given_positions,
+                given_neighbors=given_neighbors,
             )
     except Interrupted as error:
         # The same command resumes the run, with or without --resume.

@@ -18,7 +18,9 @@ from nomad_dask.backends.rank_weights import join_tail, rank_weights, total_weig
 from nomad_dask.backends.weight_codes import weight_levels
 from nomad_dask.backends.weighted_lists import WeightedLists
 from nomad_dask.cluster import report_progress, worker_backend
+from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import save_outgoing_edges
+from nomad_dask.neighbors.given_lists import read_given_lists
 from nomad_dask.neighbors.graph_files import CONDITIONAL_P, WEIGHT_CODES, graph_file
 from nomad_dask.neighbors.kept_lists import KEPT_LISTS, keep_lists, kept_list_file
 from nomad_dask.neighbors.list_files import ROWS_AT_ONCE, ListChunk, read_lists, save_joined_lists
@@ -42,7 +44,8 @@ def build_graph(
     run : RunContext
     shard : int
     states : sequence of SearchState, optional
-        Of the finished search of all batches, if they have halos. By default the shard, one batch, is searched here.
+        Of the finished search of all batches, if they have halos, or a single one for given lists. By default the
+        shard, one batch, is searched here.
 
     Returns
     -------
@@ -50,14 +53,17 @@ def build_graph(
     facts : dict
         Measurements of the graph, and of the search if it was done here.
     """
-    batches = load_search_batches(run)
+    catalog = load_cell_catalog(run)
     if states is None:
         states, chunks = _search_shard(run, shard)
+    elif run.params.has_given_neighbors:
+        chunks = read_given_lists(run, catalog, shard)
     else:
+        batches = load_search_batches(run)
         chunks = read_lists(run, batches, shard, [state.rounds for state in states])
         states = [states[batch] for batch in batches.of_shard(shard)]
     if run.plan.keeps_lists:
-        chunks = keep_lists(run, batches.catalog, shard, chunks)
+        chunks = keep_lists(run, catalog, shard, chunks)
     lists = _join_lists(run, shard, chunks)
     folder = ArtifactFolder(run.workspace)
     artifacts, n_edges = _save_graph(run, folder, shard, lists)
@@ -66,7 +72,7 @@ def build_graph(
     foreign_weight = 0.0
     if run.plan.searches_across_shards:
         rows, ids, p = (np.concatenate(a) for a in zip(*(chunk.outside() for chunk in lists.chunks()), strict=True))
-        artifacts += save_outgoing_edges(folder, batches.catalog, shard, (rows, ids, p))
+        artifacts += save_outgoing_edges(folder, catalog, shard, (rows, ids, p))
         foreign_weight = float(p.sum(dtype=np.float64))
     return artifacts, {
         "rows": lists.n_rows,

@@ -40,7 +40,9 @@ def keep_lists(run: RunContext, catalog: CellCatalog, shard: int, chunks: Iterat
         for chunk in itertools.chain([first], chunks):
             assert chunk.distances is not None  # noqa: S101 - the plan keeps them
             add_neighbors(_count_from_start(chunk.ids, n_rows_before, n_all_rows))
-            add_distances(metric_distances(chunk.distances, run.params.metric, rescaling))
+            is_given = run.params.has_given_neighbors
+            squared = chunk.distances
+            add_distances(squared if is_given else metric_distances(squared, run.params.metric, rescaling))
             yield chunk
 
 

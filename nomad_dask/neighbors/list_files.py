@@ -94,7 +94,7 @@ class ListChunk(NamedTuple):
         Numbers through all shards, counted from the first row of this one: see `WeightedLists`.
     tail : ndarray of uint32 (n, n_tail)
     distances : ndarray of float32 (n, k) or None
-        Squared distances of `ids`, if they are kept.
+        Squared distances of `ids`, if they are kept; those of given lists as they are given.
     """
 
     ids: np.ndarray
@@ -121,11 +121,11 @@ def read_lists(run: RunContext, batches: SearchBatches, shard: int, rounds: Sequ
             kind: np.concatenate([files[batch, kind].read(start, stop) for batch, start, stop in pieces])
             for kind in kinds
         }
-        ids, tail = (_count_from(arrays[kind], n_rows_before, n_all_rows) for kind in ("ids", "tail"))
+        ids, tail = (count_from(arrays[kind], n_rows_before, n_all_rows) for kind in ("ids", "tail"))
         yield ListChunk(ids, tail, arrays.get("distances"))
 
 
-def _count_from(global_ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
+def count_from(global_ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
     """Return rows numbered through all shards counted from row `first` on; those before it come last."""
     counted = np.where(global_ids < first, global_ids + np.uint32(n_rows - first), global_ids - np.uint32(first))
     return np.where(global_ids == NO_ROW, NO_ROW, counted)

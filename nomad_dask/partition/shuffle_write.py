@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 
+from nomad_dask.backends.row_reader import RowFile
 from nomad_dask.cluster import Cluster, report_progress, worker_backend
 from nomad_dask.partition.clustering import Partition, load_partition
 from nomad_dask.partition.oom_retry import retry_in_halves
 from nomad_dask.partition.sampling import working_dtype
-from nomad_dask.partition.shard_files import BLOCK_FILES, block_file
+from nomad_dask.partition.shard_files import BLOCK_FILES, GIVEN_ARRAYS, block_file, given_file
 from nomad_dask.partition.start_positions import GIVEN_POSITIONS
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.sources.base import describe_rows
@@ -39,7 +40,8 @@ def _write_blocks(run: RunContext, first_block: int, blocks: list[tuple[int, int
     partition = load_partition(run)
     for block, (start, stop) in enumerate(blocks, first_block):
         arrays = _join_sorted(retry_in_halves(partial(_sort_rows, run, partition), start, stop))
-        for name, array in zip(BLOCK_FILES, arrays, strict=True):
+        names = (*BLOCK_FILES, *GIVEN_ARRAYS) if run.params.has_given_neighbors else BLOCK_FILES
+        for name, array in zip(names, arrays, strict=True):
             write_temporary(run.file(block_file(block, name)), array)
         report_progress(stop - blocks[0][0])
 
@@ -54,7 +56,7 @@ def _join_sorted(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
 
 
 def _sort_rows(run: RunContext, partition: Partition, start: int, stop: int) -> tuple[np.ndarray, ...]:
-    """Return the `BLOCK_FILES` arrays of rows `start` to `stop` of the source, sorted by cell."""
+    """Return the arrays of rows `start` to `stop` of the source, sorted by cell: `BLOCK_FILES`, then given lists."""
     with worker_backend(run.device) as backend:
         block = with_retries(partial(backend.read, run.source, start, stop), describe_rows(run.source, start, stop))
         coordinates = backend.project(backend.to_float32(block, run.params.metric), partition.axes)
@@ -67,7 +69,15 @@ def _sort_rows(run: RunContext, partition: Partition, start: int, stop: int) -> 
             (start + order).astype(np.int64),
             _start_of_rows(run, partition, start + order, assigned[order], principal),
             cells[order],
+            *_given_lists(run, start, stop, order),
         )
+
+
+def _given_lists(run: RunContext, start: int, stop: int, order: np.ndarray) -> list[np.ndarray]:
+    """Return the `GIVEN_ARRAYS` of rows `start` to `stop` of the source in some order; none if they are not given."""
+    if not run.params.has_given_neighbors:
+        return []
+    return [RowFile.open(run.file(given_file(name))).read(start, stop)[order] for name in GIVEN_ARRAYS]
 
 
 def _start_of_rows(

@@ -38,7 +38,14 @@ def quality_warnings(measured: dict[str, Any], params: Params) -> list[str]:
             "check them, or remove them. The other rows are not affected."
         )
     recall = measured.get("recall", 1.0)
-    if params.n_probes is None and recall < params.target_recall - RECALL_SLACK:
+    is_poor = recall < params.target_recall - RECALL_SLACK
+    if params.has_given_neighbors and is_poor:
+        texts.append(
+            f"The given neighbors contain {recall:.0%} of the true ones, of a sample of rows by the metric "
+            f"{params.metric!r}: check that they are those of these rows, in this order and metric, or leave "
+            "precomputed_knn out."
+        )
+    elif params.n_probes is None and is_poor:
         texts.append(
             f"The neighbor search found {recall:.0%} of the true neighbors, {params.target_recall:.0%} were wanted: "
             f"use more probes (n_probes={2 * max(1, round(measured.get('n_probes', 1)))}) or larger cells (cell_size)."

@@ -25,6 +25,7 @@ from nomad_dask.pipeline import diagnostics
 from nomad_dask.pipeline.collect import Layout, map_metadata
 from nomad_dask.pipeline.discard import discard_unreadable, discard_unstarted
 from nomad_dask.pipeline.given_init import GivenPositions, check_given_init
+from nomad_dask.pipeline.given_neighbors import GivenNeighbors, check_given_neighbors, tail_of_given
 from nomad_dask.pipeline.options import ClusterOptions, OutputOptions, WorkspaceOptions
 from nomad_dask.pipeline.outputs import (
     beside,
@@ -72,6 +73,7 @@ def project(
     emit: Emit = _ignore_event,
     snapshot_request: SnapshotRequest | None = None,
     given_positions: GivenPositions | None = None,
+    given_neighbors: GivenNeighbors | None = None,
 ) -> Layout:
     """Lay out the rows of a source.
 
@@ -88,6 +90,8 @@ def project(
         How often `emit` receives positions during the layout; never by default.
     given_positions : GivenPositions, optional
         Initial positions, of `resolve_init`.
+    given_neighbors : GivenNeighbors, optional
+        Neighbors, of `resolve_neighbors` or `neighbors_of_columns`; `params` has their digest.
 
     Raises
     ------
@@ -100,11 +104,13 @@ def project(
     output, workspace = resolve_paths(output or OutputOptions(), workspace or WorkspaceOptions())
     check_metadata_columns(output.metadata_columns)
     check_given_init(source, params, given_positions)
+    check_given_neighbors(source, params, given_neighbors)
     delivered = find_delivered(output, source, params, workspace)
     if delivered is not None:
         return delivered
-    start_map = None if given_positions is None else given_positions.path
-    check_outputs(source, output, workspace, [start_map] if start_map is not None else [])
+    also_read = [] if given_positions is None or given_positions.path is None else [given_positions.path]
+    also_read += [] if given_neighbors is None else given_neighbors.paths
+    check_outputs(source, output, workspace, also_read)
     schema = kept_schema(source, output.metadata_columns, output.path)
     memory_limit = parse_bytes(cluster.memory_limit)
     with (
@@ -119,7 +125,8 @@ def project(
         if is_beside:
             discard_unreadable(path)
         with discard_unstarted(path, (NomadError,), whole=is_beside):
-            run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output)
+            tail = tail_of_given(params, given_neighbors)
+            run, opened = _prepare_run(source, params, workers, memory_bytes, path, workspace, output, tail)
         context = StageContext(
             run,
             workers,
@@ -130,6 +137,7 @@ def project(
             run_stages,
             snapshot_request,
             None if given_positions is None else given_positions.positions,
+            given_neighbors,
         )
         with discard_unstarted(path, (InputError, MissingInputError), whole=is_beside):
             finished = run_stages(context)
@@ -150,9 +158,11 @@ def _prepare_run(
     path: Path,
     options: WorkspaceOptions,
     output: OutputOptions,
+    given_tail: int,
 ) -> tuple[RunContext, Workspace]:
     """Plan the run, open its workspace, and check that workers reach it and that the plan fits."""
-    plan = resume_or_make_plan(path, source, params, len(cluster.workers()), memory_bytes, overwrite=options.overwrite)
+    n_workers = len(cluster.workers())
+    plan = resume_or_make_plan(path, source, params, n_workers, memory_bytes, options.overwrite, given_tail)
     plan = replace(plan, copies_source=must_copy(source, cluster), keeps_lists=output.model is not None)
     resources = estimate_resources(plan)
     disk_free = shutil.disk_usage(path).free + directory_bytes(path)

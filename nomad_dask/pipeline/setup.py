@@ -58,7 +58,13 @@ def _identity(source: Source, params: Params, n_shards: int) -> dict[str, Any]:
 
 
 def resume_or_make_plan(
-    path: Path, source: Source, params: Params, n_workers: int, memory: int, overwrite: bool = False
+    path: Path,
+    source: Source,
+    params: Params,
+    n_workers: int,
+    memory: int,
+    overwrite: bool = False,
+    given_tail: int = 0,
 ) -> Plan:
     """Plan a run; one that is resumed keeps its shards, and the sizes on which the map depends if they fit.
 
@@ -73,8 +79,8 @@ def resume_or_make_plan(
         recorded = None
     n_shards = None if recorded is None else recorded.identity.get("n_shards")
     if recorded is None or not isinstance(n_shards, int) or recorded.identity != _identity(source, params, n_shards):
-        return make_plan(source, params, n_workers, memory)
-    plan = make_plan(source, params.replace(n_shards=n_shards), n_workers, memory)
+        return make_plan(source, params, n_workers, memory, given_tail)
+    plan = make_plan(source, params.replace(n_shards=n_shards), n_workers, memory, given_tail)
     sizes = recorded.about.get("plan", {})
     accepted = {
         "block_rows": range(1, plan.block_rows + 1),

@@ -10,6 +10,7 @@ import numpy as np
 
 from nomad_dask.callbacks.events import Emit, SnapshotRequest, StageAdvanced
 from nomad_dask.cluster import Cluster
+from nomad_dask.pipeline.given_neighbors import GivenNeighbors
 from nomad_dask.planning.resources import ResourceModel
 from nomad_dask.planning.run_context import RunContext
 from nomad_dask.storage.manifest import Artifact
@@ -58,6 +59,8 @@ class StageContext:
         How often `emit` receives positions during the layout.
     given_positions : ndarray of float32 (n_rows, dim), optional
         Initial positions that the user gives.
+    given_neighbors : GivenNeighbors, optional
+        Neighbors that the user gives.
     """
 
     run: RunContext
@@ -69,6 +72,7 @@ class StageContext:
     run_stages: Callable[[StageContext], FinishedStages]
     snapshot_request: SnapshotRequest | None = None
     given_positions: np.ndarray | None = None
+    given_neighbors: GivenNeighbors | None = None
 
     def jobs(self) -> list[tuple[RunContext, int]]:
         """Return a job (context, shard) for each shard; the source is left out, as none of them reads it."""

@@ -14,6 +14,7 @@ from nomad_dask.layout.optimize import optimize_layout
 from nomad_dask.neighbors import nn_descent_rounds
 from nomad_dask.neighbors.cell_catalog import load_cell_catalog
 from nomad_dask.neighbors.cross_shard_edges import build_cross_shard_edges
+from nomad_dask.neighbors.given_recall import measure_given_lists
 from nomad_dask.neighbors.graph_builder import build_graph
 from nomad_dask.neighbors.patches import build_patches
 from nomad_dask.neighbors.search_batches import LISTS_FOLDER, divide_cells, load_search_batches
@@ -21,6 +22,7 @@ from nomad_dask.neighbors.search_state import SearchState
 from nomad_dask.params import Params
 from nomad_dask.partition.checksums import with_checksums
 from nomad_dask.partition.clustering import fit_cells_stage
+from nomad_dask.partition.given_lists import save_given_lists
 from nomad_dask.partition.parents import fit_parents
 from nomad_dask.partition.rescaling import rescaled
 from nomad_dask.partition.sampling import copy_rows, draw_sample
@@ -44,9 +46,11 @@ _COARSE_PRESET = {"fast": "default", "default": "best", "best": "best"}
 
 
 def run_sample(context: StageContext, on_progress: Progress) -> StageResult:
-    """Check every row of the source, and write a random sample, and the given initial positions."""
+    """Check every row of the source, and write a random sample, given initial positions and given neighbors."""
+    given = context.given_neighbors
+    of_given = [] if given is None else save_given_lists(context.run, given.read, given.width, given.name)
     names, facts = draw_sample(context.run, context.cluster, on_progress)
-    artifacts = context.describe(names)
+    artifacts = context.describe([*names, *of_given])
     if context.given_positions is not None:
         artifacts.append(context.workspace.save(GIVEN_POSITIONS, context.given_positions))
     return StageResult(artifacts, facts)
@@ -69,6 +73,7 @@ def run_coarse(context: StageContext, on_progress: Progress) -> StageResult:
         workspace=open_workspace(path, source, params, plan, overwrite=True),
         emit=prefix_coarse_events(context.emit),
         snapshot_request=None,
+        given_neighbors=None,
     )
     workspace.save("coarse/positions.npy", context.run_stages(coarse).positions)
     workspace.remove(_COARSE_WORKSPACE)
@@ -85,6 +90,7 @@ def _coarse_params(params: Params) -> Params:
         momentum=None,
         preset=_COARSE_PRESET[params.preset],
         coarse_init="auto",
+        precomputed_knn=None,
     )
 
 
@@ -116,7 +122,10 @@ def run_shards(context: StageContext, on_progress: Progress) -> StageResult:
 def run_neighbors(context: StageContext, on_progress: Progress) -> StageResult:
     """Find the neighbors of every row, and build the graph of each shard and its edges to other shards."""
     cluster, jobs = context.cluster, context.jobs()
-    if context.run.plan.has_halos:
+    if context.run.params.has_given_neighbors:
+        recall = measure_given_lists(context.run.without_vectors(), cluster)
+        graphs = cluster.run(build_graph, [(*job, [SearchState(recall, 0)]) for job in jobs], on_progress)
+    elif context.run.plan.has_halos:
         states = _search_in_batches(context, on_progress)
         graphs = cluster.run(build_graph, [(*job, states) for job in jobs])
     else:

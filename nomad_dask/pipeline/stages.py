@@ -75,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="shards",
-        reads=("cells/*", "sample/rescaling.npy", "sample/checksums.npy", GIVEN_POSITIONS),
+        reads=("cells/*", "sample/rescaling.npy", "sample/checksums.npy", GIVEN_POSITIONS, "sample/given_*"),
         writes=("runs/*", "shards/*"),
         resources=ResourceModel(
             host_memory.shards_host_bytes,
@@ -95,6 +95,8 @@ STAGES: tuple[Stage, ...] = (
             "shards/*.vectors.npy",
             "shards/*.cell_offsets.npy",
             "shards/*.centroids.npy",
+            "shards/*.rows.npy",
+            "shards/*.given_*.npy",
             "graph/*.out_*.npy",
         ),
         writes=("neighbor_lists/*", "graph/*", "lists/*"),

@@ -98,7 +98,9 @@ def _time_run(rows: np.ndarray, params: Params, device: str) -> dict[str, float]
     from nomad_dask.sources import open_source
 
     init = "pca" if params.has_given_init else params.init
-    few_epochs = params.replace(n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse_init="never", init=init)
+    few_epochs = params.replace(
+        n_shards=1, n_cells=None, n_epochs=_EPOCHS, coarse_init="never", init=init, precomputed_knn=None
+    )
     with tempfile.TemporaryDirectory(prefix="nomad-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", NomadWarning)
         cluster, workspace = ClusterOptions(device=device), WorkspaceOptions(Path(folder) / "run")

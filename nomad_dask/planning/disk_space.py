@@ -15,8 +15,8 @@ def sample_disk_bytes(plan: Plan) -> int:
 
 
 def kept_sample_disk_bytes(plan: Plan) -> int:
-    """Return the bytes of the sample, of given initial positions, and of the copy of the source, if there is one."""
-    given = 4 * plan.n_components * plan.n_rows if plan.has_given_init else 0
+    """Return the bytes of the sample, of what is given for each row, and of the copy of the source if there is one."""
+    given = plan.n_rows * (8 * plan.n_given + (4 * plan.n_components if plan.has_given_init else 0))
     copy = plan.n_rows * plan.n_dims * plan.source_itemsize if plan.copies_source else 0
     return copy + given + plan.sample_rows * (_vector_bytes(plan) + 8)
 
@@ -65,8 +65,8 @@ def _vector_bytes(plan: Plan) -> int:
 
 
 def _row_bytes(plan: Plan) -> int:
-    """Return the bytes of a row's number, cell and starting position."""
-    return 8 * (1 + plan.n_components) + 4
+    """Return the bytes of a row's number, cell, starting position and given neighbors."""
+    return 8 * (1 + plan.n_components) + 4 + 8 * plan.n_given
 
 
 def _graph_bytes(plan: Plan) -> int:

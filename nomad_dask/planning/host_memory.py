@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import math
 
-from nomad_dask.planning.plan import CODED_EDGE_BYTES, HALO_CELLS, MAX_AXES, MIN_RANGE_ROWS, N_RANGES, Plan
+from nomad_dask.planning.plan import (
+    CODED_EDGE_BYTES,
+    GIVEN_CHUNK_ROWS,
+    HALO_CELLS,
+    MAX_AXES,
+    MIN_RANGE_ROWS,
+    N_RANGES,
+    Plan,
+)
 
 # A process with everything imported and its kernels loaded: measured 300 to 340 MiB.
 BASE_BYTES = 360 << 20
@@ -25,6 +33,8 @@ _BLOCK_COPIES = 3
 _SHARD_ASSIGNMENT_BYTES = 128 << 20
 # Neighbor lists of a batch as they are found, and in the numbers of all rows.
 _LIST_BYTES_PER_NEIGHBOR = 20
+# A given neighbor and its distance, as they are read, checked and sorted, or numbered anew.
+_GIVEN_BYTES_PER_NEIGHBOR = 64
 # Of a row of a range for which the graph is built: the edges to it, as they are found and sorted, and those of both
 # directions.
 _GRAPH_BYTES_PER_NEIGHBOR = 40
@@ -47,7 +57,7 @@ _MAP_BYTES_PER_ROW = 24
 def sample_host_bytes(plan: Plan) -> int:
     """Return the memory for copies of a block, 8 bytes a row to draw the sample, and given positions."""
     given = 4 * plan.n_components if plan.has_given_init else 0
-    return BASE_BYTES + _block_bytes(plan) + (8 + given) * plan.n_rows
+    return BASE_BYTES + max(_block_bytes(plan), _given_bytes(plan)) + (8 + given) * plan.n_rows
 
 
 def coarse_host_bytes(plan: Plan) -> int:
@@ -69,7 +79,14 @@ def shards_host_bytes(plan: Plan) -> int:
 
 
 def neighbors_host_bytes(plan: Plan) -> int:
-    """Return the memory to search the neighbors of a batch, or to build the graph of a shard, which comes after it."""
+    """Return the memory to search the neighbors of a batch, or to build the graph of a shard, which comes after it.
+
+    Given neighbors are not searched for.
+    """
+    if plan.has_given_neighbors:  # their recall is measured, and they are numbered anew
+        compared = min(plan.cache_bytes, 4 * plan.n_dims * plan.shard_rows) + 4 * plan.n_cells * plan.n_dims
+        numbered = 4 * plan.n_rows + max(_given_bytes(plan), _graph_bytes(plan, plan.shard_rows))
+        return BASE_BYTES + max(compared, numbered)
     search = _search_bytes(plan, plan.batch_rows, plan.n_cells, plan.has_halos)
     return BASE_BYTES + max(search, _graph_bytes(plan, plan.shard_rows))
 
@@ -128,7 +145,7 @@ def _layout_row_bytes(plan: Plan) -> int:
 
 
 def _row_bytes(plan: Plan) -> int:
-    return plan.n_dims * (4 + plan.stored_itemsize)
+    return plan.n_dims * (4 + plan.stored_itemsize) + 8 * plan.n_given
 
 
 def _block_bytes(plan: Plan) -> int:
@@ -149,6 +166,11 @@ def _search_bytes(plan: Plan, rows: int, n_cells: int, with_halo: bool) -> int:
     centroids = 4 * n_cells * plan.n_dims * (5 if with_halo else 1)
     row_positions = 4 * plan.n_rows if with_halo else 0
     return int(vectors + filtered + lists + centroids + row_positions)
+
+
+def _given_bytes(plan: Plan) -> int:
+    """Return the memory for some lists of given neighbors."""
+    return _GIVEN_BYTES_PER_NEIGHBOR * plan.n_given * min(plan.n_rows, GIVEN_CHUNK_ROWS)
 
 
 def _graph_bytes(plan: Plan, rows: int) -> int:

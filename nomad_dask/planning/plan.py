@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nomad_dask.backends.data import TAIL_STRIDE
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 
 # Patches of nearby rows, whose means represent their rows in other shards. What an epoch exchanges depends on their
@@ -22,6 +23,8 @@ SHARD_IMBALANCE = 1.2
 N_RANGES, MIN_RANGE_ROWS = 16, 1 << 20
 # Cells are made along the leading axes: more axes separate them no better, and cost more (algorithm §2).
 MAX_AXES = 64
+# Rows whose given neighbors are read at once.
+GIVEN_CHUNK_ROWS = 1 << 16
 # An edge whose weight is a code: its index, and the code.
 CODED_EDGE_BYTES = 5
 
@@ -66,6 +69,10 @@ class Plan:
         Whether the weights of edges are codes of one byte.
     has_given_init : bool
         Whether the initial positions are given.
+    given_tail : int
+        Entries of the tail that lists of given neighbors are long enough for.
+    has_given_neighbors : bool
+        Whether the neighbors are given.
     copies_source : bool
         Whether the vectors are copied to the workspace, as workers cannot open the source.
     keeps_lists : bool
@@ -95,6 +102,8 @@ class Plan:
     max_mesh_nodes: int = MAX_MESH_NODES
     has_weight_codes: bool = True
     has_given_init: bool = False
+    given_tail: int = 0
+    has_given_neighbors: bool = False
     copies_source: bool = False
     keeps_lists: bool = False
 
@@ -119,6 +128,11 @@ class Plan:
     def n_linked_rows(self) -> int:
         """Rows that attract each row: neighbors and those in the tail of its list."""
         return self.n_neighbors + self.n_tail_neighbors
+
+    @property
+    def n_given(self) -> int:
+        """Neighbors that are kept of each list that is given."""
+        return self.n_neighbors + TAIL_STRIDE * self.given_tail if self.has_given_neighbors else 0
 
     @property
     def searches_across_shards(self) -> bool:

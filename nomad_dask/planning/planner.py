@@ -35,7 +35,7 @@ _MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 16 << 20, 256 << 20
 _MAX_PARTIAL_CACHE_BYTES = 1 << 30
 
 
-def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int) -> Plan:
+def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int, given_tail: int = 0) -> Plan:
     """Decide the sizes of a run.
 
     Parameters
@@ -46,6 +46,8 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         Workers of the cluster.
     memory_bytes : int
         Memory of the smallest worker.
+    given_tail : int
+        See `Plan`.
 
     Raises
     ------
@@ -68,14 +70,17 @@ def make_plan(source: Source, params: Params, n_workers: int, memory_bytes: int)
         n_shards=1,
         n_cells=params.n_cells or n_rows // params.cell_size,
         n_axes=min(n_dims, MAX_AXES),
-        block_rows=_block_rows(n_rows, n_dims, memory_bytes),
+        block_rows=0,
         sample_rows=0,
         coarse_rows=coarse_rows,
         cache_bytes=0,
         edges_in_memory=True,
         has_weight_codes=params.normalization == "global",
         has_given_init=params.has_given_init,
+        has_given_neighbors=params.has_given_neighbors,
+        given_tail=given_tail,
     )
+    draft = replace(draft, block_rows=_block_rows(n_rows, n_dims + 2 * draft.n_given, memory_bytes))
     n_shards = params.n_shards or max(1, min(n_workers, n_rows // _ROWS_PER_WORKER))
     n_cells = _n_cells(n_rows, n_shards, params)
     sample_rows = min(n_rows, max(_MIN_SAMPLE_ROWS, min(_MAX_SAMPLE_ROWS, n_cells * _SAMPLE_PER_CELL), coarse_rows))
@@ -133,11 +138,12 @@ def _with_batches(plan: Plan, memory_bytes: int) -> Plan:
     return streamed(min(bisect_left(counts, True, key=fits) + 1, counts[-1]))
 
 
-def _block_rows(n_rows: int, n_dims: int, memory_bytes: int) -> int:
+def _block_rows(n_rows: int, n_numbers: int, memory_bytes: int) -> int:
+    """Return the rows of a block, of so many numbers each."""
     block_bytes = _MAX_BLOCK_BYTES
     while block_bytes > _MIN_BLOCK_BYTES and block_bytes > memory_bytes // 16:
         block_bytes //= 2
-    return max(1, min(n_rows, block_bytes // (4 * n_dims)))
+    return max(1, min(n_rows, block_bytes // (4 * n_numbers)))
 
 
 def stored_itemsize(dtype: np.dtype) -> int:

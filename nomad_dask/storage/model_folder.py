@@ -19,7 +19,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError, MissingInputError
 from nomad_dask.storage.artifact_folder import ArtifactFolder
-from nomad_dask.storage.atomic import atomic_write, link_over
+from nomad_dask.storage.atomic import atomic_write, link_over, remove_partials
 from nomad_dask.storage.lock import LOCK, hold_lock
 from nomad_dask.storage.manifest import Artifact, as_json, content_checksum
 from nomad_dask.storage.regular_files import read_regular
@@ -199,6 +199,7 @@ def check_model_target(path: Path, overwrite: bool) -> None:
         if not path.absolute().parent.is_dir():
             raise InputError(f"The directory {str(path.absolute().parent)!r} of the model does not exist: create it.")
         return
+    remove_partials(path / MODEL_MANIFEST)
     if is_model(path):
         if not overwrite:
             raise InputError(f"The model {str(path)!r} exists: give another name, or --overwrite it.")

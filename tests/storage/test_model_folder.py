@@ -168,3 +168,12 @@ def test_targets(tmp_path):
         check_model_target(tmp_path / "other", overwrite=True)
     with pytest.raises(InputError, match="does not exist"):
         check_model_target(tmp_path / "a" / "b", overwrite=True)
+
+
+def test_a_manifest_that_a_killed_process_was_writing_is_no_other_file(tmp_path):
+    (tmp_path / "m" / "generation-000001").mkdir(parents=True)
+    left = tmp_path / "m" / f".{MODEL_MANIFEST}.0123abcd.partial"
+    left.write_text("{")
+    check_model_target(tmp_path / "m", overwrite=False)
+    assert not left.exists()
+    write(tmp_path / "m", 1)

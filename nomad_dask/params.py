@@ -14,7 +14,8 @@ from nomad_dask.errors import InputError, suggest
 _GIVEN = re.compile("given:[0-9a-f]{32}")
 
 METRICS = ("euclidean", "cosine")
-PRESETS = ("fast", "default", "best")
+REFINE = "refine"
+PRESETS = ("fast", "default", "best", REFINE)
 AFFINITIES = ("log", "inverse", "shifted-inverse", "softmax-inverse", "uniform")
 NORMALIZATIONS = ("global", "point")
 REPULSION_METHODS = ("field", "means")
@@ -110,7 +111,12 @@ class Params:
     n_neighbors: int = _number(15, "Number of neighbors that attract each row.", int, 1, 1000)
     n_components: int = _number(2, "Dimensions of the map.", int, 2, 3)
     metric: str = _choice("euclidean", "Distance between rows: 'euclidean' or 'cosine'.", METRICS)
-    preset: str = _choice("default", "Number of epochs and learning rate: 'fast', 'default' or 'best'.", PRESETS)
+    preset: str = _choice(
+        "default",
+        "Number of epochs and learning rate: 'fast', 'default' or 'best'; 'refine' for a given init that is a map "
+        "already, which then keeps its arrangement.",
+        PRESETS,
+    )
     random_state: int = _number(0, "Random seed; the same seed gives the same map.", int, 0, 2**63 - 1)
 
     n_epochs: int | None = _number(

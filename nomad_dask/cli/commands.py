@@ -21,6 +21,7 @@ from nomad_dask.cli.plot import plot
 from nomad_dask.cli.score import score
 from nomad_dask.cli.status import status
 from nomad_dask.cli.transform import transform
+from nomad_dask.cli.update import remove, update
 from nomad_dask.cli.view import view
 from nomad_dask.errors import InputError, Interrupted, NomadError, NomadWarning
 from nomad_dask.utils.interrupts import current_handler
@@ -92,7 +93,7 @@ def cli() -> None:
     """Make maps of embedding vectors, from thousands to tens of millions."""
 
 
-for command in (fit, transform, neighbors, status, score, plot, view, export, plan, demo):
+for command in (fit, transform, update, remove, neighbors, status, score, plot, view, export, plan, demo):
     cli.add_command(command)
 
 

@@ -48,14 +48,10 @@ def transform(
     from nomad_dask.maps.files import write_table
     from nomad_dask.model.map_model import load_model
     from nomad_dask.pipeline.options import ClusterOptions
-    from nomad_dask.pipeline.outputs import check_output
-    from nomad_dask.storage.output_paths import Target, check_targets
-    from nomad_dask.storage.table_formats import format_to_write
+    from nomad_dask.pipeline.outputs import check_map_output
 
     loaded = load_model(model)
-    check_targets([Target("output", target)], [input, str(model)])
-    check_output(target, overwrite)
-    kind = format_to_write(target)
+    kind = check_map_output(target, [input, str(model)], overwrite)
     cluster = ClusterOptions(n_workers=n_workers, device=device, memory_limit=memory_limit)
     placed = loaded.transform(input, column=column, metadata_columns=metadata_columns or (), cluster=cluster)
     write_table(target, kind, placed.to_arrow(), placed.metadata)

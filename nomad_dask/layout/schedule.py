@@ -5,15 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from nomad_dask.backends.data import EpochResult, StepParams
-from nomad_dask.params import Params
+from nomad_dask.params import REFINE, Params
 from nomad_dask.planning.planner import COARSE_ABOVE, COARSE_FULL, coarse_weight
 
-# Presets: epochs, learning rate, momentum, epochs after a coarse initialization; measured in algorithm §4.
-_PRESETS = {"fast": (100, 2.0, 0.9, 60), "default": (200, 2.0, 0.95, 120), "best": (300, 2.0, 0.95, 200)}
+
+class _Preset(NamedTuple):
+    """Epochs, learning rate and momentum that a preset stands for."""
+
+    n_epochs: int
+    learning_rate: float
+    momentum: float
+    n_epochs_after_coarse: int
+
+
+# Measured in algorithm §4. A map that is refined has its size already: it needs no more momentum to unfold it, and no
+# more epochs if it is large.
+_PRESETS = {
+    "fast": _Preset(100, 2.0, 0.9, 60),
+    "default": _Preset(200, 2.0, 0.95, 120),
+    "best": _Preset(300, 2.0, 0.95, 200),
+    REFINE: _Preset(100, 2.0, 0.9, 100),
+}
 # Exaggeration applies to the last part of the run: what it draws together, or lets go, then stays so (algorithm §4b).
 _EXAGGERATION_START = 0.5
 # Weaker attraction at the end lets dense groups expand into the gaps between them: near neighbors are told apart, and
@@ -56,14 +73,15 @@ def make_schedule(params: Params, n_rows: int) -> Schedule:
     epochs of the preset are scaled accordingly. After a coarse initialization fewer epochs are enough, independent of
     the number of rows; between the two, epochs decrease slowly first, as a map that starts small needs most of them.
     """
-    n_epochs, learning_rate, momentum, refining_epochs = _PRESETS[params.preset]
+    preset = _PRESETS[params.preset]
     weight = coarse_weight(n_rows, params) ** 2
-    growing_epochs = n_epochs * max(1.0, n_rows / _PRESET_ROWS) ** 0.5
+    growth = 1.0 if params.preset == REFINE else max(1.0, n_rows / _PRESET_ROWS) ** 0.5
+    n_epochs = round((1 - weight) * preset.n_epochs * growth + weight * preset.n_epochs_after_coarse)
     return Schedule(
-        n_epochs=params.n_epochs or round((1 - weight) * growing_epochs + weight * refining_epochs),
-        learning_rate=params.learning_rate or learning_rate,
+        n_epochs=params.n_epochs or n_epochs,
+        learning_rate=params.learning_rate or preset.learning_rate,
         learning_rate_end=params.learning_rate_end,
-        momentum=momentum if params.momentum is None else params.momentum,
+        momentum=preset.momentum if params.momentum is None else params.momentum,
         max_step_norm=params.max_step_norm or _max_step_norm(n_rows),
         late_exaggeration=params.late_exaggeration or _late_exaggeration(n_rows),
     )

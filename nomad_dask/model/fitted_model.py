@@ -113,21 +113,46 @@ class FittedModel:
         from nomad_dask.model.map_model import load_model
 
         model = load_model(path)
-        found, fitted = model.to_map(), cls(**model.params.as_dict())
+        fitted = cls(**model.params.as_dict())
+        fitted.n_features_in_, fitted.seed_, fitted.is_complete_ = model.n_dims, model.params.random_state, True
+        fitted._keep(model)
+        return fitted
+
+    def update(self, X: Any, *, column: str | None = None, freeze: bool = False) -> Self:
+        """Add new rows to the map, on the cluster of the estimator; see `MapModel.update`.
+
+        The fitted attributes are then those of all rows. Columns that were carried along from the input are dropped
+        from ``map_``.
+        """
+        from nomad_dask.sources import open_source
+
+        model = self._fitted_model()
+        source = open_source(X, column=column)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        self._keep(model.update(source, freeze=freeze, cluster=self._cluster_options()))
+        return self
+
+    def remove(self, rows: Any) -> Self:
+        """Remove rows from the map, of which no other moves; see `MapModel.remove` and `update`."""
+        self._keep(self._fitted_model().remove(rows, cluster=self._cluster_options()))
+        return self
+
+    def _keep(self, model: MapModel) -> None:
+        """Set the fitted attributes that a model determines."""
+        found = model.to_map()
         diagnostics = found.metadata["diagnostics"]
-        vars(fitted).update(
+        vars(self).update(
             map_=found,
             embedding_=found.positions,
             cell_labels_=model.cell_labels(),
             diagnostics_=diagnostics,
             n_epochs_=diagnostics["epochs"],
-            n_features_in_=model.n_dims,
-            seed_=model.params.random_state,
-            is_complete_=True,
             model_=model,
         )
-        return fitted
 
+    n_features_in_: int
+    seed_: int
+    is_complete_: bool
     model_: MapModel
     get_params: Any  # of the estimator
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nomad_dask.errors import InputError
 from nomad_dask.model.neighbors import ModelNeighbors
-from nomad_dask.storage.model_folder import ModelManifest
 from nomad_dask.storage.output_paths import output_path
 
 if TYPE_CHECKING:
+    from nomad_dask.callbacks.events import Emit
     from nomad_dask.maps import Map
     from nomad_dask.pipeline.options import ClusterOptions
 
@@ -107,6 +106,83 @@ class MapModel(ModelNeighbors):
             table = table.add_column(i, name, pa.array(values))
         return replace(found, table=table)
 
+    def update(
+        self,
+        X: Any,
+        *,
+        column: str | None = None,
+        freeze: bool = False,
+        cluster: ClusterOptions | None = None,
+        emit: Emit | None = None,
+    ) -> MapModel:
+        """Add new rows to the model: to its vectors, its neighbor lists and its map.
+
+        New rows start where `transform` places them. Then all rows move for some epochs from where they are, so that
+        the rows of the map move most where new ones crowd in. Row numbers go on from those of the model.
+
+        An update that is stopped or killed leaves the model as it was, and the same update resumes it.
+
+        Parameters
+        ----------
+        X : array-like (n, n_dims), path, data frame or Dask collection
+            Any input of `nomad_dask.sources.open_source`.
+        column : str, optional
+            Column of vectors of X, if it has several candidates.
+        freeze : bool
+            Move no row of the map; new rows stay where `transform` places them.
+        cluster : ClusterOptions, optional
+            Where to compute; by default in this process.
+        emit : callable, optional
+            Receives every event of `nomad_dask.callbacks`.
+
+        Returns
+        -------
+        MapModel
+            The updated model, in the same directory. This object is that before, whose arrays are gone.
+
+        Raises
+        ------
+        InputError
+            X has another number of dimensions, or a row that cannot be compared with those of the map.
+        WorkspaceError
+            Another process writes to the model.
+        """
+        from nomad_dask.model.update import add_rows
+        from nomad_dask.pipeline.options import ClusterOptions
+        from nomad_dask.sources import open_source
+
+        source = open_source(X, column=column)
+        add_rows(self.path, source, cluster or ClusterOptions(), freeze=freeze, emit=emit)
+        return load_model(self.path, self.keeper)
+
+    def remove(self, rows: Any, *, cluster: ClusterOptions | None = None, emit: Emit | None = None) -> MapModel:
+        """Remove rows from the model. The others stay where they are, and are numbered anew in the same order.
+
+        Parameters
+        ----------
+        rows : array-like of int
+            Row numbers.
+        cluster, emit : optional
+            See `update`.
+
+        Returns
+        -------
+        MapModel
+            See `update`.
+
+        Raises
+        ------
+        InputError
+            A row number is out of range, or there is none.
+        WorkspaceError
+            Another process writes to the model.
+        """
+        from nomad_dask.model.update import remove_rows
+        from nomad_dask.pipeline.options import ClusterOptions
+
+        remove_rows(self.path, rows, cluster or ClusterOptions(), emit=emit)
+        return load_model(self.path, self.keeper)
+
     def _in_input_order(self, values: np.ndarray) -> np.ndarray:
         """Return values of the rows of the model in input order."""
         ordered = np.empty_like(values)
@@ -134,9 +210,4 @@ def load_model(path: str | os.PathLike[str], keeper: object = None) -> MapModel:
     InputError
         It is not a model, is damaged, or was written by a later version.
     """
-    directory = output_path(path, "model")
-    model = MapModel(directory, ModelManifest.read(directory), keeper)
-    if damaged := model.damage(sizes_only=True):
-        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise InputError(f"The model {str(path)!r} is damaged: {damaged[0]}{more}. Make it again.")
-    return model
+    return MapModel.open(output_path(path, "model"), keeper)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
+from nomad_dask.errors import InputError
 from nomad_dask.model.arrays import ModelArrays
 from nomad_dask.params import Params
 from nomad_dask.storage.model_folder import ModelManifest, model_damage
@@ -26,6 +28,23 @@ class StoredModel:
     path: Path
     manifest: ModelManifest
     keeper: object = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: Path, keeper: object = None) -> Self:
+        """Open the model in a directory.
+
+        Raises
+        ------
+        MissingInputError
+            There is no such directory.
+        InputError
+            It is not a model, is damaged, or was written by a later version.
+        """
+        model = cls(path, ModelManifest.read(path), keeper)
+        if damaged := model.damage(sizes_only=True):
+            more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise InputError(f"The model {str(path)!r} is damaged: {damaged[0]}{more}. Make it again.")
+        return model
 
     @property
     def n_rows(self) -> int:

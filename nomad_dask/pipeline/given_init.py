@@ -11,7 +11,7 @@ import numpy as np
 
 from nomad_dask.errors import InputError, suggest
 from nomad_dask.maps import read_map
-from nomad_dask.params import INITS, Params
+from nomad_dask.params import INITS, REFINE, Params
 from nomad_dask.sources.base import Source
 from nomad_dask.utils.array_types import to_host
 
@@ -86,6 +86,11 @@ def check_given_init(source: Source, params: Params, given: GivenPositions | Non
     InputError
     """
     if not params.has_given_init:
+        if params.preset == REFINE:
+            raise InputError(
+                f"preset={REFINE!r} refines a map that is given, and init is {params.init!r}: give init a map or its "
+                "path, or use another preset."
+            )
         return
     if given is None:
         raise InputError(f"init={params.init!r} stands for positions that are missing: give the positions themselves.")

@@ -15,6 +15,7 @@ from nomad_dask.neighbors.kept_lists import KEPT_FOLDER
 from nomad_dask.partition.cell_tree import tree_of_cells
 from nomad_dask.pipeline.collect import Layout
 from nomad_dask.sources.base import Source
+from nomad_dask.storage.lock import hold_lock
 from nomad_dask.storage.manifest import CHECKPOINT
 from nomad_dask.storage.model_folder import new_generation
 from nomad_dask.storage.workspace import Workspace
@@ -37,7 +38,8 @@ def write_model(path: Path, workspace: Workspace, layout: Layout, source: Source
     """Write the model of a run whose stages are finished and have kept its neighbor lists."""
     checkpoint = workspace.recorded_facts(CHECKPOINT)
     assert checkpoint is not None  # noqa: S101 - a finished layout has one
-    with new_generation(path, _describe(workspace, layout, source, checkpoint)) as generation:
+    about = _describe(workspace, layout, source, checkpoint)
+    with hold_lock(path), new_generation(path, about) as generation:
         for record in workspace.stages().values():
             for name, artifact in record.artifacts.items():
                 if any(fnmatchcase(name, pattern) for pattern in _SHARED):

@@ -26,7 +26,7 @@ from nomad_dask.storage.model_folder import check_model_target
 from nomad_dask.storage.output_paths import Target, check_targets, output_path
 from nomad_dask.storage.regular_files import check_replaceable, real_path
 from nomad_dask.storage.removal import REMOVED, is_garbage, remove_garbage
-from nomad_dask.storage.table_formats import format_to_write
+from nomad_dask.storage.table_formats import Format, format_to_write
 from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.array_types import AXES
 from nomad_dask.utils.formatting import format_bytes
@@ -59,6 +59,19 @@ def check_output(output: Path, overwrite: bool) -> None:
         if is_disk_full(error):
             raise disk_full_error(output) from error
         raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
+
+
+def check_map_output(path: Path, inputs: Sequence[str], overwrite: bool) -> Format:
+    """Check, before any work, that the file of a map can be written and is none of the inputs; return its format.
+
+    Raises
+    ------
+    InputError
+    DiskFullError
+    """
+    check_targets([Target("output", path)], inputs)
+    check_output(path, overwrite)
+    return format_to_write(path)
 
 
 def beside(output: Path | None) -> Path | None:

@@ -149,7 +149,7 @@ def _acquire(file: Path) -> int:
             os.close(descriptor)
             owner = read_lock_owner(file.parent) or "another process"
             raise WorkspaceError(
-                f"{file.parent} is in use by {owner}: wait until it ends, or give another workspace."
+                f"{file.parent} is in use by {owner}: wait until it ends, or give another directory."
             ) from error
         except OSError as error:
             if not os.fstat(descriptor).st_size:

@@ -129,31 +129,25 @@ class Generation(ArtifactFolder):
 def new_generation(model: Path, about: Mapping[str, Any]) -> Iterator[Generation]:
     """Yield the next generation of a model, which becomes its state at the end of the block, and remove the others.
 
-    The directory is created if missing. After an error, or a kill at any moment, the model is what it was.
+    The caller holds the lock of the directory. After an error, or a kill at any moment, the model is what it was.
 
     Parameters
     ----------
     model : Path
     about : mapping
         What the manifest says beside the arrays, as values of JSON; may be filled in the block.
-
-    Raises
-    ------
-    WorkspaceError
-        Another process writes to the model.
     """
-    with hold_lock(model):
-        previous = ModelManifest.read(model).generation if (model / MODEL_MANIFEST).exists() else 0
-        _remove_generations(model, keep=previous)
-        manifest = ModelManifest(previous + 1, {}, {})
-        generation = Generation(model / manifest.folder)
-        try:
-            yield generation
-        except BaseException:
-            shutil.rmtree(generation.path, ignore_errors=True)
-            raise
-        replace(manifest, artifacts=generation.artifacts, about=dict(about)).write(model)
-        _remove_generations(model, keep=manifest.generation)
+    previous = ModelManifest.read(model).generation if (model / MODEL_MANIFEST).exists() else 0
+    _remove_generations(model, keep=previous)
+    manifest = ModelManifest(previous + 1, {}, {})
+    generation = Generation(model / manifest.folder)
+    try:
+        yield generation
+    except BaseException:
+        shutil.rmtree(generation.path, ignore_errors=True)
+        raise
+    replace(manifest, artifacts=generation.artifacts, about=dict(about)).write(model)
+    _remove_generations(model, keep=manifest.generation)
 
 
 def _remove_generations(model: Path, keep: int) -> None:
@@ -170,12 +164,14 @@ def copy_model(source: Path, manifest: ModelManifest, model: Path, overwrite: bo
     ------
     InputError
         See `check_model_target`.
+    WorkspaceError
+        Another process writes to the other directory.
     """
     check_model_target(model, overwrite)
     if model.exists() and model.samefile(source):
         return
     folder = ArtifactFolder(source / manifest.folder)
-    with new_generation(model, manifest.about) as generation:
+    with hold_lock(model), new_generation(model, manifest.about) as generation:
         for name, artifact in manifest.artifacts.items():
             generation.link(name, folder.file(name), artifact)
 

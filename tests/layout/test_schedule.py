@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_dask.layout.schedule import is_exchange_epoch, make_schedule, next_sync_epoch
-from nomad_dask.params import PRESETS, Params
+from nomad_dask.params import PRESETS, REFINE, Params
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_steps_in_larger_maps_are_longer(n_rows, longest):
     assert make_schedule(Params(max_step_norm=3.0), n_rows).max_step_norm == 3
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != REFINE])
 def test_fewer_epochs_follow_a_coarse_initialization(preset):
     params, coarse = Params(preset=preset), Params(preset=preset, coarse_init="always")
     n_epochs = make_schedule(params, 20_000).n_epochs
@@ -50,6 +50,15 @@ def test_no_number_of_rows_is_a_threshold(preset):
     sizes = np.unique(np.geomspace(100_000, 2_000_000, 2000).astype(int))
     epochs = np.array([make_schedule(Params(preset=preset), int(n)).n_epochs for n in sizes])
     assert (np.abs(np.diff(epochs)) <= np.maximum(1, 0.01 * epochs[1:])).all()
+
+
+@pytest.mark.parametrize("n_rows", [1000, 150_000, 10**7])
+def test_a_map_that_is_refined_ends_as_it_was_made(n_rows):
+    """With as many epochs whatever its size, and with the same attraction."""
+    schedule, of_fit = make_schedule(Params(preset=REFINE), n_rows), make_schedule(Params(), n_rows)
+    assert schedule.n_epochs == 100 < of_fit.n_epochs
+    assert schedule.momentum < of_fit.momentum
+    assert schedule.at(99).exaggeration == of_fit.at(of_fit.n_epochs - 1).exaggeration
 
 
 def test_parameters_override_the_preset():

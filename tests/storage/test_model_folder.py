@@ -28,7 +28,7 @@ def fail(*_: object) -> None:
 
 
 def write(model: Path, value: int) -> None:
-    with new_generation(model, {"value": value}) as generation:
+    with hold_lock(model), new_generation(model, {"value": value}) as generation:
         generation.add("a/numbers.npy", np.full(5, value))
 
 

@@ -159,7 +159,7 @@ def _fields(card: Card, points: Any, field: MeshField, shape: tuple[int, ...]) -
 
     def solve() -> None:
         field.solve(points, None, nothing, none)
-        field.sum_potential(-float(n), z)
+        field.sum_potential(field.charges[0], -float(n), z)
 
     def deposit() -> None:
         charges.fill(0)

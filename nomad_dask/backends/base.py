@@ -25,6 +25,7 @@ from nomad_dask.backends.data import (
     StepParams,
     StoredRows,
 )
+from nomad_dask.backends.joint import JointLayouts, ShardPoints
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.params import Params
 
@@ -127,17 +128,11 @@ class CellSearch(Protocol):
         """
 
 
-class ShardLayout(Protocol):
+class ShardLayout(ShardPoints, Protocol):
     """Positions and velocities of one shard, and the kernels that move them."""
 
     def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
         """Set positions and velocities, both float32 (n_rows, dim)."""
-
-    def copy_state(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of positions and velocities on the host."""
-
-    def copy_positions(self, rows: slice) -> np.ndarray:
-        """Return a copy of the positions (k, dim) float32 of a slice of the rows on the host."""
 
     def run_epoch(self, step: StepParams, remote: RemoteState) -> EpochResult:
         """Move every row once."""
@@ -151,7 +146,14 @@ class Backend(Protocol):
 
     Rows are NumPy arrays, or arrays of the backend as `read` and `to_float32` return them and `project` keeps
     them: a block of rows stays on a GPU from the disk until `gather_to_host`.
+
+    Attributes
+    ----------
+    joint_layouts : JointLayouts or None
+        None if there are none.
     """
+
+    joint_layouts: JointLayouts | None
 
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source in its dtype; never write into them."""

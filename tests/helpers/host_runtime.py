@@ -21,6 +21,7 @@ from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
 from nomad_dask.backends.gpu.process_runtime import PROCESS_RUNTIME
 from nomad_dask.backends.gpu.runtime import count_blocks
 from tests.helpers.cpp_library import cpp_library
+from tests.helpers.host_communicator import HostCommunicator, communicator_id
 
 _SHIM = Path(__file__).with_name("cuda_shim.h")
 _FLAGS = (
@@ -118,7 +119,8 @@ class HostRuntime:
         call.restype = ctypes.c_char_p
         held = [_Scalar(np.atleast_1d(a)) if isinstance(a, np.generic) else a for a in args]
         packed = (_Argument * len(args))(*(_argument(kernel, place + 1, a) for place, a in enumerate(held)))
-        message = call(packed, len(args), ctypes.c_long(count_blocks(n_items)), ctypes.c_ulong(self.seed))
+        with _LOCK:  # blocks and threads are emulated in static variables
+            message = call(packed, len(args), ctypes.c_long(count_blocks(n_items)), ctypes.c_ulong(self.seed))
         if message:
             raise RuntimeError(message.decode())
 
@@ -154,6 +156,12 @@ class HostRuntime:
 
     def free_pools(self) -> None:
         pass
+
+    def communicator_id(self) -> bytes:
+        return communicator_id()
+
+    def open_communicator(self, communicator_id: bytes, rank: int, n_members: int) -> HostCommunicator:
+        return HostCommunicator(communicator_id, rank, n_members, self.seed)
 
 
 def dask_setup(worker: Any) -> None:

@@ -26,6 +26,7 @@ from nomad_dask.backends.data import (
     StepParams,
     StoredRows,
 )
+from nomad_dask.backends.joint import JointLayouts
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.nearest_cells import nearest_cells
 from nomad_dask.backends.row_reader import ShardVectors, to_float32
@@ -46,9 +47,14 @@ class CpuBackend:
     Parameters
     ----------
     n_threads : int
+
+    Attributes
+    ----------
+    joint_layouts : None
     """
 
     def __init__(self, n_threads: int) -> None:
+        self.joint_layouts: JointLayouts | None = None
         self.pool = Threads(n_threads)
         self._transforms = KernelTransforms()
 

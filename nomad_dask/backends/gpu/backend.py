@@ -23,11 +23,13 @@ from nomad_dask.backends.data import (
 from nomad_dask.backends.gpu import block_reader, kmeans, projection
 from nomad_dask.backends.gpu.cell_search import GpuCellSearch
 from nomad_dask.backends.gpu.interpolation import interpolate
+from nomad_dask.backends.gpu.joint_layout import GpuJointLayouts
 from nomad_dask.backends.gpu.layout import GpuShardLayout
 from nomad_dask.backends.gpu.nearest_cells import nearest_cells
 from nomad_dask.backends.gpu.oom import translate_oom
 from nomad_dask.backends.gpu.runtime import Runtime
 from nomad_dask.backends.gpu.symmetric_graph import symmetric_graph
+from nomad_dask.backends.joint import JointLayouts
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.backends.value_range import ValueRange, value_range
@@ -43,10 +45,16 @@ class GpuBackend:
     Parameters
     ----------
     runtime : Runtime
+
+    Attributes
+    ----------
+    runtime : Runtime
+    joint_layouts : GpuJointLayouts
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.joint_layouts: JointLayouts | None = GpuJointLayouts(runtime)
 
     def read(self, source: Source, start: int, stop: int) -> Any:
         """Return rows `start` to `stop` (rows, n_dims) of a source on the device; never write into them."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends.gpu import nccl
 from nomad_dask.backends.gpu.cublas_gemm import multiply_half
 from nomad_dask.backends.gpu.device_memory import largest_block_bytes
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
@@ -103,6 +104,14 @@ class CudaRuntime:
         self._copies.clear()
         self.xp.get_default_memory_pool().free_all_blocks()
         self.xp.get_default_pinned_memory_pool().free_all_blocks()
+
+    def communicator_id(self) -> Any:
+        """Return the identifier of a new group of GPUs; see `JointLayouts`."""
+        return nccl.communicator_id()
+
+    def open_communicator(self, communicator_id: Any, rank: int, n_members: int) -> nccl.NcclCommunicator:
+        """Join a new group of GPUs; see `JointLayouts`."""
+        return nccl.NcclCommunicator(self.xp, communicator_id, rank, n_members)
 
 
 class _CudaTransform:

@@ -82,14 +82,16 @@ class GlobalFieldStep:
     def _step_by_mesh(self) -> None:
         shard, field = self._shard, self._repulsion.mesh_field
         field.solve(shard.points.positions, None, shard.remote.points, shard.remote.weights)
-        field.sum_potential(-float(shard.n_rows), shard.report.partition_sum)
-        move_by_mesh(shard, field.potential)
+        field.sum_potential(field.charges[0], -float(shard.n_rows), shard.report.partition_sum)
+        move_by_mesh(shard, field.potential, shard.report.partition_sum)
+        shard.measure(shard.points.next_positions)
 
     def _step_directly(self) -> None:
         shard, rows = self._shard, self._repulsion.rows
         self._repulsion.evaluate(None, None, shard.remote.weights)
         write_partition_sum(shard, rows.potential, -float(shard.n_rows))
         move_by_rows(shard, rows.repulsion, shard.graph.edges, shard.report.partition_sum)
+        shard.measure(shard.points.next_positions)
 
 
 class GlobalMeansStep:
@@ -116,6 +118,7 @@ class GlobalMeansStep:
         self._repulsion.evaluate(step.epoch, None, self._z, self._row_repulsion)
         write_partition_sum(shard, self._z, 0.0)
         move_by_rows(shard, self._row_repulsion, shard.graph.edges, shard.report.partition_sum)
+        shard.measure(shard.points.next_positions)
 
     def loss(self) -> float:
         """Return the shard's part of −Σ p log q, after the report was downloaded."""

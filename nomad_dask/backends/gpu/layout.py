@@ -45,7 +45,28 @@ def create_step(shard: DeviceShard, graph: ShardGraph, params: Params) -> Step:
     return PointStep(shard, PointMeansRepulsion(shard, means), params.n_noise)
 
 
-class GpuShardLayout:
+class GpuShardPoints:
+    """Copies of the positions and velocities of a shard on the device.
+
+    Parameters
+    ----------
+    shard : DeviceShard
+    """
+
+    def __init__(self, shard: DeviceShard) -> None:
+        self._shard = shard
+
+    def copy_state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of positions and velocities on the host."""
+        points, runtime = self._shard.points, self._shard.runtime
+        return runtime.download(points.positions), runtime.download(points.velocity)
+
+    def copy_positions(self, rows: slice) -> np.ndarray:
+        """Return a copy of the positions (k, dim) float32 of a slice of the rows on the host."""
+        return self._shard.runtime.download(self._shard.points.positions[rows])
+
+
+class GpuShardLayout(GpuShardPoints):
     """Positions and velocities of one shard on the device.
 
     Parameters
@@ -58,8 +79,7 @@ class GpuShardLayout:
     """
 
     def __init__(self, graph: ShardGraph, params: Params, n_total: int, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._shard = DeviceShard.from_graph(graph, params, n_total, runtime)
+        super().__init__(DeviceShard.from_graph(graph, params, n_total, runtime))
         self._step = create_step(self._shard, graph, params)
 
     def load(self, positions: np.ndarray, velocity: np.ndarray) -> None:
@@ -71,15 +91,6 @@ class GpuShardLayout:
         shard.measure(shard.points.positions)
         shard.report.download()
 
-    def copy_state(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of positions and velocities on the host."""
-        points = self._shard.points
-        return self._runtime.download(points.positions), self._runtime.download(points.velocity)
-
-    def copy_positions(self, rows: slice) -> np.ndarray:
-        """Return a copy of the positions (k, dim) float32 of a slice of the rows on the host."""
-        return self._runtime.download(self._shard.points.positions[rows])
-
     def patch_moments(self) -> np.ndarray:
         """Return means and standard deviations (n_patches, 2·dim) float32 of the shard's patches."""
         return self._shard.report.host_patch_moments()
@@ -89,7 +100,7 @@ class GpuShardLayout:
         shard = self._shard
         if not shard.n_rows:  # many identical rows can leave a shard empty
             return EpochResult(0.0, 0.0 if step.measure_loss else None)
-        with translate_oom(self._runtime, f"the layout of a shard of {shard.n_rows:,} rows"):
+        with translate_oom(shard.runtime, f"the layout of a shard of {shard.n_rows:,} rows"):
             shard.remote.update(remote)
             self._step.run(step, remote)
             shard.points.swap()

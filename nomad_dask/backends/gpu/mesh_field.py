@@ -70,6 +70,11 @@ class MeshField:
         return self._allocated
 
     @property
+    def charges(self) -> tuple[Any, Any]:
+        """Two int64 meshes for charges in fixed point: of own points, and of others."""
+        return self._buffers.own, self._buffers.remote
+
+    @property
     def potential(self) -> Any:
         """The convolved charges, float32 (padded shape): spline coefficients of the potential."""
         return self._buffers.levels.potential
@@ -102,27 +107,37 @@ class MeshField:
         remote : array of float32 (m, dim)
         remote_weights : array of float32 (m,)
         """
-        b, launch, dim, frame = self._buffers, self._runtime.launch, self._dim, self.frame
-        n, n_remote = len(points), len(remote)
-        b.own.fill(0)
-        launch("deposit", dim, DEPOSIT_LANES * n, points, weights, np.int64(n), frame, b.own)
-        if n_remote:
-            b.remote.fill(0)
-            launch(
-                "deposit", dim, DEPOSIT_LANES * n_remote, remote, remote_weights, np.int64(n_remote), frame, b.remote
-            )
-        n_nodes, others = b.own.size, b.remote if n_remote else None
-        launch("charges", dim, n_nodes, b.own, others, np.int64(n_nodes), frame, b.levels.charges)
+        own, others = self.charges
+        self.deposit(points, weights, own)
+        if len(remote):
+            self.deposit(remote, remote_weights, others)
+        self.convolve(own, others if len(remote) else None)
+
+    def deposit(self, points: Any, weights: Any, charges: Any) -> None:
+        """Write the charges of points, in fixed point, to a mesh `charges`, int64; arguments as in `solve`."""
+        n = len(points)
+        charges.fill(0)
+        self._runtime.launch(
+            "deposit", self._dim, DEPOSIT_LANES * n, points, weights, np.int64(n), self.frame, charges
+        )  # fmt: skip
+
+    def convolve(self, charges: Any, more_charges: Any) -> None:
+        """Compute `potential` from charges on the mesh, in fixed point, and others if they are not None."""
+        b, n_nodes = self._buffers, self._buffers.own.size
+        self._runtime.launch(
+            "charges", self._dim, n_nodes, charges, more_charges, np.int64(n_nodes), self.frame, b.levels.charges
+        )  # fmt: skip
         b.levels.convolve()
 
-    def sum_potential(self, offset: float, out: Any) -> None:
-        """Write Σ_i U(y_i) + offset over own points of weight 1 to `out` (1,) float64; call `solve` first.
+    def sum_potential(self, charges: Any, offset: float, out: Any) -> None:
+        """Write Σ_i U(y_i) + offset over points of weight 1 to `out` (1,) float64; call `convolve` first.
 
-        The sum runs over nodes, which is the same: charges and potential use the same splines.
+        The sum runs over nodes of the mesh `charges` of these points, which is the same: charges and potential use the
+        same splines.
         """
-        own, n_nodes = self._buffers.own, self._buffers.own.size
+        n_nodes = charges.size
         launch, n_threads = self._runtime.launch, reduction_threads(n_nodes)
-        launch("mesh_z", self._dim, n_threads, own, np.int64(n_nodes), self.frame, self.potential, self._partials)
+        launch("mesh_z", self._dim, n_threads, charges, np.int64(n_nodes), self.frame, self.potential, self._partials)
         launch("total", self._dim, 1, self._partials, np.int64(count_blocks(n_threads)), np.float64(offset), out)
 
     def read(self, points: Any, potential: Any, repulsion: Any) -> None:

@@ -125,6 +125,7 @@ class PointStep:
         self._weight_edges()
         self._repulsion.write_repulsion(numbers, step.epoch, remote, self._shares)
         move_by_rows(self._shard, self._repulsion.repulsion, self._edges, None)
+        self._shard.measure(self._shard.points.next_positions)
 
     def loss(self) -> float:
         """Return the shard's part of the loss before the step."""

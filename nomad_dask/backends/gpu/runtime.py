@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nomad_dask.backends.joint import Communicator
+
 BLOCK = 256
 """Threads of a block."""
 MAX_PARTIALS = 4096
@@ -89,6 +91,12 @@ class Runtime(Protocol):
 
     def free_pools(self) -> None:
         """Return unused memory to the device."""
+
+    def communicator_id(self) -> Any:
+        """Return the identifier of a new group of devices; see `JointLayouts`."""
+
+    def open_communicator(self, communicator_id: Any, rank: int, n_members: int) -> Communicator:
+        """Join a new group of devices; see `JointLayouts`."""
 
 
 def count_blocks(n_items: int) -> int:

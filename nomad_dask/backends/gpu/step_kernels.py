@@ -12,19 +12,27 @@ from nomad_dask.backends.gpu.readback import EDGE_LANES
 from nomad_dask.backends.gpu.runtime import count_blocks, reduction_threads
 
 
-def move_by_mesh(shard: DeviceShard, potential: Any) -> None:
-    """Move all rows by their edges and by the repulsion read from a mesh `potential`, and measure them."""
+def move_by_mesh(shard: DeviceShard, potential: Any, partition_sum: Any) -> None:
+    """Move all rows by their edges and by the repulsion read from a mesh `potential`.
+
+    Parameters
+    ----------
+    shard : DeviceShard
+    potential : array of float32
+        On the padded mesh.
+    partition_sum : array of float64 (1,)
+        See `move_by_rows`.
+    """
     points, graph, n = shard.points, shard.graph, shard.n_rows
     shard.launch(
         "step", EDGE_LANES * n, points.positions, points.velocity, np.int64(n), shard.inputs.frame, potential,
-        *graph.edges, *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, shard.report.partition_sum,
+        *graph.edges, *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, partition_sum,
         points.next_positions, points.velocity,
     )  # fmt: skip
-    shard.measure(points.next_positions)
 
 
 def move_by_rows(shard: DeviceShard, repulsion: Any, edges: DeviceEdges, partition_sum: Any) -> None:
-    """Move all rows by edges and by the repulsion of each row, and measure them.
+    """Move all rows by edges and by the repulsion of each row.
 
     Parameters
     ----------
@@ -33,7 +41,8 @@ def move_by_rows(shard: DeviceShard, repulsion: Any, edges: DeviceEdges, partiti
     edges : DeviceEdges
         Those of the graph, or the same with other weights.
     partition_sum : array of float64 (1,) or None
-        The shard's part of Z; None if the normalization is already part of the repulsion.
+        Z, or the shard's part of it if the `NUMBERS` say how it grows to Z; None if the normalization is already part
+        of the repulsion.
     """
     points, graph, n = shard.points, shard.graph, shard.n_rows
     shard.launch(
@@ -41,7 +50,6 @@ def move_by_rows(shard: DeviceShard, repulsion: Any, edges: DeviceEdges, partiti
         *graph.cross_edges, shard.remote.moments, shard.inputs.numbers, partition_sum, points.next_positions,
         points.velocity,
     )  # fmt: skip
-    shard.measure(points.next_positions)
 
 
 def measure_attraction_loss(shard: DeviceShard) -> None:

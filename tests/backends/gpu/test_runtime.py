@@ -139,7 +139,7 @@ def test_kernels_of_mesh_and_structs_agree():
     field.solve(points, None, points[:0], points[:0, 0])
     potential, repulsion, total = np.empty(2, np.float32), np.empty((2, 2), np.float32), np.empty(1)
     field.read(points, potential, repulsion)
-    field.sum_potential(-2.0, total)
+    field.sum_potential(field.charges[0], -2.0, total)
     np.testing.assert_allclose(potential, 1 + 1 / 17, rtol=2e-3)
     np.testing.assert_allclose(repulsion[:, 1], [-4 / 17**2, 4 / 17**2], rtol=1e-2)
     assert total[0] == pytest.approx(potential.sum() - 2, rel=1e-4)

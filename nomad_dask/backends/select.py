@@ -26,6 +26,11 @@ def check_device(device: str) -> None:
         raise InputError(f"device={device!r} is not accepted: give one of {', '.join(DEVICES)}.")
 
 
+def has_joint_layouts(device: str) -> bool:
+    """Return whether the backend of a device, ``"cpu"`` or ``"gpu"``, has joint layouts; see `backends.joint`."""
+    return device == "gpu"
+
+
 class BackendCache:
     """The backends of one worker, which are created on first use and kept with their threads."""
 

@@ -141,6 +141,22 @@ class PeerExchange:
             parts = own_parts | self._receive_others(step, len(self._addresses) - len(own_parts))
         return [parts[number] for number in sorted(parts)]
 
+    def check(self, step: int) -> None:
+        """Report the progress, and check that the tasks of the batch can still continue, on all workers.
+
+        Raises
+        ------
+        ExchangeAborted
+            A worker is lost, or another task cannot continue.
+        Interrupted
+            The driver has abandoned the task.
+        """
+        report_progress(step)
+        if not self._inbox.is_active(self._batch):
+            raise ExchangeAborted
+        for peer in self._peers:
+            self._check_peer(peer)
+
     def abort(self) -> None:
         """Make all tasks of the batch return."""
         if self._peers:

@@ -9,6 +9,8 @@
 ``nomad-dask.kmeans-within`` (120)
     How long K-Means by cuML on several GPUs may take before one of them does without the others: if one is lost, they
     wait for it without end.
+``nomad-dask.nccl-within`` (120)
+    How long workers may take to join by NCCL, and for an epoch of a joint layout, before they go on without it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 from nomad_dask.errors import InputError, suggest
 
 _SECTION = "nomad-dask"
-_DEFAULTS = {"lost-after": 60.0, "frozen-after": 300.0, "kmeans-within": 120.0}
+_DEFAULTS = {"lost-after": 60.0, "frozen-after": 300.0, "kmeans-within": 120.0, "nccl-within": 120.0}
 
 
 def timeout(name: str) -> float:

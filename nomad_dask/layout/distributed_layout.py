@@ -13,6 +13,8 @@ from nomad_dask.callbacks.events import CheckpointWritten, Emit, EpochDone, Shar
 from nomad_dask.cluster import Cluster, assign_shards
 from nomad_dask.errors import ClusterError
 from nomad_dask.layout.checkpoint import checkpoint_folder
+from nomad_dask.layout.joining import JoinRequest, join_group
+from nomad_dask.layout.joint_mode import JointMode
 from nomad_dask.layout.schedule import is_exchange_epoch, make_schedule, mean_loss, next_sync_epoch
 from nomad_dask.layout.shard_summary import ShardSummary, merge_summaries
 from nomad_dask.layout.snapshots import SnapshotSchedule, load_shard_rows
@@ -35,14 +37,27 @@ _MAX_LOSSES = 10
 
 @dataclass(frozen=True)
 class LayoutState:
-    """All shards after `epoch` epochs, and the last measured loss."""
+    """All shards after `epoch` epochs.
+
+    Attributes
+    ----------
+    epoch : int
+    summaries : list of ShardSummary
+    loss : float or None
+        The last measured loss.
+    joint_bytes : int or None
+        Bytes that the workers of a joint layout exchange in an epoch; None if shards exchange summaries.
+    """
 
     epoch: int
     summaries: list[ShardSummary]
     loss: float | None
+    joint_bytes: int | None = None
 
     def exchanged_bytes(self) -> int:
-        """Return the bytes of one exchange, in which each shard sends its summary to all others."""
+        """Return the bytes of one exchange; without a joint layout, each shard sends its summary to all others."""
+        if self.joint_bytes is not None:
+            return self.joint_bytes
         return sum(summary.nbytes for summary in self.summaries) * (len(self.summaries) - 1)
 
 
@@ -77,6 +92,7 @@ class DistributedLayout:
         self._run, self._cluster, self._workspace = run, cluster, workspace
         self._emit, self._on_progress = emit, on_progress
         self.schedule = make_schedule(run.params, run.plan.n_rows)
+        self._joint = JointMode(run)
         self._run_id = ""
         self._worker_addresses: tuple[str, ...] = ()
         # Epochs that are repeated after a loss are not reported again.
@@ -88,21 +104,45 @@ class DistributedLayout:
         facts = self._workspace.recorded_facts(CHECKPOINT) or {"epoch": 0, "loss": None}
         self._run_id = uuid.uuid4().hex  # tasks of an earlier attempt that still run do not touch these shards
         self._place_shards()
-        summaries = self._run_task(load_shards)
+        self._joint.begin(facts)
+        if self._joint.is_wanted and not self._join_workers():
+            return self._rollback()
+        summaries = self._run_task(load_shards, self._joint.is_wanted)
+        if any(isinstance(summary, StaleShard) for summary in summaries):
+            return self._rollback()
         self._reported_epoch = max(self._reported_epoch, facts["epoch"])
         return LayoutState(facts["epoch"], summaries, facts["loss"])
+
+    def _join_workers(self) -> bool:
+        """Let the workers join, or give the joint layout up; return False if one of them was lost meanwhile."""
+        request = JoinRequest(uuid.uuid4().hex, self._worker_addresses, self._joint.limit)
+        answers: list[str | None] = self._run_task(join_group, request)
+        if None in answers:
+            return False
+        if reason := answers[0]:
+            self._joint.give_up(reason)
+        return True
 
     def run_epochs(self, state: LayoutState, n_epochs: int) -> LayoutState:
         """Run a batch of about `n_epochs` epochs."""
         schedule, sync_every = self.schedule, self._run.params.sync_every
         stop = next_sync_epoch(state.epoch, n_epochs, sync_every, schedule.n_epochs)
         summary = merge_summaries(state.summaries)
-        batch = EpochBatch(uuid.uuid4().hex, self._worker_addresses, schedule, state.epoch, stop, summary)
+        limit = self._joint.limit if self._joint.is_wanted else None
+        batch = EpochBatch(uuid.uuid4().hex, self._worker_addresses, schedule, state.epoch, stop, summary, limit)
         answers: list[EpochBatchResult | StaleShard] = self._run_task(run_epochs, batch)
         results = [answer for answer in answers if isinstance(answer, EpochBatchResult)]
         if len(results) < len(answers):
+            self._report_failure([answer for answer in answers if isinstance(answer, StaleShard)])
             return self._rollback()
-        return LayoutState(stop, [result.summary for result in results], self._report_epochs(state, stop, results))
+        loss = self._report_epochs(state, stop, results)
+        return LayoutState(stop, [result.summary for result in results], loss, results[0].exchanged_bytes)
+
+    def _report_failure(self, stale: Sequence[StaleShard]) -> None:
+        """Report why workers cannot communicate, unless that is because one of them is lost."""
+        failures = [shard.failure for shard in stale if shard.failure]
+        if failures and set(self._worker_addresses) <= {worker.address for worker in self._cluster.workers()}:
+            self._joint.report_failure(failures[0])
 
     def save_checkpoint(self, state: LayoutState) -> LayoutState:
         """Write a durable checkpoint, and remove the previous one."""
@@ -111,7 +151,8 @@ class DistributedLayout:
         if any(isinstance(artifact, StaleShard) for artifact in artifacts):
             return self._rollback()
         partition_sums = [summary.partition_sum for summary in state.summaries]
-        self._workspace.record(CHECKPOINT, artifacts, epoch=state.epoch, z=partition_sums, loss=state.loss)
+        facts = self._joint.facts()
+        self._workspace.record(CHECKPOINT, artifacts, epoch=state.epoch, z=partition_sums, loss=state.loss, **facts)
         if previous is not None and previous["epoch"] != state.epoch:
             self._workspace.remove(checkpoint_folder(previous["epoch"]))
         self._emit(CheckpointWritten(state.epoch))

@@ -1,4 +1,4 @@
-"""A shard in the memory of its worker."""
+"""Shards in the memory of their worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from nomad_dask.backends.base import ShardLayout
 from nomad_dask.backends.data import EpochResult, RemoteState
+from nomad_dask.backends.joint import ShardPoints
 from nomad_dask.layout.remote_charges import RemoteCharges
 from nomad_dask.layout.schedule import Schedule
 from nomad_dask.layout.shard_summary import ShardSummary, Summary
@@ -23,7 +24,7 @@ class Exchange(NamedTuple):
 
 
 @dataclass
-class ShardState:
+class LoadedShard:
     """A shard in the memory of its worker.
 
     Attributes
@@ -31,25 +32,47 @@ class ShardState:
     run_id : str
         Of the attempt at the layout to which the state belongs.
     shard : int
+    layout : ShardPoints
+        Positions and velocities.
+    epoch : int
+        Epochs done.
+    partition_sum : float or None
+        The shard's part of Z in the last epoch.
+    """
+
+    run_id: str
+    shard: int
+    layout: ShardPoints
+    epoch: int
+    partition_sum: float | None
+
+
+@dataclass
+class JointShardState(LoadedShard):
+    """A shard of a joint layout, which other shards see row by row."""
+
+    def summarize(self) -> ShardSummary:
+        """Return the shard's part of Z; no other shard needs its patches."""
+        return ShardSummary(self.shard, np.zeros((0, 0), np.float32), self.partition_sum)
+
+
+@dataclass
+class ShardState(LoadedShard):
+    """A shard that exchanges summaries with others.
+
+    Attributes
+    ----------
     layout : ShardLayout
         Positions and velocities.
     patch_counts : ndarray of float32 (patches of all shards,)
         Rows of each patch.
     charges : RemoteCharges
-    epoch : int
-        Epochs done.
-    partition_sum : float or None
-        The shard's part of Z in the last epoch.
     last_exchange, previous_exchange : Exchange or None
     """
 
-    run_id: str
-    shard: int
     layout: ShardLayout
     patch_counts: np.ndarray
     charges: RemoteCharges
-    epoch: int
-    partition_sum: float | None
     last_exchange: Exchange | None = None
     previous_exchange: Exchange | None = None
 

@@ -44,6 +44,10 @@ class CellCatalog:
         """Return the number (n_shards,) of rows of each shard."""
         return np.diff(np.append(0, np.cumsum(self.counts))[self.shard_offsets])
 
+    def first_rows(self) -> np.ndarray:
+        """Return the first row (n_shards + 1,) of each shard, numbered as in `global_starts`, and the number of all."""
+        return np.append(0, np.cumsum(self.shard_rows()))
+
     def global_starts(self) -> np.ndarray:
         """Return the first row of each cell, with rows numbered through all shards in the order of their cells."""
         starts: np.ndarray = np.cumsum(self.counts) - self.counts

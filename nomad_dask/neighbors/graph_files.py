@@ -7,6 +7,9 @@ from __future__ import annotations
 WEIGHT_CODES, CONDITIONAL_P = "weight_codes", "conditional_p"
 PATCH_FILES = ("patch_of_row", "patch_counts")
 CROSS_SHARD_FILES = ("cross_indptr", "cross_patches", "cross_weights")
+# The same edges by row instead of by patch, for joint layouts: number of the other row through all shards, code of the
+# weight.
+CROSS_ROW_FILES = ("cross_row_indptr", "cross_rows", "cross_row_codes")
 # Directed edges into other shards, sorted by the target shard: row, row of the target, p(target|row), and where the
 # edges into each shard begin.
 OUTGOING_FILES = ("out_from", "out_to", "out_weights", "out_edges")

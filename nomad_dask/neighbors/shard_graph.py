@@ -6,8 +6,9 @@ import numpy as np
 
 from nomad_dask.backends.base import Backend
 from nomad_dask.backends.data import ShardGraph
+from nomad_dask.backends.joint import CrossRows, JointShard
 from nomad_dask.neighbors.cell_catalog import CellCatalog, load_cell_catalog
-from nomad_dask.neighbors.graph_files import CONDITIONAL_P, PATCH_FILES, WEIGHT_CODES, graph_file
+from nomad_dask.neighbors.graph_files import CONDITIONAL_P, CROSS_ROW_FILES, PATCH_FILES, WEIGHT_CODES, graph_file
 from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.planning.run_context import RunContext
 
@@ -35,6 +36,35 @@ def load_graph(run: RunContext, shard: int, backend: Backend) -> ShardGraph:
         cross_patches=cross_patches,
         cross_weights=cross_weights,
     )
+
+
+def load_joint_shard(run: RunContext, shard: int) -> JointShard:
+    """Read what a joint layout needs of the graph of a shard: no patches, and the rows of other shards instead."""
+    none = np.zeros(0, np.int32)
+    indptr = np.load(run.file(graph_file(shard, "indptr")))
+    graph = ShardGraph(
+        cell_offsets=np.load(run.file(shard_file(shard, "cell_offsets"))),
+        patch_of_row=none,
+        patch_counts=none.astype(np.int64),
+        first_patch=0,
+        sampled_cells=none.astype(np.int64).reshape(0, 1),
+        indptr=indptr,
+        indices=_load_edges(run, shard, "indices"),
+        weights=np.load(run.file(graph_file(shard, "weights"))),
+        weight_codes=_load_edges(run, shard, WEIGHT_CODES),
+        conditional_p=None,
+        cross_indptr=np.zeros(len(indptr), np.int64),
+        cross_patches=none,
+        cross_weights=none.astype(np.float32),
+    )
+    cross_rows = CrossRows(*(np.load(run.file(graph_file(shard, name))) for name in CROSS_ROW_FILES))
+    return JointShard(shard, graph, cross_rows)
+
+
+def has_joint_shards(run: RunContext) -> bool:
+    """Return whether `load_joint_shard` finds the edges to rows of other shards, which runs on CPUs do not write."""
+    files = [graph_file(shard, name) for shard in range(run.plan.n_shards) for name in CROSS_ROW_FILES]
+    return all(run.file(file).exists() for file in files)
 
 
 def load_patch_counts(run: RunContext) -> np.ndarray:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from threading import Thread
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +13,7 @@ from nomad_dask.backends.devices import NoGpu, detect_worker_gpu, missing_packag
 from nomad_dask.backends.kmeans_tree import count_parents
 from nomad_dask.backends.row_reader import RowFile, to_float32
 from nomad_dask.cluster import Cluster, worker_backend
-from nomad_dask.cluster.settings import timeout
+from nomad_dask.cluster.time_limit import TimeLimitError, time_limit
 from nomad_dask.errors import Interrupted
 from nomad_dask.partition.axes import fit_axes
 from nomad_dask.planning.run_context import RunContext
@@ -54,19 +51,15 @@ def fit_parents(run: RunContext, cluster: Cluster) -> Parents | None:
         return None
     (axes,) = cluster.run(_fit_axes, [(run,)])
     try:
-        return Parents(axes, _call_within(timeout("kmeans-within"), _fit_centroids, run, cluster, axes, n_parents))
+        return Parents(axes, time_limit("kmeans-within").call(_fit_centroids, run, cluster, axes, n_parents))
     except KeyboardInterrupt as interrupt:
         raise Interrupted("Stopped.") from interrupt
     except Exception as error:  # noqa: BLE001 - of cuML, NCCL and Dask; one worker can do without all of them
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         _LOG.warning("K-Means by cuML on all GPUs failed (%s): one worker fits the cells.", reason)
-        if isinstance(error, _TimeLimitError):
+        if isinstance(error, TimeLimitError):
             cluster.restart_workers()
         return None
-
-
-class _TimeLimitError(Exception):
-    """A call takes longer than the setting `kmeans-within`."""
 
 
 def _fit_axes(run: RunContext) -> PrincipalAxes:
@@ -92,25 +85,3 @@ def _project_part(run: RunContext, axes: PrincipalAxes, start: int, stop: int) -
     with worker_backend(run.device) as backend:
         coordinates: np.ndarray = backend.project(to_float32(rows, run.params.metric), axes)
     return coordinates
-
-
-def _call_within(seconds: float, function: Any, *args: Any) -> Any:
-    """Return ``function(*args)``; if it takes longer, a thread is left behind.
-
-    Raises
-    ------
-    _TimeLimitError
-    """
-    result: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            result.set_result(function(*args))
-        except BaseException as error:  # noqa: BLE001 - raised where the result is used
-            result.set_exception(error)
-
-    # Python's end does not wait for a daemon thread.
-    Thread(target=call, name="nomad-kmeans", daemon=True).start()
-    if not wait([result], seconds).done:
-        raise _TimeLimitError(f"not done within {seconds:.0f} s, the setting nomad-dask.kmeans-within")
-    return result.result()

@@ -17,7 +17,7 @@ from nomad_dask.errors import ClusterError, InputError
 from tests.helpers.runs import blobs
 
 
-@pytest.mark.parametrize("name", ["lost-after", "frozen-after", "kmeans-within"])
+@pytest.mark.parametrize("name", ["lost-after", "frozen-after", "kmeans-within", "nccl-within"])
 @pytest.mark.parametrize(
     "value", ["soon", "", "5 parsecs", None, -1, 0, "0 s", True, float("nan"), float("inf"), "-3 s", [3], {"a": 1}]
 )

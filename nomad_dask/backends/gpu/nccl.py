@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nomad_dask.backends.joint import CommunicatorError, RowParts
@@ -67,7 +67,7 @@ class NcclCommunicator:
 
     def check(self) -> None:
         """Raise a `CommunicatorError` if an operation has failed."""
-        with _translate_errors(self._nccl):
+        with _translate_errors(self._nccl), suppress(KeyError):  # CuPy has no text for "in progress"
             self._communicator.check_async_error()
 
     def abort(self) -> None:

@@ -19,10 +19,20 @@ from nomad_dask.backends.joint import CommunicatorError, RowParts
 
 # Sockets on which the groups of this process wait for their members, by identifier.
 _LISTENING: dict[bytes, socket.socket] = {}
+# What fails in this process: "id", "join" or "share", of which the last two wait without end.
+_FAILING: set[str] = set()
+
+
+def let_fail(*operations: str) -> None:
+    """Let these operations fail in this process from now on, and no others."""
+    _FAILING.clear()
+    _FAILING.update(operations)
 
 
 def communicator_id() -> bytes:
     """Return the identifier of a new group, and wait for its members."""
+    if "id" in _FAILING:
+        raise CommunicatorError("there are no sockets")
     listening = socket.create_server(("127.0.0.1", 0))
     found = struct.pack("!H", listening.getsockname()[1]) + secrets.token_bytes(16)
     _LISTENING[found] = listening
@@ -44,6 +54,8 @@ class HostCommunicator:
         self._rank, self._order = rank, np.random.default_rng(seed)
         self._aborted = threading.Event()
         self._peers: dict[int, socket.socket] = {}
+        if "join" in _FAILING:
+            self._wait_for_abort()
         if rank:
             (port,) = struct.unpack("!H", communicator_id[:2])
             self._peers[0] = socket.create_connection(("127.0.0.1", port))
@@ -72,6 +84,8 @@ class HostCommunicator:
 
     def share_parts(self, array: np.ndarray, parts: RowParts) -> None:
         assert array.flags.c_contiguous
+        if "share" in _FAILING:
+            self._wait_for_abort()
         slices = [slice(int(a), int(b)) for a, b in zip(parts.offsets[:-1], parts.offsets[1:], strict=True)]
         owned = [(owner, part) for owner, part in zip(parts.owners, slices, strict=True) if owner != 0]
         if self._rank:

@@ -31,6 +31,21 @@ def mesh_device_bytes(n_nodes: int, dim: int) -> int:
     return 2 * 8 * n_nodes + 9 * 4 * padded
 
 
+def joint_device_bytes(n_total: int, n_rows: int, dim: int) -> int:
+    """Return what a joint layout adds to the device memory of a worker.
+
+    The positions of all rows, and which of them attract the worker's rows; positions of these, of which there are
+    assumed to be at most as many as rows of the worker.
+
+    Parameters
+    ----------
+    n_total, n_rows : int
+        Rows of the map and of the worker.
+    dim : int
+    """
+    return n_total * (4 * dim + 5) + n_rows * (4 * (2 * dim + 1) + 8)
+
+
 def layout_device_bytes(
     n_rows: int, n_edges: int, n_nodes: int, n_patches: int, dim: int = 2, per_point: bool = False
 ) -> int:

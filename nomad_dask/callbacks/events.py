@@ -102,7 +102,7 @@ class EpochDone(Event):
     loss : float or None
         Mean loss per row, −Σ p log q / n + log(Z/n); None in epochs that do not compute it.
     exchanged_bytes : int
-        Bytes of cell summaries sent to and from the shards in this epoch.
+        Bytes of summaries that shards received after this epoch; in a joint layout, of positions and charges.
     """
 
     epoch: int

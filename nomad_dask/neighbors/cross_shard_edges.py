@@ -59,7 +59,7 @@ def build_cross_shard_edges(run: RunContext, shard: int) -> list[Artifact]:
 
     def patches_of(other: int) -> np.ndarray:
         patch_of_row: np.ndarray = np.load(run.file(graph_file(other, "patch_of_row")))
-        return other * counts.shape[1] + patch_of_row.astype(np.int64)
+        return np.asarray(other * counts.shape[1] + patch_of_row.astype(np.int64))
 
     edges = _sum_edges(run, shard, counts.size, patches_of)
     arrays = (edges.indptr.astype(np.int64), edges.indices.astype(np.int32), edges.data.astype(np.float32))

@@ -45,7 +45,9 @@ def neighbors_disk_bytes(plan: Plan) -> int:
     """Return the bytes of the graph in both directions, and of the lists and edges between shards."""
     graph = _graph_bytes(plan)
     # Shards that search across write edges into others, and their lists for each other, of two rounds at most.
-    edges, lists = 16 * plan.n_linked_rows + 24, 2 * 10 * (plan.n_neighbors + 8) + 4 * plan.n_tail_neighbors
+    # The edges are written by patch, and with a joint layout by row too.
+    edges = (16 + 2 * CODED_EDGE_BYTES) * plan.n_linked_rows + 32
+    lists = 2 * 10 * (plan.n_neighbors + 8) + 4 * plan.n_tail_neighbors
     kept_lists = 8 * plan.n_neighbors if plan.keeps_lists else 0
     return plan.n_rows * (graph + kept_lists + (edges + lists if plan.n_shards > 1 else 0))
 

@@ -5,7 +5,7 @@ The neighbor search is not listed: it works with what is left.
 
 from __future__ import annotations
 
-from nomad_dask.backends.memory_model import GPU_HOST_BYTES, layout_device_bytes
+from nomad_dask.backends.memory_model import GPU_HOST_BYTES, joint_device_bytes, layout_device_bytes
 from nomad_dask.backends.mesh import MAX_MESH_NODES
 from nomad_dask.planning.host_memory import AXES_SAMPLE_ROWS
 from nomad_dask.planning.plan import MAX_AXES, N_PATCHES, Plan
@@ -44,4 +44,7 @@ def layout_stage_device_bytes(plan: Plan) -> int:
     n_edges = 2 * plan.n_linked_rows * plan.shard_rows
     per_point = not plan.has_weight_codes
     shard = layout_device_bytes(plan.shard_rows, n_edges, n_nodes, n_patches, dim, per_point)
-    return _BASE_BYTES + plan.shards_per_worker * shard
+    joint = 0
+    if plan.n_shards > 1 and plan.has_weight_codes:
+        joint = joint_device_bytes(plan.n_rows, plan.shards_per_worker * plan.shard_rows, dim)
+    return _BASE_BYTES + plan.shards_per_worker * shard + joint

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.backends.gpu import nccl
 from nomad_dask.backends.gpu.cublas_gemm import multiply_half
 from nomad_dask.backends.gpu.device_memory import largest_block_bytes
 from nomad_dask.backends.gpu.kernel_files import kernel_files, kernel_source
+from nomad_dask.backends.gpu.nccl import NcclCommunicator, communicator_id
 from nomad_dask.backends.gpu.pinned_copies import PinnedCopies
 from nomad_dask.backends.gpu.runtime import BLOCK, Transform, count_blocks
 from nomad_dask.errors import ClusterError
@@ -107,11 +107,11 @@ class CudaRuntime:
 
     def communicator_id(self) -> Any:
         """Return the identifier of a new group of GPUs; see `JointLayouts`."""
-        return nccl.communicator_id()
+        return communicator_id()
 
-    def open_communicator(self, communicator_id: Any, rank: int, n_members: int) -> nccl.NcclCommunicator:
+    def open_communicator(self, communicator_id: Any, rank: int, n_members: int) -> NcclCommunicator:
         """Join a new group of GPUs; see `JointLayouts`."""
-        return nccl.NcclCommunicator(self.xp, communicator_id, rank, n_members)
+        return NcclCommunicator(self.xp, communicator_id, rank, n_members)
 
 
 class _CudaTransform:

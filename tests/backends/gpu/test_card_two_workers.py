@@ -18,7 +18,8 @@ from tests.helpers.runs import EventLog, blobs, make_map
 
 pytestmark = pytest.mark.gpu
 
-SETTINGS: dict[str, Any] = {"device": "gpu", "n_shards": 2, "n_epochs": 100}
+# Shards exchange summaries: workers that share a GPU cannot join, but one worker would lay out both shards jointly.
+SETTINGS: dict[str, Any] = {"device": "gpu", "n_shards": 2, "n_epochs": 100, "sync_every": 2}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,18 @@ def test_as_good_as_two_shards_on_the_cpu(x, two_shards):
 def test_as_both_shards_on_one_worker(x, two_shards):
     with gpu_workers(1) as client:
         np.testing.assert_array_equal(make_map(x, client=client, **SETTINGS).positions, two_shards)
+
+
+def test_a_joint_layout_is_as_good_as_one_shard(x):
+    with gpu_workers(1) as client:
+        joint = make_map(x, client=client, **(SETTINGS | {"sync_every": 1})).positions
+        one = make_map(x, client=client, **(SETTINGS | {"n_shards": 1})).positions
+    assert_as_good(x, joint, one)
+
+
+def test_workers_that_share_a_gpu_do_not_join(x, workers, caplog):
+    make_map(x[:12_000], client=workers, **(SETTINGS | {"sync_every": 1, "n_epochs": 3}))
+    assert "not laid out jointly (several workers share a GPU)" in caplog.text
 
 
 def test_as_both_shards_on_an_embedded_cluster(x, two_shards):

@@ -79,7 +79,7 @@ def field_of(runtime, mesh, points, remote, weights):
     field.solve(points, None, remote, weights)
     potential, repulsion, z = np.empty(len(points), np.float32), np.empty_like(points), np.empty(1)
     field.read(points, potential, repulsion)
-    field.sum_potential(0.0, z)
+    field.sum_potential(field.charges[0], 0.0, z)
     return potential, repulsion, z[0]
 
 

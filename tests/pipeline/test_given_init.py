@@ -50,6 +50,16 @@ def test_a_map_continues_where_it_was(x):
     assert procrustes(first, fit(x, "random", n_epochs=100))[2] > 0.1
 
 
+def test_a_map_is_refined_where_it_is_and_only_if_it_is_given(x):
+    first = fit(x, "mds", n_epochs=100)
+    nomad = NomadProjection(init=first, preset="refine").fit(x)
+    assert nomad.n_epochs_ == 100
+    assert np.abs(nomad.embedding_ - first).max() > 0
+    assert min(np.corrcoef(first[:, axis], nomad.embedding_[:, axis])[0, 1] for axis in (0, 1)) > 0.99
+    with pytest.raises(InputError, match="preset='refine' refines a map that is given, and init is 'mds'"):
+        NomadProjection(preset="refine").fit(x)
+
+
 def test_maps_frames_and_files_give_the_same_positions(x, positions, tmp_path):
     estimator = NomadProjection(n_epochs=2).fit(x)
     path = estimator.map_.to_parquet(tmp_path / "m.parquet")

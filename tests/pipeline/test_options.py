@@ -12,7 +12,7 @@ from sklearn.manifold import trustworthiness
 
 from nomad_dask.callbacks import EpochDone, Measured, StageAdvanced, StageFinished, StageStarted
 from nomad_dask.errors import InputError, NomadWarning
-from nomad_dask.params import AFFINITIES, NORMALIZATIONS, PRESETS, REPULSION_METHODS, Params
+from nomad_dask.params import AFFINITIES, NORMALIZATIONS, PRESETS, REFINE, REPULSION_METHODS, Params
 from nomad_dask.pipeline.collect import Layout
 from tests.helpers.runs import EventLog, blobs, make_map
 
@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "means of all cells": {"repulsion_method": "means", "n_negatives": 0},
     "several exact cells": {"repulsion_method": "means", "n_sampled_cells": 3},
     **{weights: {"affinity": weights} for weights in AFFINITIES},
-    **{preset: {"preset": preset, "n_epochs": None} for preset in PRESETS},
+    **{preset: {"preset": preset, "n_epochs": None} for preset in PRESETS if preset != REFINE},
     "late_exaggeration": {"late_exaggeration": 4.0},
     "learning rate": {"learning_rate": 0.5, "momentum": 0.8, "learning_rate_end": 0.2, "max_step_norm": 2.0},
     "tiny start": {"init_std": 1e-4},

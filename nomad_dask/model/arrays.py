@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.neighbors.cell_catalog import CellCatalog, read_cell_catalog
 from nomad_dask.neighbors.kept_lists import kept_list_file
 from nomad_dask.partition.shard_files import shard_file
@@ -46,6 +47,12 @@ class ModelArrays:
     def n_rows(self) -> int:
         """Rows of all shards."""
         return sum(len(self.open(shard_file(shard, "rows"))) for shard in range(self.n_shards))
+
+    def vectors(self, metric: str = "euclidean", cache_bytes: int = 0) -> ShardVectors:
+        """Open the vectors of the rows of the model; see `ShardVectors` for the parameters."""
+        sizes = self.catalog.shard_rows()
+        parts = [(self.file(shard_file(shard, "vectors")), 0, int(n)) for shard, n in enumerate(sizes)]
+        return ShardVectors(parts, metric, cache_bytes)
 
     def input_rows(self) -> np.ndarray:
         """Return the row number int64 of the input of each row of the model."""

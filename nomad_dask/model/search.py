@@ -12,14 +12,12 @@ import numpy as np
 
 from nomad_dask.backends.base import Backend
 from nomad_dask.backends.data import CellTree, NewRows, PrincipalAxes, StoredRows
-from nomad_dask.backends.row_reader import ShardVectors
 from nomad_dask.cluster import Cluster, get_worker_state, report_progress, worker_backend
 from nomad_dask.errors import InputError
 from nomad_dask.model.arrays import ModelArrays
 from nomad_dask.model.probes import choose_n_probes
 from nomad_dask.model.stored_neighbors import ENTRY_BYTES
 from nomad_dask.neighbors.kept_lists import metric_distances
-from nomad_dask.partition.shard_files import shard_file
 from nomad_dask.sources.base import Source, describe_rows
 from nomad_dask.sources.rescaling import Rescaling
 from nomad_dask.sources.retry import with_retries
@@ -147,9 +145,7 @@ def _open_stored_rows(search: ModelSearch) -> StoredRows:
     arrays, opened = search.arrays, get_worker_state().get(OpenModels)
     if arrays.folder in opened:
         return opened[arrays.folder]
-    sizes = arrays.catalog.shard_rows()
-    parts = [(arrays.file(shard_file(shard, "vectors")), 0, int(n)) for shard, n in enumerate(sizes)]
-    vectors = ShardVectors(parts, search.metric, search.cache_bytes)
+    vectors = arrays.vectors(search.metric, search.cache_bytes)
     vectors.load()
     catalog = arrays.catalog
     opened[arrays.folder] = StoredRows(vectors, np.append(0, np.cumsum(catalog.counts)), catalog.centroids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +30,9 @@ class ModelSource(Source):
     def __init__(self, arrays: ModelArrays, name: str, checksum: str) -> None:
         self._arrays, self._checksum, self.name = arrays, checksum, name
         self._rescaling = Rescaling.from_array(np.array(arrays.open("sample/rescaling.npy")))
-        shapes = [arrays.open(shard_file(shard, "vectors")) for shard in range(arrays.n_shards)]
-        self._offsets = np.cumsum([0, *(len(vectors) for vectors in shapes)])
-        self.n_rows, self.n_dims = int(self._offsets[-1]), int(shapes[0].shape[1])
-        self.dtype = np.dtype(np.float64) if self._is_rescaled else shapes[0].dtype
+        self.n_rows, self.n_dims = arrays.n_rows, int(arrays.catalog.centroids.shape[1])
+        stored: np.dtype[Any] = arrays.open(shard_file(0, "vectors")).dtype
+        self.dtype = np.dtype(np.float64) if self._is_rescaled else stored
 
     @property
     def _is_rescaled(self) -> bool:
@@ -41,14 +41,9 @@ class ModelSource(Source):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop`."""
-        rows = np.empty((stop - start, self.n_dims), self.dtype)
-        for shard, (begin, end) in enumerate(zip(self._offsets[:-1], self._offsets[1:], strict=True)):
-            first, last = max(start, int(begin)), min(stop, int(end))
-            if first < last:
-                vectors = self._arrays.open(shard_file(shard, "vectors"))
-                rows[first - start : last - start] = vectors[first - begin : last - begin]
+        rows = self._arrays.vectors().read_stored(start, stop)
         if self._is_rescaled:
-            rows = np.ldexp(rows, -self._rescaling.exponent) + self._rescaling.offset
+            return np.asarray(np.ldexp(rows.astype(np.float64), -self._rescaling.exponent) + self._rescaling.offset)
         return rows
 
     def fingerprint(self) -> str:

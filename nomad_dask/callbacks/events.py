@@ -161,6 +161,10 @@ class Measured(Event):
 Emit = Callable[[Event], None]
 
 
+def ignore_event(event: Event) -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class SnapshotRequest:
     """Asks for snapshots of the layout: the value of a listener's attribute `snapshot_request`; None for no snapshots.

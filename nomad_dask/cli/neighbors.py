@@ -10,7 +10,7 @@ from nomad_dask.cli import options, output
 
 
 @click.command(short_help="Write the neighbors of each row of a model, or of new rows, to a file.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@options.model_argument
 @click.argument("input", required=False, metavar="[INPUT]")
 @click.option("--column", metavar="NAME", help="Column of the vectors of INPUT, if several can hold them.")
 @click.option(
@@ -33,10 +33,10 @@ from nomad_dask.cli import options, output
     help="A row with two lists for each row, a row for each edge as cuGraph reads them, or the column of "
     "embedding-atlas.",
 )
-@click.option("--n-workers", type=click.IntRange(min=1), help="Worker processes that search for the rows of INPUT.")
+@options.workers_option
 @options.device_option
 @options.memory_option
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@options.overwrite_option
 @options.json_option
 @options.verbose_option
 def neighbors(

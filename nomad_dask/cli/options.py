@@ -134,6 +134,23 @@ def read_names(ctx: click.Context, parameter: click.Parameter, value: str | None
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def model_argument(command: Command) -> Command:
+    """Add the model that is read."""
+    return click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")(command)
+
+
+def workers_option(command: Command) -> Command:
+    """Add ``--n-workers``."""
+    return click.option("--n-workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster.")(
+        command
+    )
+
+
+def overwrite_option(command: Command) -> Command:
+    """Add ``--overwrite``."""
+    return click.option("--overwrite", is_flag=True, help="Replace existing output.")(command)
+
+
 def axes_option(command: Command) -> Command:
     """Add ``--axes``."""
     return click.option(

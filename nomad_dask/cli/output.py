@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nomad_dask.callbacks.events import Emit
+from nomad_dask.callbacks.events import Emit, ignore_event
 from nomad_dask.cli.options import VERBOSE
 from nomad_dask.errors import InputError
 
@@ -27,7 +27,7 @@ def show_progress(quiet: bool, silent_seconds: float = 10.0) -> Iterator[Emit]:
     Without a terminal it says what runs every few seconds, at first after `silent_seconds`.
     """
     if quiet:
-        yield lambda event: None
+        yield ignore_event
         return
     from nomad_dask.callbacks.progress_bars import progress_bars
 

@@ -10,7 +10,7 @@ from nomad_dask.cli import options, output
 
 
 @click.command(short_help="Place new rows on the map of a model.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@options.model_argument
 @options.input_options
 @click.option(
     "-o",
@@ -22,10 +22,10 @@ from nomad_dask.cli import options, output
     help="The new rows: a .parquet, .csv, .feather or .arrow file.",
 )
 @click.option("--metadata-columns", callback=options.read_names, metavar="A,B", help="Columns of INPUT to copy.")
-@click.option("--n-workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster.")
+@options.workers_option
 @options.device_option
 @options.memory_option
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@options.overwrite_option
 @options.json_option
 @options.verbose_option
 def transform(
@@ -48,10 +48,10 @@ def transform(
     from nomad_dask.maps.files import write_table
     from nomad_dask.model.map_model import load_model
     from nomad_dask.pipeline.options import ClusterOptions
-    from nomad_dask.pipeline.outputs import check_map_output
+    from nomad_dask.pipeline.outputs import check_table_output
 
     loaded = load_model(model)
-    kind = check_map_output(target, [input, str(model)], overwrite)
+    kind = check_table_output(target, [input, str(model)], overwrite)
     cluster = ClusterOptions(n_workers=n_workers, device=device, memory_limit=memory_limit)
     placed = loaded.transform(input, column=column, metadata_columns=metadata_columns or (), cluster=cluster)
     write_table(target, kind, placed.to_arrow(), placed.metadata)

@@ -26,10 +26,10 @@ def _update_options(command: Callable[..., Any]) -> Callable[..., Any]:
         options.verbose_option,
         options.json_option,
         options.quiet_option,
-        click.option("--overwrite", is_flag=True, help="Replace existing output."),
+        options.overwrite_option,
         options.memory_option,
         options.device_option,
-        click.option("--n-workers", type=click.IntRange(min=1), help="Worker processes of the embedded cluster."),
+        options.workers_option,
         click.option(
             "-o",
             "--output",
@@ -44,7 +44,7 @@ def _update_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(short_help="Add new rows to a model and its map.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@options.model_argument
 @options.input_options
 @click.option("--freeze", is_flag=True, help="Move no row of the map.")
 @_update_options
@@ -71,13 +71,13 @@ def update(
 
 
 @click.command(short_help="Remove rows from a model and its map.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@options.model_argument
 @click.argument("rows", type=click.Path(path_type=Path), metavar="ROWS")
 @_update_options
 def remove(model: Path, rows: Path, **values: Any) -> None:
     """Remove rows from MODEL: those whose numbers are in the column `row` of ROWS, a table.
 
-    The other rows stay where they are, and are numbered anew in the same order.
+    The other rows stay where they are, and are renumbered in the same order.
     """
     numbers = _read_rows(rows)
 
@@ -124,10 +124,10 @@ def _change(
     from nomad_dask.maps.files import write_table
     from nomad_dask.model.map_model import load_model
     from nomad_dask.pipeline.options import ClusterOptions
-    from nomad_dask.pipeline.outputs import check_map_output
+    from nomad_dask.pipeline.outputs import check_table_output
 
     loaded = load_model(model)
-    kind = None if target is None else check_map_output(target, [*inputs, str(model)], overwrite)
+    kind = None if target is None else check_table_output(target, [*inputs, str(model)], overwrite)
     cluster = ClusterOptions(n_workers=n_workers, device=device, memory_limit=memory_limit)
     with output.show_progress(quiet) as emit:
         changed = change(loaded, cluster, emit)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nomad_dask.callbacks.events import Emit, ignore_event
 from nomad_dask.model.neighbors import ModelNeighbors
 from nomad_dask.storage.output_paths import output_path
 
 if TYPE_CHECKING:
-    from nomad_dask.callbacks.events import Emit
     from nomad_dask.maps import Map
     from nomad_dask.pipeline.options import ClusterOptions
 
@@ -113,7 +113,7 @@ class MapModel(ModelNeighbors):
         column: str | None = None,
         freeze: bool = False,
         cluster: ClusterOptions | None = None,
-        emit: Emit | None = None,
+        emit: Emit = ignore_event,
     ) -> MapModel:
         """Add new rows to the model: to its vectors, its neighbor lists and its map.
 
@@ -152,11 +152,11 @@ class MapModel(ModelNeighbors):
         from nomad_dask.sources import open_source
 
         source = open_source(X, column=column)
-        add_rows(self.path, source, cluster or ClusterOptions(), freeze=freeze, emit=emit)
+        add_rows(self.path, source, cluster or ClusterOptions(), emit, freeze=freeze)
         return load_model(self.path, self.keeper)
 
-    def remove(self, rows: Any, *, cluster: ClusterOptions | None = None, emit: Emit | None = None) -> MapModel:
-        """Remove rows from the model. The others stay where they are, and are numbered anew in the same order.
+    def remove(self, rows: Any, *, cluster: ClusterOptions | None = None, emit: Emit = ignore_event) -> MapModel:
+        """Remove rows from the model. The others stay where they are, and are renumbered in the same order.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class MapModel(ModelNeighbors):
         from nomad_dask.model.update import remove_rows
         from nomad_dask.pipeline.options import ClusterOptions
 
-        remove_rows(self.path, rows, cluster or ClusterOptions(), emit=emit)
+        remove_rows(self.path, rows, cluster or ClusterOptions(), emit)
         return load_model(self.path, self.keeper)
 
     def _in_input_order(self, values: np.ndarray) -> np.ndarray:

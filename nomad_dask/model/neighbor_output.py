@@ -7,9 +7,7 @@ from pathlib import Path
 
 from nomad_dask.errors import InputError
 from nomad_dask.model.neighbor_tables import Part, neighbor_tables, table_schema
-from nomad_dask.pipeline.outputs import check_output
-from nomad_dask.storage.atomic import remove_partials
-from nomad_dask.storage.output_paths import Target, check_targets
+from nomad_dask.pipeline.outputs import check_table_output
 from nomad_dask.storage.table_formats import format_to_write
 from nomad_dask.storage.table_writer import table_writer
 
@@ -36,9 +34,7 @@ def check_neighbor_output(path: Path, form: str, read: Sequence[str], overwrite:
             f"The output {str(path)!r} is a CSV file, which cannot hold the lists of the form {form!r}: give a name "
             "ending in .parquet, .feather or .arrow, or write the form 'edges'."
         )
-    check_targets([Target("output", path)], read)
-    check_output(path, overwrite)
-    remove_partials(path)
+    check_table_output(path, read, overwrite)
 
 
 def write_neighbor_tables(path: Path, form: str, k: int, parts: Iterable[Part]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nomad_dask.callbacks.events import Emit, Event
+from nomad_dask.callbacks.events import Emit
 from nomad_dask.errors import InputError
 from nomad_dask.model.new_rows import place_new_rows
 from nomad_dask.model.stored_model import StoredModel
@@ -51,9 +51,7 @@ class _Rows:
     numbers: np.ndarray
 
 
-def add_rows(
-    path: Path, new: Source, cluster: ClusterOptions, *, freeze: bool = False, emit: Emit | None = None
-) -> None:
+def add_rows(path: Path, new: Source, cluster: ClusterOptions, emit: Emit, *, freeze: bool = False) -> None:
     """Add the rows of a source to a model; see `MapModel.update`."""
 
     def join(model: StoredModel) -> _Rows:
@@ -69,7 +67,7 @@ def add_rows(
     _update(path, join, freeze, cluster, emit)
 
 
-def remove_rows(path: Path, rows: Any, cluster: ClusterOptions, *, emit: Emit | None = None) -> None:
+def remove_rows(path: Path, rows: Any, cluster: ClusterOptions, emit: Emit) -> None:
     """Remove rows from a model; see `MapModel.remove`."""
 
     def leave(model: StoredModel) -> _Rows:
@@ -113,7 +111,7 @@ def _checked_rows(rows: Any, n_rows: int) -> np.ndarray:
 
 
 def _update(
-    path: Path, change: Callable[[StoredModel], _Rows], freeze: bool, cluster: ClusterOptions, emit: Emit | None
+    path: Path, change: Callable[[StoredModel], _Rows], freeze: bool, cluster: ClusterOptions, emit: Emit
 ) -> None:
     """Make the map of the rows that a change leaves, and the next generation of the model from it.
 
@@ -126,13 +124,9 @@ def _update(
         folder = model.path / _FOLDER
         remove_garbage(folder)
         rows = change(model)
-        result = _project(rows, model, freeze, cluster, emit or _ignore)
+        result = _project(rows, model, freeze, cluster, emit)
         _write_generation(model, rows, result, freeze)
         remove_directory(folder)
-
-
-def _ignore(event: Event) -> None:
-    """Do nothing."""
 
 
 def _project(rows: _Rows, model: StoredModel, freeze: bool, cluster: ClusterOptions, emit: Emit) -> ModelManifest:

@@ -61,8 +61,10 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"The output {str(output)!r} cannot be written ({error}): give another directory.") from error
 
 
-def check_map_output(path: Path, inputs: Sequence[str], overwrite: bool) -> Format:
-    """Check, before any work, that the file of a map can be written and is none of the inputs; return its format.
+def check_table_output(path: Path, inputs: Sequence[str], overwrite: bool) -> Format:
+    """Check, before any work, that a table can be written and would not damage what is read; return its format.
+
+    What a killed process has left of the file is removed.
 
     Raises
     ------
@@ -71,6 +73,7 @@ def check_map_output(path: Path, inputs: Sequence[str], overwrite: bool) -> Form
     """
     check_targets([Target("output", path)], inputs)
     check_output(path, overwrite)
+    remove_partials(path)
     return format_to_write(path)
 
 

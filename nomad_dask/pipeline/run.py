@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nomad_dask.callbacks.events import ClusterJoined, Emit, Event, SnapshotRequest
+from nomad_dask.callbacks.events import ClusterJoined, Emit, SnapshotRequest, ignore_event
 from nomad_dask.cluster import Cluster, check_reach, dashboard_of
 from nomad_dask.errors import (
     ClusterError,
@@ -59,10 +59,6 @@ from nomad_dask.storage.workspace import Workspace
 from nomad_dask.utils.memory import parse_bytes
 
 
-def _ignore_event(event: Event) -> None:
-    """Do nothing."""
-
-
 def project(
     source: Source,
     params: Params,
@@ -70,7 +66,7 @@ def project(
     cluster: ClusterOptions | None = None,
     workspace: WorkspaceOptions | None = None,
     output: OutputOptions | None = None,
-    emit: Emit = _ignore_event,
+    emit: Emit = ignore_event,
     snapshot_request: SnapshotRequest | None = None,
     given_positions: GivenPositions | None = None,
     given_neighbors: GivenNeighbors | None = None,

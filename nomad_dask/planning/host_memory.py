@@ -33,7 +33,7 @@ _BLOCK_COPIES = 3
 _SHARD_ASSIGNMENT_BYTES = 128 << 20
 # Neighbor lists of a batch as they are found, and in the numbers of all rows.
 _LIST_BYTES_PER_NEIGHBOR = 20
-# A given neighbor and its distance, as they are read, checked and sorted, or numbered anew.
+# A given neighbor and its distance, as they are read, checked and sorted, or renumbered.
 _GIVEN_BYTES_PER_NEIGHBOR = 64
 # Of a row of a range for which the graph is built: the edges to it, as they are found and sorted, and those of both
 # directions.
@@ -83,7 +83,7 @@ def neighbors_host_bytes(plan: Plan) -> int:
 
     Given neighbors are not searched for.
     """
-    if plan.has_given_neighbors:  # their recall is measured, and they are numbered anew
+    if plan.has_given_neighbors:  # their recall is measured, and they are renumbered
         compared = min(plan.cache_bytes, 4 * plan.n_dims * plan.shard_rows) + 4 * plan.n_cells * plan.n_dims
         numbered = 4 * plan.n_rows + max(_given_bytes(plan), _graph_bytes(plan, plan.shard_rows))
         return BASE_BYTES + max(compared, numbered)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nomad_dask.callbacks.events import Emit
+from nomad_dask.callbacks.events import Emit, ignore_event
 from nomad_dask.errors import InputError
 from nomad_dask.site.assets import write_page
 from nomad_dask.site.atomic_folder import check_folder, staged_folder
@@ -115,7 +115,7 @@ def export(
     tile_rows: int = TILE_ROWS,
     overwrite: bool = False,
     axes: Sequence[str] | None = None,
-    emit: Emit = lambda event: None,
+    emit: Emit = ignore_event,
     memory_rows: int = _MEMORY_ROWS,
 ) -> Site:
     """Write a map as a site: a folder of static files that a browser shows, from disk or from any web server.
